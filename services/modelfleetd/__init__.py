@@ -1,0 +1,1 @@
+"""modelfleet's daemons: registry, capacity, launcher, stability and the platform agents."""

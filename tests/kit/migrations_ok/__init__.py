@@ -1,0 +1,1 @@
+"""Migrations of a schema that only the kit's tests have."""

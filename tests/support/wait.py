@@ -1,0 +1,28 @@
+"""Waiting for a condition instead of for a time."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+async def until(predicate: Callable[[], Any], timeout: float = 10.0, every: float = 0.02) -> Any:
+    """Returns the first true value of a predicate, plain or async.
+
+    Raises:
+        AssertionError: it was never true before the timeout; shows the last value.
+    """
+    end = time.monotonic() + timeout
+    while True:
+        found = predicate()
+        value = await found if inspect.isawaitable(found) else found
+        if value:
+            return value
+        if time.monotonic() >= end:
+            raise AssertionError(
+                f"not true within {timeout} s: {inspect.getsource(predicate).strip()}; last: {value!r}"
+            )
+        await asyncio.sleep(every)
