@@ -22,9 +22,7 @@ class Platform(Protocol):
         """Describes the agent."""
         ...
 
-    async def apply(
-        self, target: str, kind: TargetKind, fence: Fence, desired: DesiredServing
-    ) -> Applied:
+    async def apply(self, target: str, kind: TargetKind, fence: Fence, desired: DesiredServing) -> Applied:
         """Makes a whole state of a target the desired one; answers when that is durable, not when it is reached.
 
         Raises:
@@ -49,8 +47,6 @@ class Platform(Protocol):
         """Every target, in the order of their names. Touches no floor."""
         ...
 
-    async def effects(
-        self, after: int = 0, target: str = "", limit: int = 1000
-    ) -> EffectPage:
+    async def effects(self, after: int = 0, target: str = "", limit: int = 1000) -> EffectPage:
         """The ledger of effects after a sequence number, of one target or of all."""
         ...

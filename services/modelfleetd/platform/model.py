@@ -75,11 +75,7 @@ class ServingSpec:
     @property
     def drain_limit(self) -> timedelta:
         """How long a replica may take to finish its requests."""
-        return (
-            self.drain_timeout
-            if self.drain_timeout is not None
-            else DEFAULT_DRAIN_TIMEOUT
-        )
+        return self.drain_timeout if self.drain_timeout is not None else DEFAULT_DRAIN_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +97,7 @@ class DesiredModel:
 
 @dataclass(frozen=True, slots=True)
 class DesiredServing:
-    """What a whole target shall look like. The order of the shares matters: a growing model stands before its source."""
+    """What a whole target shall look like. The shares are ordered: a growing model stands before its source."""
 
     models: tuple[DesiredModel, ...] = ()
     shares: tuple[ModelShare, ...] = ()
@@ -115,9 +111,7 @@ class DesiredServing:
 
     def replicas_of(self, model: str) -> int:
         """The desired replicas of a model; 0 where it is not named."""
-        return next(
-            (desired.replicas for desired in self.models if desired.model == model), 0
-        )
+        return next((desired.replicas for desired in self.models if desired.model == model), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,17 +153,12 @@ class ObservedModel:
     @property
     def existing_replicas(self) -> int:
         """Replicas that take capacity now. Unavailable ones count although some may only wait to be started again."""
-        return (
-            self.starting_replicas
-            + self.available_replicas
-            + self.unavailable_replicas
-            + self.terminating_replicas
-        )
+        return self.starting_replicas + self.available_replicas + self.unavailable_replicas + self.terminating_replicas
 
 
 @dataclass(frozen=True, slots=True)
 class ServingObservation:
-    """What a target really looks like at one moment. `kind` is None where the agent never had a desired state for it."""
+    """What a target really looks like at one moment. `kind` is None before its first desired state."""
 
     target: str
     kind: TargetKind | None = None
@@ -186,9 +175,7 @@ class ServingObservation:
 
     def model(self, name: str) -> ObservedModel:
         """One model's observation; all zero where the target does not know it."""
-        return next(
-            (model for model in self.models if model.model == name), ObservedModel(name)
-        )
+        return next((model for model in self.models if model.model == name), ObservedModel(name))
 
 
 @dataclass(frozen=True, slots=True)

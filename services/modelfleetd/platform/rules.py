@@ -52,14 +52,10 @@ class Answered:
 def content_of(target: str, kind: TargetKind, desired: DesiredServing) -> str:
     """A digest of what an act asks for. The epoch is no part of it: a new holder repeats an act with its own epoch."""
     plain = {"target": target, "kind": kind.name, "desired": asdict(desired)}
-    return hashlib.sha256(
-        json.dumps(plain, sort_keys=True, default=str).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def check_request(
-    target: str, kind: TargetKind | None, fence: Fence, desired: DesiredServing
-) -> None:
+def check_request(target: str, kind: TargetKind | None, fence: Fence, desired: DesiredServing) -> None:
     """Checks that an act is sound by itself.
 
     Raises:
@@ -159,51 +155,28 @@ def _spec_violations(path: str, spec: ServingSpec) -> Iterator[FieldViolation]:
     if names.FLAVOR.match(spec.flavor) is None:
         yield FieldViolation(f"{path}.flavor", names.FLAVOR.expectation)
     if bool(spec.command) == bool(spec.image):
-        yield FieldViolation(
-            f"{path}.command", "must be set, or else image, and not both"
-        )
+        yield FieldViolation(f"{path}.command", "must be set, or else image, and not both")
     if spec.units_per_replica < 0:
-        yield FieldViolation(
-            f"{path}.units_per_replica", "must be at least 1; unset means 1"
-        )
-    if (
-        spec.startup_timeout is not None
-        and not timedelta(0) < spec.startup_timeout <= MAX_STARTUP
-    ):
-        yield FieldViolation(
-            f"{path}.startup_timeout", "must be more than 0 s and at most 1 h"
-        )
-    if (
-        spec.drain_timeout is not None
-        and not timedelta(0) <= spec.drain_timeout <= MAX_DRAIN
-    ):
+        yield FieldViolation(f"{path}.units_per_replica", "must be at least 1; unset means 1")
+    if spec.startup_timeout is not None and not timedelta(0) < spec.startup_timeout <= MAX_STARTUP:
+        yield FieldViolation(f"{path}.startup_timeout", "must be more than 0 s and at most 1 h")
+    if spec.drain_timeout is not None and not timedelta(0) <= spec.drain_timeout <= MAX_DRAIN:
         yield FieldViolation(f"{path}.drain_timeout", "must be 0 s to 10 min")
     if len(spec.environment) > MAX_ENVIRONMENT:
-        yield FieldViolation(
-            f"{path}.environment", f"must have at most {MAX_ENVIRONMENT} variables"
-        )
+        yield FieldViolation(f"{path}.environment", f"must have at most {MAX_ENVIRONMENT} variables")
     if any("\0" in argument for argument in spec.command):
         yield FieldViolation(f"{path}.command", "must not hold the character NUL")
     for name, value in spec.environment.items():
-        if (
-            not name
-            or "=" in name
-            or "\0" in name + value
-            or name.startswith(RESERVED_ENVIRONMENT)
-        ):
+        if not name or "=" in name or "\0" in name + value or name.startswith(RESERVED_ENVIRONMENT):
             expected = f"must be a variable's name without '=', not starting with {RESERVED_ENVIRONMENT}"
             yield FieldViolation(f"{path}.environment[{name!r}]", expected)
 
 
-def _share_violations(
-    desired: DesiredServing, kind: TargetKind | None
-) -> Iterator[FieldViolation]:
+def _share_violations(desired: DesiredServing, kind: TargetKind | None) -> Iterator[FieldViolation]:
     if not desired.shares:
         return
     if kind is TargetKind.LOAD_TEST:
-        yield FieldViolation(
-            "desired.shares", "must be empty: a load test receives no live traffic"
-        )
+        yield FieldViolation("desired.shares", "must be empty: a load test receives no live traffic")
     for index, share in enumerate(desired.shares):
         if not 0 <= share.share_basis_points <= FULL_SHARE:
             yield FieldViolation(
@@ -222,18 +195,12 @@ def _share_violations(
         yield FieldViolation("desired.shares", f"must sum to {FULL_SHARE}, not {total}")
 
 
-def effective_shares(
-    shares: tuple[ModelShare, ...], available: Callable[[str], int]
-) -> tuple[ModelShare, ...]:
+def effective_shares(shares: tuple[ModelShare, ...], available: Callable[[str], int]) -> tuple[ModelShare, ...]:
     """The shares that a proxy is really given: a model without an available replica hands its share to the others.
 
     In proportion, by largest remainder, the order kept; the sum stays 10,000. Empty where nobody is available.
     """
-    able = [
-        share
-        for share in shares
-        if share.share_basis_points > 0 and available(share.model) > 0
-    ]
+    able = [share for share in shares if share.share_basis_points > 0 and available(share.model) > 0]
     total = sum(share.share_basis_points for share in able)
     if total == 0:
         return ()
@@ -241,6 +208,5 @@ def effective_shares(
     left = FULL_SHARE - sum(whole for whole, _ in exact)
     first = sorted(range(len(able)), key=lambda index: (-exact[index][1], index))[:left]
     return tuple(
-        ModelShare(share.model, exact[index][0] + (1 if index in first else 0))
-        for index, share in enumerate(able)
+        ModelShare(share.model, exact[index][0] + (1 if index in first else 0)) for index, share in enumerate(able)
     )

@@ -1,0 +1,123 @@
+"""The simulator: same seed, same trace; faults on demand; and a swap on it that keeps every promise."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelfleetd.clock import ManualClock
+from modelfleetd.errors import FleetError, PartUnavailable
+from modelfleetd.platform.ledger import Promise, peak, violations
+from modelfleetd.platform.model import DesiredServing, Effect, Fence, FlavorUnits, TargetKind
+from modelfleetd.platform.simulator import Behaviour, Simulator
+from tests.support.serving import CPU, NEW, OLD, TARGET, serving
+
+
+async def _swap(seed: int, behaviour: Behaviour, full: int = 10, step: int = 2_000) -> list[Effect]:
+    """Replaces OLD by NEW as a launcher would: grow, wait, shift, wait, shrink, wait."""
+    clock = ManualClock()
+    platform = Simulator(clock, seed=seed, behaviour=behaviour)
+    acts = 0
+
+    async def reach(desired: DesiredServing) -> None:
+        nonlocal acts
+        acts += 1
+        while True:
+            try:
+                await platform.apply(TARGET, TargetKind.ROUTE, Fence(acts, f"swap/1/{acts}/act"), desired)
+                break
+            except FleetError:
+                await clock.advance(0.5)
+        for _ in range(2_000):
+            await clock.advance(0.5)
+            try:
+                seen = await platform.observe(TARGET, acts)
+            except PartUnavailable:
+                continue
+            reached = all(
+                model.available_replicas == model.desired_replicas == model.existing_replicas for model in seen.models
+            )
+            if reached and seen.acknowledged_generation == seen.generation:
+                return
+        raise AssertionError("the state was never reached")
+
+    needed = lambda share: math.ceil(full * share / 10_000)  # noqa: E731
+    await reach(serving({OLD: full}))
+    await reach(serving({OLD: full}, {OLD: 10_000}))
+    for share in range(step, 10_001, step):
+        before = 10_000 - share + step
+        await reach(serving({NEW: needed(share), OLD: needed(before)}, {NEW: share - step, OLD: before}))
+        await reach(serving({NEW: needed(share), OLD: needed(before)}, {NEW: share, OLD: 10_000 - share}))
+        await reach(serving({NEW: needed(share), OLD: needed(10_000 - share)}, {NEW: share, OLD: 10_000 - share}))
+    return platform.ledger
+
+
+def _promise(full: int = 10, extra: int = 2) -> Promise:
+    return Promise(TARGET, lambda _, share: math.ceil(full * share / 10_000), {CPU: full + extra})
+
+
+async def test_a_swap_with_two_spare_replicas_keeps_every_promise() -> None:
+    ledger = await _swap(1, Behaviour())
+    assert violations(ledger, [_promise()]) == []
+    assert peak(ledger, TARGET) == 12
+
+
+async def test_the_checker_sees_a_hold_that_is_too_small() -> None:
+    found = violations(await _swap(1, Behaviour()), [_promise(extra=1)])
+    assert {violation.rule for violation in found} == {"what exists fits the hold"}
+
+
+async def test_the_checker_sees_replicas_taken_from_a_side_that_needs_them() -> None:
+    found = violations(await _swap(1, Behaviour()), [_promise(full=11, extra=9)])
+    assert "each side has what its share needs (act)" in {violation.rule for violation in found}
+
+
+async def test_the_same_seed_gives_the_same_trace_and_another_seed_another() -> None:
+    behaviour = Behaviour(mean_life_seconds=200, start_failure_rate=0.1, lost_call_rate=0.1, lost_answer_rate=0.1)
+    first, again, other = await _swap(7, behaviour), await _swap(7, behaviour), await _swap(8, behaviour)
+    assert first == again
+    assert first != other
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), life=st.sampled_from([None, 100.0, 400.0]), failing=st.floats(0, 0.3))
+async def test_the_ledger_is_sound_whatever_befalls_the_machines(seed: int, life: float | None, failing: float) -> None:
+    behaviour = Behaviour(mean_life_seconds=life, start_failure_rate=failing, lost_answer_rate=0.1)
+    assert violations(await _swap(seed, behaviour)) == []
+
+
+async def test_traffic_follows_the_acknowledged_shares() -> None:
+    clock = ManualClock()
+    platform = Simulator(clock, seed=3, behaviour=Behaviour(requests_per_second=1_000))
+    await platform.apply(TARGET, TargetKind.ROUTE, Fence(1, "a"), serving({NEW: 1, OLD: 1}))
+    await clock.advance(5)
+    shares = {NEW: 2_500, OLD: 7_500}
+    await platform.apply(TARGET, TargetKind.ROUTE, Fence(1, "b"), serving({NEW: 1, OLD: 1}, shares))
+    await clock.advance(60)
+    seen = await platform.observe(TARGET)
+    assert sum(model.requests_since_split for model in seen.models) >= 59_000
+    assert abs(seen.model(NEW).observed_basis_points - 2_500) < 100
+    assert seen.model(NEW).errors == seen.model(OLD).errors == 0
+
+
+async def test_no_more_replicas_exist_than_the_capacity_allows() -> None:
+    clock = ManualClock()
+    platform = Simulator(clock, capacity=(FlavorUnits(CPU, 3),))
+    await platform.apply(TARGET, TargetKind.ROUTE, Fence(1, "a"), serving({OLD: 5}))
+    await clock.advance(10)
+    seen = await platform.observe(TARGET)
+    assert seen.model(OLD).available_replicas == 3
+
+
+async def test_a_lost_answer_leaves_an_act_that_is_repeated_without_effect() -> None:
+    clock = ManualClock()
+    platform = Simulator(clock, behaviour=Behaviour(lost_answer_rate=1.0))
+    for _ in range(3):
+        try:
+            await platform.apply(TARGET, TargetKind.ROUTE, Fence(1, "a"), serving({OLD: 1}))
+        except PartUnavailable:
+            continue
+        raise AssertionError("the answer was not lost")
+    assert [effect.key for effect in platform.ledger if effect.key] == ["a"]
