@@ -119,7 +119,7 @@ build/image.binpb: $(VENV)/.installed $(addprefix protos/,$(PROTOS)) Makefile
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "modelfleet needs Python 3.11 or newer and $(PYTHON) is $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.12"; exit 1; }
+	  echo "modelfleet needs Python 3.11 or newer and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing); try: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo 'modelfleet needs the venv module of Python; on Debian and Ubuntu: apt-get install python3-venv'; exit 1; }
 	@[ -x $(BIN)/pip ] || { echo 'Installing into $(VENV); the first time takes a minute or two.'; $(PYTHON) -m venv --clear $(VENV); }
