@@ -51,7 +51,7 @@ lint-python: $(VENV)/.installed
 	@$(BIN)/mypy
 
 lint-imports: $(VENV)/.installed
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 lint-protos: build/image.binpb
 	@$(BIN)/buf lint $< --config protos/buf.yaml
@@ -87,6 +87,8 @@ breaking: build/image.binpb ## Check that the protos break no caller of the main
 FIND_PROTOS := find modelfleet -name '*.proto' | LC_ALL=C sort
 GENERATED   := find modelfleet -path 'modelfleet/*/v[0-9]*/*' -type f ! -path '*/__pycache__/*'
 PROTOS      := $(shell cd protos && $(FIND_PROTOS))
+# Folders too: they change when a file goes away.
+PROTO_FILES := $(shell find protos/modelfleet -type d) $(addprefix protos/,$(PROTOS))
 SERVICES    := $(shell cd protos && grep -l '^service ' /dev/null $(PROTOS))
 # $(1): the folder that imports are relative to. google/api comes from googleapis-common-protos, google/protobuf from grpc_tools.
 protoc       = $(BIN)/python -m grpc_tools.protoc -I $(1) -I "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
@@ -102,7 +104,7 @@ gen: build/gen/.stamp ## Generate Python from the protos
 	done
 	@for package in clients/python/modelfleet/*/v[0-9]*; do touch "$${package%/*}/__init__.py" || exit 1; done
 
-build/gen/.stamp: $(VENV)/.installed $(addprefix protos/,$(PROTOS)) Makefile
+build/gen/.stamp: $(VENV)/.installed $(PROTO_FILES) Makefile
 	@rm -rf build/gen && mkdir -p build/gen
 	@$(call protoc,protos) --python_out=build/gen $(PROTOS) \
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:build/gen
@@ -111,7 +113,7 @@ build/gen/.stamp: $(VENV)/.installed $(addprefix protos/,$(PROTOS)) Makefile
 	@for package in build/gen/modelfleet/*/v[0-9]*; do : > "$$package/__init__.py"; done
 	@touch $@
 
-build/image.binpb: $(VENV)/.installed $(addprefix protos/,$(PROTOS)) Makefile
+build/image.binpb: $(VENV)/.installed $(PROTO_FILES) Makefile
 	@mkdir -p build
 	@$(call protoc,protos) --fatal_warnings --include_imports --include_source_info -o $@ $(PROTOS)
 
