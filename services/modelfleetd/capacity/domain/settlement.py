@@ -1,0 +1,95 @@
+"""The end of a hold: what is booked, what is kept for a rollback, what is freed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from modelfleetd.capacity.domain.exact import refuse
+from modelfleetd.capacity.domain.ledger import Account, Entry, ModelUnits
+from modelfleetd.capacity.domain.pool import MAX_UNITS, Place
+from modelfleetd.capacity.domain.reservation import MAX_TIME, HoldItem, Outcome, Reservation, State
+from modelfleetd.errors import FieldViolation, LaunchEnded, SettlementExceedsHold
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a hold ends.
+
+    Raises:
+        InvalidFields: units out of range, a model twice in a place, or usages and times that the outcome excludes.
+    """
+
+    outcome: Outcome
+    usages: tuple[ModelUnits, ...] = ()
+    retain_duration: timedelta = timedelta()
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.outcome is Outcome.ROLLED_BACK and self.usages:
+            wrong.append(FieldViolation("usages", "must be empty when rolled back: what was moved is booked again"))
+        if self.outcome is Outcome.ROLLED_BACK and self.retain_duration:
+            wrong.append(FieldViolation("retain_duration", "must be unset when rolled back: nothing is left to undo"))
+        if not timedelta() <= self.retain_duration <= MAX_TIME:
+            wrong.append(FieldViolation("retain_duration", "must be 0 to 7 days"))
+        seen: set[tuple[str, Place]] = set()
+        for index, usage in enumerate(self.usages):
+            if not 0 <= usage.units <= MAX_UNITS:
+                wrong.append(FieldViolation(f"usages[{index}].units", f"must be 0 to {MAX_UNITS:,}"))
+            if (usage.model, usage.place) in seen:
+                wrong.append(FieldViolation(f"usages[{index}]", "names a model a second time in its flavor and region"))
+            seen.add((usage.model, usage.place))
+        refuse(wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a settlement books, keeps, and writes into the ledger."""
+
+    booked: tuple[ModelUnits, ...]
+    retained: tuple[HoldItem, ...]
+    entries: tuple[Entry, ...]
+
+
+def settle(reservation: Reservation, settlement: Settlement) -> Settled | None:
+    """Ends a hold; None when it was ended in the same way before.
+
+    Raises:
+        LaunchEnded: it was settled otherwise.
+        WrongState: it never became, or is no longer, a hold.
+        SettlementExceedsHold: in some place more would be booked than is held.
+    """
+    if reservation.state is State.SETTLED:
+        if _same_settlement(reservation, settlement):
+            return None
+        outcome = "unknown" if reservation.outcome is None else reservation.outcome.name
+        raise LaunchEnded(reservation.launch, outcome)
+    reservation.require(State.SETTLED)
+    booked = reservation.moved if settlement.outcome is Outcome.ROLLED_BACK else settlement.usages
+    left = _left(reservation, booked)
+    retained = tuple(item for item in left if item.hold_units) if settlement.retain_duration else ()
+    entries = (
+        *(Entry(item.place, Account.HELD, -item.hold_units) for item in reservation.items if item.hold_units),
+        *(Entry(usage.place, Account.SERVING, usage.units, usage.model) for usage in booked if usage.units),
+        *(Entry(item.place, Account.RETAINED, item.hold_units) for item in retained),
+    )
+    return Settled(booked, retained, entries)
+
+
+def _left(reservation: Reservation, booked: Sequence[ModelUnits]) -> list[HoldItem]:
+    """Returns what remains of each item once the usages are taken from it."""
+    used: dict[Place, int] = {}
+    for usage in booked:
+        used[usage.place] = used.get(usage.place, 0) + usage.units
+    held = {item.place: item.hold_units for item in reservation.items}
+    for place, units in used.items():
+        if units > held.get(place, 0):
+            raise SettlementExceedsHold(reservation.name, held.get(place, 0), units)
+    return [HoldItem(item.flavor, item.region, item.hold_units - used.get(item.place, 0)) for item in reservation.items]
+
+
+def _same_settlement(reservation: Reservation, settlement: Settlement) -> bool:
+    if reservation.outcome is not settlement.outcome or reservation.retain_duration != settlement.retain_duration:
+        return False
+    return settlement.outcome is Outcome.ROLLED_BACK or set(reservation.settled) == set(settlement.usages)

@@ -1,0 +1,1 @@
+"""Migrations of the schema `capacity`, oldest first; forward only."""
