@@ -1,0 +1,118 @@
+"""The graph of model types: who consumes whose output. It has no circles, and criticality flows up along it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from modelfleetd.errors import invalid
+from modelfleetd.registry.domain.ledger import Ledger
+from modelfleetd.registry.domain.resources import ModelType, Tier
+from modelfleetd.registry.domain.revisions import Edit, Edits
+
+
+class Dependencies:
+    """The graph as it will be once one model type has changed.
+
+    Args:
+        ledger: the state before.
+        name: the model type that changes.
+        after: it after the change; None where it is deleted.
+    """
+
+    def __init__(self, ledger: Ledger, name: str, after: ModelType | None) -> None:
+        self._ledger = ledger
+        self._name = name
+        self._after = after
+
+    def model_type(self, name: str) -> ModelType | None:
+        """Returns a model type after the change."""
+        return self._after if name == self._name else self._ledger.model_type(name)
+
+    def upstream(self, name: str) -> tuple[str, ...]:
+        """Returns the types that one consumes directly."""
+        model_type = self.model_type(name)
+        return () if model_type is None else model_type.upstream_types
+
+    def dependents(self, name: str) -> Iterator[ModelType]:
+        """Yields the types that consume one directly."""
+        for referrer in {*self._ledger.referrers(name), self._name}:
+            model_type = self.model_type(referrer)
+            if model_type is not None and name in model_type.upstream_types:
+                yield model_type
+
+    def required_tier(self, name: str) -> Tier | None:
+        """Returns how critical a type must be: as the most critical of all that depend on it, however indirectly."""
+        tiers: set[Tier] = set()
+        seen: set[str] = set()
+        waiting = [name]
+        while waiting:
+            for dependent in self.dependents(waiting.pop()):
+                if dependent.name not in seen:
+                    seen.add(dependent.name)
+                    waiting.append(dependent.name)
+                    if dependent.tier is not None:
+                        tiers.add(dependent.tier)
+        return min(tiers, default=None)
+
+    def all_upstream(self, names: Iterable[str]) -> list[str]:
+        """Returns these types and everything that they consume, however indirectly, by name."""
+        seen: set[str] = set()
+        waiting = list(names)
+        while waiting:
+            if (name := waiting.pop()) not in seen:
+                seen.add(name)
+                waiting.extend(self.upstream(name))
+        return sorted(seen)
+
+    def circle(self) -> list[str] | None:
+        """Returns the path from the changed type back to itself, or None."""
+        came_from: dict[str, str] = {}
+        waiting = [self._name]
+        while waiting:
+            at = waiting.pop()
+            for name in self.upstream(at):
+                if name == self._name:
+                    path = [name, at]
+                    while path[-1] != self._name:
+                        path.append(came_from[path[-1]])
+                    return path[::-1]
+                if name not in came_from:
+                    came_from[name] = at
+                    waiting.append(name)
+        return None
+
+
+def refuse_circle(dependencies: Dependencies) -> None:
+    """Raises InvalidFields where the changed type would consume its own output."""
+    circle = dependencies.circle()
+    if circle is not None:
+        path = " -> ".join(circle)
+        raise invalid("model_type.upstream_types", f"must not make a circle, and this does: {path}")
+
+
+def follow_up(ledger: Ledger, before: ModelType | None, after: ModelType | None) -> Edits:
+    """Returns the edits of other types whose `required_tier` changes with one type.
+
+    They belong to the same revision as the change that caused them, so that no reader ever sees one without the other.
+    """
+    name = (before or after or _nothing()).name
+    changes_upstream = (before and (before.tier, before.upstream_types)) != (
+        after and (after.tier, after.upstream_types)
+    )
+    if not changes_upstream:
+        return ()
+    dependencies = Dependencies(ledger, name, after)
+    direct = (before.upstream_types if before else ()) + (after.upstream_types if after else ())
+    edits = []
+    for upstream in dependencies.all_upstream(direct):
+        model_type = ledger.model_type(upstream)
+        if model_type is not None and model_type.name != name:
+            required = dependencies.required_tier(upstream)
+            if required != model_type.required_tier:
+                edits.append(Edit(model_type, replace(model_type, required_tier=required)))
+    return tuple(edits)
+
+
+def _nothing() -> ModelType:
+    raise ValueError("a change of nothing")

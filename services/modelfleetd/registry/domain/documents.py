@@ -1,0 +1,85 @@
+"""Resources as JSON documents, and the difference of two of them field by field."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from modelfleetd.registry.domain.paths import join
+from modelfleetd.registry.domain.resources import AnyResource, Json, Owner
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One field before and after; None where it was or is unset."""
+
+    path: str
+    before: Json
+    after: Json
+
+
+def document(value: Any) -> Json:
+    """Returns a resource, or a part of one, as JSON: unset fields and what the registry stamps are left out."""
+    if dataclasses.is_dataclass(value):
+        return {name: document(item) for name in _compared(type(value)) if not is_unset(item := getattr(value, name))}
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, timedelta):
+        # As protobuf's JSON has it: seconds, with as many digits as needed.
+        return f"{value.total_seconds():.6f}".rstrip("0").rstrip(".") + "s"
+    if isinstance(value, Mapping):
+        return {key: document(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [document(item) for item in value]
+    return value
+
+
+def _fields(value: Any) -> Json:
+    return {name: document(item) for name in _compared(type(value)) if not is_unset(item := getattr(value, name))}
+
+
+def is_unset(value: Any) -> bool:
+    """Says whether a field holds what it holds when nobody sets it."""
+    if isinstance(value, enum.Enum):
+        return False  # the first member of an IntEnum is 0
+    return value is None or value in ("", 0, ()) or value == {}
+
+
+def owner_of(field: dataclasses.Field[Any]) -> Owner | None:
+    """Returns who sets a field; None for the caller."""
+    owner: Owner | None = field.metadata.get("owner")
+    return owner
+
+
+def diff(before: AnyResource | None, after: AnyResource | None) -> tuple[FieldChange, ...]:
+    """Returns what differs, in the order of the paths. Lists are compared as a whole, messages and maps by field."""
+    return tuple(
+        FieldChange(join(path), old, new)
+        for path, old, new in sorted(
+            _differences((), {} if before is None else document(before), {} if after is None else document(after)),
+            key=lambda found: found[0],
+        )
+    )
+
+
+def _differences(path: tuple[str, ...], before: Json, after: Json) -> Iterator[tuple[tuple[str, ...], Json, Json]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in before.keys() | after.keys():
+            yield from _differences((*path, key), before.get(key), after.get(key))
+    elif not _same(before, after):
+        yield path, before, after
+
+
+def _same(before: Json, after: Json) -> bool:
+    # True == 1 in Python, and not in JSON.
+    return bool(type(before) is type(after) and before == after)
+
+
+@functools.cache
+def _compared(dataclass_type: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(dataclass_type) if owner_of(field) is not Owner.STAMP)

@@ -1,0 +1,183 @@
+"""Creating, changing and deleting entries of the ledger: each function decides the edits of one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from modelfleetd.errors import EtagMismatch, ReferenceNotFound, ResourceExists, ResourceInUse, ResourceNotFound
+from modelfleetd.registry.domain import rules
+from modelfleetd.registry.domain.dependencies import Dependencies, follow_up, refuse_circle
+from modelfleetd.registry.domain.ledger import Ledger
+from modelfleetd.registry.domain.masks import merge
+from modelfleetd.registry.domain.resources import (
+    AnyResource,
+    Model,
+    ModelRole,
+    ModelType,
+    Region,
+    Team,
+)
+from modelfleetd.registry.domain.revisions import Edit, Edits
+from modelfleetd.registry.domain.roles import launch_command, refuse_launch_owned
+
+R = TypeVar("R", bound=AnyResource)
+
+
+def create_team(ledger: Ledger, asked: Team, uid: str) -> Edits:
+    """Decides CreateTeam."""
+    _refuse_existing(ledger, asked.name)
+    return _created(rules.check_team(asked), uid)
+
+
+def update_team(ledger: Ledger, asked: Team, mask: Sequence[str]) -> Edits:
+    """Decides UpdateTeam."""
+    current = _current(ledger.team(asked.name), asked.name, asked.etag)
+    return _changed(current, rules.check_team(merge(current, asked, mask, field="team")))
+
+
+def delete_team(ledger: Ledger, name: str, etag: str) -> Edits:
+    """Decides DeleteTeam: of a team that owns nothing."""
+    current = _current(ledger.team(name), name, etag)
+    _refuse_in_use(name, ledger.referrers(name))
+    return _deleted(current)
+
+
+def create_region(ledger: Ledger, asked: Region, uid: str) -> Edits:
+    """Decides CreateRegion."""
+    _refuse_existing(ledger, asked.name)
+    region = rules.check_region(asked)
+    _expect_failover_regions(ledger, region)
+    return _created(region, uid)
+
+
+def update_region(ledger: Ledger, asked: Region, mask: Sequence[str]) -> Edits:
+    """Decides UpdateRegion."""
+    current = _current(ledger.region(asked.name), asked.name, asked.etag)
+    region = rules.check_region(merge(current, asked, mask, field="region"))
+    _expect_failover_regions(ledger, region)
+    return _changed(current, region)
+
+
+def delete_region(ledger: Ledger, name: str, etag: str) -> Edits:
+    """Decides DeleteRegion: of a region that nothing refers to."""
+    current = _current(ledger.region(name), name, etag)
+    _refuse_in_use(name, ledger.referrers(name))
+    return _deleted(current)
+
+
+def create_model_type(ledger: Ledger, asked: ModelType, uid: str) -> Edits:
+    """Decides CreateModelType."""
+    _refuse_existing(ledger, asked.name)
+    refuse_launch_owned(asked)
+    model_type = rules.check_model_type(replace(asked, required_tier=None, naming={}))
+    _expect_references(ledger, model_type)
+    return _created(model_type, uid) + follow_up(ledger, None, model_type)
+
+
+def update_model_type(ledger: Ledger, asked: ModelType, mask: Sequence[str]) -> Edits:
+    """Decides UpdateModelType."""
+    current = _current(ledger.model_type(asked.name), asked.name, asked.etag)
+    command = launch_command(asked.name)
+    model_type = rules.check_model_type(merge(current, asked, mask, field="model_type", command=command))
+    _expect_references(ledger, model_type)
+    for split in model_type.splits:
+        if split.shares and split.region not in model_type.regions:
+            raise ResourceInUse(split.region, [f"{model_type.name} (its split there)"])
+    return _changed(current, model_type) + follow_up(ledger, current, model_type)
+
+
+def delete_model_type(ledger: Ledger, name: str, etag: str) -> Edits:
+    """Decides DeleteModelType: of a type without models that no other type consumes."""
+    current = _current(ledger.model_type(name), name, etag)
+    _refuse_in_use(name, [*ledger.referrers(name), *(model.name for model in ledger.models_of(name))])
+    return _deleted(current) + follow_up(ledger, current, None)
+
+
+def create_model(ledger: Ledger, asked: Model, uid: str) -> Edits:
+    """Decides CreateModel: registers a candidate, its serving spec complete and with its digest."""
+    if ledger.model_type(asked.model_type) is None:
+        raise ResourceNotFound(asked.model_type)
+    _refuse_existing(ledger, asked.name)
+    refuse_launch_owned(asked)
+    model = rules.check_model(asked)
+    spec = None if model.serving_spec is None else model.serving_spec.complete()
+    return _created(replace(model, role=ModelRole.CANDIDATE, serving_spec=spec), uid)
+
+
+def update_model(ledger: Ledger, asked: Model, mask: Sequence[str]) -> Edits:
+    """Decides UpdateModel: of anything but the serving spec and the role."""
+    current = _current(ledger.model(asked.name), asked.name, asked.etag)
+    # Compared as it would be stored, so that leaving out a default is no change.
+    spec = None if asked.serving_spec is None else asked.serving_spec.complete()
+    merged = merge(
+        current,
+        replace(asked, serving_spec=spec),
+        mask,
+        field="model",
+        command=launch_command(current.model_type, asked.name),
+        instead="register a new model instead",
+    )
+    return _changed(current, rules.check_model(merged))
+
+
+def delete_model(ledger: Ledger, name: str, etag: str) -> Edits:
+    """Decides DeleteModel: of a model whose role does not serve."""
+    current = _current(ledger.model(name), name, etag)
+    if current.role is not None and current.role.serves:
+        _refuse_in_use(name, [f"{current.model_type} (as its {current.role.name})"])
+    return _deleted(current)
+
+
+def _created(resource: AnyResource, uid: str) -> Edits:
+    return (Edit(None, replace(resource, uid=uid)),)
+
+
+def _changed(before: AnyResource, after: AnyResource) -> Edits:
+    return () if before == after else (Edit(before, after),)
+
+
+def _deleted(resource: AnyResource) -> Edits:
+    return (Edit(resource, None),)
+
+
+def _current(found: R | None, name: str, etag: str) -> R:
+    if found is None:
+        raise ResourceNotFound(name)
+    if etag and etag != found.etag:
+        raise EtagMismatch(name, etag, found.etag)
+    return found
+
+
+def _refuse_existing(ledger: Ledger, name: str) -> None:
+    if ledger.find(name) is not None:
+        raise ResourceExists(name)
+
+
+def _refuse_in_use(name: str, referred_by: Sequence[str]) -> None:
+    if referred_by:
+        raise ResourceInUse(name, referred_by)
+
+
+def _expect_failover_regions(ledger: Ledger, region: Region) -> None:
+    for index, share in enumerate(region.failover_shares):
+        if ledger.region(share.region) is None:
+            raise ReferenceNotFound(f"region.failover_shares[{index}].region", share.region)
+
+
+def _expect_references(ledger: Ledger, model_type: ModelType) -> None:
+    if ledger.team(model_type.team) is None:
+        raise ReferenceNotFound("model_type.team", model_type.team)
+    for index, region in enumerate(model_type.regions):
+        if ledger.region(region) is None:
+            raise ReferenceNotFound(f"model_type.regions[{index}]", region)
+    if model_type.demand_source is not None:
+        for index, stated in enumerate(model_type.demand_source.stated):
+            if ledger.region(stated.region) is None:
+                raise ReferenceNotFound(f"model_type.demand_source.stated[{index}].region", stated.region)
+    # Before the circle is looked for: a type that names itself exists only after the call.
+    refuse_circle(Dependencies(ledger, model_type.name, model_type))
+    for index, upstream in enumerate(model_type.upstream_types):
+        if ledger.model_type(upstream) is None:
+            raise ReferenceNotFound(f"model_type.upstream_types[{index}]", upstream)

@@ -1,0 +1,33 @@
+"""What decisions may ask of the ledger: its state at one revision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
+
+
+class Ledger(Protocol):
+    """Everything that exists at one revision."""
+
+    def team(self, name: str) -> Team | None:
+        """Returns a team, or None."""
+
+    def region(self, name: str) -> Region | None:
+        """Returns a region, or None."""
+
+    def model_type(self, name: str) -> ModelType | None:
+        """Returns a model type, or None."""
+
+    def model(self, name: str) -> Model | None:
+        """Returns a model, or None."""
+
+    def models_of(self, model_type: str) -> Sequence[Model]:
+        """Returns the models of a type, by name."""
+
+    def referrers(self, name: str) -> Sequence[str]:
+        """Returns the names of the resources that refer to one, sorted; a model type's own models are not counted."""
+
+    def find(self, name: str) -> AnyResource | None:
+        """Returns whatever has the name, or None."""

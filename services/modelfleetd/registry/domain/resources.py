@@ -1,0 +1,218 @@
+"""The resources of the ledger, as plain immutable data. Field for field what the protos say, with the same names.
+
+Who may set a field is written beside it (`Owner`); everything else that is true of a resource is in `rules.py`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeAlias
+
+from modelfleetd.registry.domain.serving import RegionSplit, ServingSpec
+
+Json: TypeAlias = Any
+"""None, bool, int, float, str, list or dict with string keys."""
+
+
+class Owner(enum.Enum):
+    """Who sets a field. Fields without an owner are the caller's."""
+
+    STAMP = "set with each revision; no part of what is compared"
+    DERIVED = "follows from other resources"
+    LAUNCHES = "set by launches only"
+    CREATION = "set once, when the resource is created"
+
+
+_STAMP: Final = {"owner": Owner.STAMP}
+_DERIVED: Final = {"owner": Owner.DERIVED}
+_LAUNCHES: Final = {"owner": Owner.LAUNCHES}
+_CREATION: Final = {"owner": Owner.CREATION}
+
+
+class Tier(enum.IntEnum):
+    """The worst incident that a model can cause. The lower, the more critical."""
+
+    TIER0 = 0
+    TIER1 = 1
+    TIER2 = 2
+    TIER3 = 3
+    TIER4 = 4
+
+
+class FunnelStage(enum.Enum):
+    """Where in the ranking funnel a model stands."""
+
+    SOURCING = "SOURCING"
+    EARLY_STAGE_RANKING = "EARLY_STAGE_RANKING"
+    LATE_STAGE_RANKING = "LATE_STAGE_RANKING"
+
+
+class ModelRole(enum.Enum):
+    """What a model does for its type."""
+
+    CANDIDATE = "CANDIDATE"
+    BASELINE = "BASELINE"
+    HOLDOUT = "HOLDOUT"
+    EXPERIMENT = "EXPERIMENT"
+    RETIRED = "RETIRED"
+
+    @property
+    def serves(self) -> bool:
+        """Whether a model of this role may take a share of traffic."""
+        return self in (ModelRole.BASELINE, ModelRole.HOLDOUT, ModelRole.EXPERIMENT)
+
+
+class MissingLabel(enum.Enum):
+    """What an impression without a label means once the attribution window has ended."""
+
+    NEGATIVE = "NEGATIVE"
+    IGNORED = "IGNORED"
+
+
+class Role(enum.Enum):
+    """What a principal may do."""
+
+    VIEWER = "VIEWER"
+    ENGINEER = "ENGINEER"
+    OWNER = "OWNER"
+    ONCALL = "ONCALL"
+    APPROVER = "APPROVER"
+    CAPACITY_OWNER = "CAPACITY_OWNER"
+    ADMIN = "ADMIN"
+    SERVICE = "SERVICE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """What all resources have in common."""
+
+    name: str = field(metadata=_CREATION)
+    uid: str = field(default="", metadata=_STAMP)
+    create_time: datetime | None = field(default=None, metadata=_STAMP)
+    update_time: datetime | None = field(default=None, metadata=_STAMP)
+    etag: str = field(default="", metadata=_STAMP)
+    revision: int = field(default=0, metadata=_STAMP)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleBinding:
+    """One role of several principals and groups."""
+
+    role: Role | None = None
+    members: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Team(Resource):
+    """People who own model types and answer for them."""
+
+    display_name: str = ""
+    on_call: str = ""
+    contacts: tuple[str, ...] = ()
+    role_bindings: tuple[RoleBinding, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailoverShare:
+    """Where a failed region's traffic goes."""
+
+    region: str
+    share_basis_points: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region(Resource):
+    """A place with its own platform agent, demand and capacity."""
+
+    agent_address: str = ""
+    failover_shares: tuple[FailoverShare, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """A closed range."""
+
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One task output of the models of a type."""
+
+    id: str
+    attribution_window: timedelta | None = None
+    missing_label: MissingLabel | None = None
+    calibration_range: Range | None = None
+    ne_range: Range | None = None
+    min_positives: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionDemand:
+    """The stated peak of one region."""
+
+    region: str
+    peak_qps: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemandSource:
+    """How much traffic a model type must be able to carry."""
+
+    stated: tuple[RegionDemand, ...] = ()
+    growth_basis_points: int = 0
+    fanout_basis_points: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelType(Resource):
+    """A class of models with one purpose; also the route that its traffic takes."""
+
+    purpose: str = ""
+    team: str = ""
+    funnel_stage: FunnelStage | None = None
+    tier: Tier | None = None
+    required_tier: Tier | None = field(default=None, metadata=_DERIVED)
+    regions: tuple[str, ...] = ()
+    upstream_types: tuple[str, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+    demand_source: DemandSource | None = None
+    baseline: str = field(default="", metadata=_LAUNCHES)
+    holdouts: tuple[str, ...] = field(default=(), metadata=_LAUNCHES)
+    splits: tuple[RegionSplit, ...] = field(default=(), metadata=_LAUNCHES)
+    serving_revision: int = field(default=0, metadata=_STAMP)
+    naming: Mapping[str, str] = field(default_factory=dict, metadata=_DERIVED)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model(Resource):
+    """One trained instance of a model type."""
+
+    description: str = ""
+    role: ModelRole | None = field(default=None, metadata=_LAUNCHES)
+    serving_spec: ServingSpec | None = field(default=None, metadata=_CREATION)
+    training_flow: str = ""
+    checkpoint: str = ""
+    tier_override: Tier | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def model_type(self) -> str:
+        """The name of its type."""
+        return parent_of(self.name)
+
+
+AnyResource: TypeAlias = Team | Region | ModelType | Model
+
+
+def parent_of(name: str) -> str:
+    """Returns the name of the resource that a name is below."""
+    return name.rsplit("/", 2)[0]

@@ -1,0 +1,129 @@
+"""Revisions: edits become changes with their diff and stamp, and each revision is chained to the one before it."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final, TypeAlias, TypeVar
+
+from modelfleetd.errors import invalid
+from modelfleetd.registry.domain.documents import FieldChange, diff
+from modelfleetd.registry.domain.resources import AnyResource, ModelType
+
+R = TypeVar("R", bound=AnyResource)
+
+MAX_REASON: Final = 1000
+
+
+class Action(enum.Enum):
+    """What was done to a resource."""
+
+    CREATED = "CREATED"
+    UPDATED = "UPDATED"
+    DELETED = "DELETED"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One resource before and after; None where it does not exist. At most one of the two is None."""
+
+    before: AnyResource | None
+    after: AnyResource | None
+
+    @property
+    def name(self) -> str:
+        """The name of the resource."""
+        resource = self.after or self.before
+        if resource is None:
+            raise ValueError("an edit of nothing")
+        return resource.name
+
+
+Edits: TypeAlias = tuple[Edit, ...]
+"""What one call changes. The resource that the call is about comes first; empty where everything is so already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who changes the ledger, for whom, and why."""
+
+    actor: str
+    actor_asserted: bool = False
+    on_behalf_of: str = ""
+    reason: str = ""
+    launch: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.reason) > MAX_REASON:
+            raise invalid("reason", f"must have at most {MAX_REASON} characters")
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """The number and time of a revision."""
+
+    revision: int
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceChange:
+    """The change of one resource in one revision."""
+
+    resource: str
+    action: Action
+    fields: tuple[FieldChange, ...]
+    after: AnyResource | None
+    previous_revision: int
+    """Revision of the resource before; 0 for one that is new."""
+
+
+def revise(edits: Sequence[Edit], stamp: Stamp) -> tuple[ResourceChange, ...]:
+    """Returns the changes of a revision: what differs, and the resources as they are from then on."""
+    return tuple(_change(edit, stamp) for edit in edits)
+
+
+def _change(edit: Edit, stamp: Stamp) -> ResourceChange:
+    before, after = edit.before, edit.after
+    action = Action.CREATED if before is None else Action.DELETED if after is None else Action.UPDATED
+    return ResourceChange(
+        resource=edit.name,
+        action=action,
+        fields=diff(before, after),
+        after=None if after is None else _stamped(before, after, stamp),
+        previous_revision=0 if before is None else before.revision,
+    )
+
+
+def _stamped(before: AnyResource | None, after: R, stamp: Stamp) -> R:
+    # Revisions are never used twice, so the number alone tells any two states of a resource apart.
+    stamped = replace(
+        after,
+        revision=stamp.revision,
+        etag=f"r{stamp.revision}",
+        update_time=stamp.time,
+        create_time=stamp.time if before is None else before.create_time,
+    )
+    if isinstance(stamped, ModelType) and (before is None or _serving(before) != _serving(stamped)):
+        return replace(stamped, serving_revision=stamp.revision)
+    return stamped
+
+
+def _serving(resource: AnyResource) -> object:
+    return isinstance(resource, ModelType) and (resource.baseline, resource.holdouts, resource.splits)
+
+
+def chain(previous_hash: bytes, header: bytes, changes: Sequence[bytes]) -> bytes:
+    """Returns the hash of a revision: SHA-256 over the hash before it, its header and its changes.
+
+    Each part is preceded by its length, so that no byte can move from one part to another unseen. The parts are hashed
+    as they are stored: nothing has to be brought into a canonical form again to verify them.
+    """
+    digest = hashlib.sha256()
+    for part in (previous_hash, header, *changes):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()
