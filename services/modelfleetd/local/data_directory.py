@@ -1,0 +1,129 @@
+"""The folder that `modelfleetd up` lives in, and who may live in it.
+
+- postgres/: the embedded database
+- node/: what the node agent keeps: its ledger, desired states, replicas' logs
+- logs/: what every process says, bounded
+- run/: of the present run: lock, status.json (address, ports, process ids), Envoy's configuration
+- ports.json: the ports of the last run, taken again so that addresses in the registry stay true
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from modelfleetd.local.refusals import CannotRun
+
+# Every process that `up` starts, and every process that these start, carries it with the folder's path.
+MARKER = "MODELFLEET_UP"
+HOST = "127.0.0.1"
+
+
+class DataDirectory:
+    """The folder and the places in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().absolute()
+        self.postgres = self.path / "postgres"
+        self.node = self.path / "node"
+        self.logs = self.path / "logs"
+        self.run = self.path / "run"
+        self.status = self.run / "status.json"
+        self._ports = self.path / "ports.json"
+
+    @classmethod
+    def default(cls) -> Path:
+        """Returns $MODELFLEET_DATA_DIR, else the usual place for a user's data."""
+        if given := os.environ.get("MODELFLEET_DATA_DIR"):
+            return Path(given)
+        return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "modelfleet"
+
+    def create(self) -> None:
+        """Makes the folders that are missing.
+
+        Raises:
+            CannotRun: this user may not write there.
+        """
+        try:
+            for folder in (self.path, self.node, self.logs, self.run):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            raise CannotRun(
+                f"Cannot write to {self.path} ({error.strerror}): name another folder with --data-dir."
+            ) from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps every other `up` out of the folder for as long as this process lives.
+
+        Raises:
+            CannotRun: another one lives in it.
+        """
+        lock = os.open(self.run / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+                raise CannotRun(
+                    f"modelfleetd up is running on {self.path} already (process {owner}): "
+                    "stop it there, or name another folder with --data-dir."
+                ) from None
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(lock)
+
+    def assign_ports(self, names: Sequence[str]) -> dict[str, int]:
+        """Returns a free port for each name: the one of the last run where it is still free."""
+        last = _read_json(self._ports)
+        with contextlib.ExitStack() as held:
+            ports = {name: _take(last.get(name, 0), held) for name in names}
+        write_json(self._ports, ports)
+        return ports
+
+
+def is_free(port: int) -> bool:
+    """Says whether a server can listen on a port of this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _take(wanted: object, held: contextlib.ExitStack) -> int:
+    """Binds the wanted port, or any; it stays bound until all are chosen, so that no two get the same."""
+    for port in (wanted if isinstance(wanted, int) else 0, 0):
+        probe = held.enter_context(socket.socket())
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError, OverflowError):
+            probe.bind((HOST, port))
+            return int(probe.getsockname()[1])
+    raise CannotRun("No port is free on this machine.")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes a file as a whole or not at all."""
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_text(json.dumps(content, indent=2) + "\n")
+    draft.replace(path)
