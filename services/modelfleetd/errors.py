@@ -318,8 +318,7 @@ class PlanInfeasible(FleetError):
 
     def __init__(self, why: str, *, missing_units: int, flavor: str, region: str) -> None:
         message = f"No plan fits: {why}; it lacks {missing_units} units of {flavor} in {region}."
-        where = {"missing_units": missing_units, "flavor": flavor, "region": region}
-        super().__init__(message, subject=flavor, why=why, **where)
+        super().__init__(message, subject=flavor, why=why, missing_units=missing_units, flavor=flavor, region=region)
 
 
 class NotConfigured(FleetError):

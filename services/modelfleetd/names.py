@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from modelfleetd.errors import invalid
@@ -56,6 +57,10 @@ class Pattern:
         """Returns the ids of a name, or None where it is not such a name. With `wildcard` an id may be `-`."""
         found = (self._wild if wildcard else self._exact).fullmatch(name)
         return None if found is None else found.groups()
+
+    def matcher(self, *, wildcard: bool = False) -> Callable[[str], object]:
+        """Returns the quickest way to tell such names: something true where it is one."""
+        return (self._wild if wildcard else self._exact).fullmatch
 
     def parse(self, name: str, field: str = "name", *, wildcard: bool = False) -> tuple[str, ...]:
         """Returns the ids of a name.
@@ -127,3 +132,33 @@ SILENCE: Final = Pattern("silences/{silence}")
 
 # Platform agents.
 TARGET: Final = Pattern("targets/{target}")
+
+# By the type that the protos give them (google.api.resource).
+BY_TYPE: Final[Mapping[str, Pattern]] = {
+    "modelfleet.dev/Team": TEAM,
+    "modelfleet.dev/Region": REGION,
+    "modelfleet.dev/ModelType": MODEL_TYPE,
+    "modelfleet.dev/Model": MODEL,
+    "modelfleet.dev/EvaluationReport": EVALUATION_REPORT,
+    "modelfleet.dev/RiskAssessment": RISK_ASSESSMENT,
+    "modelfleet.dev/Asset": ASSET,
+    "modelfleet.dev/ExtensionSchema": EXTENSION_SCHEMA,
+    "modelfleet.dev/NamingScheme": NAMING_SCHEME,
+    "modelfleet.dev/Revision": REVISION,
+    "modelfleet.dev/Flavor": FLAVOR,
+    "modelfleet.dev/Pool": POOL,
+    "modelfleet.dev/Reservation": RESERVATION,
+    "modelfleet.dev/Recording": RECORDING,
+    "modelfleet.dev/LoadTest": LOAD_TEST,
+    "modelfleet.dev/Certificate": CERTIFICATE,
+    "modelfleet.dev/Estimate": ESTIMATE,
+    "modelfleet.dev/LaunchPolicy": LAUNCH_POLICY,
+    "modelfleet.dev/Launch": LAUNCH,
+    "modelfleet.dev/Attempt": ATTEMPT,
+    "modelfleet.dev/FreezeWindow": FREEZE_WINDOW,
+    "modelfleet.dev/Hold": HOLD,
+    "modelfleet.dev/Slo": SLO,
+    "modelfleet.dev/Alert": ALERT,
+    "modelfleet.dev/Silence": SILENCE,
+    "modelfleet.dev/Target": TARGET,
+}

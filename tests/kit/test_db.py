@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
+from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.errors import DeadlinePassed, PartUnavailable, RequestIdReused
 from modelfleetd.kit import deadline
 from modelfleetd.kit.db import Connection, Database
 from modelfleetd.kit.idempotency import once
 from modelfleetd.kit.migrations import migrate
-from modelfleet.registry.v1 import registry_pb2 as pb
 from tests.kit import migrations_ok
 from tests.support.postgres import Postgres
 from tests.support.wait import until

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import asyncpg
 import pytest
+
 from modelfleetd.kit.migrations import migrate
 
 SERVICES = ("registry", "capacity", "launcher", "stability")

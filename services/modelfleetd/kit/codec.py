@@ -40,14 +40,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def to_proto(obj: Any, message_class: type[M]) -> M:
     """Returns the message made from a dataclass."""
     made = message_class()
-    for put in _writers(type(obj), message_class):
+    pair: Any = (type(obj), message_class)
+    for put in _writers(*pair):
         put(obj, made)
     return made
 
 
 def from_proto(message: Message, dataclass_type: type[T], **given: Any) -> T:
     """Returns the dataclass made from a message. `given` are fields that do not come from the message."""
-    values = {name: take(message) for name, take in _readers(type(message), dataclass_type) if name not in given}
+    pair: Any = (type(message), dataclass_type)
+    values = {name: take(message) for name, take in _readers(*pair) if name not in given}
     return dataclass_type(**values, **given)
 
 
@@ -146,11 +148,11 @@ def _common(
     """Returns the fields that both sides have, with the class of their messages."""
     hints = typing.get_type_hints(dataclass_type)
     fields = message_class.DESCRIPTOR.fields_by_name
-    common = []
-    for field in dataclasses.fields(dataclass_type):
-        if (descriptor := fields.get(field.name)) is not None:
-            common.append((descriptor, _shape(hints[field.name]), _message_class(descriptor)))
-    return tuple(common)
+    return tuple(
+        (descriptor, _shape(hints[field.name]), _message_class(descriptor))
+        for field in dataclasses.fields(dataclass_type)
+        if (descriptor := fields.get(field.name)) is not None
+    )
 
 
 def _message_class(field: FieldDescriptor) -> type[Message] | None:
@@ -167,7 +169,7 @@ def _is_map(field: FieldDescriptor) -> bool:
 
 @functools.cache
 def _writers(dataclass_type: Any, message_class: Any) -> tuple[Callable[[Any, Message], None], ...]:
-    return tuple(_writer(*entry) for entry in _common(message_class, dataclass_type))
+    return tuple(_writer(field, nested) for field, _, nested in _common(message_class, dataclass_type))
 
 
 @functools.cache
@@ -175,7 +177,7 @@ def _readers(message_class: Any, dataclass_type: Any) -> tuple[tuple[str, Callab
     return tuple((field.name, _reader(field, shape)) for field, shape, _ in _common(message_class, dataclass_type))
 
 
-def _writer(field: FieldDescriptor, shape: _Shape, nested: type[Message] | None) -> Callable[[Any, Message], None]:
+def _writer(field: FieldDescriptor, nested: type[Message] | None) -> Callable[[Any, Message], None]:
     name = field.name
     if _is_map(field):
         convert = _item_writer(field.message_type.fields_by_name["value"], nested)

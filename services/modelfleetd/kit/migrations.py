@@ -4,8 +4,8 @@ Migrations are Alembic's, with plain SQL inside, forward only, in the package `<
 
     0001_initial.py:   revision = "0001"; down_revision = None; def upgrade() -> None: op.execute(SQL)
 
-Alembic renders them as one script, which runs in one transaction under an advisory lock, with the service's schema as the
-search path. The usual case, nothing to do, is one query: Alembic and SQLAlchemy are not even imported then.
+Alembic renders them as one script, which runs in one transaction under an advisory lock, with the service's schema as
+the search path. The usual case, nothing to do, is one query: Alembic and SQLAlchemy are not even imported then.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _render(directory: Path, schema: str, current: str | None) -> str:
     with EnvironmentContext(
         Config(),
         script,
-        fn=lambda revision, context: script._upgrade_revs("head", revision),
+        fn=lambda revision, _context: script._upgrade_revs("head", revision),
         as_sql=True,
         starting_rev=current,
         destination_rev="head",

@@ -1,0 +1,139 @@
+"""The clients: one address for all services (the front door), or one for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self
+
+from modelfleet.services import (
+    AsyncCapacity,
+    AsyncLauncher,
+    AsyncRegistry,
+    AsyncStability,
+    Capacity,
+    Launcher,
+    Registry,
+    Stability,
+)
+from modelfleet.transport import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Metadata, Options, Tls, identity
+
+
+class _Client:
+    """What both clients have: where the services are, and how calls are made."""
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        registry: str | None = None,
+        capacity: str | None = None,
+        launcher: str | None = None,
+        stability: str | None = None,
+        principal: str | None = None,
+        token: str | Callable[[], str] | None = None,
+        tls: Tls | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        metadata: Callable[[], Metadata] | None = None,
+    ) -> None:
+        """Makes a client; connections are opened when first used.
+
+        Args:
+            address: of the front door, host:port.
+            registry: address of the registry, where it is not behind the front door. The same for the other services.
+            capacity: see `registry`.
+            launcher: see `registry`.
+            stability: see `registry`.
+            principal: who calls, asserted: for an installation on this machine without configured identity.
+            token: a JWT, or a function that returns a fresh one.
+            tls: files for an encrypted connection; None: not encrypted.
+            timeout: default deadline of a call, in seconds.
+            metadata: more metadata for every call.
+        """
+        told = identity(principal, token)
+        more = metadata
+        self._options = Options(tls, timeout, told if more is None else lambda: (*told(), *more()))
+        self._addresses = {
+            "registry": registry or address,
+            "capacity": capacity or address,
+            "launcher": launcher or address,
+            "stability": stability or address,
+        }
+
+    def _opened(self) -> list[Any]:
+        return [self.__dict__[name] for name in self._addresses if name in self.__dict__]
+
+
+class AsyncClient(_Client):
+    """All services, for asyncio. `async with AsyncClient(…) as client:`, or `await client.close()` at the end."""
+
+    @cached_property
+    def registry(self) -> AsyncRegistry:
+        """The ledger of what is live."""
+        return AsyncRegistry(self._addresses["registry"], self._options)
+
+    @cached_property
+    def capacity(self) -> AsyncCapacity:
+        """Quota, reservations, load tests, estimates."""
+        return AsyncCapacity(self._addresses["capacity"], self._options)
+
+    @cached_property
+    def launcher(self) -> AsyncLauncher:
+        """Launches."""
+        return AsyncLauncher(self._addresses["launcher"], self._options)
+
+    @cached_property
+    def stability(self) -> AsyncStability:
+        """Calibration, normalized entropy, verdicts."""
+        return AsyncStability(self._addresses["stability"], self._options)
+
+    async def close(self) -> None:
+        """Closes the connections; calls under way are cancelled."""
+        for service in self._opened():
+            await service.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Client(_Client):
+    """All services, blocking. `with Client(…) as client:`, or `client.close()` at the end. Threads may share it."""
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The ledger of what is live."""
+        return Registry(self._addresses["registry"], self._options)
+
+    @cached_property
+    def capacity(self) -> Capacity:
+        """Quota, reservations, load tests, estimates."""
+        return Capacity(self._addresses["capacity"], self._options)
+
+    @cached_property
+    def launcher(self) -> Launcher:
+        """Launches."""
+        return Launcher(self._addresses["launcher"], self._options)
+
+    @cached_property
+    def stability(self) -> Stability:
+        """Calibration, normalized entropy, verdicts."""
+        return Stability(self._addresses["stability"], self._options)
+
+    def close(self) -> None:
+        """Closes the connections; calls under way are cancelled."""
+        for service in self._opened():
+            service.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,216 @@
+"""Channels to the services: addresses, TLS, deadlines, identity, and retries where repeating is harmless.
+
+Retries are gRPC's own, declared by a service config, and only for methods that change nothing (NO_SIDE_EFFECTS in the
+protos) or whose requests carry a request_id, which makes a repetition answer the same.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+DEFAULT_ADDRESS = "127.0.0.1:8460"
+DEFAULT_TIMEOUT = 10.0
+# A stream is begun again when it ends.
+DEFAULT_STREAM_TIMEOUT = 3600.0
+
+_MESSAGE_BYTES = 16 << 20
+_RETRY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 3,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+# Certificate files are looked at no more often than this.
+_LOOK_EVERY = 10.0
+# What a replaced channel's calls may still take.
+_GRACE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files (PEM) for an encrypted connection. Without `ca` the system's authorities are trusted."""
+
+    ca: str | None = None
+    # Certificate chain and private key to identify this caller with.
+    cert: str | None = None
+    key: str | None = None
+    # Name in the server's certificate, where it differs from the address.
+    server_name: str | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Returns credentials with what the files hold now."""
+        return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
+
+    def modified(self) -> tuple[float, ...]:
+        """Returns when the files last changed."""
+        return tuple(Path(path).stat().st_mtime for path in (self.ca, self.cert, self.key) if path)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How calls are made, whatever their method."""
+
+    tls: Tls | None = None
+    timeout: float = DEFAULT_TIMEOUT
+    # Called for every call: identity, trace context.
+    metadata: Callable[[], Metadata] = tuple
+
+
+def identity(principal: str | None, token: str | Callable[[], str] | None) -> Callable[[], Metadata]:
+    """Returns what tells the server who calls.
+
+    Args:
+        principal: asserted, for servers on loopback without configured identity.
+        token: a JWT, or a function that returns a fresh one.
+    """
+    fixed: Metadata = () if principal is None else (("x-modelfleet-principal", principal),)
+    if token is None:
+        return lambda: fixed
+    if callable(token):
+        return lambda: (*fixed, ("authorization", f"Bearer {token()}"))
+    bearer = ("authorization", f"Bearer {token}")
+    return lambda: (*fixed, bearer)
+
+
+def channel_options(address: str, methods: Iterable[Any], tls: Tls | None) -> Sequence[tuple[str, Any]]:
+    """Returns the options of a channel on which these methods, given by their descriptors, are called."""
+    names = [
+        {"service": method.containing_service.full_name, "method": method.name}
+        for method in methods
+        if is_repeatable(method)
+    ]
+    config = {"methodConfig": [{"name": names, "retryPolicy": _RETRY}]} if names else {}
+    options: list[tuple[str, Any]] = [
+        ("grpc.service_config", json.dumps(config)),
+        ("grpc.enable_retries", 1),
+        ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+        ("grpc.max_send_message_length", _MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # Comes back fast after a server's restart.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    ]
+    if address.startswith(("127.", "localhost:", "[::1]:", "unix:")):
+        # What is on this machine is never behind a proxy, whatever the environment says.
+        options.append(("grpc.enable_http_proxy", 0))
+    if tls is not None and tls.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    return options
+
+
+def is_repeatable(method: Any) -> bool:
+    """Says whether calling a method twice is the same as calling it once."""
+    from google.protobuf.descriptor_pb2 import MethodOptions
+
+    if method.client_streaming or method.server_streaming:
+        return False
+    no_side_effects: bool = method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+    return no_side_effects or "request_id" in method.input_type.fields_by_name
+
+
+class _Channel:
+    """One channel, made anew when the files of its certificates change: gRPC reads them only once."""
+
+    def __init__(self, address: str, methods: Iterable[Any], options: Options) -> None:
+        self.options = options
+        self._address = address
+        self._tls = options.tls
+        self._channel_options = channel_options(address, methods, options.tls)
+        self._modified: tuple[float, ...] = ()
+        self._looked = 0.0
+        self._callables: dict[str, Any] = {}
+        self._channel: Any = None
+
+    def callable(self, path: str, kind: str, request: Any, response: Any) -> Any:
+        """Returns what calls a method: `kind` is unary_unary, unary_stream, stream_unary or stream_stream."""
+        if self._tls is not None:
+            self._replace_if_stale(self._tls)
+        found = self._callables.get(path)
+        if found is None:
+            if self._channel is None:
+                self._channel = self._open()
+            make = getattr(self._channel, kind)
+            found = self._callables[path] = make(
+                path, request_serializer=request.SerializeToString, response_deserializer=response.FromString
+            )
+        return found
+
+    def _replace_if_stale(self, tls: Tls) -> None:
+        now = time.monotonic()
+        if now - self._looked < _LOOK_EVERY and self._channel is not None:
+            return
+        self._looked = now
+        try:
+            modified = tls.modified()
+        except OSError:
+            return  # In the middle of a replacement; the next call looks again.
+        if modified != self._modified:
+            old, self._channel, self._modified, self._callables = self._channel, None, modified, {}
+            if old is not None:
+                self._retire(old)
+
+    def _open(self) -> Any:
+        raise NotImplementedError
+
+    def _retire(self, channel: Any) -> None:
+        raise NotImplementedError
+
+
+class AsyncChannel(_Channel):
+    """A channel of grpc.aio, opened at the first call."""
+
+    def _open(self) -> Any:
+        if self._tls is None:
+            return grpc.aio.insecure_channel(self._address, self._channel_options)
+        return grpc.aio.secure_channel(self._address, self._tls.credentials(), self._channel_options)
+
+    def _retire(self, channel: Any) -> None:
+        import asyncio
+
+        # Held by the loop's own list of tasks until it is done.
+        self._retiring = asyncio.ensure_future(channel.close(_GRACE))
+
+    async def close(self) -> None:
+        """Closes the channel; calls under way are cancelled."""
+        if self._channel is not None:
+            channel, self._channel, self._callables = self._channel, None, {}
+            await channel.close()
+
+
+class SyncChannel(_Channel):
+    """A channel of grpc's blocking API, opened at the first call."""
+
+    def _open(self) -> Any:
+        if self._tls is None:
+            return grpc.insecure_channel(self._address, self._channel_options)
+        return grpc.secure_channel(self._address, self._tls.credentials(), self._channel_options)
+
+    def _retire(self, channel: Any) -> None:
+        import threading
+
+        closing = threading.Timer(_GRACE, channel.close)
+        closing.daemon = True
+        closing.start()
+
+    def close(self) -> None:
+        """Closes the channel; calls under way are cancelled."""
+        if self._channel is not None:
+            channel, self._channel, self._callables = self._channel, None, {}
+            channel.close()
+
+
+def _read(path: str | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()

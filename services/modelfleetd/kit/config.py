@@ -1,0 +1,129 @@
+"""What a service is told from outside: flags, and the environment where a flag is not given."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+# Ports of a machine where every service runs beside the others.
+REGISTRY_PORT, CAPACITY_PORT, LAUNCHER_PORT, STABILITY_PORT = 8461, 8462, 8463, 8464
+
+
+def _option(default: Any, meaning: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": meaning})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig:
+    """Configuration that all services have. Each field is the flag `--its-name` and `MODELFLEET_ITS_NAME`."""
+
+    listen: str = _option("127.0.0.1:0", "address to serve gRPC on, host:port; port 0 takes a free one")
+    database_url: str = _option("", "PostgreSQL, postgresql://user@host:port/database")
+    registry_address: str = _option(f"127.0.0.1:{REGISTRY_PORT}", "where the registry answers")
+    capacity_address: str = _option(f"127.0.0.1:{CAPACITY_PORT}", "where capacity answers")
+    launcher_address: str = _option(f"127.0.0.1:{LAUNCHER_PORT}", "where the launcher answers")
+    stability_address: str = _option(f"127.0.0.1:{STABILITY_PORT}", "where stability answers")
+
+    tls_cert: str = _option("", "certificate chain of this service (PEM); reloaded when it changes")
+    tls_key: str = _option("", "its private key (PEM)")
+    tls_ca: str = _option("", "authorities that sign the certificates of callers and services (PEM)")
+    trust_domain: str = _option("cluster.local", "of SPIFFE ids: spiffe://<trust-domain>/modelfleet/<service>")
+    jwt_issuer: str = _option("", "issuer that tokens must name (OIDC)")
+    jwt_audience: str = _option("modelfleet", "audience that tokens must name")
+    jwt_jwks: str = _option("", "keys that sign tokens: a JWKS file, or its URL")
+    jwt_principal_claim: str = _option("sub", "claim that names the principal")
+    jwt_groups_claim: str = _option("groups", "claim that lists the principal's groups")
+    admins: tuple[str, ...] = _option(
+        (), "who may do everything: principals, or groups as group:<name>; comma-separated"
+    )
+
+    metrics_listen: str = _option("", "address to serve Prometheus metrics on, host:port; empty: nowhere")
+    otlp_endpoint: str = _option("", "OpenTelemetry collector (OTLP over gRPC), http://host:port; empty: no export")
+    trace_ratio: float = _option(0.01, "share of calls without a sampled parent that are traced, 0 to 1")
+    log_level: str = _option("info", "debug, info, warning or error")
+    log_format: str = _option("json", "json or console")
+
+    drain_seconds: float = _option(10.0, "how long calls under way may go on after SIGTERM")
+    max_calls: int = _option(200, "calls at a time; more are refused with OVERLOADED")
+    max_expensive_calls: int = _option(8, "expensive calls at a time")
+    max_streams: int = _option(1000, "open streams at a time")
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether callers are told apart by certificate or token."""
+        return bool(self.jwt_jwks or (self.tls_cert and self.tls_ca))
+
+    @classmethod
+    def from_args(cls, options: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Self:
+        """Returns the configuration: flags win over the environment, the environment over defaults.
+
+        Raises:
+            ValueError: a value of the environment is malformed, or the configuration contradicts itself.
+        """
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            given = getattr(options, field.name, None)
+            variable = f"MODELFLEET_{field.name.upper()}"
+            if given is not None:
+                values[field.name] = given
+            elif environment.get(variable):
+                try:
+                    values[field.name] = _parser(field.default)(environment[variable])
+                except ValueError as error:
+                    raise ValueError(f"{variable}: {error}") from error
+        config = cls(**values)
+        config.check()
+        return config
+
+    def check(self) -> None:
+        """Raises ValueError where the configuration is unsafe or contradicts itself."""
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("--tls-cert and --tls-key go together")
+        if self.jwt_jwks and not self.jwt_issuer:
+            raise ValueError("--jwt-jwks needs --jwt-issuer")
+        if not 0 <= self.trace_ratio <= 1:
+            raise ValueError("--trace-ratio must be between 0 and 1")
+        if not self.has_identity and not is_loopback(self.listen):
+            raise ValueError(
+                f"refusing to listen on {self.listen} without identity: anybody there could do everything. "
+                "Give --tls-cert, --tls-key and --tls-ca, or --jwt-jwks and --jwt-issuer; or listen on 127.0.0.1"
+            )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds a flag for each field; what is not given stays None, so that the environment can say it."""
+    for field in dataclasses.fields(ServiceConfig):
+        shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        default = f" (default {shown})" if shown not in ("", None) else ""
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=_parser(field.default),
+            metavar=field.name.rpartition("_")[2].upper(),
+            help=f"{field.metadata['help']}{default}; ${f'MODELFLEET_{field.name.upper()}'}".replace("%", "%%"),
+        )
+
+
+def is_loopback(address: str) -> bool:
+    """Says whether only this machine can reach an address."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _parser(default: Any) -> Any:
+    return _parse_list if isinstance(default, tuple) else type(default)
+
+
+def _parse_list(text: str) -> Sequence[str]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

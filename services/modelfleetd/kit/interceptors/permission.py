@@ -1,0 +1,72 @@
+"""Lets a call go on only where the caller has a role that the method's rule names. No rule: nobody may call it.
+
+| the rule names | the caller needs one of its roles |
+| --- | --- |
+| a resource of a team | on that team, or everywhere |
+| a resource that does not exist | everywhere; on any team suffices to be told NOT_FOUND |
+| no resource | everywhere; for VIEWER any binding suffices |
+
+ADMIN may do everything. Every binding of any role implies VIEWER.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelfleetd.errors import RoleMissing
+from modelfleetd.kit.auth import Principal, Role, RoleSource, TeamOf, current_principal
+from modelfleetd.kit.interceptors.base import Check, CheckingInterceptor, Context
+from modelfleetd.kit.method import Method, Permission
+
+_NOBODY = Permission(frozenset(), "")
+
+
+class PermissionInterceptor(CheckingInterceptor):
+    """Enforces the rules that the protos declare."""
+
+    def __init__(self, roles: RoleSource, team_of: TeamOf) -> None:
+        self._roles = roles
+        self._team_of = team_of
+
+    def prepare(self, method: Method) -> Check:
+        rule = method.permission or _NOBODY
+        sufficient = rule.any_of | {Role.ADMIN} if rule.any_of else frozenset()
+        path = tuple(rule.resource.split(".")) if rule.resource else ()
+        needed = sorted(role.name for role in rule.any_of)
+
+        async def check(request: Any, _context: Context) -> None:
+            principal = current_principal()
+            # The usual case, without any look-up: the configuration says it all.
+            if not sufficient.isdisjoint(principal.roles_everywhere):
+                return
+            team = None
+            if sufficient:
+                resource = _resource(request, path)
+                team = await self._team_of(resource) if resource else None
+                if not sufficient.isdisjoint(await self._bound(principal, rule, resource, team)):
+                    return
+            raise RoleMissing(principal.name, method.name, needed, team)
+
+        return check
+
+    async def _bound(self, principal: Principal, rule: Permission, resource: str, team: str | None) -> frozenset[Role]:
+        """Returns the roles that count for the call."""
+        if Role.VIEWER in rule.any_of:
+            bound = await self._roles.roles_anywhere(principal)
+            if bound:
+                return bound | {Role.VIEWER}
+        roles = await self._roles.roles(principal, team)
+        if team is None and resource:
+            # Whoever could act on such a resource is told that this one does not exist; others learn nothing.
+            roles |= await self._roles.roles_anywhere(principal)
+        if team is not None:
+            roles |= await self._roles.roles(principal, None)
+        return roles
+
+
+def _resource(request: Any, path: tuple[str, ...]) -> str:
+    """Returns the resource name in a request: a string, or the first of several."""
+    value = request
+    for name in path:
+        value = getattr(value, name)
+    return value if isinstance(value, str) else ""

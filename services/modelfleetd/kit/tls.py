@@ -1,0 +1,57 @@
+"""Certificates of a server, read again whenever their files change."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import grpc
+
+from modelfleetd.kit.config import ServiceConfig
+
+_log = logging.getLogger(__name__)
+
+
+def server_credentials(config: ServiceConfig) -> grpc.ServerCredentials:
+    """Returns credentials from the configured files.
+
+    Callers must show a certificate where authorities are configured and tokens are not; with both, a caller without a
+    token is told apart by the certificate of whatever stands before the server.
+    """
+    files = _Files(config)
+    initial = files.read()
+    return grpc.dynamic_ssl_server_credentials(
+        initial, files.changed, require_client_authentication=bool(config.tls_ca) and not config.jwt_jwks
+    )
+
+
+class _Files:
+    def __init__(self, config: ServiceConfig) -> None:
+        self._config = config
+        self._state = self._look()
+
+    def _look(self) -> tuple[tuple[int, int], ...]:
+        paths = filter(None, (self._config.tls_cert, self._config.tls_key, self._config.tls_ca))
+        found = [Path(path).stat() for path in paths]
+        return tuple((stat.st_mtime_ns, stat.st_ino) for stat in found)
+
+    def read(self) -> grpc.ServerCertificateConfiguration:
+        config = self._config
+        pair = (Path(config.tls_key).read_bytes(), Path(config.tls_cert).read_bytes())
+        roots = Path(config.tls_ca).read_bytes() if config.tls_ca else None
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
+
+    def changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Called by grpc at each handshake: returns the new certificates, or None where nothing changed."""
+        try:
+            state = self._look()
+            if state == self._state:
+                return None
+            fresh = self.read()
+        except OSError:
+            # In the middle of a replacement; the next handshake looks again.
+            _log.warning("cannot read the certificates; keeping the ones in use")
+            return None
+        self._state = state
+        _log.info("certificates reloaded")
+        return fresh
