@@ -26,7 +26,7 @@ class FieldChange:
 def document(value: Any) -> Json:
     """Returns a resource, or a part of one, as JSON: unset fields and what the registry stamps are left out."""
     if dataclasses.is_dataclass(value):
-        return {name: document(item) for name in _compared(type(value)) if not is_unset(item := getattr(value, name))}
+        return _fields(value)
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, timedelta):
@@ -40,7 +40,8 @@ def document(value: Any) -> Json:
 
 
 def _fields(value: Any) -> Json:
-    return {name: document(item) for name in _compared(type(value)) if not is_unset(item := getattr(value, name))}
+    kind: Any = type(value)
+    return {name: document(item) for name in _compared(kind) if not is_unset(item := getattr(value, name))}
 
 
 def is_unset(value: Any) -> bool:

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from modelfleetd.errors import EtagMismatch, ReferenceNotFound, ResourceExists, ResourceInUse, ResourceNotFound
+from modelfleetd.errors import (
+    EtagMismatch,
+    ReferenceNotFound,
+    ResourceExists,
+    ResourceInUse,
+    ResourceNotFound,
+    RoleMissing,
+)
 from modelfleetd.registry.domain import rules
 from modelfleetd.registry.domain.dependencies import Dependencies, follow_up, refuse_circle
 from modelfleetd.registry.domain.ledger import Ledger
@@ -17,6 +24,7 @@ from modelfleetd.registry.domain.resources import (
     ModelRole,
     ModelType,
     Region,
+    Role,
     Team,
 )
 from modelfleetd.registry.domain.revisions import Edit, Edits
@@ -31,10 +39,18 @@ def create_team(ledger: Ledger, asked: Team, uid: str) -> Edits:
     return _created(rules.check_team(asked), uid)
 
 
-def update_team(ledger: Ledger, asked: Team, mask: Sequence[str]) -> Edits:
-    """Decides UpdateTeam."""
+def update_team(ledger: Ledger, asked: Team, mask: Sequence[str], caller: str, *, is_admin: bool) -> Edits:
+    """Decides UpdateTeam. Only administrators name capacity owners: owners could give themselves quota otherwise."""
     current = _current(ledger.team(asked.name), asked.name, asked.etag)
-    return _changed(current, rules.check_team(merge(current, asked, mask, field="team")))
+    team = rules.check_team(merge(current, asked, mask, field="team"))
+    if not is_admin and _capacity_owners(team) - _capacity_owners(current):
+        raise RoleMissing(caller, "UpdateTeam with new capacity owners", [Role.ADMIN.name], asked.name)
+    return _changed(current, team)
+
+
+def _capacity_owners(team: Team) -> frozenset[str]:
+    bindings = (binding for binding in team.role_bindings if binding.role is Role.CAPACITY_OWNER)
+    return frozenset(member for binding in bindings for member in binding.members)
 
 
 def delete_team(ledger: Ledger, name: str, etag: str) -> Edits:

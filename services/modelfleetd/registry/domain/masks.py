@@ -44,7 +44,7 @@ def merge(current: R, asked: R, mask: Sequence[str], *, field: str, command: str
     if explicit:
         paths = _checked(type(current), mask)
     else:
-        paths = [(name,) for name in fields if name != "name" and (mask or not is_unset(getattr(asked, name)))]
+        paths = [(name,) for name in fields if mask or not is_unset(getattr(asked, name))]
     merged = current
     for path in paths:
         name = path[0]
@@ -74,7 +74,7 @@ def _checked(resource_type: type, mask: Sequence[str]) -> list[tuple[str, ...]]:
         path = split(text)
         if path is None or not _exists(resource_type, path):
             description = f"{text!r} names no field; accepted are {', '.join(settable)}, and * for all of them"
-        elif path == ("name",) or owner_of(fields[path[0]]) in (Owner.STAMP, Owner.DERIVED):
+        elif owner_of(fields[path[0]]) in (Owner.STAMP, Owner.DERIVED):
             description = f"{text!r} is set by the registry; accepted are {', '.join(settable)}"
         else:
             paths.append(path)

@@ -20,7 +20,7 @@ Json: TypeAlias = Any
 class Owner(enum.Enum):
     """Who sets a field. Fields without an owner are the caller's."""
 
-    STAMP = "set with each revision; no part of what is compared"
+    STAMP = "identity, times and numbers, which the registry keeps; no part of what is compared"
     DERIVED = "follows from other resources"
     LAUNCHES = "set by launches only"
     CREATION = "set once, when the resource is created"
@@ -89,7 +89,7 @@ class Role(enum.Enum):
 class Resource:
     """What all resources have in common."""
 
-    name: str = field(metadata=_CREATION)
+    name: str = field(metadata=_STAMP)
     uid: str = field(default="", metadata=_STAMP)
     create_time: datetime | None = field(default=None, metadata=_STAMP)
     update_time: datetime | None = field(default=None, metadata=_STAMP)

@@ -1,13 +1,13 @@
-"""How a model is served: the immutable spec with its digest, splits of traffic, and what agents report to be served."""
+"""How a model is served: the immutable spec with its digest, and splits of traffic."""
 
 from __future__ import annotations
 
 import enum
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 WHOLE: Final = 10_000
@@ -87,42 +87,3 @@ class RegionSplit:
 
     region: str
     shares: tuple[ModelShare, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelServing:
-    """What really serves of one model in one region."""
-
-    model: str
-    available_replicas: int = 0
-    total_replicas: int = 0
-    share_basis_points: int = 0
-    requests: int = 0
-    errors: int = 0
-    latency_p99_ms: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServingStatus:
-    """What really serves one route, as its agent reported it."""
-
-    model_type: str
-    region: str
-    models: tuple[ModelServing, ...] = ()
-    observe_time: datetime | None = None
-
-
-def newest(statuses: Iterable[ServingStatus]) -> list[ServingStatus]:
-    """Returns one status a route: the one that was observed last."""
-    by_route: dict[tuple[str, str], ServingStatus] = {}
-    for status in statuses:
-        known = by_route.get((status.model_type, status.region))
-        if known is None or _moment(known) < _moment(status):
-            by_route[status.model_type, status.region] = status
-    return list(by_route.values())
-
-
-def _moment(status: ServingStatus) -> datetime:
-    if status.observe_time is None:
-        raise ValueError("a status without observe_time was not checked")
-    return status.observe_time

@@ -1,6 +1,7 @@
 """The ledger: its head, its history as a chain of hashes, the current state, and what is kept beside it."""
 
 from alembic import op
+
 from modelfleetd.kit import idempotency
 
 revision = "0001"
@@ -26,7 +27,7 @@ CREATE TABLE revisions (
     hash          bytea NOT NULL CHECK (length(hash) = 32)
 );
 CREATE INDEX revisions_time ON revisions (time);
-COMMENT ON TABLE revisions IS 'History: a modelfleet.registry.v1.Revision without its changes, and its place in the chain';
+COMMENT ON TABLE revisions IS 'History: a registry.v1.Revision without its changes, and its place in the chain';
 
 CREATE TABLE changes (
     revision bigint NOT NULL REFERENCES revisions,
@@ -36,7 +37,7 @@ CREATE TABLE changes (
     PRIMARY KEY (revision, position)
 );
 CREATE INDEX changes_resource ON changes (resource, revision);
-COMMENT ON TABLE changes IS 'History: a modelfleet.registry.v1.ResourceChange each, in the order of its revision';
+COMMENT ON TABLE changes IS 'History: a registry.v1.ResourceChange each, in the order of its revision';
 
 CREATE TABLE resources (
     name     text COLLATE "C" PRIMARY KEY,
@@ -63,7 +64,7 @@ CREATE TABLE serving_status (
     status       bytea NOT NULL,
     PRIMARY KEY (model_type, region)
 );
-COMMENT ON TABLE serving_status IS 'Beside the ledger: the newest modelfleet.registry.v1.ServingStatus of each route';
+COMMENT ON TABLE serving_status IS 'Beside the ledger: the newest registry.v1.ServingStatus of each route';
 
 CREATE INDEX requests_create_time ON requests (create_time);
 """

@@ -1,0 +1,187 @@
+"""The current state in memory: every resource as the message that answers for it, by name, parent and reference.
+
+It changes only by whole revisions and without giving up control in between, so every read sees one revision. Messages
+in it are never changed: a new revision of a resource is a new message.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import TypeVar, cast
+
+from modelfleet.registry.v1 import registry_pb2 as pb
+from modelfleetd.kit.auth import Role
+from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
+from modelfleetd.registry.wire import AnyMessage, after_of, copy_of, references_of, resource_of
+
+M = TypeVar("M", bound=AnyMessage)
+
+TEAMS = "teams"
+REGIONS = "regions"
+MODEL_TYPES = "modelTypes"
+MODELS_OF_ALL = "modelTypes/-/models"
+
+
+def models_of(model_type: str) -> str:
+    """Returns the collection of a type's models."""
+    return f"{model_type}/models"
+
+
+class Snapshot:
+    """The ledger at one revision."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.hash = b""
+        self.teams: dict[str, pb.Team] = {}
+        self.regions: dict[str, pb.Region] = {}
+        self.model_types: dict[str, pb.ModelType] = {}
+        self.models: dict[str, pb.Model] = {}
+        # Names in order, by collection: what pages are cut from.
+        self._collections: dict[str, list[str]] = {}
+        # Who refers to a name.
+        self._referrers: dict[str, set[str]] = {}
+        # Roles by member and team.
+        self.bindings: dict[str, dict[str, frozenset[Role]]] = {}
+
+    @classmethod
+    def of(cls, resources: Iterable[AnyMessage], revision: int, hash_: bytes) -> Snapshot:
+        """Returns the snapshot of a whole state."""
+        made = cls()
+        made.revision, made.hash = revision, hash_
+        # Sorted once, each name then goes to the end of its lists.
+        for message in sorted(resources, key=lambda each: each.name):
+            made._put(message)
+        return made
+
+    def apply(self, revision: pb.Revision) -> None:
+        """Goes on to the next revision.
+
+        Raises:
+            ValueError: it is not the next one, or not the successor of this state's last one.
+        """
+        if revision.number != self.revision + 1 or revision.previous_hash != self.hash.hex():
+            raise ValueError(f"revision {revision.number} does not follow {self.revision}")
+        for change in revision.changes:
+            after = after_of(change)
+            if after is None:
+                self._remove(change.resource)
+            else:
+                self._put(copy_of(after))
+        self.revision, self.hash = revision.number, bytes.fromhex(revision.hash)
+
+    def page(self, collection: str, after: str | None, limit: int) -> Sequence[str]:
+        """Returns up to `limit` names of a collection in order, from the one after `after` on."""
+        listed = self._collections.get(collection, [])
+        start = 0 if after is None else bisect_right(listed, after)
+        return list(islice(listed, start, start + limit))
+
+    def referrers(self, name: str) -> Sequence[str]:
+        """Returns the names of the resources that refer to one, sorted."""
+        return sorted(self._referrers.get(name, ()))
+
+    def find(self, name: str) -> AnyMessage | None:
+        """Returns whatever has the name, or None."""
+        return self._table(name).get(name)
+
+    def _table(self, name: str) -> Mapping[str, AnyMessage]:
+        tables: dict[tuple[str, int], Mapping[str, AnyMessage]] = {
+            (TEAMS, 2): self.teams,
+            (REGIONS, 2): self.regions,
+            (MODEL_TYPES, 2): self.model_types,
+            (MODEL_TYPES, 4): self.models,
+        }
+        parts = name.split("/")
+        return tables.get((parts[0], len(parts)), {})
+
+    def _put(self, message: AnyMessage) -> None:
+        name = message.name
+        before = self.find(name)
+        cast(dict[str, AnyMessage], self._table(name))[name] = message
+        if before is None:
+            for collection in _collections_of(name):
+                insort(self._collections.setdefault(collection, []), name)
+        self._refer(name, frozenset() if before is None else references_of(before), references_of(message))
+        if isinstance(message, pb.Team):
+            self._unbind(cast(pb.Team | None, before))
+            self._bind(message)
+
+    def _remove(self, name: str) -> None:
+        before = cast(dict[str, AnyMessage], self._table(name)).pop(name)
+        for collection in _collections_of(name):
+            listed = self._collections[collection]
+            del listed[bisect_right(listed, name) - 1]
+            if not listed:
+                del self._collections[collection]
+        self._refer(name, references_of(before), frozenset())
+        if isinstance(before, pb.Team):
+            self._unbind(before)
+
+    def _bind(self, team: pb.Team) -> None:
+        for binding in team.role_bindings:
+            for member in binding.members:
+                roles = self.bindings.setdefault(member, {})
+                roles[team.name] = roles.get(team.name, frozenset()) | {Role(binding.role)}
+
+    def _unbind(self, team: pb.Team | None) -> None:
+        if team is None:
+            return
+        for member in {member for binding in team.role_bindings for member in binding.members}:
+            del self.bindings[member][team.name]
+            if not self.bindings[member]:
+                del self.bindings[member]
+
+    def _refer(self, name: str, before: frozenset[str], after: frozenset[str]) -> None:
+        for target in before - after:
+            self._referrers[target].discard(name)
+            if not self._referrers[target]:
+                del self._referrers[target]
+        for target in after - before:
+            self._referrers.setdefault(target, set()).add(name)
+
+
+def _collections_of(name: str) -> tuple[str, ...]:
+    own = name.rsplit("/", 1)[0]
+    return (own, MODELS_OF_ALL) if own.count("/") else (own,)
+
+
+class SnapshotLedger:
+    """The snapshot as decisions see it (`domain.ledger.Ledger`): messages become plain data when asked for."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def team(self, name: str) -> Team | None:
+        """Returns a team, or None."""
+        return cast(Team | None, _resource(self._snapshot.teams.get(name)))
+
+    def region(self, name: str) -> Region | None:
+        """Returns a region, or None."""
+        return cast(Region | None, _resource(self._snapshot.regions.get(name)))
+
+    def model_type(self, name: str) -> ModelType | None:
+        """Returns a model type, or None."""
+        return cast(ModelType | None, _resource(self._snapshot.model_types.get(name)))
+
+    def model(self, name: str) -> Model | None:
+        """Returns a model, or None."""
+        return cast(Model | None, _resource(self._snapshot.models.get(name)))
+
+    def models_of(self, model_type: str) -> Sequence[Model]:
+        """Returns the models of a type, by name."""
+        every = self._snapshot.page(models_of(model_type), None, len(self._snapshot.models))
+        return [cast(Model, resource_of(self._snapshot.models[name])) for name in every]
+
+    def referrers(self, name: str) -> Sequence[str]:
+        """Returns the names of the resources that refer to one, sorted."""
+        return self._snapshot.referrers(name)
+
+    def find(self, name: str) -> AnyResource | None:
+        """Returns whatever has the name, or None."""
+        return _resource(self._snapshot.find(name))
+
+
+def _resource(message: AnyMessage | None) -> AnyResource | None:
+    return None if message is None else resource_of(message)
