@@ -21,7 +21,8 @@ from typing import Any
 from modelfleetd.local.refusals import CannotRun
 
 # Every process that `up` starts, and every process that these start, carries it with the folder's path.
-MARKER = "MODELFLEET_UP"
+# (Not MODELFLEET_…: the node agent keeps those, which configure services, from its replicas.)
+MARKER = "MODELFLEETD_UP"
 HOST = "127.0.0.1"
 
 
