@@ -1,0 +1,1 @@
+"""Stability: takes predictions and labels in, keeps their sufficient statistics per minute, and judges."""

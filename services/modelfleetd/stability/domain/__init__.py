@@ -1,0 +1,1 @@
+"""What stability knows without a network or a database: numbers in, numbers out."""

@@ -1,0 +1,114 @@
+"""The judge's findings in words with figures, for people who did not ask for statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from modelfleetd.stability.domain.criteria import Limits
+from modelfleetd.stability.domain.estimates import Estimate
+from modelfleetd.stability.domain.points import Point
+
+
+def number(value: float) -> str:
+    """Three significant digits; no exponent for what people meet."""
+    if math.isinf(value):
+        return "infinity"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def count(value: int, noun: str) -> str:
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    return f"{share * 100:.6g} %"
+
+
+def subject(prediction: str, metric: str) -> str:
+    return f"{metric} of {prediction}"
+
+
+def measured(what: str, estimate: Estimate, confidence: float, point: Point) -> str:
+    positives, examples = count(point.positives, "positive"), count(point.examples, "example")
+    return f"{what} is {_with_interval(estimate, confidence)} by {positives} among {examples}"
+
+
+def position(estimate: Estimate, limits: Limits) -> str:
+    """Where the value, or all of its interval, lies."""
+    if limits.low <= estimate.value <= limits.high:
+        return f"within {limits}"
+    side = "above" if estimate.value > limits.high else "below"
+    whole = estimate.low > limits.high or estimate.high < limits.low
+    return f"wholly {side} {limits}" if whole else f"{side} {limits}, but its interval reaches into it"
+
+
+def no_example(what: str) -> str:
+    return f"{what} is not known: there is no example yet to judge it by"
+
+
+def equal_labels(what: str, point: Point) -> str:
+    kind = "positive" if point.positives else "negative"
+    return f"{what} is not defined: all {count(point.examples, 'example')} are {kind}"
+
+
+def no_positive(prediction: str, examples: int, expected: float) -> str:
+    return f"{prediction} has no positive among {count(examples, 'example')}, where {number(expected)} were predicted"
+
+
+def overpredicting(seen: str, low: float, limits: Limits, confidence: float) -> str:
+    return (
+        f"{seen}: over-prediction, or its labels are lost; calibration is at least {number(low)} "
+        f"at {percent(confidence)} confidence, above {limits}"
+    )
+
+
+def compared(what: str, ours: Point, theirs: Point, ratio: Estimate, confidence: float, most: float) -> str:
+    change = (ratio.value - 1.0) * 100
+    low, high = (ratio.low - 1.0) * 100, (ratio.high - 1.0) * 100
+    interval = f"{percent(confidence)} interval {low:+.3g} % to {high:+.3g} %"
+    return (
+        f"{what} is {number(ours.ne.value)} against {number(theirs.ne.value)} of the baseline, a change of "
+        f"{change:+.3g} % ({interval}), where at most +{percent(most)} is allowed"
+    )
+
+
+def not_comparable(what: str, ours: Point, theirs: Point) -> str:
+    who, point = ("the baseline", theirs) if ours.ne.known else ("the candidate", ours)
+    return (
+        f"{what} cannot be compared: {who} has {count(point.positives, 'positive')} "
+        f"among {count(point.examples, 'matured example')}"
+    )
+
+
+def needs(missing: int | None, expected: datetime | None, now: datetime, of: str) -> str:
+    if missing is None:
+        return f"how many more positives {of} needs cannot be told"
+    when = "" if expected is None else f", expected at {_time(expected, now)}"
+    return f"{of} needs about {missing:,} more positive{'' if missing == 1 else 's'}{when}"
+
+
+def still_waiting(examples: int, first_maturity: datetime | None) -> str:
+    if not examples or first_maturity is None:
+        return ""
+    verb = "waits for its label" if examples == 1 else "wait for their labels"
+    return f" ({count(examples, 'example')} more {verb})"
+
+
+def conclusion(verdict: str, explanations: Sequence[str], findings: int) -> str:
+    """The first finding that decides, and how many others say the same."""
+    if not explanations:
+        return f"{verdict}: nothing was demanded."
+    first = f"{verdict}: {explanations[0]}"
+    others = len(explanations) - 1
+    return first if not others else f"{first} {others} more of {findings} findings say the same."
+
+
+def _with_interval(estimate: Estimate, confidence: float) -> str:
+    low, high = number(estimate.low), number(estimate.high)
+    return f"{number(estimate.value)} ({percent(confidence)} interval {low} to {high})"
+
+
+def _time(moment: datetime, now: datetime) -> str:
+    return f"{moment:%H:%M} UTC" if moment - now < timedelta(hours=24) else f"{moment:%Y-%m-%d %H:%M} UTC"

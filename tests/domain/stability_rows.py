@@ -1,0 +1,109 @@
+"""Builders of rows, and the plainest way to sum them: an oracle that adds Python integers one row after the other."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from modelfleetd.stability.domain import losses
+from modelfleetd.stability.domain.columns import Examples
+from modelfleetd.stability.domain.exact import SCALE
+from modelfleetd.stability.domain.maturity import MINUTE_MICROS, micros
+from modelfleetd.stability.domain.summary import ExposureRows, PositiveRows, summarise_examples
+from modelfleetd.stability.domain.sums import Exposure, Positives, Sums
+
+NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example."""
+
+    p: float
+    y: int
+    w: float = 1.0
+    model: int = 0
+    prediction: int = 0
+    minute: int = 0
+
+
+def examples(rows: Sequence[Row], *, weighted: bool = True) -> Examples:
+    """Returns rows as columns; events lie in the hours before NOW."""
+    start = micros(NOW) // MINUTE_MICROS - 120
+    return Examples(
+        row=np.arange(len(rows), dtype=np.int64),
+        model=np.array([row.model for row in rows], dtype=np.uint8),
+        prediction=np.array([row.prediction for row in rows], dtype=np.uint8),
+        event=np.array([(start + row.minute) * MINUTE_MICROS for row in rows], dtype=np.int64),
+        value=np.array([row.p for row in rows], dtype=np.float64),
+        is_logit=False,
+        weight=np.array([row.w for row in rows], dtype=np.float64) if weighted else None,
+        label=np.array([row.y for row in rows], dtype=np.uint8),
+    )
+
+
+def totals(exposures: ExposureRows, positives: PositiveRows) -> dict[tuple[int, int, int], Sums]:
+    """Returns the sums by model, prediction and minute."""
+    found: dict[tuple[int, int, int], Sums] = defaultdict(Sums)
+    for index, key in enumerate(_keys(exposures)):
+        found[key] += Sums(Exposure(int(exposures.counts[index]), *(c[index] for c in exposures.columns)))
+    for index, key in enumerate(_keys(positives)):
+        found[key] += Sums(positives=Positives(int(positives.counts[index]), *(c[index] for c in positives.columns)))
+    return dict(found)
+
+
+def total(rows: Sequence[Row], *, weighted: bool = True) -> Sums:
+    """Returns the sums of all rows."""
+    everything = Sums()
+    for sums in totals(*summarise_examples(examples(rows, weighted=weighted))).values():
+        everything += sums
+    return everything
+
+
+def oracle(rows: Sequence[Row]) -> Sums:
+    """Returns the same sums, row by row in Python integers."""
+    exposure = dict.fromkeys((field.name for field in fields(Exposure)), 0)
+    positives = dict.fromkeys((field.name for field in fields(Positives)), 0)
+    for row in rows:
+        value, w = np.array([row.p]), row.w
+        l0 = float(losses.negative_losses(value, is_logit=False)[0])
+        l1 = float(losses.positive_losses(value, is_logit=False)[0])
+        w2 = w * w
+        for name, addend in (
+            ("w", w),
+            ("w2", w2),
+            ("wp", w * row.p),
+            ("w2pq", w2 * (row.p * (1 - row.p))),
+            ("wl", w * l0),
+            ("w2l", w2 * l0),
+            ("w2l2", w2 * (l0 * l0)),
+        ):
+            exposure[name] += scaled(addend)
+        exposure["n"] += 1
+        if row.y:
+            positives["n"] += 1
+            for name, more in (
+                ("w", scaled(w)),
+                ("w2", scaled(w2)),
+                ("w2l1", scaled(w2 * l1)),
+                ("wl", scaled(w * l1) - scaled(w * l0)),
+                ("w2l", scaled(w2 * l1) - scaled(w2 * l0)),
+                ("w2l2", scaled(w2 * (l1 * l1)) - scaled(w2 * (l0 * l0))),
+            ):
+                positives[name] += more
+    return Sums(Exposure(**exposure), Positives(**positives))
+
+
+def scaled(value: float) -> int:
+    """Returns the nearest multiple of 2^-40, halves to even, in units of it."""
+    return round(math.ldexp(value, SCALE.bit_length() - 1))
+
+
+def _keys(rows: Any) -> list[tuple[int, int, int]]:
+    places = rows.places
+    return list(zip(places.model.tolist(), places.prediction.tolist(), places.minute.tolist(), strict=True))
