@@ -33,6 +33,7 @@ FleetError
 ├── Overloaded               RESOURCE_EXHAUSTED    the server is too busy
 ├── PartUnavailable          UNAVAILABLE           the database, another service, an agent
 ├── DeadlinePassed           DEADLINE_EXCEEDED
+├── RefusedElsewhere         (as it was said)      another service refused
 ├── CallCancelled            CANCELLED
 ├── MethodUnknown            UNIMPLEMENTED
 └── InternalError            INTERNAL              a defect
@@ -44,9 +45,8 @@ variable of a message is in `metadata`. Messages are short, say what to do next,
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 
 class Code(enum.IntEnum):
@@ -108,8 +108,8 @@ class Precondition:
 class FleetError(Exception):
     """A call that is refused, with everything that the caller is told about it."""
 
-    code: ClassVar[Code] = Code.UNKNOWN
-    reason: ClassVar[str] = "ERROR_REASON_UNSPECIFIED"
+    code = Code.UNKNOWN
+    reason = "ERROR_REASON_UNSPECIFIED"
 
     def __init__(
         self,
@@ -449,6 +449,15 @@ class MethodUnknown(FleetError):
 
     def __init__(self, method: str) -> None:
         super().__init__(f"This server does not know {method}; it is older than the client.", method=method)
+
+
+class RefusedElsewhere(FleetError):
+    """What another service refused, passed on as it said it: has that error's code and reason."""
+
+    def __init__(self, code: Code, reason: str, message: str, metadata: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.code, self.reason = code, reason
+        self.metadata = dict(metadata)
 
 
 class InternalError(FleetError):

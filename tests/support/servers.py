@@ -38,8 +38,8 @@ async def running(
 @asynccontextmanager
 async def client_of(*services: Service, principal: str | None = None, **options: Any) -> AsyncIterator[AsyncClient]:
     """Gives a client of these services; None as principal is the local one, which may do everything."""
-    addresses = {service.name: service.address for service in services}
-    async with AsyncClient("127.0.0.1:1", **addresses, principal=principal, **options) as client:
+    options |= {service.name: service.address for service in services}
+    async with AsyncClient("127.0.0.1:1", principal=principal, **options) as client:
         yield client
 
 

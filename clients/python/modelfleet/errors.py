@@ -50,6 +50,7 @@ class ModelfleetError(Exception):
         metadata: Mapping[str, str] | None = None,
         violations: tuple[Violation, ...] = (),
         retry_after: float | None = None,
+        method: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -61,6 +62,8 @@ class ModelfleetError(Exception):
         self.violations = violations
         # Seconds after which to try again, where the server says so.
         self.retry_after = retry_after
+        # What was called: /modelfleet.registry.v1.RegistryService/GetTeam.
+        self.method = method
 
     @property
     def trace_id(self) -> str | None:
@@ -144,11 +147,12 @@ _CLASSES: Mapping[grpc.StatusCode, type[ModelfleetError]] = {
 }
 
 
-def from_rpc_error(error: Any) -> ModelfleetError:
+def from_rpc_error(error: Any, method: str = "") -> ModelfleetError:
     """Returns the exception of a failed call.
 
     Args:
         error: a grpc.RpcError, of the sync or the async API.
+        method: what was called, as a path.
     """
     from google.rpc import error_details_pb2, status_pb2
 
@@ -171,5 +175,11 @@ def from_rpc_error(error: Any) -> ModelfleetError:
                 delay = error_details_pb2.RetryInfo.FromString(packed.value).retry_delay
                 retry_after = delay.seconds + delay.nanos / 1e9
     return _CLASSES.get(code, ModelfleetError)(
-        message, code=code, reason=reason, metadata=metadata, violations=tuple(violations), retry_after=retry_after
+        message,
+        code=code,
+        reason=reason,
+        metadata=metadata,
+        violations=tuple(violations),
+        retry_after=retry_after,
+        method=method,
     )

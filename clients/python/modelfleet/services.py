@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import grpc
 
 from modelfleet.errors import from_rpc_error
-from modelfleet.transport import DEFAULT_STREAM_TIMEOUT, AsyncChannel, Options, SyncChannel
+from modelfleet.transport import DEFAULT_STREAM_TIMEOUT, AsyncChannel, Options, SyncChannel, has_request_id
 
 
 class _Method:
@@ -36,9 +36,10 @@ class _Method:
         self.response: Any = GetMessageClass(descriptor.output_type)
         self.streams_requests: bool = descriptor.client_streaming
         self.streams_responses: bool = descriptor.server_streaming
-        self.has_request_id = "request_id" in descriptor.input_type.fields_by_name
+        self.has_request_id = has_request_id(descriptor)
         self.items = _items(descriptor)
         kinds = ("unary", "stream")
+        # As grpc names them: unary_unary, unary_stream, stream_unary, stream_stream.
         self.kind = f"{kinds[self.streams_requests]}_{kinds[self.streams_responses]}"
 
     def build(self, request: Any, fields: dict[str, Any]) -> Any:
@@ -70,7 +71,8 @@ def _items(descriptor: Any) -> str | None:
     answer = descriptor.output_type
     if "next_page_token" not in answer.fields_by_name or "page_token" not in descriptor.input_type.fields_by_name:
         return None
-    return next(field.name for field in answer.fields if field.is_repeated)
+    name: str = next(field.name for field in answer.fields if field.is_repeated)
+    return name
 
 
 @functools.cache
@@ -120,7 +122,7 @@ class _AsyncService(_Service):
                     async for answer in call:
                         yield answer
                 except grpc.aio.AioRpcError as error:
-                    raise from_rpc_error(error) from error
+                    raise from_rpc_error(error, method.path) from error
                 finally:
                     call.cancel()
 
@@ -131,7 +133,7 @@ class _AsyncService(_Service):
             try:
                 return await method.call(channel, message, timeout)
             except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error) from error
+                raise from_rpc_error(error, method.path) from error
 
         return unary
 
@@ -168,7 +170,7 @@ class _SyncService(_Service):
                 try:
                     yield from call
                 except grpc.RpcError as error:
-                    raise from_rpc_error(error) from error
+                    raise from_rpc_error(error, method.path) from error
                 finally:
                     call.cancel()
 
@@ -179,7 +181,7 @@ class _SyncService(_Service):
             try:
                 return method.call(channel, message, timeout)
             except grpc.RpcError as error:
-                raise from_rpc_error(error) from error
+                raise from_rpc_error(error, method.path) from error
 
         return unary
 

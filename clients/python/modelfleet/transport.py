@@ -118,7 +118,15 @@ def is_repeatable(method: Any) -> bool:
     if method.client_streaming or method.server_streaming:
         return False
     no_side_effects: bool = method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
-    return no_side_effects or "request_id" in method.input_type.fields_by_name
+    return no_side_effects or has_request_id(method)
+
+
+def has_request_id(method: Any) -> bool:
+    """Says whether the request of a method carries a request_id: one for the call, not a column of a batch."""
+    from google.protobuf.descriptor import FieldDescriptor
+
+    field = method.input_type.fields_by_name.get("request_id")
+    return field is not None and field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated
 
 
 class _Channel:

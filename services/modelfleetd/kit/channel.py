@@ -31,7 +31,14 @@ class Outbound:
         }
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._platforms: dict[str, AsyncPlatform] = {}
-        self.client = AsyncClient(**self._addresses, tls=self._tls, metadata=self.metadata)
+        self.client = AsyncClient(
+            registry=config.registry_address,
+            capacity=config.capacity_address,
+            launcher=config.launcher_address,
+            stability=config.stability_address,
+            tls=self._tls,
+            metadata=self.metadata,
+        )
 
     def metadata(self) -> Metadata:
         """Returns what goes with every call: who calls, and the trace that the work belongs to."""

@@ -44,7 +44,7 @@ def find_method(path: str) -> Method | None:
     """Returns what is declared of a method; None where no known service has it."""
     _, service_name, name = path.split("/")
     try:
-        service = descriptor_pool.Default().FindServiceByName(service_name)  # type: ignore[no-untyped-call]
+        service = descriptor_pool.Default().FindServiceByName(service_name)
     except KeyError:
         return None
     declared = service.methods_by_name.get(name)

@@ -164,6 +164,8 @@ async def wait_until_serving(address: str, timeout: float = 10.0) -> None:
     """
     async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(timeout):
         stub = health_pb2_grpc.HealthStub(channel)
-        async for answer in stub.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True):
+        # grpc_health's stubs lack the method.
+        watch: Any = stub.Watch  # type: ignore[attr-defined]
+        async for answer in watch(health_pb2.HealthCheckRequest(), wait_for_ready=True):
             if answer.status == health_pb2.HealthCheckResponse.SERVING:
                 return

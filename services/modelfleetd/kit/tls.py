@@ -21,7 +21,9 @@ def server_credentials(config: ServiceConfig) -> grpc.ServerCredentials:
     files = _Files(config)
     initial = files.read()
     return grpc.dynamic_ssl_server_credentials(
-        initial, files.changed, require_client_authentication=bool(config.tls_ca) and not config.jwt_jwks
+        initial,
+        files.changed,  # type: ignore[arg-type]  # grpc takes None for "no change"; its stubs do not
+        require_client_authentication=bool(config.tls_ca) and not config.jwt_jwks,
     )
 
 

@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 
 import grpc
 
-from modelfleetd.errors import Code, DeadlinePassed, FleetError, InternalError
-from modelfleetd.kit import status
+from modelfleet.errors import DeadlineExceeded, ModelfleetError, Unavailable
+from modelfleetd.errors import Code, DeadlinePassed, FleetError, InternalError, PartUnavailable, RefusedElsewhere
+from modelfleetd.kit import deadline, status
 from modelfleetd.kit.call import current_call
 from modelfleetd.kit.interceptors.base import Context, Stream, Unary
 from modelfleetd.kit.method import Method
@@ -57,5 +58,34 @@ def _as_fleet_error(raised: Exception, method: str, trace_id: str) -> FleetError
         return raised
     if isinstance(raised, TimeoutError):
         return DeadlinePassed()
+    if isinstance(raised, ModelfleetError) and (passed_on := _pass_on(raised)) is not None:
+        return passed_on
     _log.error("%s failed unexpectedly", method, exc_info=raised)
     return InternalError(trace_id)
+
+
+# What the caller can act upon, whichever service says it. Anything else that another service answers to a call of ours
+# (a wrong field, a missing role) is a defect of ours.
+_PASSED_ON = frozenset(
+    {
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+
+
+def _pass_on(answered: ModelfleetError) -> FleetError | None:
+    """Returns what our caller is told of another service's answer; None where it is no business of theirs."""
+    if isinstance(answered, (Unavailable, DeadlineExceeded)):
+        if deadline.remaining() == 0:
+            return DeadlinePassed()
+        # /modelfleet.registry.v1.RegistryService/GetTeam: the registry.
+        part = answered.metadata.get("part") or answered.method.removeprefix("/modelfleet.").partition(".")[0]
+        return PartUnavailable(part or "another service", answered.retry_after)
+    if answered.code in _PASSED_ON and answered.reason:
+        return RefusedElsewhere(Code[answered.code.name], answered.reason, answered.message, answered.metadata)
+    return None
