@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from modelfleetd.capacity.domain.ledger import Account, Entry, ModelUnits
+from modelfleetd.capacity.domain.exact import refuse
+from modelfleetd.capacity.domain.ledger import Account, Entry, ModelUnits, check_units
 from modelfleetd.capacity.domain.pool import Place
 from modelfleetd.capacity.domain.reservation import Asked, HoldItem
-from modelfleetd.errors import QuotaShortage
+from modelfleetd.errors import FieldViolation, QuotaShortage
+
+MAX_BOOKINGS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,19 @@ class Booked:
 
     entries: tuple[Entry, ...]
     missing: Mapping[Place, int]
+
+
+def check_bookings(wanted: tuple[ModelUnits, ...]) -> tuple[ModelUnits, ...]:
+    """Returns the bookings that somebody asks for.
+
+    Raises:
+        InvalidFields: none or too many, units out of range, a model twice in a place.
+    """
+    wrong = check_units(wanted, "usages")
+    if not 1 <= len(wanted) <= MAX_BOOKINGS:
+        wrong.append(FieldViolation("usages", f"must be 1 to {MAX_BOOKINGS:,}"))
+    refuse(wrong)
+    return wanted
 
 
 def book(wanted: Iterable[ModelUnits], bookings: Iterable[ModelUnits], available: Mapping[Place, int]) -> Booked:

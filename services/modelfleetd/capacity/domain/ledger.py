@@ -7,10 +7,12 @@ RETAINED (kept after a launch for a rollback).
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from modelfleetd.capacity.domain.pool import Place
+from modelfleetd.capacity.domain.pool import MAX_UNITS, Place
+from modelfleetd.errors import FieldViolation
 
 
 class Account(enum.Enum):
@@ -33,6 +35,19 @@ class ModelUnits:
     @property
     def place(self) -> Place:
         return Place(self.flavor, self.region)
+
+
+def check_units(units: Sequence[ModelUnits], field: str) -> list[FieldViolation]:
+    """Returns what is wrong with a list of units: out of range, or a model twice in a place."""
+    wrong = []
+    seen: set[tuple[str, Place]] = set()
+    for index, one in enumerate(units):
+        if not 0 <= one.units <= MAX_UNITS:
+            wrong.append(FieldViolation(f"{field}[{index}].units", f"must be 0 to {MAX_UNITS:,}"))
+        if (one.model, one.place) in seen:
+            wrong.append(FieldViolation(f"{field}[{index}]", "names a model a second time in its flavor and region"))
+        seen.add((one.model, one.place))
+    return wrong
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from modelfleetd.capacity.domain.exact import refuse
-from modelfleetd.capacity.domain.ledger import Account, Entry, ModelUnits
-from modelfleetd.capacity.domain.pool import MAX_UNITS, Place
+from modelfleetd.capacity.domain.ledger import Account, Entry, ModelUnits, check_units
+from modelfleetd.capacity.domain.pool import Place
 from modelfleetd.capacity.domain.reservation import MAX_TIME, HoldItem, Outcome, Reservation, State
 from modelfleetd.errors import FieldViolation, LaunchEnded, SettlementExceedsHold
 
@@ -33,13 +33,7 @@ class Settlement:
             wrong.append(FieldViolation("retain_duration", "must be unset when rolled back: nothing is left to undo"))
         if not timedelta() <= self.retain_duration <= MAX_TIME:
             wrong.append(FieldViolation("retain_duration", "must be 0 to 7 days"))
-        seen: set[tuple[str, Place]] = set()
-        for index, usage in enumerate(self.usages):
-            if not 0 <= usage.units <= MAX_UNITS:
-                wrong.append(FieldViolation(f"usages[{index}].units", f"must be 0 to {MAX_UNITS:,}"))
-            if (usage.model, usage.place) in seen:
-                wrong.append(FieldViolation(f"usages[{index}]", "names a model a second time in its flavor and region"))
-            seen.add((usage.model, usage.place))
+        wrong += check_units(self.usages, "usages")
         refuse(wrong)
 
 

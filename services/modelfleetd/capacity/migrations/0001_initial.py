@@ -134,7 +134,7 @@ CREATE TABLE certificates (
     name        text PRIMARY KEY,
     sequence    bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
     model       text NOT NULL,
-    flavor      text NOT NULL REFERENCES flavors,
+    flavor      text NOT NULL,
     max_qps     double precision NOT NULL CHECK (max_qps > 0),
     confidence  double precision NOT NULL CHECK (confidence BETWEEN 0 AND 1),
     source      text NOT NULL CHECK (source IN ('STATED', 'LOAD_TEST', 'INFERRED')),
@@ -145,7 +145,6 @@ CREATE TABLE certificates (
     expire_time timestamptz NOT NULL CHECK (expire_time > create_time)
 );
 CREATE INDEX certificates_model ON certificates (model, sequence);
-CREATE INDEX certificates_flavor ON certificates (flavor);
 
 -- As it was answered: an estimate never changes.
 CREATE TABLE estimates (
@@ -164,7 +163,7 @@ CREATE TABLE load_tests (
     sequence               bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
     model                  text NOT NULL,
     region                 text NOT NULL,
-    flavor                 text NOT NULL REFERENCES flavors,
+    flavor                 text NOT NULL,
     sample_requests        bytea[] NOT NULL,
     latency_p99_ms         double precision NOT NULL CHECK (latency_p99_ms >= 0),
     error_rate             double precision NOT NULL CHECK (error_rate >= 0 AND error_rate < 1),
@@ -187,7 +186,6 @@ CREATE TABLE load_tests (
     lease_expire_time      timestamptz
 );
 CREATE INDEX load_tests_model ON load_tests (model, sequence);
-CREATE INDEX load_tests_flavor ON load_tests (flavor);
 CREATE INDEX load_tests_open ON load_tests (sequence)
     WHERE clone_present OR state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED');
 """

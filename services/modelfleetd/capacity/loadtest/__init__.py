@@ -1,0 +1,1 @@
+"""The search for a replica's maximum load: verdicts, the search itself, the generator, the job."""

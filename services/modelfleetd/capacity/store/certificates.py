@@ -1,0 +1,121 @@
+"""Certificates and estimates in PostgreSQL."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, fields
+
+from modelfleetd.capacity.domain.certificate import Certificate, Source
+from modelfleetd.capacity.store.rows import Reads
+from modelfleetd.errors import ResourceNotFound
+from modelfleetd.kit.db import Connection, Record
+
+_NAMES = tuple(field.name for field in fields(Certificate))
+_COLUMNS = ", ".join(_NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A certificate and its place in the order of creation."""
+
+    sequence: int
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEstimate:
+    """An estimate as it was answered, in the bytes of its message, and its place in the order of creation."""
+
+    sequence: int
+    answer: bytes
+
+
+async def insert(conn: Connection, certificate: Certificate) -> None:
+    places = ", ".join(f"${index}" for index in range(1, len(_NAMES) + 1))
+    values = [value.value if isinstance(value, Source) else value for value in astuple(certificate)]
+    await conn.execute(f"INSERT INTO certificates ({_COLUMNS}) VALUES ({places})", *values)
+
+
+async def get(reads: Reads, name: str) -> Certificate:
+    """Raises ResourceNotFound where there is no such certificate."""
+    row = await reads.fetchrow(f"SELECT {_COLUMNS} FROM certificates WHERE name = $1", name)
+    if row is None:
+        raise ResourceNotFound(name)
+    return _certificate(row)
+
+
+async def model_of(reads: Reads, name: str) -> str | None:
+    """Returns the model of a certificate; None where there is no such certificate."""
+    found: str | None = await reads.fetchval("SELECT model FROM certificates WHERE name = $1", name)
+    return found
+
+
+async def page(reads: Reads, model: str, before: int, limit: int) -> list[Numbered]:
+    """Returns certificates that were made before a sequence number, newest first; of one model, or of all if empty."""
+    rows = await reads.fetch(
+        f"""SELECT sequence, {_COLUMNS} FROM certificates WHERE sequence < $1 AND {_of_model(model)}
+            ORDER BY sequence DESC LIMIT $2""",
+        before,
+        limit,
+        *([model] if model else []),
+    )
+    return [Numbered(row["sequence"], _certificate(row)) for row in rows]
+
+
+async def newest(reads: Reads, model: str, flavor: str) -> list[Certificate]:
+    """Returns the newest certificates of a model on a flavor, at most ten."""
+    rows = await reads.fetch(
+        f"SELECT {_COLUMNS} FROM certificates WHERE model = $1 AND flavor = $2 ORDER BY sequence DESC LIMIT 10",
+        model,
+        flavor,
+    )
+    return [_certificate(row) for row in rows]
+
+
+async def newest_of_type(reads: Reads, model_type: str, flavor: str) -> Certificate | None:
+    """Returns the newest certificate of any model of a type on a flavor: where the search for the next begins."""
+    row = await reads.fetchrow(
+        f"""SELECT {_COLUMNS} FROM certificates WHERE starts_with(model, $1) AND flavor = $2
+            ORDER BY sequence DESC LIMIT 1""",
+        f"{model_type}/",
+        flavor,
+    )
+    return None if row is None else _certificate(row)
+
+
+async def insert_estimate(conn: Connection, name: str, model: str, answer: bytes) -> None:
+    await conn.execute("INSERT INTO estimates (name, model, answer) VALUES ($1, $2, $3)", name, model, answer)
+
+
+async def estimate(reads: Reads, name: str) -> bytes:
+    """Raises ResourceNotFound where there is no such estimate."""
+    answer: bytes | None = await reads.fetchval("SELECT answer FROM estimates WHERE name = $1", name)
+    if answer is None:
+        raise ResourceNotFound(name)
+    return answer
+
+
+async def estimate_model(reads: Reads, name: str) -> str | None:
+    """Returns the model of an estimate; None where there is no such estimate."""
+    found: str | None = await reads.fetchval("SELECT model FROM estimates WHERE name = $1", name)
+    return found
+
+
+async def estimates_page(reads: Reads, model: str, before: int, limit: int) -> list[StoredEstimate]:
+    """Returns estimates that were made before a sequence number, newest first; of one model, or of all if empty."""
+    rows = await reads.fetch(
+        f"""SELECT sequence, answer FROM estimates WHERE sequence < $1 AND {_of_model(model)}
+            ORDER BY sequence DESC LIMIT $2""",
+        before,
+        limit,
+        *([model] if model else []),
+    )
+    return [StoredEstimate(row["sequence"], row["answer"]) for row in rows]
+
+
+def _of_model(model: str) -> str:
+    return "model = $3" if model else "true"
+
+
+def _certificate(row: Record) -> Certificate:
+    values = {name: row[name] for name in _NAMES}
+    return Certificate(**{**values, "source": Source(row["source"])})
