@@ -1,0 +1,58 @@
+"""Shapes of arguments: shares and spans of time, as people write them."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Any, ClassVar
+
+import click
+from google.protobuf.duration_pb2 import Duration
+
+
+class ShareParameter(click.ParamType[int]):
+    """A share of traffic: `20%`, `2.5%` or `250bp`; basis points inside."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Basis points, 1 to 10,000, exactly."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip()
+        try:
+            if text.endswith("bp"):
+                points = Decimal(text[:-2])
+            elif text.endswith("%"):
+                points = Decimal(text[:-1]) * 100
+            else:
+                raise InvalidOperation
+        except InvalidOperation:
+            self.fail(f"'{text}' is not a share; write 20%, 2.5% or 250bp", param, ctx)
+        if points != points.to_integral_value() or not 1 <= points <= 10_000:
+            self.fail(f"'{text}' is not between 0.01% and 100% in steps of 0.01%", param, ctx)
+        return int(points)
+
+
+class DurationParameter(click.ParamType[Duration]):
+    """A span of time: `30s`, `5m`, `2h`, `1d`, `1h30m`."""
+
+    name = "duration"
+    _UNITS: ClassVar = {"ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Duration:
+        """A proto's duration."""
+        if isinstance(value, Duration):
+            return value
+        text = str(value).strip()
+        if not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h|d))+", text):
+            self.fail(f"'{text}' is not a span of time; write 30s, 5m, 2h or 1h30m", param, ctx)
+        nanos = sum(
+            int(Decimal(number) * self._UNITS[unit])
+            for number, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|s|m|h|d)", text)
+        )
+        return Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
+
+
+SHARE = ShareParameter()
+DURATION = DurationParameter()

@@ -1,0 +1,133 @@
+"""How answers look: tables for people, the protos' own JSON or YAML for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import yaml
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from modelfleet.cli.session import Session
+
+Column = tuple[str, Callable[[Any], str]]
+
+_STYLES = {
+    "SUCCEEDED": "green", "PASS": "green", "HELD": "green", "TRUE": "green", "BASELINE": "green",
+    "FAILED": "red", "FAIL": "red", "ERROR": "red",
+    "ROLLED_BACK": "yellow", "ROLLING_BACK": "yellow", "CANCELLED": "yellow", "INCONCLUSIVE": "yellow",
+    "EXPIRED": "yellow",
+    "SHIFTING": "cyan", "PREPARING": "cyan", "FINALIZING": "cyan", "ESTIMATING": "cyan", "SEARCHING": "cyan",
+}  # fmt: skip
+
+
+def console() -> Console:
+    """The terminal; without colour and cut to nothing where it is none."""
+    return Console(soft_wrap=False, highlight=False)
+
+
+def as_data(message: Message) -> Any:
+    """A message as plain data with the field names of the proto."""
+    return MessageToDict(message, preserving_proto_field_name=True)
+
+
+def dump(session: Session, data: Any) -> None:
+    """Prints plain data as JSON or YAML, as asked."""
+    if session.output == "yaml":
+        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+    else:
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def show(session: Session, message: Message) -> None:
+    """Prints one resource: YAML where a person reads, since it is what `-f` takes again."""
+    if session.output == "json":
+        dump(session, as_data(message))
+    else:
+        click.echo(yaml.safe_dump(as_data(message), sort_keys=False, allow_unicode=True), nl=False)
+
+
+def listing(session: Session, messages: Iterable[Message], columns: Sequence[Column], nothing: str) -> None:
+    """Prints a list: a table, or all of it as data. `nothing` is said where the table would be empty."""
+    messages = list(messages)
+    if not session.is_table:
+        dump(session, [as_data(message) for message in messages])
+        return
+    if not messages:
+        click.echo(nothing)
+        return
+    console().print(table([name for name, _ in columns], ([cell(m) for _, cell in columns] for m in messages)))
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    """A table without frame; numbers to the right, states in their colour."""
+    rows = [list(row) for row in rows]
+    result = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+    for index, header in enumerate(headers):
+        numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
+        result.add_column(header, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*(Text(value, style=_STYLES.get(value, "")) for value in row))
+    return result
+
+
+def _is_number(value: str) -> bool:
+    return not value or value.replace(".", "").replace("%", "").replace(",", "").replace("-", "").strip().isdigit()
+
+
+def short(name: str) -> str:
+    """The last id of a resource name: `teams/ranking` → `ranking`."""
+    return name.rsplit("/", 1)[-1]
+
+
+def percent(basis_points: int) -> str:
+    """Basis points as people say them: 2,050 → `20.5%`."""
+    whole, rest = divmod(basis_points, 100)
+    return f"{whole}%" if not rest else f"{basis_points / 100:g}%"
+
+
+def enum(message: Message, field: str) -> str:
+    """The name of an enum field's value; empty where it is not stated."""
+    descriptor = message.DESCRIPTOR.fields_by_name[field]
+    assert descriptor.enum_type is not None
+    value = descriptor.enum_type.values_by_number.get(getattr(message, field))
+    return "" if value is None or value.name.endswith("_UNSPECIFIED") else value.name
+
+
+def clock(stamp: Timestamp) -> str:
+    """A time as UTC to the second; empty where it is unset."""
+    return stamp.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%M:%S") if stamp.seconds else ""
+
+
+def age(stamp: Timestamp, now: datetime | None = None) -> str:
+    """How long ago a time was: `3m 12s`."""
+    if not stamp.seconds:
+        return ""
+    return seconds(((now or datetime.now(UTC)) - stamp.ToDatetime(tzinfo=UTC)).total_seconds())
+
+
+def seconds(value: float) -> str:
+    """A span of time as people say it: 0.4 s, 12 s, 3m 12s, 2h 5m, 3d 4h."""
+    if value < 10:
+        return f"{max(value, 0):.1f}s"
+    whole = round(value)
+    for unit, size, smaller, smaller_size in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= size:
+            rest = whole % size // smaller_size
+            return f"{whole // size}{unit} {rest}{smaller}" if rest else f"{whole // size}{unit}"
+    return f"{whole}s"
+
+
+def duration(value: Duration) -> str:
+    """A proto's duration as people say it; empty where it is zero."""
+    total = value.seconds + value.nanos / 1e9
+    return seconds(total) if total else ""

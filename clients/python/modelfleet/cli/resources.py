@@ -1,0 +1,214 @@
+"""The standard verbs of a resource: list, get, create, update, delete; one way for every noun."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message import Message
+
+from modelfleet.cli import render
+from modelfleet.cli.session import Session, with_session
+
+_OUTPUT_ONLY = {"uid", "create_time", "update_time", "revision", "usages", "required_tier", "naming"}
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource with standard methods, and how people see it.
+
+    `method` is its name in method names (`model_type`), `collection` the field of its list answer, `pattern` its
+    resource name with `{}` for each id, `nothing` what an empty list says.
+    """
+
+    service: str
+    method: str
+    collection: str
+    pattern: str
+    message: Callable[[], Message]
+    columns: Sequence[render.Column]
+    nothing: str
+    reasons: bool = True
+
+    @property
+    def words(self) -> str:
+        """The resource in prose."""
+        return self.method.replace("_", " ")
+
+    def name(self, value: str) -> str:
+        """The full name from what a person typed: the full name itself, or its ids with `/` between."""
+        prefix = self.pattern.split("{", 1)[0]
+        if value.startswith(prefix):
+            return value
+        count = self.pattern.count("{}")
+        ids = value.split("/")
+        if len(ids) != count:
+            shape = "/".join(["ID"] * count)
+            raise click.UsageError(
+                f"'{value}' is not a {self.words}; give {shape} or {self.pattern.format(*['ID'] * count)}"
+            )
+        return self.pattern.format(*ids)
+
+    def call(self, session: Session, verb: str, **fields: Any) -> Any:
+        """Calls `{verb}_{method}` of the service."""
+        method = f"{verb}_{self.collection if verb == 'list' else self.method}"
+        return getattr(getattr(session.client, self.service), method)(**fields)
+
+    def pages(self, session: Session, **fields: Any) -> Iterator[Message]:
+        """Every resource of a list, page after page."""
+        token = ""
+        while True:
+            answer = self.call(session, "list", page_size=1000, page_token=token, **fields)
+            yield from getattr(answer, self.collection)
+            token = answer.next_page_token
+            if not token:
+                return
+
+
+def read_fields(file: str | None, assignments: Sequence[str]) -> dict[str, Any]:
+    """Fields from a YAML or JSON file (`-` is standard input) and `path=value` assignments, which win."""
+    data: dict[str, Any] = {}
+    if file:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        try:
+            read = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise click.UsageError(f"{file} is not YAML: {error}") from None
+        if not isinstance(read, dict):
+            raise click.UsageError(f"{file} holds no fields; expected lines such as 'team: teams/ranking'")
+        data = read
+    for assignment in assignments:
+        path, found, value = assignment.partition("=")
+        if not found or not re.fullmatch(r"[a-z_][a-z0-9_]*(\.[A-Za-z0-9_-]+)*", path):
+            raise click.UsageError(
+                f"--set takes FIELD=VALUE, such as tier=TIER1 or labels.owner=alice, not '{assignment}'"
+            )
+        target: Any = data
+        *parents, last = path.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise click.UsageError(f"--set {assignment}: '{parent}' holds no fields")
+        try:
+            target[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            target[last] = value
+    return data
+
+
+def parse(data: dict[str, Any], message: Message) -> Message:
+    """Fills a message from plain data; a field that does not exist is named, with those that do."""
+    try:
+        return ParseDict(data, message)
+    except ParseError as error:
+        text = re.sub(r"Message type \"[\w.]+\" has no field named", "there is no field", str(error))
+        text = re.sub(r"\s*Available Fields\(except extensions\): ", " there are: ", text)
+        raise click.UsageError(re.sub(r"Failed to parse (\w+) field: ", r"\1: ", text)) from None
+
+
+def _name_argument(resource: Resource) -> Callable[[Any], Any]:
+    return click.argument("name", metavar="/".join(re.findall(r"(\w+?)s?/\{\}", resource.pattern)).upper())
+
+
+def add_standard_verbs(group: click.Group, resource: Resource, parent: str | None = None) -> None:
+    """Adds list, get, create, update and delete of a resource to a group. `parent`: the parent's pattern, if any."""
+    what = resource.words
+    fields = (
+        click.option("-f", "--file", help="YAML or JSON with the fields of the proto; '-' is standard input."),
+        click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="One field; may be repeated."),
+        click.option(
+            "--reason",
+            default="",
+            help="Why; kept in the history." if resource.reasons else "",
+            hidden=not resource.reasons,
+        ),
+        click.option("--dry-run", is_flag=True, help="Only check; change nothing."),
+    )
+
+    def with_fields(command: Any) -> Any:
+        for option in reversed(fields):
+            command = option(command)
+        return command
+
+    def common(reason: str, dry_run: bool) -> dict[str, Any]:
+        return {"validate_only": dry_run} | ({"reason": reason} if resource.reasons else {})
+
+    if parent is None:
+
+        @group.command("list", help=f"List {what}s.")
+        @with_session
+        def list_(session: Session) -> None:
+            render.listing(session, resource.pages(session), resource.columns, resource.nothing)
+    else:
+
+        @group.command("list", help=f"List {what}s, of one parent or of all.")
+        @click.argument("of", required=False, default="-")
+        @with_session
+        def list_of(session: Session, of: str) -> None:
+            found = resource.pages(session, parent=of if "/" in of else parent.format(of))
+            render.listing(session, found, resource.columns, resource.nothing)
+
+    @group.command("get", help=f"Show a {what} with all its fields.")
+    @_name_argument(resource)
+    @with_session
+    def get(session: Session, name: str) -> None:
+        render.show(session, resource.call(session, "get", name=resource.name(name)))
+
+    @group.command("create", help=f"Create a {what}.")
+    @_name_argument(resource)
+    @with_fields
+    @with_session
+    def create(
+        session: Session, name: str, file: str | None, assignments: tuple[str, ...], reason: str, dry_run: bool
+    ) -> None:
+        full = resource.name(name)
+        data = {
+            key: value for key, value in read_fields(file, assignments).items() if key not in _OUTPUT_ONLY | {"name"}
+        }
+        request: dict[str, Any] = {
+            resource.method: parse(data, resource.message()),
+            f"{resource.method}_id": render.short(full),
+        }
+        if parent is not None:
+            request["parent"] = full.rsplit("/", 2)[0]
+        render.show(session, resource.call(session, "create", **request, **common(reason, dry_run)))
+
+    @group.command("update", help=f"Change fields of a {what}; the others stay.")
+    @_name_argument(resource)
+    @with_fields
+    @with_session
+    def update(
+        session: Session, name: str, file: str | None, assignments: tuple[str, ...], reason: str, dry_run: bool
+    ) -> None:
+        data = {
+            key: value for key, value in read_fields(file, assignments).items() if key not in _OUTPUT_ONLY | {"name"}
+        }
+        mask = FieldMask(paths=sorted(key for key in data if key != "etag"))
+        if not mask.paths:
+            raise click.UsageError("nothing to change; give --set FIELD=VALUE or -f FILE")
+        message = parse(data | {"name": resource.name(name)}, resource.message())
+        answer = resource.call(
+            session, "update", **{resource.method: message}, update_mask=mask, **common(reason, dry_run)
+        )
+        render.show(session, answer)
+
+    @group.command("delete", help=f"Delete a {what} that nothing refers to.")
+    @_name_argument(resource)
+    @click.option("--reason", default="", help="Why; kept in the history.", hidden=not resource.reasons)
+    @click.option("--dry-run", is_flag=True, help="Only check; change nothing.")
+    @with_session
+    def delete(session: Session, name: str, reason: str, dry_run: bool) -> None:
+        full = resource.name(name)
+        resource.call(session, "delete", name=full, **common(reason, dry_run))
+        if session.is_table:
+            click.echo(f"{'would delete' if dry_run else 'deleted'} {full}")
+        else:
+            render.dump(session, {"name": full, "deleted": not dry_run})

@@ -1,0 +1,101 @@
+"""What every command shares: where the fleet is, who asks, and how the answer is printed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+
+from modelfleet.client import Client
+from modelfleet.transport import DEFAULT_ADDRESS, Tls
+
+Output = Literal["table", "json", "yaml"]
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One invocation of a command: the client and the wished form of the answer."""
+
+    client: Client
+    output: Output
+
+    @property
+    def is_table(self) -> bool:
+        """Whether a person reads the answer."""
+        return self.output == "table"
+
+
+class FleetGroup(click.Group):
+    """A noun. An abbreviation or a wrong verb is answered with the verbs that exist."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the verb, or says which there are."""
+        name = args[0] if args else ""
+        if name and self.get_command(ctx, name) is None and not name.startswith("-"):
+            raise click.UsageError(f"no command '{name}'; there are: {', '.join(self.list_commands(ctx))}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def with_session(command: _F) -> _F:
+    """Adds the options that every command has, and calls it with a `Session` as its first argument."""
+
+    @click.option(
+        "--address",
+        envvar="MODELFLEET_ADDRESS",
+        default=DEFAULT_ADDRESS,
+        show_default=True,
+        help="Front door of the fleet, host:port.",
+    )
+    @click.option("--as", "principal", envvar="MODELFLEET_AS", help="Act as this principal (only on loopback).")
+    @click.option(
+        "--token-file",
+        envvar="MODELFLEET_TOKEN_FILE",
+        type=click.Path(exists=True, dir_okay=False),
+        help="File with a bearer token.",
+    )
+    @click.option(
+        "--tls-ca", envvar="MODELFLEET_TLS_CA", type=click.Path(exists=True), help="CA of the server; turns TLS on."
+    )
+    @click.option(
+        "--tls-cert", envvar="MODELFLEET_TLS_CERT", type=click.Path(exists=True), help="Own certificate (mTLS)."
+    )
+    @click.option("--tls-key", envvar="MODELFLEET_TLS_KEY", type=click.Path(exists=True), help="Key of --tls-cert.")
+    @click.option(
+        "--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, help="Seconds for a call."
+    )
+    @click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json", "yaml"]),
+        default="table",
+        show_default=True,
+        help="Form of the answer.",
+    )
+    @functools.wraps(command)
+    def wrapper(
+        *args: Any,
+        address: str,
+        principal: str | None,
+        token_file: str | None,
+        tls_ca: str | None,
+        tls_cert: str | None,
+        tls_key: str | None,
+        timeout: float,
+        output: Output,
+        **kwargs: Any,
+    ) -> Any:
+        tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert else None
+        token = None
+        if token_file:
+            token = Path(token_file).read_text(encoding="utf-8").strip()
+        with Client(address, principal=principal, token=token, tls=tls, timeout=timeout) as client:
+            return command(Session(client, output), *args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
