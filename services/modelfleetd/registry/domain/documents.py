@@ -69,11 +69,17 @@ def diff(before: AnyResource | None, after: AnyResource | None) -> tuple[FieldCh
 
 
 def _differences(path: tuple[str, ...], before: Json, after: Json) -> Iterator[tuple[tuple[str, ...], Json, Json]]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in before.keys() | after.keys():
-            yield from _differences((*path, key), before.get(key), after.get(key))
+    if _has_fields(before, after):
+        old, new = before or {}, after or {}
+        for key in old.keys() | new.keys():
+            yield from _differences((*path, key), old.get(key), new.get(key))
     elif not _same(before, after):
         yield path, before, after
+
+
+def _has_fields(before: Json, after: Json) -> bool:
+    """Says whether a difference can be told field by field: what is not there counts as having none."""
+    return all(value is None or isinstance(value, dict) for value in (before, after)) and bool(before or after)
 
 
 def _same(before: Json, after: Json) -> bool:

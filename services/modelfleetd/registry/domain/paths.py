@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
-_SEGMENT = re.compile(r"([A-Za-z0-9_-]+)|`((?:[^`]|``)+)`")
+_SEGMENT = re.compile(r"([A-Za-z0-9_-]+)|`((?:[^`]|``)*)`")
 
 
 def join(segments: Sequence[str]) -> str:
@@ -21,7 +21,7 @@ def split(path: str) -> tuple[str, ...] | None:
     segments: list[str] = []
     at = 0
     while (found := _SEGMENT.match(path, at)) is not None:
-        segments.append(found[1] or found[2].replace("``", "`"))
+        segments.append(found[1] if found[1] is not None else found[2].replace("``", "`"))
         at = found.end()
         if at == len(path):
             return tuple(segments)
