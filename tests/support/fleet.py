@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,6 +15,9 @@ from modelfleetd.kit.app import Service
 from tests.support.servers import running
 
 
+SERVICES = ("registry", "capacity", "stability", "launcher")
+
+
 @dataclass(frozen=True)
 class Fleet:
     """The running services, by name."""
@@ -23,13 +26,8 @@ class Fleet:
 
     def client(self, principal: str | None = None) -> AsyncClient:
         """A client of all of them, as somebody; `async with` it."""
-        return AsyncClient(
-            principal=principal,
-            registry=self.services["registry"].address,
-            capacity=self.services["capacity"].address,
-            launcher=self.services["launcher"].address,
-            stability=self.services["stability"].address,
-        )
+        addresses: dict[str, Any] = {name: found.address for name, found in self.services.items()}
+        return AsyncClient("127.0.0.1:1", principal=principal, **addresses)
 
     @asynccontextmanager
     async def channel(self, service: str) -> AsyncIterator[grpc.aio.Channel]:
@@ -39,11 +37,11 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(database_url: str, **config: Any) -> AsyncIterator[Fleet]:
-    """Starts registry, capacity, stability and launcher on free ports; stops them at the end."""
+async def fleet(database_url: str, names: Sequence[str] = SERVICES, **config: Any) -> AsyncIterator[Fleet]:
+    """Starts the services, those before that others need, on free ports; stops them at the end."""
     services: dict[str, Service] = {}
     async with AsyncExitStack() as stack:
-        for name in ("registry", "capacity", "stability", "launcher"):
+        for name in names:
             addresses: dict[str, Any] = {f"{other}_address": found.address for other, found in services.items()}
             build = import_module(f"modelfleetd.{name}.app").build
             services[name] = await stack.enter_async_context(

@@ -67,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except (OSError, UnicodeDecodeError) as error:
+        name = getattr(error, "filename", None)
+        return _fail(f"{name}: {error.strerror}" if isinstance(error, OSError) and name else str(error))
     return status if isinstance(status, int) else 0
 
 

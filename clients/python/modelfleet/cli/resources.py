@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import yaml
+from google.protobuf import descriptor_pool
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
@@ -105,13 +106,25 @@ def read_fields(file: str | None, assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def parse(data: dict[str, Any], message: Message) -> Message:
-    """Fills a message from plain data; a field that does not exist is named, with those that do."""
+    """Fills a message from plain data; what does not fit is named, with what would be accepted."""
     try:
         return ParseDict(data, message)
     except ParseError as error:
-        text = re.sub(r"Message type \"[\w.]+\" has no field named", "there is no field", str(error))
-        text = re.sub(r"\s*Available Fields\(except extensions\): ", " there are: ", text)
-        raise click.UsageError(re.sub(r"Failed to parse (\w+) field: ", r"\1: ", text)) from None
+        raise click.UsageError(_explain(str(error))) from None
+
+
+def _explain(text: str) -> str:
+    """The parser's words as ours: field names as in the protos, and the values that an enum has."""
+    pool = descriptor_pool.Default()
+    field = re.search(r"Message type \"([\w.]+)\" has no field named \"(\w+)\"", text)
+    if field:
+        known = ", ".join(f.name for f in pool.FindMessageTypeByName(field[1]).fields)
+        return f"{field[1].rsplit('.', 1)[-1]} has no field '{field[2]}'; there are: {known}"
+    enum = re.search(r"Invalid enum value (\w+) for enum type ([\w.]+?)\.? at ([\w.\[\]]+)", text)
+    if enum:
+        values = (value.name for value in pool.FindEnumTypeByName(enum[2]).values if value.number)
+        return f"{enum[3].strip('.').split('.', 1)[-1]}: '{enum[1]}' is none of {', '.join(values)}"
+    return re.sub(r"Failed to parse (\w+) field: ", r"\1: ", text).rstrip(".")
 
 
 def _name_argument(resource: Resource) -> Callable[[Any], Any]:
