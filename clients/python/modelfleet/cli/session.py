@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from modelfleet.client import Client
+from modelfleet.errors import DeadlineExceeded, Unavailable
 from modelfleet.transport import DEFAULT_ADDRESS, Tls
 
 Output = Literal["table", "json", "yaml"]
@@ -96,6 +97,14 @@ def with_session(command: _F) -> _F:
         if token_file:
             token = Path(token_file).read_text(encoding="utf-8").strip()
         with Client(address, principal=principal, token=token, tls=tls, timeout=timeout) as client:
-            return command(Session(client, output), *args, **kwargs)
+            try:
+                return command(Session(client, output), *args, **kwargs)
+            except (Unavailable, DeadlineExceeded) as error:
+                if error.reason:  # a service did answer, and says more than this
+                    raise
+                raise click.ClickException(
+                    f"no answer from {address} within {timeout:g} s; is it running (modelfleetd up), or is it elsewhere "
+                    "(--address)?"
+                ) from None
 
     return wrapper  # type: ignore[return-value]
