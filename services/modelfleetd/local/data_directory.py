@@ -104,6 +104,12 @@ def is_free(port: int) -> bool:
         return True
 
 
+def free_port() -> int:
+    """Returns a port that is free now."""
+    with contextlib.ExitStack() as held:
+        return _take(0, held)
+
+
 def _take(wanted: object, held: contextlib.ExitStack) -> int:
     """Binds the wanted port, or any; it stays bound until all are chosen, so that no two get the same."""
     for port in (wanted if isinstance(wanted, int) else 0, 0):

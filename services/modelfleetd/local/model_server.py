@@ -12,7 +12,7 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def _values(tensor: pb.ModelInferRequest.InferInputTensor) -> Sequence[object]:
     return [value.decode() for value in tensor.contents.bytes_contents]
 
 
-def encode_request(name: str, request_id: str, columns: dict[str, Sequence[object]]) -> pb.ModelInferRequest:
+def encode_request(name: str, request_id: str, columns: Mapping[str, Sequence[object]]) -> pb.ModelInferRequest:
     """Makes the request for a few impressions."""
     request = pb.ModelInferRequest(model_name=name, id=request_id)
     for column, values in columns.items():

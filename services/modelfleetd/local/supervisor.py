@@ -151,7 +151,7 @@ async def _run(kept: _Kept, started: Callable[[], None]) -> int:
             cwd="/",
             # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which stops all in order.
             start_new_session=True,
-            preexec_fn=_die_with(os.getpid(), program.stop_signal) if _prctl else None,
+            preexec_fn=die_with(os.getpid(), program.stop_signal),
         )
         loop.add_reader(reading, _drain, reading, kept.log)
         started()
@@ -171,11 +171,12 @@ def _drain(source: int, log: BoundedLog) -> None:
             log.write(data)
 
 
-def _die_with(parent: int, number: signal.Signals) -> Callable[[], None]:
-    """Returns what runs in the child before its program: the kernel will signal it when the supervisor has died."""
+def die_with(parent: int, number: signal.Signals) -> Callable[[], None]:
+    """Returns what runs in a child before its program (`preexec_fn`): the kernel will signal it when we have died."""
 
     def bind() -> None:
-        assert _prctl is not None
+        if _prctl is None:
+            return
         _prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
         if os.getppid() != parent:  # it died in between
             os._exit(1)

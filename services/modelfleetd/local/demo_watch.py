@@ -1,0 +1,103 @@
+"""What the demo knows of a launch at the moment, gathered from the public API."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from modelfleet import AsyncClient
+from modelfleet.capacity.v1 import capacity_pb2
+from modelfleet.errors import DeadlineExceeded, ModelfleetError, Unavailable
+from modelfleet.launcher.v1 import launcher_pb2
+from modelfleet.stability.v1 import stability_pb2
+from modelfleetd.local import demo_fleet as fleet
+from modelfleetd.local.demo_evidence import Evidence
+from modelfleetd.local.demo_traffic import Traffic
+
+_PAUSE = 0.5
+_ENDED = {
+    launcher_pb2.Launch.SUCCEEDED,
+    launcher_pb2.Launch.ROLLED_BACK,
+    launcher_pb2.Launch.CANCELLED,
+    launcher_pb2.Launch.FAILED,
+}
+
+
+@dataclass(slots=True)
+class Picture:
+    """Everything that the screen shows."""
+
+    traffic: Traffic
+    evidence: Evidence
+    began: float = field(default_factory=time.monotonic)
+    launch: launcher_pb2.Launch | None = None
+    usage: capacity_pb2.Usage | None = None
+    points: dict[str, stability_pb2.Point] = field(default_factory=dict)
+    """Evidence of each model since traffic began."""
+    silent_since: float | None = None
+    """Since when the launcher does not answer; None: it answers."""
+
+
+def has_ended(launch: launcher_pb2.Launch) -> bool:
+    """Says whether nothing will happen to a launch any more."""
+    return launch.state in _ENDED
+
+
+class Watch:
+    """Keeps the picture up to date until the launch has ended."""
+
+    def __init__(self, client: AsyncClient, picture: Picture, tell: Callable[[str], None]) -> None:
+        """Makes one.
+
+        Args:
+            client: of the front door.
+            picture: to keep up to date.
+            tell: takes a line for each event of a launch.
+        """
+        self._client = client
+        self._picture = picture
+        self._tell = tell
+        self._began = datetime.now(UTC)
+
+    async def until_ended(self, name: str, *, evidence: bool = True) -> launcher_pb2.Launch:
+        """Follows a launch to its end and returns it."""
+        told = 0
+        while True:
+            try:
+                launch = await self._client.launcher.get_launch(name=name, timeout=2)
+                self._picture.launch, self._picture.silent_since = launch, None
+                told = await self._tell_events(name, told)
+                await self._look(evidence)
+                if has_ended(launch):
+                    return launch
+            except (Unavailable, DeadlineExceeded):
+                self._picture.silent_since = self._picture.silent_since or time.monotonic()
+            await asyncio.sleep(_PAUSE)
+
+    async def _tell_events(self, name: str, told: int) -> int:
+        answer = await self._client.launcher.list_launch_events(name=name, page_size=1000, timeout=2)
+        for event in answer.events:
+            if event.sequence > told:
+                step = f"step {event.step}: " if event.step else ""
+                self._tell(f"{step}{event.message}")
+        return max((event.sequence for event in answer.events), default=told)
+
+    async def _look(self, evidence: bool) -> None:
+        pool = await self._client.capacity.get_pool(name=fleet.POOL, timeout=2)
+        self._picture.usage = next((usage for usage in pool.usages if usage.region == fleet.REGION), None)
+        if not evidence:
+            return
+        for model in (fleet.BASELINE, fleet.CANDIDATE):
+            request = stability_pb2.QuerySeriesRequest(model=model, prediction=fleet.PREDICTION)
+            request.start_time.FromDatetime(self._began)
+            request.confidence = fleet.CONFIDENCE
+            try:
+                series = await self._client.stability.query_series(request, timeout=2)
+            except ModelfleetError as error:
+                if isinstance(error, (Unavailable, DeadlineExceeded)):
+                    raise
+                continue
+            self._picture.points[model] = series.total
