@@ -103,7 +103,7 @@ def with_session(command: _F) -> _F:
                 if error.reason:  # a service did answer, and says more than this
                     raise
                 raise click.ClickException(
-                    f"no answer from {address} within {timeout:g} s; is it running (modelfleetd up), or elsewhere (--address)?"
+                    f"no answer from {address} within {timeout:g} s; start one with `modelfleetd up`, or give --address"
                 ) from None
 
     return wrapper  # type: ignore[return-value]
