@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command = COMMANDS.get(arguments[0])
     if command is None:
-        print(f"modelfleetd: no command '{arguments[0]}'; there are: {', '.join(COMMANDS)}", file=sys.stderr)  # noqa: T201
+        print(f"modelfleetd: no command '{arguments[0]}'; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     status: int = importlib.import_module(command.module).main(arguments[1:])
     return status
@@ -62,7 +62,7 @@ def _help() -> str:
 
 
 def _say(text: str) -> None:
-    print(text)  # noqa: T201
+    print(text)
 
 
 if __name__ == "__main__":

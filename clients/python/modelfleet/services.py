@@ -15,7 +15,7 @@ import functools
 import importlib
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any, ClassVar
 
 import grpc
@@ -115,7 +115,7 @@ class _AsyncService(_Service):
 
             async def stream(
                 request: Any = None, /, *, timeout: float | None = None, **fields: Any
-            ) -> AsyncIterator[Any]:
+            ) -> AsyncGenerator[Any, None]:
                 message = request if method.streams_requests else method.build(request, fields)
                 call = method.call(channel, message, timeout)
                 try:
@@ -140,7 +140,9 @@ class _AsyncService(_Service):
     def _bind_pages(self, method: _Method) -> Any:
         items, listing = method.items or "", getattr(self, method.name)
 
-        async def pages(request: Any = None, /, *, timeout: float | None = None, **fields: Any) -> AsyncIterator[Any]:
+        async def pages(
+            request: Any = None, /, *, timeout: float | None = None, **fields: Any
+        ) -> AsyncGenerator[Any, None]:
             message = method.request()
             message.CopyFrom(method.build(request, fields))
             while True:
@@ -164,7 +166,9 @@ class _SyncService(_Service):
         channel = self._channel
         if method.streams_responses:
 
-            def stream(request: Any = None, /, *, timeout: float | None = None, **fields: Any) -> Iterator[Any]:
+            def stream(
+                request: Any = None, /, *, timeout: float | None = None, **fields: Any
+            ) -> Generator[Any, None, None]:
                 message = request if method.streams_requests else method.build(request, fields)
                 call = method.call(channel, message, timeout)
                 try:
@@ -188,7 +192,7 @@ class _SyncService(_Service):
     def _bind_pages(self, method: _Method) -> Any:
         items, listing = method.items or "", getattr(self, method.name)
 
-        def pages(request: Any = None, /, *, timeout: float | None = None, **fields: Any) -> Iterator[Any]:
+        def pages(request: Any = None, /, *, timeout: float | None = None, **fields: Any) -> Generator[Any, None, None]:
             message = method.request()
             message.CopyFrom(method.build(request, fields))
             while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from modelfleetd.kit.auth import NoBindings, RoleSource, TeamOf, no_team
 from modelfleetd.kit.config import ServiceConfig
+from modelfleetd.kit.interceptors.base import Interceptor
 from modelfleetd.kit.interceptors.deadline import DeadlineInterceptor
 from modelfleetd.kit.interceptors.decoding import DecodingInterceptor
 from modelfleetd.kit.interceptors.errors import ErrorsInterceptor
@@ -72,19 +73,18 @@ class Server:
         )
         metrics = metrics or CallMetrics()
         tracing, errors = TracingInterceptor(telemetry, metrics), ErrorsInterceptor()
-        pipeline = Pipeline(
-            (
-                tracing,
-                errors,
-                DeadlineInterceptor(metrics),
-                IdentityInterceptor(config),
-                DecodingInterceptor(),
-                PermissionInterceptor(roles or NoBindings(), team_of),
-                ValidationInterceptor(),
-                LimiterInterceptor(*self.limits, frozenset(expensive)),
-            ),
-            when_unknown=(tracing, errors),
+        # Outermost first.
+        self.interceptors: Sequence[Interceptor] = (
+            tracing,
+            errors,
+            DeadlineInterceptor(metrics),
+            IdentityInterceptor(config),
+            DecodingInterceptor(),
+            PermissionInterceptor(roles or NoBindings(), team_of),
+            ValidationInterceptor(),
+            LimiterInterceptor(*self.limits, frozenset(expensive)),
         )
+        pipeline = Pipeline(self.interceptors, when_unknown=(tracing, errors))
         self._server = grpc.aio.server(interceptors=(pipeline,), options=_options(max_message_bytes))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
