@@ -144,7 +144,7 @@ def _cluster(name: str, port: int) -> dict[str, Any]:
                 "timeout": "2s",
                 "interval": "5s",
                 "unhealthy_interval": "0.25s",
-                "no_traffic_interval": "5s",
+                "no_traffic_interval": "0.25s",
                 "no_traffic_healthy_interval": "5s",
                 "healthy_threshold": 1,
                 "unhealthy_threshold": 2,

@@ -46,13 +46,17 @@ def service(name: str, environment: Mapping[str, str], ports: Mapping[str, int])
 
 
 def node(directory: DataDirectory, environment: Mapping[str, str], ports: Mapping[str, int]) -> Program:
-    """Returns the platform agent of this machine. Its replicas outlive it; `up` ends them."""
+    """Returns the platform agent of this machine.
+
+    Its replicas outlive it when it dies, and the next one finds them; when it is told to stop they stop with it.
+    """
     command = (
         sys.executable, "-m", "modelfleetd", "node",
         "--listen", f"{HOST}:{ports['node']}",
         "--region", REGION,
         "--data-dir", str(directory.node),
         "--traffic-listen", f"{HOST}:{ports['traffic']}",
+        "--on-stop", "terminate",
     )  # fmt: skip
     return Program("node", command, environment)
 
