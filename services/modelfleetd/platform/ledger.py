@@ -62,6 +62,8 @@ class _State:
     generation: int = 0
     desired: DesiredServing = _NO_SERVING
     weights: dict[str, int] = field(default_factory=dict)
+    # Of the weights, what somebody asked for: a model that took over from a dead one is not charged for the rest.
+    asked: dict[str, int] = field(default_factory=dict)
     living: dict[str, str] = field(default_factory=dict)
     units: dict[str, tuple[str, int]] = field(default_factory=dict)
     available: set[str] = field(default_factory=set)
@@ -185,6 +187,7 @@ class _Walk:
                 state.desired = effect.desired or _NO_SERVING
             case EffectKind.SHARES_ACKNOWLEDGED:
                 state.weights = {share.model: share.share_basis_points for share in effect.shares}
+                state.asked = {m: min(weight, state.desired.share_of(m)) for m, weight in state.weights.items()}
             case EffectKind.REPLICA_STARTED:
                 spec = next((m.serving_spec for m in state.desired.models if m.model == model), None)
                 state.living[effect.replica] = model
@@ -208,7 +211,7 @@ class _Walk:
         """What holds at every instant of a launch, after the effect was applied."""
         state = self._state(effect)
         if effect.kind in (EffectKind.REPLICA_DRAINING, EffectKind.SHARES_ACKNOWLEDGED):
-            for model, weight in state.weights.items():
+            for model, weight in state.asked.items():
                 has = state.available_of(model) + state.credit_of(model)
                 needs = promise.required(model, weight)
                 detail = f"{model} has {has} replicas and needs {needs} for {weight} basis points"

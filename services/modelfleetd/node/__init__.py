@@ -1,0 +1,1 @@
+"""The platform agent for one machine: replicas as processes behind Envoy, and a durable ledger of effects."""
