@@ -1,0 +1,1 @@
+"""The launcher: takes a candidate to its share of the traffic, safely, on scarce machines."""

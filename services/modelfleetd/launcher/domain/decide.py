@@ -1,0 +1,318 @@
+"""What a launch does next: a pure function of the launch, what is observed, and the time. It reads as a recipe.
+
+One step goes in this order: the hold covers it; new replicas are started, and available; weight is shifted; the share
+is observed, baked and judged; old replicas are reduced; and what they took is used again only once they are terminated.
+Everything is decided from what is really there: a launch that was left alone for a while simply goes on from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from modelfleetd.launcher.domain import undo
+from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
+from modelfleetd.launcher.domain.launch import (
+    UNCHANGED,
+    Act,
+    Launch,
+    State,
+    begin_step,
+    enter,
+    going_back,
+)
+from modelfleetd.launcher.domain.observed import Seen, ShareState, share_state
+
+# Seconds until the next look, while something is expected any moment, and while only time passes.
+SOON: Final = 0.25
+CAPACITY_RETRY: Final = 10.0
+WATCH: Final = (2.0, 30.0)
+# How often people's answers are looked for; verbs wake the launch at once.
+PEOPLE: Final = 60.0
+
+
+def region_to_observe(launch: Launch) -> str | None:
+    """The region that has to be observed before the launch can decide; None where it need not look."""
+    if launch.plan is None:
+        return None
+    if launch.state is State.SHIFTING:
+        return launch.region_plan.region
+    if launch.state is State.ROLLING_BACK and launch.touched and launch.undoing >= 0:
+        return launch.plan.regions[launch.undoing].region
+    return None
+
+
+def next_action(launch: Launch, seen: Seen | None, now: datetime) -> Action:
+    """Says what to do next.
+
+    Args:
+        launch: without an unsettled intent.
+        seen: of the region that `region_to_observe` names.
+        now: by the database's clock.
+    """
+    if launch.state is State.ROLLING_BACK:
+        return undo.next_action(launch, seen, now)
+    if launch.abort is not None:
+        return _turn_round(launch, now)
+    action = _forward(launch, seen, now)
+    # What is refused again and again is a wait as well.
+    trying = launch.retries > 0 and launch.state in UNCHANGED
+    wait = Wait("Retrying", "what it asks for is refused", 0) if trying else action
+    if isinstance(wait, Wait) and (overdue := _overdue(launch, wait, now)):
+        turned = going_back(launch, "deadline", overdue, now)
+        return Advance("DeadlinePassed", overdue, turned, progress=False)
+    if isinstance(action, Wait):
+        return action
+    if launch.paused and not isinstance(action, Judge) and action.progress:
+        return _paused(launch)
+    return action
+
+
+def _forward(launch: Launch, seen: Seen | None, now: datetime) -> Action:
+    match launch.state:
+        case State.PENDING:
+            return _leave_queue(launch, now)
+        case State.ESTIMATING:
+            return Call(Act.ESTIMATE, "asks what both models need and what is free")
+        case State.AWAITING_APPROVAL:
+            return _await_approval(launch, now)
+        case State.PREPARING:
+            return _prepare(launch, now)
+        case State.SHIFTING:
+            assert seen is not None
+            return _shift(launch, seen, now)
+        case State.FINALIZING:
+            return _finalize(launch, now)
+        case _:
+            raise ValueError(f"{launch.name} is {launch.state.name}: there is nothing to do")
+
+
+def _turn_round(launch: Launch, now: datetime) -> Action:
+    """An abort wins in every state. Where nothing was changed yet the launch is cancelled, else it is undone."""
+    assert launch.abort is not None
+    why = f"{launch.abort.author}: {launch.abort.reason}"
+    if launch.state in UNCHANGED and not launch.activated:
+        if launch.reservation:
+            return Call(Act.CANCEL_RESERVATION, "gives back the capacity that it held", progress=False)
+        return Advance("StateChanged", f"cancelled by {why}", enter(launch, State.CANCELLED, now), progress=False)
+    if launch.state is State.FINALIZING and launch.revision == 0 and not launch.forgone:
+        # From here on the registry refuses to finalise it, whoever still tries.
+        return Call(Act.FORGO, "tells the registry that it goes back", progress=False)
+    if launch.revision:
+        # The registry has made the candidate the baseline: too late, a launch of its own has to undo that.
+        late = replace(launch, abort=None)
+        return Advance("AbortTooLate", "the registry has finalised it already", late, progress=False)
+    back = enter(launch, State.ROLLING_BACK, now)
+    last = launch.step.region if launch.touched else -1
+    return Advance("StateChanged", f"rolls back, by {why}", replace(back, undoing=last), progress=False)
+
+
+def _overdue(launch: Launch, wait: Wait, now: datetime) -> str:
+    """Why a launch that can only wait is to go back; empty while it is not. Pauses stop deadlines."""
+    if launch.paused or launch.state is State.FINALIZING:
+        return ""
+    if launch.deadline is not None and now >= launch.deadline:
+        return f"the launch's deadline has passed while it waited: {wait.message}"
+    if wait.reason == "GateErrored" and not launch.policy.stability_gate.roll_back_on_error:
+        # An outage of the judge must not roll back every launch at once.
+        return ""
+    if launch.state is State.SHIFTING and launch.step.deadline is not None and now >= launch.step.deadline:
+        return f"step {launch.step.number} has not got on before its deadline: {wait.message}"
+    return ""
+
+
+def _paused(launch: Launch) -> Wait:
+    who = ", ".join(f"{pause.author} ({pause.reason})" for pause in launch.pause_reasons)
+    return Wait("Paused", f"is paused by {who}; goes on when they resume it", _watch(launch))
+
+
+def _watch(launch: Launch) -> float:
+    """Seconds between looks while only time passes: long bakes are looked at less often."""
+    least, most = WATCH
+    return min(most, max(least, launch.policy.bake_duration.total_seconds() / 20))
+
+
+# Before anything is changed
+
+
+def _leave_queue(launch: Launch, now: datetime) -> Action:
+    if launch.queued:
+        return Wait("RouteBusy", f"waits for the launch that is active on {launch.model_type} to end", PEOPLE)
+    deadline = now + launch.policy.launch_deadline
+    begun = replace(enter(launch, State.ESTIMATING, now), deadline=deadline)
+    return Advance("StateChanged", "estimates what it needs", begun)
+
+
+def _await_approval(launch: Launch, now: datetime) -> Action:
+    if launch.envelope is not None and launch.envelope.approved_by:
+        by = launch.envelope.approved_by
+        return Advance("StateChanged", f"approved by {by}; prepares", enter(launch, State.PREPARING, now))
+    entered = launch.phase_times[-1].start_time
+    if now >= entered + launch.policy.approval_deadline and not launch.paused:
+        nobody = f"nobody approved it within {launch.policy.approval_deadline}"
+        return Advance("Rejected", nobody, going_back(launch, "deadline", nobody, now), progress=False)
+    left = entered + launch.policy.approval_deadline
+    return Wait(
+        "AwaitingApproval", f"waits for somebody other than {launch.actor} to approve it, until {left:%F %R}", PEOPLE
+    )
+
+
+def _prepare(launch: Launch, now: datetime) -> Action:
+    if not launch.reservation:
+        return Call(Act.RESERVE, "reserves the peak of the swap")
+    if not launch.activated:
+        return Call(Act.ACTIVATE, "says that replicas are about to be started")
+    shifting = begin_step(enter(launch, State.SHIFTING, now), 1, now, region=0)
+    return Advance("StateChanged", "shifts traffic, step 1", shifting)
+
+
+# Step by step
+
+
+def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:
+    step = launch.step_plan
+    new, old = seen.candidate, seen.baseline
+    if new.weight > 0 and new.available == 0 and old.available > 0:
+        lost = f"no replica of {launch.candidate} is available any more"
+        return Advance("SafetyRollback", lost, going_back(launch, "availability", lost, now), progress=False)
+    if new.share < step.share:
+        return _raise_share(launch, seen)
+    state = share_state(seen)
+    if state in (ShareState.PENDING, ShareState.DIFFERS):
+        return _await_share(launch, seen, state)
+    if launch.step.bake_start is None:
+        return _begin_bake(launch, state, now)
+    if not launch.step.passed:
+        return _bake(launch, now)
+    if launch.paused and launch.gated and _due(launch, now):
+        return Judge(final=False)
+    return _give_up_old(launch, seen, now)
+
+
+def _raise_share(launch: Launch, seen: Seen) -> Action:
+    """1 to 3: the hold covers the step; new replicas are started, and available; weight is shifted."""
+    step, plan = launch.step_plan, launch.region_plan
+    new, old = seen.candidate, seen.baseline
+    if new.desired < step.new_replicas or old.desired < step.old_before:
+        wanted_new, wanted_old = max(new.desired, step.new_replicas), max(old.desired, step.old_before)
+        if not _covered(launch, seen, wanted_new, wanted_old):
+            return Wait("Terminating", "waits for old replicas to end, whose capacity the next ones take", SOON)
+        more = f"starts {wanted_new - new.desired} replicas of the candidate"
+        return Apply(Act.START, plan.region, wanted_new, wanted_old, new.share, more)
+    needed = plan.candidate.needs(step.share)
+    if new.available < needed:
+        why = f" ({new.message})" if new.message else ""
+        return Wait(
+            "ReplicasStarting",
+            f"waits for replicas of the candidate: {new.available} of {needed} are available{why}",
+            SOON,
+        )
+    shift = f"shifts the candidate's share from {new.share} to {step.share} basis points"
+    return Apply(Act.SHIFT, plan.region, new.desired, old.desired, step.share, shift, raises=True)
+
+
+def _covered(launch: Launch, seen: Seen, new: int, old: int) -> bool:
+    """Whether the hold covers that many replicas beside what still exists, terminating ones counted."""
+    grown = replace(
+        seen,
+        candidate=replace(seen.candidate, desired=max(new, seen.candidate.desired)),
+        baseline=replace(seen.baseline, desired=max(old, seen.baseline.desired)),
+    )
+    plan = launch.region_plan
+    return all(grown.used(plan, hold.flavor) <= hold.hold_units for hold in plan.holds)
+
+
+def _await_share(launch: Launch, seen: Seen, state: ShareState) -> Action:
+    step = launch.step_plan
+    if state is ShareState.DIFFERS:
+        seen_share = f"{seen.candidate.observed} basis points after {seen.requests} requests"
+        return Wait("ShareDiffers", f"waits for the candidate's share to become {step.share}; it is {seen_share}", SOON)
+    return Wait("ShareShifting", f"waits for the proxy to give the candidate {step.share} basis points", SOON)
+
+
+def _begin_bake(launch: Launch, state: ShareState, now: datetime) -> Action:
+    """4: the share is observed; the bake begins."""
+    seen_by = "by its requests" if state is ShareState.OBSERVED else "by the proxy's word, for lack of requests"
+    step = replace(launch.step, bake_start=now, next_judge=now + _judge_interval(launch))
+    share = launch.step_plan.share
+    baking = replace(launch, step=step, weight_time=launch.weight_time or now)
+    message = f"the candidate has its {share} basis points ({seen_by}); bakes for {launch.policy.bake_duration}"
+    return Advance("BakeBegan", message, baking, progress=False)
+
+
+def _judge_interval(launch: Launch) -> timedelta:
+    """How often the gate is asked during a bake: a quarter of it, within reason."""
+    seconds = launch.policy.bake_duration.total_seconds() / 4
+    return timedelta(seconds=min(60.0, max(2.0, seconds)))
+
+
+def _due(launch: Launch, now: datetime) -> bool:
+    return launch.step.next_judge is None or now >= launch.step.next_judge
+
+
+def _bake(launch: Launch, now: datetime) -> Action:
+    """4, continued: the bake and its gates."""
+    end = launch.bake_end
+    assert end is not None
+    passed = replace(launch, step=replace(launch.step, passed=True))
+    if launch.step.skipped_by:
+        return Advance("BakeSkipped", f"{launch.step.skipped_by} ended the bake", passed, progress=False)
+    over = now >= end
+    if not launch.gated:
+        if over:
+            return Advance("BakeEnded", "the bake is over; there is no gate", passed, progress=False)
+        return _baking(launch, now, end)
+    if _due(launch, now) or (over and launch.step.gate_errors == 0):
+        return Judge(final=over)
+    if launch.step.gate_errors:
+        errors = launch.step.gate_errors
+        message = f"holds: the stability gate could not judge, {errors} times in a row; asks again"
+        return Wait("GateErrored", message, _until(launch.step.next_judge, now), alarming=True)
+    return _baking(launch, now, end)
+
+
+def _baking(launch: Launch, now: datetime, end: datetime) -> Wait:
+    soonest = min(
+        _until(end, now), _watch(launch), _until(launch.step.next_judge, now) if launch.gated else _watch(launch)
+    )
+    return Wait("Baking", f"bakes step {launch.step.number} until {end:%T}", soonest)
+
+
+def _until(moment: datetime | None, now: datetime) -> float:
+    return 0.0 if moment is None else max(0.0, (moment - now).total_seconds())
+
+
+def _give_up_old(launch: Launch, seen: Seen, now: datetime) -> Action:
+    """5 to 7: old replicas are reduced; their capacity counts as free, within the hold, once they are terminated."""
+    plan, step = launch.region_plan, launch.step_plan
+    new, old = seen.candidate, seen.baseline
+    needed = plan.candidate.needs(max(new.share, new.acknowledged))
+    if new.available < needed:
+        short = f"waits for replicas of the candidate: {new.available} of {needed} are available"
+        return Wait("CandidateShort", short, SOON, alarming=True)
+    if old.desired > step.old_after:
+        if old.available < step.old_after:
+            short = f"waits for replicas of the baseline: {old.available} of {step.old_after} are available"
+            return Wait("BaselineShort", short, SOON, alarming=True)
+        fewer = f"reduces the baseline from {old.desired} to {step.old_after} replicas"
+        return Apply(Act.REDUCE, plan.region, new.desired, step.old_after, new.share, fewer)
+    if step.number < len(plan.steps):
+        following = begin_step(launch, step.number + 1, now)
+        return Advance("StepEnded", f"step {step.number} is done; goes on to {step.number + 1}", following)
+    if old.existing > step.old_after:
+        return Wait("Terminating", "waits for the last old replicas to end", SOON)
+    assert launch.plan is not None
+    if launch.step.region + 1 < len(launch.plan.regions):
+        nearby = launch.plan.regions[launch.step.region + 1].region
+        following = begin_step(launch, 1, now, region=launch.step.region + 1)
+        return Advance("RegionEnded", f"{plan.region} is done; goes on to {nearby}", following)
+    return Advance("StateChanged", "every step is done; finalises", enter(launch, State.FINALIZING, now))
+
+
+def _finalize(launch: Launch, now: datetime) -> Action:
+    if launch.revision == 0:
+        return Call(Act.FINALIZE, "tells the registry")
+    if not launch.settled:
+        return Call(Act.SETTLE, "settles its capacity", progress=False)
+    return Advance("StateChanged", "done", enter(launch, State.SUCCEEDED, now), progress=False)

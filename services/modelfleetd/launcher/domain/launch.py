@@ -1,0 +1,376 @@
+"""A launch: its states, what it remembers, and how it passes from one state to the next. A launch is a row."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from modelfleetd.launcher.domain.envelope import Envelope
+from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
+from modelfleetd.launcher.domain.policy import Policy
+
+NO_TIME: Final = timedelta(0)
+
+
+class Strategy(enum.Enum):
+    """What a launch is to bring about."""
+
+    REPLACE_BASELINE = 1
+
+
+class State(enum.Enum):
+    """Where a launch is in its life. The launcher moves it on; people end it, or let it wait."""
+
+    PENDING = 1
+    ESTIMATING = 2
+    AWAITING_APPROVAL = 3
+    PREPARING = 4
+    SHIFTING = 5
+    FINALIZING = 6
+    SUCCEEDED = 7
+    ROLLING_BACK = 8
+    ROLLED_BACK = 9
+    CANCELLED = 10
+    FAILED = 11
+
+
+ENDED: Final = frozenset({State.SUCCEEDED, State.ROLLED_BACK, State.CANCELLED, State.FAILED})
+# Nothing was given to a platform yet: an abort ends them as CANCELLED.
+UNCHANGED: Final = frozenset({State.PENDING, State.ESTIMATING, State.AWAITING_APPROVAL, State.PREPARING})
+
+TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
+    State.PENDING: frozenset({State.ESTIMATING, State.CANCELLED}),
+    State.ESTIMATING: frozenset({State.AWAITING_APPROVAL, State.PREPARING, State.CANCELLED}),
+    State.AWAITING_APPROVAL: frozenset({State.ESTIMATING, State.PREPARING, State.CANCELLED}),
+    State.PREPARING: frozenset({State.ESTIMATING, State.SHIFTING, State.ROLLING_BACK, State.CANCELLED}),
+    State.SHIFTING: frozenset({State.FINALIZING, State.ROLLING_BACK}),
+    State.FINALIZING: frozenset({State.SUCCEEDED, State.ROLLING_BACK}),
+    State.SUCCEEDED: frozenset(),
+    State.ROLLING_BACK: frozenset({State.ROLLED_BACK, State.FAILED}),
+    State.ROLLED_BACK: frozenset(),
+    State.CANCELLED: frozenset(),
+    State.FAILED: frozenset(),
+}
+
+
+class Status(enum.Enum):
+    """Whether a condition holds."""
+
+    TRUE = 1
+    FALSE = 2
+    UNKNOWN = 3
+
+
+class Verdict(enum.Enum):
+    """What a gate found."""
+
+    PASS = 1
+    FAIL = 2
+    INCONCLUSIVE = 3
+    ERROR = 4
+
+
+class Act(enum.Enum):
+    """What the launcher does to the world. Each is recorded as an intent before it is done."""
+
+    # Asks registry and capacity for what the plan is made of.
+    ESTIMATE = "estimate"
+    RESERVE = "reserve"
+    ACTIVATE = "activate"
+    CANCEL_RESERVATION = "cancel"
+    # To the platform, going forward.
+    START = "start"
+    SHIFT = "shift"
+    REDUCE = "reduce"
+    # To the platform, going back.
+    SHED = "shed"
+    GROW = "grow"
+    RETURN = "return"
+    RESTORE = "restore"
+    # To the registry, and to capacity's ledger.
+    FINALIZE = "finalize"
+    FORGO = "forgo"
+    SETTLE = "settle"
+    RELEASE = "release"
+
+
+ON_PLATFORM: Final = frozenset({Act.START, Act.SHIFT, Act.REDUCE, Act.SHED, Act.GROW, Act.RETURN, Act.RESTORE})
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that is true of a launch, and since when."""
+
+    type: str
+    status: Status
+    reason: str
+    message: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PauseReason:
+    """A reason to pause, and whose."""
+
+    author: str
+    reason: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Why a launch goes back, and by whom."""
+
+    author: str
+    reason: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseTime:
+    """Time spent in one state; `end_time` is None for the present one."""
+
+    state: State
+    start_time: datetime
+    end_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateVerdict:
+    """What a gate said, once."""
+
+    gate: str
+    region: str
+    step: int
+    verdict: Verdict
+    explanation: str
+    time: datetime
+    figures: Mapping[str, float] = field(default_factory=dict)
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SideProgress:
+    """What really serves of one model in one region."""
+
+    intended_basis_points: int = 0
+    observed_basis_points: int = 0
+    desired_replicas: int = 0
+    available_replicas: int = 0
+    total_replicas: int = 0
+    requests: int = 0
+    errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RegionProgress:
+    """What really serves in one region."""
+
+    region: str
+    step: int = 0
+    candidate: SideProgress = SideProgress()
+    baseline: SideProgress = SideProgress()
+    free_units: int = 0
+    bake_end_time: datetime | None = None
+    observe_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the registry says of a model, pinned: a rollback must not need the registry. `spec` is the serving spec."""
+
+    name: str
+    digest: str
+    spec: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One model's share of a region's traffic, in basis points. The order of a split matters."""
+
+    model: str
+    share: int
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Something that is about to be done, or was done and not confirmed. Repeated, with its key, until it is settled.
+
+    Attributes:
+        key: `launch/attempt/step/action`; the action carries the intent's number, so that a step may act twice.
+        raises: whether the candidate's weight would rise: void once the launch goes back.
+        content: everything that is needed to do it again, exactly so.
+    """
+
+    number: int
+    act: Act
+    key: str
+    step: int
+    region: str
+    raises: bool
+    content: Mapping[str, Any]
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StepState:
+    """Where the launch is: region by its position in the plan, step by number (0: before the first)."""
+
+    region: int = 0
+    number: int = 0
+    start_time: datetime | None = None
+    # Past it the step rolls back; pauses and times when nobody could look push it on.
+    deadline: datetime | None = None
+    bake_start: datetime | None = None
+    extensions: int = 0
+    # Its bake is over and its gates have let it pass.
+    passed: bool = False
+    skipped_by: str = ""
+    gate_errors: int = 0
+    next_judge: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """The whole job of taking a candidate to its share, and its record."""
+
+    name: str
+    uid: str
+    model_type: str
+    candidate: str
+    strategy: Strategy
+    pool: str
+    regions: tuple[str, ...]
+    policy: Policy
+    actor: str
+    trace_id: str
+    create_time: datetime
+    update_time: datetime
+    reason: str = ""
+    attempt: int = 1
+    state: State = State.PENDING
+    # Waits for another launch on the route to end.
+    queued: bool = False
+    version: int = 1
+    epoch: int = 0
+
+    # Pinned facts.
+    baseline: str = ""
+    expected_revision: int = 0
+    candidate_facts: ModelFacts | None = None
+    baseline_facts: ModelFacts | None = None
+    # Whether the stability gate has anything to judge.
+    gated: bool = False
+    plan: Plan | None = None
+    envelope: Envelope | None = None
+
+    # Where it is.
+    step: StepState = StepState()
+    # Region that is being undone, by its position in the plan.
+    undoing: int = 0
+    # When the candidate was first given weight: gates judge from here.
+    weight_time: datetime | None = None
+    deadline: datetime | None = None
+    # When it means to look next; a look that comes later than that pushes the deadlines on.
+    watched_until: datetime | None = None
+    reservation: str = ""
+    activated: bool = False
+    # Something was given to a platform.
+    touched: bool = False
+    # The split that was last asked for, by region; and the agents' addresses when the plan was made.
+    splits: Mapping[str, tuple[Share, ...]] = field(default_factory=dict)
+    agents: Mapping[str, str] = field(default_factory=dict)
+    # The registry has recorded that it went back, and capacity that the hold is over.
+    forgone: bool = False
+    settled: bool = False
+    revision: int = 0
+    retries: int = 0
+
+    conditions: tuple[Condition, ...] = ()
+    pause_reasons: tuple[PauseReason, ...] = ()
+    # Since when at least one of them is there.
+    paused_since: datetime | None = None
+    abort: Abort | None = None
+    phase_times: tuple[PhaseTime, ...] = ()
+    progress: tuple[RegionProgress, ...] = ()
+    intent: Intent | None = None
+    intents: int = 0
+    end_time: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def paused(self) -> bool:
+        return bool(self.pause_reasons)
+
+    @property
+    def region_plan(self) -> RegionPlan:
+        """The plan of the region that is being shifted."""
+        assert self.plan is not None
+        return self.plan.regions[self.step.region]
+
+    @property
+    def step_plan(self) -> Step:
+        """The step that the launch is at."""
+        return self.region_plan.steps[self.step.number - 1]
+
+    @property
+    def bake_end(self) -> datetime | None:
+        """When the step's bake ends; None while it does not bake."""
+        if self.step.bake_start is None:
+            return None
+        return self.step.bake_start + self.policy.bake_duration * (1 + self.step.extensions)
+
+    def condition(self, type: str) -> Condition | None:  # noqa: A002 - the field's name
+        return next((condition for condition in self.conditions if condition.type == type), None)
+
+
+def enter(launch: Launch, state: State, now: datetime) -> Launch:
+    """Passes into another state, and keeps the time that was spent in the one before.
+
+    Raises:
+        ValueError: the table has no such transition; a defect.
+    """
+    if state not in TRANSITIONS[launch.state]:
+        raise ValueError(f"{launch.name} cannot go from {launch.state.name} to {state.name}")
+    times = (*(replace(t, end_time=t.end_time or now) for t in launch.phase_times), PhaseTime(state, now))
+    ended = state in ENDED
+    if ended:
+        times = (*times[:-1], replace(times[-1], end_time=now))
+    return replace(
+        launch,
+        state=state,
+        phase_times=times,
+        end_time=now if ended else None,
+        conditions=() if ended else launch.conditions,
+        pause_reasons=() if ended else launch.pause_reasons,
+        retries=0,
+    )
+
+
+def postponed(launch: Launch, by: timedelta) -> Launch:
+    """Pushes every deadline on: time does not count while it is paused, or while nobody could look."""
+    step = launch.step
+    return replace(
+        launch,
+        deadline=None if launch.deadline is None else launch.deadline + by,
+        step=replace(step, deadline=None if step.deadline is None else step.deadline + by),
+    )
+
+
+def begin_step(launch: Launch, number: int, now: datetime, region: int | None = None) -> Launch:
+    """Goes on to a step, with fresh gates and a fresh deadline."""
+    at = launch.step.region if region is None else region
+    deadline = now + launch.policy.step_deadline + launch.policy.bake_duration
+    return replace(launch, step=StepState(region=at, number=number, start_time=now, deadline=deadline))
+
+
+def going_back(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
+    """Turns a launch round. An abort that is there already stays: the first reason is the reason."""
+    abort = launch.abort or Abort(author, reason, now)
+    return replace(launch, abort=abort)

@@ -1,0 +1,106 @@
+"""What really serves in one region, as far as a launch is concerned: everything that is observed, in one object."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from modelfleetd.launcher.domain import shares
+from modelfleetd.launcher.domain.plan import RegionPlan
+
+# How long after a split the requests are waited for that would show it, before low traffic is concluded.
+OBSERVING: Final = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One model in one region. `desired` and `share` are what the agent works towards; the rest is what is there."""
+
+    desired: int = 0
+    share: int = 0
+    starting: int = 0
+    available: int = 0
+    unavailable: int = 0
+    terminating: int = 0
+    acknowledged: int = 0
+    observed: int = 0
+    requests: int = 0
+    errors: int = 0
+    message: str = ""
+
+    @property
+    def existing(self) -> int:
+        """Replicas that take capacity now."""
+        return self.starting + self.available + self.unavailable + self.terminating
+
+    @property
+    def slots(self) -> int:
+        """Replicas that take capacity now, or may be started again at any moment."""
+        return max(self.desired, self.starting + self.available + self.unavailable) + self.terminating
+
+    @property
+    def weight(self) -> int:
+        """The share that it may have now: what is asked for, or what the proxy gives it."""
+        return max(self.share, self.acknowledged)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One region at one moment.
+
+    Attributes:
+        known: the agent has a desired state for the target.
+        current: the proxy has acknowledged the newest desired state.
+        requests: all requests since the split.
+        split_age: how long the split has been in force, by the agent's clock, as far as its numbers reach.
+        time: of the observation, by the agent's clock.
+    """
+
+    region: str
+    candidate: Observed
+    baseline: Observed
+    known: bool = True
+    current: bool = True
+    requests: int = 0
+    split_age: timedelta = timedelta(0)
+    time: datetime | None = None
+
+    def used(self, plan: RegionPlan, flavor: str) -> int:
+        """Units of a flavor that both sides take, or may take at any moment."""
+        units = 0
+        if plan.candidate.flavor == flavor:
+            units += self.candidate.slots * plan.candidate.units
+        if plan.baseline is not None and plan.baseline.flavor == flavor:
+            units += self.baseline.slots * plan.baseline.units
+        return units
+
+    def free(self, plan: RegionPlan, flavor: str) -> int:
+        """Units of the hold that nothing takes."""
+        return plan.held(flavor) - self.used(plan, flavor)
+
+
+class ShareState(enum.Enum):
+    """How far an intended share has become real."""
+
+    # The proxy has not acknowledged it, or there was no time yet to see requests.
+    PENDING = 1
+    # The requests agree with it.
+    OBSERVED = 2
+    # Too few requests: the acknowledgement is all the evidence there is.
+    LOW_TRAFFIC = 3
+    # The requests do not agree with it.
+    DIFFERS = 4
+
+
+def share_state(seen: Seen) -> ShareState:
+    """Says whether the shares that are asked for are really there (LAUNCH.md, One step, 4)."""
+    asked, given = seen.candidate, seen.baseline
+    if not seen.current or asked.acknowledged != asked.share or given.acknowledged != given.share:
+        return ShareState.PENDING
+    if seen.requests < shares.LOW_TRAFFIC:
+        return ShareState.LOW_TRAFFIC if seen.split_age >= OBSERVING else ShareState.PENDING
+    if all(shares.agrees(side.share, side.observed, seen.requests) for side in (asked, given)):
+        return ShareState.OBSERVED
+    return ShareState.DIFFERS

@@ -1,0 +1,245 @@
+"""What a launch is after an act: pure functions of the launch before, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from modelfleetd.errors import FleetError, LaunchEnded, QuotaExceeded, ReplicaCannotStart, WrongState
+from modelfleetd.launcher.domain import envelope as envelopes
+from modelfleetd.launcher.domain.actions import Wait
+from modelfleetd.launcher.domain.envelope import Envelope
+from modelfleetd.launcher.domain.launch import (
+    ON_PLATFORM,
+    Act,
+    Condition,
+    GateVerdict,
+    Intent,
+    Launch,
+    ModelFacts,
+    PauseReason,
+    State,
+    Status,
+    Verdict,
+    enter,
+    going_back,
+    postponed,
+)
+from modelfleetd.launcher.domain.observed import Seen, ShareState, share_state
+from modelfleetd.launcher.domain.plan import Plan
+from modelfleetd.launcher.domain.policy import Approval
+
+STABILITY: Final = "stability"
+# A look that comes so much later than planned was missed: deadlines do not count that time.
+_MISSED: Final = timedelta(seconds=5)
+_BACKOFF: Final = (0.5, 30.0)
+
+
+def backoff(retries: int) -> float:
+    """Seconds before the next attempt."""
+    least, most = _BACKOFF
+    return min(most, least * 2.0 ** min(retries, 10))
+
+
+def looked(launch: Launch, now: datetime) -> Launch:
+    """The launch could be looked at: time in which nobody could does not count against its deadlines."""
+    late = timedelta(0) if launch.watched_until is None else now - launch.watched_until
+    if late > _MISSED and not launch.paused:
+        launch = postponed(launch, late)
+    return replace(launch, watched_until=None)
+
+
+def intended(launch: Launch, intent: Intent) -> Launch:
+    """An act is about to be done."""
+    return replace(launch, intent=intent, intents=intent.number, touched=launch.touched or intent.act in ON_PLATFORM)
+
+
+def confirmed(launch: Launch) -> Launch:
+    """The intent is settled."""
+    return replace(launch, intent=None, retries=0)
+
+
+def unsettled(launch: Launch) -> Launch:
+    """An act may or may not have happened: it is repeated, with its key."""
+    return replace(launch, retries=launch.retries + 1)
+
+
+# Before anything is changed
+
+
+def estimated(
+    launch: Launch,
+    *,
+    plan: Plan,
+    candidate: ModelFacts,
+    baseline: ModelFacts | None,
+    revision: int,
+    gated: bool,
+    now: datetime,
+) -> Launch:
+    """The plan is made. An approval that covers it still counts; else the policy approves, or people are asked."""
+    pinned = baseline.name if baseline else ""
+    if launch.baseline != pinned:
+        changed = f"the baseline is {pinned or 'gone'}, no longer {launch.baseline or 'none'}"
+        return going_back(confirmed(launch), "registry", changed, now)
+    made = envelopes.of_plan(
+        plan,
+        launch.policy,
+        candidate=launch.candidate,
+        serving_spec_digest=candidate.digest,
+        baseline=pinned,
+        strategy=launch.strategy.name,
+    )
+    launch = replace(
+        confirmed(launch),
+        plan=plan,
+        candidate_facts=candidate,
+        baseline_facts=baseline,
+        expected_revision=revision,
+        gated=gated and not launch.policy.stability_gate.disabled,
+    )
+    approved = _approved(launch, made, now)
+    launch = replace(launch, envelope=approved)
+    return enter(launch, State.PREPARING if approved.approved_by else State.AWAITING_APPROVAL, now)
+
+
+def _approved(launch: Launch, made: Envelope, now: datetime) -> Envelope:
+    before = launch.envelope
+    if before is not None and before.approved_by and envelopes.within(made, before):
+        return before
+    if launch.policy.approval is Approval.AUTOMATIC:
+        return replace(made, approved_by=envelopes.BY_POLICY, approve_time=now)
+    return made
+
+
+def reserved(launch: Launch, reservation: str) -> Launch:
+    return replace(confirmed(launch), reservation=reservation)
+
+
+def activated(launch: Launch) -> Launch:
+    return replace(confirmed(launch), activated=True)
+
+
+def reservation_gone(launch: Launch) -> Launch:
+    return replace(confirmed(launch), reservation="")
+
+
+# Gates
+
+
+def judged(launch: Launch, verdict: GateVerdict, *, final: bool, now: datetime) -> Launch:
+    """The gate has answered, or could not. Nothing is ever inferred from silence."""
+    gate, step = launch.policy.stability_gate, launch.step
+    interval = min(60.0, max(2.0, launch.policy.bake_duration.total_seconds() / 4))
+    step = replace(step, next_judge=now + timedelta(seconds=interval), gate_errors=0)
+    if verdict.verdict is Verdict.ERROR:
+        errors = launch.step.gate_errors + 1
+        again = now + timedelta(seconds=backoff(errors))
+        return replace(launch, step=replace(step, gate_errors=errors, next_judge=again))
+    if gate.dry_run:
+        return replace(launch, step=replace(step, passed=step.passed or final))
+    if verdict.verdict is Verdict.FAIL:
+        return going_back(replace(launch, step=step), f"gate/{verdict.gate}", verdict.explanation, now)
+    if not final or step.passed:
+        return replace(launch, step=step)
+    if verdict.verdict is Verdict.PASS:
+        return replace(launch, step=replace(step, passed=True))
+    if step.extensions < gate.extensions:
+        bake = launch.policy.bake_duration
+        deadline = None if step.deadline is None else step.deadline + bake
+        longer = replace(step, extensions=step.extensions + 1, deadline=deadline)
+        return replace(launch, step=longer)
+    author = f"gate/{verdict.gate}"
+    if any(pause.author == author for pause in launch.pause_reasons):
+        return replace(launch, step=step)
+    pause = PauseReason(author, verdict.explanation, now)
+    return replace(
+        launch,
+        step=step,
+        pause_reasons=(*launch.pause_reasons, pause),
+        paused_since=launch.paused_since or now,
+    )
+
+
+# The end
+
+
+def finalized(launch: Launch, revision: int) -> Launch:
+    return replace(confirmed(launch), revision=revision)
+
+
+def forgone(launch: Launch) -> Launch:
+    return replace(confirmed(launch), forgone=True)
+
+
+def settled(launch: Launch) -> Launch:
+    return replace(confirmed(launch), settled=True)
+
+
+# Refusals
+
+
+def refused(launch: Launch, act: Act, error: FleetError, now: datetime) -> Launch:
+    """An act was refused for good: nothing was changed by it. Says how the launch goes on."""
+    after = replace(confirmed(launch), retries=launch.retries + 1)
+    match act, error:
+        case Act.RESERVE, QuotaExceeded():
+            # What was free when the plan was made is not any more: another plan may fit, within the envelope.
+            return replace(enter(after, State.ESTIMATING, now), retries=after.retries)
+        case Act.ACTIVATE, WrongState():
+            # It waited so long that its reservation has expired.
+            return replace(after, reservation="")
+        case Act.CANCEL_RESERVATION, WrongState():
+            return replace(after, reservation="")
+        case Act.START, ReplicaCannotStart():
+            return going_back(after, "platform", error.message, now)
+        case Act.FINALIZE, LaunchEnded():
+            return going_back(replace(after, forgone=True), "registry", error.message, now)
+        case Act.FORGO, LaunchEnded() if launch.state is State.ROLLING_BACK:
+            return enter(after, State.FAILED, now)
+        case Act.FORGO, LaunchEnded():
+            # The registry had finalised it before: the abort came too late. Finalising again says at which revision.
+            return replace(after, abort=None)
+        case _:
+            return after
+
+
+# What it waits for
+
+
+def conditions(launch: Launch, wait: Wait | None, seen: Seen | None, now: datetime) -> tuple[Condition, ...]:
+    """What is true of a launch now; what was true before keeps its `since`."""
+    found: list[tuple[str, str, str]] = []
+    if wait is not None:
+        found.append(("Waiting", wait.reason, wait.message))
+        if wait.alarming:
+            found.append(("NeedsAttention", wait.reason, wait.message))
+    if launch.paused:
+        who = ", ".join(pause.author for pause in launch.pause_reasons)
+        found.append(("Paused", "PauseReasons", f"paused by {who}"))
+    if seen is not None and launch.state in (State.SHIFTING, State.ROLLING_BACK):
+        found.extend(_of_region(launch, seen))
+    before = {(condition.type, condition.reason): condition.since for condition in launch.conditions}
+    return tuple(
+        Condition(kind, Status.TRUE, reason, message, before.get((kind, reason), now))
+        for kind, reason, message in found
+    )
+
+
+def _of_region(launch: Launch, seen: Seen) -> Sequence[tuple[str, str, str]]:
+    found: list[tuple[str, str, str]] = []
+    if launch.state is State.SHIFTING and share_state(seen) is ShareState.LOW_TRAFFIC:
+        message = f"{seen.requests} requests since the split: the proxy's word is all the evidence for the shares"
+        found.append(("LowTraffic", "FewRequests", message))
+    at = launch.step.region if launch.state is State.SHIFTING else max(0, launch.undoing)
+    plan = launch.plan.regions[at] if launch.plan else None
+    for kind, side, needs in (
+        ("CandidateDegraded", seen.candidate, plan.candidate.needs if plan else None),
+        ("BaselineDegraded", seen.baseline, plan.baseline.needs if plan and plan.baseline else None),
+    ):
+        if needs is not None and side.available < needs(side.acknowledged):
+            message = f"{side.available} of {needs(side.acknowledged)} replicas that its traffic needs are available"
+            found.append((kind, "ReplicasMissing", message))
+    return found

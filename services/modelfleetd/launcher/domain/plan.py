@@ -1,0 +1,362 @@
+"""The plan of one region: a pure function of what both models need, what is free, and the pace.
+
+Each step starts replicas of the candidate, shifts weight, bakes, and only then gives up old replicas. So the peak of
+step i is R_new(x_i) + R_old(share before the step), and the hold is the largest peak. With room for the whole candidate
+the steps are as large as the pace allows; with less, each step is as large as what the steps before have freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from modelfleetd.errors import PlanInfeasible
+from modelfleetd.launcher.domain.replicas import replicas_for
+from modelfleetd.launcher.domain.shares import FULL
+
+# Where the room decides, shares lie on this grid of basis points: a step that moves less is not worth its bake.
+GRID: Final = 25
+# A guess of what a start really takes, of what it may take; for expectations only, nothing is decided by it.
+_EXPECTED_PART_OF_STARTUP: Final = 6
+_OBSERVING: Final = timedelta(seconds=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One model of a swap, in one region.
+
+    Attributes:
+        full: N, replicas for the whole route.
+        least: R_min.
+        units: units of the flavor that a replica takes.
+        running: replicas that are asked for when the plan is made.
+        share: its share then, in basis points.
+        inferred: nobody measured N; it was divided out of what serves.
+        unit_cost: cost of one unit for one hour.
+    """
+
+    model: str
+    flavor: str
+    full: int
+    least: int = 2
+    units: int = 1
+    running: int = 0
+    share: int = 0
+    inferred: bool = False
+    unit_cost: float = 0.0
+    startup: timedelta = timedelta(seconds=60)
+    drain: timedelta = timedelta(seconds=10)
+
+    def needs(self, share: int) -> int:
+        """R(x): replicas for a share."""
+        return replicas_for(self.full, share, self.least)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a launch may go."""
+
+    max_step: int = 2_000
+    max_steps: int = 20
+    bake: timedelta = timedelta(minutes=5)
+    deadline: timedelta = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Units of one flavor that the launch can have: booked for its models (they move into the hold), and free."""
+
+    booked: int = 0
+    free: int = 0
+
+    @property
+    def units(self) -> int:
+        return self.booked + self.free
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a plan of one region is made from. `baseline` is None for the first model of a route."""
+
+    region: str
+    candidate: Side
+    baseline: Side | None
+    room: Mapping[str, Room] = field(default_factory=dict)
+    target: int | None = None
+
+    @property
+    def both(self) -> int:
+        """The share of both sides together; what other models have stays theirs."""
+        return self.candidate.share + self.baseline.share if self.baseline else FULL
+
+    @property
+    def goal(self) -> int:
+        """The candidate's final share."""
+        return self.both if self.target is None else self.target
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step. Times count from the beginning of the region's first step."""
+
+    number: int
+    share: int
+    old_share: int
+    new_replicas: int
+    old_before: int
+    old_after: int
+    peak_units: int
+    taken_units: int
+    freed_units: int
+    expected_end: timedelta
+    worst_undo: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class FlavorHold:
+    """Units of one flavor: free when the plan was made; held; of these moved from bookings, and extra."""
+
+    flavor: str
+    free_units: int
+    hold_units: int
+    moved_units: int
+
+    @property
+    def extra_units(self) -> int:
+        return self.hold_units - self.moved_units
+
+
+@dataclass(frozen=True, slots=True)
+class RegionPlan:
+    """The plan of one region."""
+
+    region: str
+    candidate: Side
+    baseline: Side | None
+    holds: tuple[FlavorHold, ...]
+    steps: tuple[Step, ...]
+
+    @property
+    def both(self) -> int:
+        return self.candidate.share + self.baseline.share if self.baseline else FULL
+
+    @property
+    def goal(self) -> int:
+        return self.steps[-1].share
+
+    def held(self, flavor: str) -> int:
+        """Units of a flavor in the hold."""
+        return next((hold.hold_units for hold in self.holds if hold.flavor == flavor), 0)
+
+    @property
+    def old_at_start(self) -> int:
+        """Replicas that the baseline has when everything is undone."""
+        return self.steps[0].old_before
+
+    @property
+    def cost_before(self) -> float:
+        return _cost(self.candidate, self.candidate.running) + _cost(self.baseline, self.old_at_start)
+
+    @property
+    def cost_after(self) -> float:
+        last = self.steps[-1]
+        return _cost(self.candidate, last.new_replicas) + _cost(self.baseline, last.old_after)
+
+    @property
+    def cost_peak(self) -> float:
+        return max(_cost(self.candidate, s.new_replicas) + _cost(self.baseline, s.old_before) for s in self.steps)
+
+    @property
+    def expected_duration(self) -> timedelta:
+        return self.steps[-1].expected_end
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole plan, region by region in the order in which they are launched."""
+
+    regions: tuple[RegionPlan, ...]
+    candidate_estimate: str = ""
+    baseline_estimate: str = ""
+
+    @property
+    def cost_before(self) -> float:
+        return sum(region.cost_before for region in self.regions)
+
+    @property
+    def cost_after(self) -> float:
+        return sum(region.cost_after for region in self.regions)
+
+    @property
+    def cost_peak(self) -> float:
+        """The most at any moment: one region swaps while those before are done and those after have not begun."""
+        moments = (
+            sum(r.cost_after for r in self.regions[:at])
+            + region.cost_peak
+            + sum(r.cost_before for r in self.regions[at + 1 :])
+            for at, region in enumerate(self.regions)
+        )
+        return max(moments, default=0.0)
+
+    @property
+    def expected_duration(self) -> timedelta:
+        return sum((region.expected_duration for region in self.regions), timedelta(0))
+
+
+def make(inputs: Inputs, pace: Pace) -> RegionPlan:
+    """Makes the plan of a region.
+
+    Raises:
+        PlanInfeasible: no plan fits; says how many units are missing, or which limit is too tight.
+    """
+    shares = _shares(inputs, pace, extra=0)
+    if not shares:
+        raise _infeasible(inputs, pace)
+    steps = _steps(inputs, pace, shares)
+    if steps[-1].expected_end > pace.deadline:
+        why = f"{len(steps)} steps take {steps[-1].expected_end}, longer than the launch's deadline of {pace.deadline}"
+        raise PlanInfeasible(why, missing_units=0, flavor=inputs.candidate.flavor, region=inputs.region)
+    return RegionPlan(inputs.region, inputs.candidate, inputs.baseline, _holds(inputs, shares), steps)
+
+
+def _cost(side: Side | None, replicas: int) -> float:
+    return 0.0 if side is None else side.unit_cost * side.units * replicas
+
+
+def _old_before(inputs: Inputs, share: int) -> int:
+    """Replicas of the baseline while the candidate goes on from a share."""
+    if inputs.baseline is None:
+        return 0
+    needed = inputs.baseline.needs(inputs.both - share)
+    return max(needed, inputs.baseline.running) if share == inputs.candidate.share else needed
+
+
+def _new_at(inputs: Inputs, share: int) -> int:
+    return max(inputs.candidate.needs(share), inputs.candidate.running)
+
+
+def _peak(inputs: Inputs, before: int, after: int) -> dict[str, int]:
+    """Units by flavor at the peak of a step: the candidate's for its new share, the old side's for the share before."""
+    peak = {inputs.candidate.flavor: inputs.candidate.units * _new_at(inputs, after)}
+    if inputs.baseline is not None:
+        old = inputs.baseline.units * _old_before(inputs, before)
+        peak[inputs.baseline.flavor] = peak.get(inputs.baseline.flavor, 0) + old
+    return peak
+
+
+def _fits(inputs: Inputs, before: int, after: int, extra: int) -> bool:
+    """Whether a step fits what the launch can have, were `extra` more units of the candidate's flavor free."""
+    return all(
+        units <= inputs.room.get(flavor, Room()).units + (extra if flavor == inputs.candidate.flavor else 0)
+        for flavor, units in _peak(inputs, before, after).items()
+    )
+
+
+def _shares(inputs: Inputs, pace: Pace, extra: int) -> list[int]:
+    """The candidate's share after each step, each as large as pace and room allow; empty where that leads nowhere.
+
+    The greedy choice is the best one: a larger share frees more of the old side, so it never hurts a later step.
+    """
+    if inputs.baseline is None:
+        # Nobody else can take the rest of the traffic, so there is nothing to shift in parts.
+        return [inputs.goal] if _fits(inputs, 0, inputs.goal, extra) else []
+    shares: list[int] = []
+    share = inputs.candidate.share
+    while share < inputs.goal:
+        after = _largest(inputs, share, min(share + pace.max_step, inputs.goal), extra)
+        if after <= share or len(shares) == pace.max_steps:
+            return []
+        shares.append(after)
+        share = after
+    return shares
+
+
+def _largest(inputs: Inputs, before: int, most: int, extra: int) -> int:
+    """The largest share that fits: `most`, or else one of the grid below it; `before` where none does."""
+    if _fits(inputs, before, most, extra):
+        return most
+    low, high = before // GRID, -(-most // GRID)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _fits(inputs, before, middle * GRID, extra) else (low, middle)
+    return max(before, low * GRID)
+
+
+def _steps(inputs: Inputs, pace: Pace, shares: list[int]) -> tuple[Step, ...]:
+    candidate, baseline = inputs.candidate, inputs.baseline
+    drain = max(candidate.drain, baseline.drain if baseline else timedelta(0))
+    start = candidate.startup / _EXPECTED_PART_OF_STARTUP
+    undo = max(candidate.startup, baseline.startup if baseline else timedelta(0)) + drain + _OBSERVING
+    steps: list[Step] = []
+    before = candidate.share
+    had = candidate.running
+    for number, share in enumerate(shares, start=1):
+        old_before = _old_before(inputs, before)
+        old_after = baseline.needs(inputs.both - share) if baseline else 0
+        new = _new_at(inputs, share)
+        steps.append(
+            Step(
+                number=number,
+                share=share,
+                old_share=inputs.both - share if baseline else 0,
+                new_replicas=new,
+                old_before=old_before,
+                old_after=old_after,
+                peak_units=sum(_peak(inputs, before, share).values()),
+                taken_units=(new - had) * candidate.units,
+                freed_units=(old_before - old_after) * baseline.units if baseline else 0,
+                expected_end=number * (start + _OBSERVING + pace.bake) + (number - 1) * drain,
+                worst_undo=number * undo,
+            )
+        )
+        before, had = share, new
+    return tuple(steps)
+
+
+def _holds(inputs: Inputs, shares: list[int]) -> tuple[FlavorHold, ...]:
+    most: dict[str, int] = {}
+    before = inputs.candidate.share
+    for share in shares:
+        for flavor, units in _peak(inputs, before, share).items():
+            most[flavor] = max(most.get(flavor, 0), units)
+        before = share
+    rooms = {flavor: inputs.room.get(flavor, Room()) for flavor in most}
+    # What is booked moves into the hold as a whole, even where less of it is needed.
+    return tuple(
+        FlavorHold(flavor, rooms[flavor].free, max(units, rooms[flavor].booked), rooms[flavor].booked)
+        for flavor, units in sorted(most.items())
+    )
+
+
+def _infeasible(inputs: Inputs, pace: Pace) -> PlanInfeasible:
+    """Says what is missing: the fewest more free units with which a plan would fit."""
+    candidate, baseline = inputs.candidate, inputs.baseline
+    old = baseline.running if baseline else 0
+    flavor, region = candidate.flavor, inputs.region
+    if baseline is not None and baseline.flavor != flavor:
+        short = baseline.units * _old_before(inputs, candidate.share) - inputs.room.get(baseline.flavor, Room()).units
+        if short > 0:
+            why = f"what serves now takes {short} units more than is booked and free"
+            return PlanInfeasible(why, missing_units=short, flavor=baseline.flavor, region=region)
+    room = inputs.room.get(flavor, Room())
+    enough = sum(_peak(inputs, candidate.share, inputs.goal).values()) - room.units
+    if enough <= 0 or not (wide := _shares(inputs, pace, enough)):
+        needed = -(-(inputs.goal - candidate.share) // pace.max_step)
+        why = f"it takes {needed} steps of at most {pace.max_step} basis points, and {pace.max_steps} are allowed"
+        return PlanInfeasible(why, missing_units=0, flavor=flavor, region=region)
+    low, high = 0, enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = _shares(inputs, pace, middle)
+        if found:
+            high, wide = middle, found
+        else:
+            low = middle
+    fits_with = room.free + high
+    why = (
+        f"going from {old} replicas to {_new_at(inputs, inputs.goal)} does not end with {room.free} free units; "
+        f"it needs {fits_with} free, and then takes {len(wide)} steps"
+    )
+    return PlanInfeasible(why, missing_units=high, flavor=flavor, region=region)

@@ -1,0 +1,68 @@
+"""One sentence: what a launch does or waits for, since when, and what would end the wait."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from modelfleetd.launcher.domain.launch import Launch, State
+
+
+def sentence(launch: Launch, now: datetime) -> str:
+    """Says where a launch is, in words for people."""
+    since = launch.phase_times[-1].start_time if launch.phase_times else launch.create_time
+    if launch.ended:
+        return _ended(launch)
+    where = _where(launch)
+    paused = launch.condition("Paused")
+    if paused is not None and launch.pause_reasons and launch.state is not State.ROLLING_BACK:
+        first = launch.pause_reasons[0]
+        lasts = _lasts(now, launch.paused_since or first.time)
+        return f"{where} Paused for {lasts} by {first.author}: {first.reason}. ResumeLaunch ends the pause."
+    waiting = launch.condition("Waiting")
+    if waiting is None:
+        return f"{where} Since {_lasts(now, since)}."
+    message = waiting.message[:1].upper() + waiting.message[1:]
+    return f"{where} {message} (for {_lasts(now, waiting.since)})."
+
+
+def _where(launch: Launch) -> str:
+    match launch.state:
+        case State.PENDING:
+            return "Is about to begin." if not launch.queued else "Is queued."
+        case State.ESTIMATING:
+            return "Finds out what it needs."
+        case State.AWAITING_APPROVAL:
+            return "Its plan is made."
+        case State.PREPARING:
+            return "Reserves capacity."
+        case State.SHIFTING:
+            step, plan = launch.step, launch.region_plan
+            share = launch.step_plan.share / 100
+            return f"Step {step.number} of {len(plan.steps)} in {plan.region} ({share:g} % for the candidate)."
+        case State.FINALIZING:
+            return "Every step is done; writes roles and split to the registry."
+        case State.ROLLING_BACK:
+            assert launch.abort is not None
+            return f"Rolls back, by {launch.abort.author}: {launch.abort.reason.rstrip('.')}."
+        case _:
+            return ""
+
+
+def _ended(launch: Launch) -> str:
+    assert launch.end_time is not None
+    took = _lasts(launch.end_time, launch.create_time)
+    if launch.state is State.SUCCEEDED:
+        return f"Succeeded after {took}; revision {launch.revision} of the registry says so."
+    why = f", by {launch.abort.author}: {launch.abort.reason.rstrip('.')}" if launch.abort else ""
+    word = {State.ROLLED_BACK: "Rolled back", State.CANCELLED: "Cancelled"}.get(launch.state, "Failed")
+    return f"{word} after {took}{why}."
+
+
+def _lasts(now: datetime, since: datetime) -> str:
+    seconds = max(0, round((now - since).total_seconds()))
+    if seconds < 120:
+        return f"{seconds} s"
+    minutes = seconds // 60
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,127 @@
+"""What people do to a launch: each verb is a pure function that gives the launch after it, or refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from modelfleetd.errors import EtagMismatch, SelfApproval, StepMovedOn, WrongState, invalid
+from modelfleetd.launcher.domain.launch import (
+    ENDED,
+    Launch,
+    PauseReason,
+    State,
+    going_back,
+    postponed,
+)
+
+_STEERED: Final = frozenset(
+    {State.PENDING, State.ESTIMATING, State.AWAITING_APPROVAL, State.PREPARING, State.SHIFTING, State.FINALIZING}
+)
+# Verb by verb, the states in which it may be called.
+ALLOWED: Final[Mapping[str, frozenset[State]]] = {
+    "PauseLaunch": _STEERED,
+    "ResumeLaunch": _STEERED,
+    "SkipLaunchStep": frozenset({State.SHIFTING}),
+    "AbortLaunch": frozenset(State) - ENDED,
+    "ApproveLaunch": frozenset({State.AWAITING_APPROVAL}),
+    "RejectLaunch": frozenset({State.AWAITING_APPROVAL}),
+}
+# Who may call it, for the error that names the verbs.
+_BY: Final[Mapping[str, str]] = {
+    "PauseLaunch": "engineer, owner, oncall",
+    "ResumeLaunch": "engineer, owner, oncall",
+    "SkipLaunchStep": "owner, oncall",
+    "AbortLaunch": "engineer, owner, oncall",
+    "ApproveLaunch": "approver, owner",
+    "RejectLaunch": "approver, owner",
+}
+MAX_REASON: Final = 1_000
+
+
+def allowed(launch: Launch) -> list[str]:
+    """The verbs that are allowed now, each with who may call it."""
+    return [f"{verb} ({_BY[verb]})" for verb, states in ALLOWED.items() if launch.state in states]
+
+
+def check_reason(reason: str, field: str = "reason") -> str:
+    """Returns a reason if it is one.
+
+    Raises:
+        InvalidFields: it is empty or too long.
+    """
+    if not reason.strip() or len(reason) > MAX_REASON:
+        raise invalid(field, f"must have 1 to {MAX_REASON} characters")
+    return reason
+
+
+def _check_state(launch: Launch, verb: str) -> None:
+    if launch.state not in ALLOWED[verb]:
+        raise WrongState(launch.name, launch.state.name, allowed(launch))
+
+
+def pause(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
+    """Adds the author's reason to pause; a reason of the author's that is there already is replaced."""
+    _check_state(launch, "PauseLaunch")
+    others = tuple(pause for pause in launch.pause_reasons if pause.author != author)
+    return replace(
+        launch,
+        pause_reasons=(*others, PauseReason(author, reason, now)),
+        paused_since=launch.paused_since or now,
+    )
+
+
+def resume(launch: Launch, author: str, now: datetime, *, any_author: bool = False) -> Launch:
+    """Removes the author's reason to pause, or everybody's. The time that it was paused does not count."""
+    _check_state(launch, "ResumeLaunch")
+    left = tuple(pause for pause in launch.pause_reasons if pause.author != author and not any_author)
+    gates = [pause for pause in launch.pause_reasons if pause not in left and pause.author.startswith("gate/")]
+    if gates:
+        # Somebody has looked at what the gate could not decide: it gets its extensions once more.
+        again = replace(launch.step, extensions=0, bake_start=now, next_judge=None)
+        launch = replace(launch, step=again)
+    if left or launch.paused_since is None:
+        return replace(launch, pause_reasons=left)
+    resumed = postponed(launch, now - launch.paused_since)
+    return replace(resumed, pause_reasons=(), paused_since=None)
+
+
+def skip_step(launch: Launch, author: str, expected_step: int) -> Launch:
+    """Ends the bake of the step that the caller names. Capacity and availability are not skipped by it."""
+    _check_state(launch, "SkipLaunchStep")
+    step = launch.step
+    if step.number != expected_step or step.passed:
+        current = step.number + 1 if step.passed and step.number == expected_step else step.number
+        raise StepMovedOn(launch.name, expected_step, current)
+    return replace(launch, step=replace(step, skipped_by=author))
+
+
+def abort(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
+    """Turns the launch round, whatever it does. Monotone: nobody takes an abort back; repeated, it changes nothing."""
+    if launch.state in (State.ROLLED_BACK, State.CANCELLED):
+        return launch
+    if launch.ended or launch.revision:
+        raise WrongState(launch.name, launch.state.name, [verb for verb in allowed(launch) if "Abort" not in verb])
+    return going_back(launch, author, reason, now)
+
+
+def approve(launch: Launch, author: str, digest: str, now: datetime) -> Launch:
+    """Approves the envelope that the approver saw."""
+    _check_state(launch, "ApproveLaunch")
+    assert launch.envelope is not None
+    if author == launch.actor:
+        raise SelfApproval(author)
+    if digest != launch.envelope.digest:
+        raise EtagMismatch(f"the envelope of {launch.name}", digest, launch.envelope.digest)
+    return replace(launch, envelope=replace(launch.envelope, approved_by=author, approve_time=now))
+
+
+def reject(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
+    """Rejects the envelope: the launch is cancelled."""
+    _check_state(launch, "RejectLaunch")
+    return going_back(launch, author, f"rejected: {reason}", now)
+
+
+Verb = Callable[[Launch, datetime], Launch]

@@ -1,0 +1,23 @@
+"""Every SQL statement of the launcher. A launch is a row; what changes it names the row's version and epoch.
+
+A claim is a lease by the database's clock, with an epoch from the sequence `fence`. What a holder records counts only
+while version and epoch are the ones that it claimed: one statement, no transaction is open while anybody is called.
+"""
+
+from __future__ import annotations
+
+from modelfleetd.kit.db import Database
+from modelfleetd.launcher.store.launches import Launches
+from modelfleetd.launcher.store.outbox import Outbox
+from modelfleetd.launcher.store.rounds import Rounds
+from modelfleetd.launcher.store.rows import Change, Claim, Event, Settled
+
+
+class Store(Rounds, Launches, Outbox):
+    """The schema `launcher`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+
+__all__ = ["Change", "Claim", "Event", "Settled", "Store"]

@@ -1,0 +1,175 @@
+"""What the API reads and writes: launches, verbs, events, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import datetime
+
+import asyncpg
+
+from modelfleetd.errors import ResourceExists, ResourceNotFound, RouteBusy
+from modelfleetd.kit.db import Connection, Database
+from modelfleetd.launcher.documents import from_document
+from modelfleetd.launcher.domain.launch import GateVerdict, Launch
+from modelfleetd.launcher.store.rows import COLUMNS, Event, body_of, id_of, launch_of
+from modelfleetd.names import LAUNCH
+
+VERDICTS_SHOWN = 100
+
+
+class Launches:
+    """The side of the store that the API uses."""
+
+    _database: Database
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        """Gives a connection with an open transaction, for verbs."""
+        return self._database.transaction()
+
+    async def insert(self, conn: Connection, launch: Launch) -> None:
+        """Stores a new launch.
+
+        Raises:
+            RouteBusy: another launch is active on the route, and this one is not queued.
+            ResourceExists: the id is taken.
+        """
+        try:
+            await conn.execute(
+                """INSERT INTO launches (id, uid, model_type, actor, state, queued, version, epoch, next_due_time, body,
+                                         create_time, update_time)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, 0, now(), $8, $9, $9)""",
+                id_of(launch),
+                launch.uid,
+                launch.model_type,
+                launch.actor,
+                launch.state.name,
+                launch.queued,
+                launch.version,
+                body_of(launch),
+                launch.create_time,
+            )
+        except asyncpg.UniqueViolationError as error:
+            if error.constraint_name == "one_active_launch_per_route":
+                raise RouteBusy(
+                    launch.model_type, await self.active_on(launch.model_type) or "another launch"
+                ) from error
+            raise ResourceExists(launch.name) from error
+
+    async def active_on(self, model_type: str) -> str | None:
+        """The launch that is active on a route."""
+        found = await self._database.fetchval(
+            "SELECT id FROM launches WHERE model_type = $1 AND end_time IS NULL AND NOT queued", model_type
+        )
+        return None if found is None else LAUNCH.format(found)
+
+    async def get(self, name: str) -> Launch:
+        """Reads a launch.
+
+        Raises:
+            ResourceNotFound: there is none of that name.
+        """
+        (id_,) = LAUNCH.parse(name)
+        row = await self._database.fetchrow(f"SELECT {COLUMNS} FROM launches WHERE id = $1", id_)
+        if row is None:
+            raise ResourceNotFound(name)
+        return launch_of(row)
+
+    async def lock(self, conn: Connection, name: str) -> tuple[Launch, datetime]:
+        """Reads a launch and keeps others from changing it until the transaction ends; and what time it is.
+
+        Raises:
+            ResourceNotFound: there is none of that name.
+        """
+        (id_,) = LAUNCH.parse(name)
+        row = await conn.fetchrow(
+            f"SELECT {COLUMNS}, clock_timestamp() AS now FROM launches WHERE id = $1 FOR UPDATE", id_
+        )
+        if row is None:
+            raise ResourceNotFound(name)
+        return launch_of(row), row["now"]
+
+    async def put(self, conn: Connection, launch: Launch, event: Event) -> Launch:
+        """Writes what a verb made of a locked launch, and has the launch looked at now."""
+        after = replace(launch, version=launch.version + 1)
+        await conn.execute(
+            """UPDATE launches SET body = $2, version = $3, update_time = now(),
+                   next_due_time = CASE WHEN end_time IS NULL THEN now() END WHERE id = $1""",
+            id_of(after),
+            body_of(after),
+            after.version,
+        )
+        await self.say(conn, after, event)
+        return after
+
+    async def say(self, conn: Connection, launch: Launch, event: Event) -> None:
+        """Writes an event of a locked or new launch."""
+        await conn.execute(
+            """INSERT INTO events (launch, sequence, time, type, message, step, region, epoch, actor)
+               SELECT $1, (SELECT coalesce(max(sequence), 0) + 1 FROM events WHERE launch = $1),
+                      $2, $3, $4, $5, $6, $7, $8""",
+            id_of(launch),
+            event.time,
+            event.type,
+            event.message,
+            event.step,
+            event.region,
+            launch.epoch,
+            event.actor,
+        )
+
+    async def page(
+        self, *, before: int | None, limit: int, model_type: str = "", active_only: bool = False
+    ) -> list[tuple[int, Launch]]:
+        """Launches with their numbers, newest first, from a number downwards."""
+        conditions = [
+            "($1::bigint IS NULL OR number < $1)",
+            *(["model_type = $3"] if model_type else []),
+            *(["end_time IS NULL"] if active_only else []),
+        ]
+        arguments: list[object] = [before, limit, *([model_type] if model_type else [])]
+        rows = await self._database.fetch(
+            f"SELECT number, {COLUMNS} FROM launches WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT $2",
+            *arguments,
+        )
+        return [(row["number"], launch_of(row)) for row in rows]
+
+    async def verdicts(self, names: Sequence[str]) -> dict[str, tuple[GateVerdict, ...]]:
+        """The last verdicts of the gates of launches, oldest first."""
+        ids = [LAUNCH.parse(name)[0] for name in names]
+        rows = await self._database.fetch(
+            """SELECT id, v.number, v.verdict FROM unnest($1::text[]) AS id CROSS JOIN LATERAL (
+                   SELECT number, verdict FROM gate_verdicts WHERE launch = id ORDER BY number DESC LIMIT $2) AS v
+               ORDER BY v.number""",
+            ids,
+            VERDICTS_SHOWN,
+        )
+        found: dict[str, list[GateVerdict]] = {}
+        for row in rows:
+            found.setdefault(LAUNCH.format(row["id"]), []).append(from_document(GateVerdict, row["verdict"]))
+        return {name: tuple(verdicts) for name, verdicts in found.items()}
+
+    async def events(self, name: str, *, after: int, limit: int) -> list[Event]:
+        """What happened to a launch, oldest first.
+
+        Raises:
+            ResourceNotFound: there is no such launch.
+        """
+        (id_,) = LAUNCH.parse(name)
+        rows = await self._database.fetch(
+            """SELECT sequence, time, type, message, step, region, epoch, actor FROM events
+               WHERE launch = $1 AND sequence > $2 ORDER BY sequence LIMIT $3""",
+            id_,
+            after,
+            limit,
+        )
+        if not rows:
+            await self.get(name)
+        return [Event(**row) for row in rows]
+
+    async def versions(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Version and epoch of launches: whether anything may have changed, for those who watch."""
+        ids = [LAUNCH.parse(name)[0] for name in names]
+        rows = await self._database.fetch("SELECT id, version, epoch FROM launches WHERE id = ANY($1)", ids)
+        return {LAUNCH.format(row["id"]): (row["version"], row["epoch"]) for row in rows}
