@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import pytest
+
 from modelfleetd.capacity.domain.loadtest import Outcome, Stoppers
 from modelfleetd.capacity.loadtest.search import Cause, Found, NotFound, Plan, search
 from modelfleetd.capacity.loadtest.verdicts import Judge, Length, interval
@@ -92,7 +94,7 @@ def test_a_rate_that_is_not_confirmed_is_stepped_down_by_two_percent() -> None:
     runs = [plan.qps for plan in plans if plan.certification]
     assert isinstance(found, Found)
     assert len(runs) > 1
-    assert [later / earlier for earlier, later in zip(runs, runs[1:], strict=False)] == pytest.approx([0.98] * (len(runs) - 1))
+    assert [later / earlier for earlier, later in itertools.pairwise(runs)] == pytest.approx([0.98] * (len(runs) - 1))
     assert found.max_qps == runs[-1] <= 390.0
 
 
@@ -133,7 +135,7 @@ def test_a_probe_that_is_grossly_over_or_under_ends_early_but_a_certification_ne
     draw = random.Random(7)
     maximum = known_maximum()
     planned = Length.of_search(CERTIFICATION).planned
-    assert probe(Plan(maximum * 1.3), md1(maximum * 1.3, draw)) == (Outcome.OVER, planned // 4)
+    assert probe(Plan(maximum * 1.7), md1(maximum * 1.7, draw)) == (Outcome.OVER, planned // 4)
     assert probe(Plan(maximum * 0.5), md1(maximum * 0.5, draw)) == (Outcome.WITHIN, planned // 4)
     outcome, requests = probe(Plan(maximum * 0.5, certification=True), md1(maximum * 0.5, draw))
     assert (outcome, requests) == (Outcome.WITHIN, CERTIFICATION)
