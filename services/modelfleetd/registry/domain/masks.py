@@ -70,7 +70,7 @@ def _checked(resource_type: type, mask: Sequence[str]) -> list[tuple[str, ...]]:
     violations: list[FieldViolation] = []
     fields = {each.name: each for each in dataclasses.fields(resource_type)}
     settable = [name for name, each in fields.items() if owner_of(each) is None]
-    for index, text in enumerate(mask):
+    for text in mask:
         path = split(text)
         if path is None or not _exists(resource_type, path):
             description = f"{text!r} names no field; accepted are {', '.join(settable)}, and * for all of them"
@@ -79,7 +79,7 @@ def _checked(resource_type: type, mask: Sequence[str]) -> list[tuple[str, ...]]:
         else:
             paths.append(path)
             continue
-        violations.append(FieldViolation(f"update_mask.paths[{index}]", description))
+        violations.append(FieldViolation("update_mask", description))
     if violations:
         raise InvalidFields(violations)
     return paths

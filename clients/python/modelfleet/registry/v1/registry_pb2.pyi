@@ -340,7 +340,9 @@ class ModelType(_message.Message):
     in the revision that changes theirs. Unset where nothing that has a tier depends on it.
     """
     baseline: _builtins.str
-    """The main model. Owned by launches."""
+    """The main model. Owned by launches: sent back as it is it is passed over, anything else is refused with
+    FIELD_OWNED_BY_LAUNCHES.
+    """
     etag: _builtins.str
     """Changes with every change; send it back to be refused when somebody else was faster."""
     revision: _builtins.int
@@ -367,11 +369,11 @@ class ModelType(_message.Message):
 
     @_builtins.property
     def holdouts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Models that keep a small share for comparison. Owned by launches."""
+        """Models that keep a small share for comparison. Owned by launches, like `baseline`."""
 
     @_builtins.property
     def splits(self) -> _containers.RepeatedCompositeFieldContainer[_serving_pb2.RegionSplit]:
-        """How traffic is split, by region. Owned by launches."""
+        """How traffic is split, by region. Owned by launches, like `baseline`."""
 
     @_builtins.property
     def naming(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -668,7 +670,9 @@ class Model(_message.Message):
     description: _builtins.str
     """What is new about it. At most 1000 characters."""
     role: Global___Model.Role.ValueType
-    """What it does for its type. Owned by launches."""
+    """What it does for its type. Owned by launches: sent back as it is it is passed over, anything else is refused with
+    FIELD_OWNED_BY_LAUNCHES.
+    """
     training_flow: _builtins.str
     """The training flow that made it, as a URI of at most 2000 characters. Optional."""
     checkpoint: _builtins.str
@@ -1147,7 +1151,7 @@ class UpdateTeamRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Fields to change, such as `on_call` or `labels.site`; empty: all that are set; `*`: all."""
+        """Fields to change, such as `on_call` or `labels.site`; empty: all that are set."""
 
     def __init__(
         self,
@@ -1355,7 +1359,7 @@ class UpdateRegionRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Fields to change; empty: all that are set; `*`: all."""
+        """Fields to change; empty: all that are set."""
 
     def __init__(
         self,
@@ -1563,7 +1567,7 @@ class UpdateModelTypeRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Fields to change; empty: all that are set; `*`: all."""
+        """Fields to change; empty: all that are set."""
 
     def __init__(
         self,
@@ -1779,7 +1783,7 @@ class UpdateModelRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Fields to change; empty: all that are set; `*`: all."""
+        """Fields to change; empty: all that are set."""
 
     def __init__(
         self,
