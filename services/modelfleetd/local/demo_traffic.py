@@ -53,7 +53,9 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class ReplayedRequest:
+    """A few impressions that followed one another."""
+
     at: float
     """Seconds after the beginning of the log, compressed."""
     message: pb.ModelInferRequest
@@ -69,7 +71,7 @@ class Traffic:
         self.compression = compression
         self._address = address
         self._model_type = model_type
-        self._requests = _plan(model_type.rpartition("/")[2], impressions, compression)
+        self._requests = plan(model_type.rpartition("/")[2], impressions, compression)
         self._random = random.Random(7)
 
     @property
@@ -107,7 +109,7 @@ class Traffic:
         self,
         stub: rpc.GRPCInferenceServiceAsyncStub,
         headers: tuple[tuple[str, str], ...],
-        request: _Request,
+        request: ReplayedRequest,
         evidence: Evidence,
     ) -> None:
         call = stub.ModelInfer(request.message, timeout=_DEADLINE_SECONDS, metadata=headers)
@@ -130,7 +132,7 @@ class Traffic:
             asyncio.get_running_loop().call_later(delay, evidence.clicked, model, ids[place])
 
 
-def _plan(name: str, impressions: Impressions, compression: float) -> list[_Request]:
+def plan(name: str, impressions: Impressions, compression: float) -> list[ReplayedRequest]:
     """Cuts the log into requests, each at the time of its last impression."""
     columns = columns_of(impressions)
     requests = []
@@ -139,5 +141,5 @@ def _plan(name: str, impressions: Impressions, compression: float) -> list[_Requ
         cells = {column: list(values[rows]) for column, values in columns.items()}
         clicks = tuple(place for place, click in enumerate(impressions.click[rows]) if click)
         at = float(impressions.time[rows][-1] - impressions.time[0]) / compression
-        requests.append(_Request(at, encode_request(name, str(first), cells), clicks))
+        requests.append(ReplayedRequest(at, encode_request(name, str(first), cells), clicks))
     return requests
