@@ -135,6 +135,10 @@ class Refusals:
             if len(found := self.row[self.reason == reason.value])
         )
 
+    def within(self, models: int, predictions: int) -> Refusals:
+        """Returns those whose model and prediction are known."""
+        return take(self, (self.model < models) & (self.prediction < predictions))
+
     def __add__(self, other: Refusals) -> Refusals:
         names = ("reason", "row", "model", "prediction", "minute")
         return Refusals(*(np.concatenate((getattr(self, name), getattr(other, name))) for name in names))
@@ -281,7 +285,7 @@ class _Columns:
         if bad.any():
             self.refuse(bad, Reason.BAD_INDEX)
             # Whatever looks a prediction's window up by these rows has to find one.
-            self.prediction = np.minimum(self.prediction, predictions - 1).astype(np.uint8)
+            self.prediction = np.where(self.prediction < predictions, self.prediction, np.uint8(0))
 
     def check_scores(self, value: Floats, is_logit: bool) -> None:
         self.refuse(~np.isfinite(value) if is_logit else ~((value >= 0.0) & (value <= 1.0)), Reason.BAD_SCORE)

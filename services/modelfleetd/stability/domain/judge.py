@@ -7,7 +7,7 @@ the demanded positives; all else is INCONCLUSIVE, and says what is missing.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -222,8 +222,3 @@ def _expected(case: Case, sums: Sums, missing: int) -> datetime | None:
 def _first_maturity(case: Case) -> datetime | None:
     first = case.candidate.first_waiting
     return None if first is None else matures_at(first, case.window)
-
-
-def by_prediction(evidence: Mapping[str, Evidence], prediction: str) -> Evidence:
-    """Returns the evidence of a prediction; none where nothing was written."""
-    return evidence.get(prediction, Evidence())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from modelfleetd.stability.domain.exact import Integers
 
@@ -94,10 +96,6 @@ class Shelf:
     def width_micros(self) -> int:
         return self.hours * HOUR_MICROS
 
-    def numbers(self, expiry_micros: Integers) -> Integers:
-        """Returns the shelf of each thing that expires then."""
-        return self.kind * _KIND + expiry_micros // self.width_micros
-
     def between(self, first_expiry: datetime, last_expiry: datetime) -> range:
         """Returns the shelves for all that expires from the first to the last moment."""
         base = self.kind * _KIND
@@ -115,6 +113,26 @@ def shelf_of(window: timedelta) -> Shelf:
     if window <= timedelta(hours=6):
         return _SHELVES[1]
     return _SHELVES[2] if window <= timedelta(days=2) else _SHELVES[3]
+
+
+class Shelving:
+    """Attribution windows and shelves of the predictions that a batch's index column points to."""
+
+    def __init__(self, windows: Sequence[timedelta]) -> None:
+        shelves = [shelf_of(window) for window in windows]
+        self.windows: Integers = np.array([_micros_of(window) for window in windows], dtype=np.int64)
+        self._patience: Integers = np.array([_micros_of(patience(window)) for window in windows], dtype=np.int64)
+        self._base: Integers = np.array([shelf.kind * _KIND for shelf in shelves], dtype=np.int64)
+        self._width: Integers = np.array([shelf.width_micros for shelf in shelves], dtype=np.int64)
+
+    def shelves(self, time: Integers, prediction: npt.NDArray[np.uint8]) -> Integers:
+        """Returns the shelf of each thing that begins to wait at a time."""
+        numbers: Integers = self._base[prediction] + (time + self._patience[prediction]) // self._width[prediction]
+        return numbers
+
+
+def _micros_of(span: timedelta) -> int:
+    return span // timedelta(microseconds=1)
 
 
 def shelf_end(number: int) -> datetime:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from modelfleetd.errors import invalid
 from modelfleetd.stability.domain.estimates import Estimate, base_rate, calibration, normalized_entropy
-from modelfleetd.stability.domain.maturity import moment_of
+from modelfleetd.stability.domain.maturity import minute_after, minute_of, moment_of
 from modelfleetd.stability.domain.sums import NOTHING, Sums
 
 
@@ -24,6 +25,19 @@ class Span:
     @property
     def end_time(self) -> datetime:
         return moment_of(self.end)
+
+
+def span_between(start: datetime | None, end: datetime | None, now: datetime) -> Span:
+    """Returns the whole minutes that hold a span: by default the hour before its end, and until now.
+
+    Raises:
+        InvalidFields: it ends before it begins.
+    """
+    end = now if end is None else end
+    start = end - timedelta(hours=1) if start is None else start
+    if start >= end:
+        raise invalid("start_time", f"must be before end_time, {end:%Y-%m-%dT%H:%M:%SZ}")
+    return Span(minute_of(start), minute_after(end))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from modelfleetd.stability.domain.columns import Bytes, Examples, Predictions, Rows
+from modelfleetd.stability.domain.columns import Bytes, Examples, Predictions, Refusals
 from modelfleetd.stability.domain.exact import BLOCK, SCALE_BITS, Floats, GroupSummer, GroupSums, Integers, in_runs
 from modelfleetd.stability.domain.losses import negative_losses, positive_losses, probabilities
 from modelfleetd.stability.domain.maturity import MINUTE_MICROS
@@ -150,9 +150,9 @@ def count_positives(rows: Scored, age: Integers) -> PositiveRows:
     return PositiveRows(_places(sums.keys), sums.counts, columns)
 
 
-def count_by_key(rows: Rows, minute: Integers, reason: Bytes) -> tuple[Places, Integers]:
-    """Returns how many rows there are by model, prediction, minute and, in the place of the age, reason."""
-    keys = _join(rows.model, rows.prediction, minute, reason.astype(np.int64))
+def count_refusals(refusals: Refusals) -> tuple[Places, Integers]:
+    """Returns how many rows were refused by model, prediction, minute and, in the place of the age, reason."""
+    keys = _join(refusals.model, refusals.prediction, refusals.minute, refusals.reason.astype(np.int64))
     found, counts = np.unique(keys, return_counts=True)
     return _places(found), counts
 

@@ -29,9 +29,9 @@ GRPC_VERSION: str
 class StabilityServiceStub:
     """Takes predictions and labels in, keeps their sufficient statistics per minute, and judges.
 
-    Bulk columns are little-endian, fixed-width bytes without framing: `float64` 8 bytes a value, `int64` 8 bytes, `uint8`
-    1 byte, request ids 16 bytes. All columns of a batch have the same number of rows: columns that do not fit together
-    refuse the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. At most 4 MiB a message.
+    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value, uint8 1,
+    request ids 16. All columns of a batch have the same number of rows: columns that do not fit together refuse
+    the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. A message has at most 4 MiB.
 
     Writing is exactly once per (model type, producer, sequence), whatever the method: a repeated batch answers the same
     and changes nothing, for at least 7 days. The same sequence with other content is REQUEST_ID_REUSED: a producer that
@@ -74,9 +74,9 @@ class StabilityServiceStub:
 class StabilityServiceAsyncStub(StabilityServiceStub):
     """Takes predictions and labels in, keeps their sufficient statistics per minute, and judges.
 
-    Bulk columns are little-endian, fixed-width bytes without framing: `float64` 8 bytes a value, `int64` 8 bytes, `uint8`
-    1 byte, request ids 16 bytes. All columns of a batch have the same number of rows: columns that do not fit together
-    refuse the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. At most 4 MiB a message.
+    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value, uint8 1,
+    request ids 16. All columns of a batch have the same number of rows: columns that do not fit together refuse
+    the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. A message has at most 4 MiB.
 
     Writing is exactly once per (model type, producer, sequence), whatever the method: a repeated batch answers the same
     and changes nothing, for at least 7 days. The same sequence with other content is REQUEST_ID_REUSED: a producer that
@@ -115,9 +115,9 @@ class StabilityServiceAsyncStub(StabilityServiceStub):
 class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes predictions and labels in, keeps their sufficient statistics per minute, and judges.
 
-    Bulk columns are little-endian, fixed-width bytes without framing: `float64` 8 bytes a value, `int64` 8 bytes, `uint8`
-    1 byte, request ids 16 bytes. All columns of a batch have the same number of rows: columns that do not fit together
-    refuse the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. At most 4 MiB a message.
+    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value, uint8 1,
+    request ids 16. All columns of a batch have the same number of rows: columns that do not fit together refuse
+    the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. A message has at most 4 MiB.
 
     Writing is exactly once per (model type, producer, sequence), whatever the method: a repeated batch answers the same
     and changes nothing, for at least 7 days. The same sequence with other content is REQUEST_ID_REUSED: a producer that

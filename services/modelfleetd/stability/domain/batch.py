@@ -1,0 +1,42 @@
+"""What makes a batch this one, and what becomes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelfleetd.errors import Code, FieldViolation, FleetError
+from modelfleetd.stability.domain.columns import RejectedRows
+
+
+class SequenceReused(FleetError):
+    """The sequence was written before with other content."""
+
+    code = Code.ALREADY_EXISTS
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self, producer: str, sequence: int) -> None:
+        description = "was written before with other content; each new batch takes a larger one"
+        super().__init__(
+            f"batch.sequence {sequence} of producer {producer} {description}.",
+            violations=[FieldViolation("batch.sequence", description)],
+            request_id=f"{producer}/{sequence}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchId:
+    """What makes a batch this one, and the digest of its content."""
+
+    model_type: str
+    producer: str
+    sequence: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a batch."""
+
+    accepted_rows: int
+    rejected: tuple[RejectedRows, ...]
+    duplicate: bool = False

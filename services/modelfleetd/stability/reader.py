@@ -1,0 +1,106 @@
+"""Answers questions about what was written: series and judgements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from modelfleetd.clock import Clock
+from modelfleetd.errors import invalid
+from modelfleetd.stability.domain.criteria import Criterion, DeclaredPrediction
+from modelfleetd.stability.domain.judge import Case, Judgement, judge
+from modelfleetd.stability.domain.maturity import mature_before
+from modelfleetd.stability.domain.points import Evidence, Point, Span, make_point, span_between
+from modelfleetd.stability.registry import DeclaredType
+from modelfleetd.stability.store import Store
+
+RESOLUTIONS: Final = (timedelta(minutes=1), timedelta(minutes=5), timedelta(hours=1))
+MOST_POINTS: Final = 2000
+
+
+class Reader:
+    """Reads statistics and makes metrics and judgements of them."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def series(
+        self,
+        model: str,
+        prediction: DeclaredPrediction,
+        start: datetime | None,
+        end: datetime | None,
+        resolution: timedelta | None,
+        *,
+        confidence: float,
+        matured_only: bool,
+    ) -> tuple[list[Point], Point]:
+        """Returns the points of a model's prediction, oldest first, and all of them as one.
+
+        Raises:
+            InvalidFields: the span or the resolution is none.
+        """
+        now = self._clock.now()
+        span = span_between(start, end, now)
+        minutes = _minutes(resolution or RESOLUTIONS[0], span)
+        before = mature_before(now, prediction.attribution_window)
+        key = (model, prediction.id)
+        found = (await self._store.evidence({key: before}, span, minutes)).get(key, {})
+
+        def point(part: Span, evidence: Evidence) -> Point:
+            return make_point(part, evidence, confidence=confidence, mature_before=before, matured_only=matured_only)
+
+        total = sum(found.values(), Evidence())
+        # The first and the last point end where the span does.
+        parts = {start: Span(max(start, span.start), min(start + minutes, span.end)) for start in sorted(found)}
+        return [point(part, found[start]) for start, part in parts.items()], point(span, total)
+
+    async def judge(
+        self,
+        declared: DeclaredType,
+        model: str,
+        baseline: str,
+        criteria: Sequence[Criterion],
+        start: datetime,
+        end: datetime | None,
+    ) -> Judgement:
+        """Judges a model, against its baseline where one is given, on the same span and maturity.
+
+        Raises:
+            InvalidFields: the span is none.
+        """
+        now = self._clock.now()
+        span = span_between(start, end, now)
+        windows = {c.prediction: declared.predictions[c.prediction].attribution_window for c in criteria}
+        models = [model, baseline] if baseline else [model]
+        wanted = {(name, key): mature_before(now, window) for name in models for key, window in windows.items()}
+        found = await self._store.evidence(wanted, span)
+
+        def evidence(name: str, prediction: str) -> Evidence:
+            return sum(found.get((name, prediction), {}).values(), Evidence())
+
+        cases = [
+            Case(
+                criterion,
+                windows[criterion.prediction],
+                span,
+                now,
+                evidence(model, criterion.prediction),
+                evidence(baseline, criterion.prediction) if baseline else None,
+            )
+            for criterion in criteria
+        ]
+        return judge(cases, span)
+
+
+def _minutes(resolution: timedelta, span: Span) -> int:
+    if resolution not in RESOLUTIONS:
+        raise invalid("resolution", "must be 60 s, 300 s or 3600 s")
+    minutes = resolution // timedelta(minutes=1)
+    if (span.end - span.start) > MOST_POINTS * minutes:
+        raise invalid(
+            "resolution", f"makes more than {MOST_POINTS} points of the span; take a wider one, or ask for less"
+        )
+    return minutes

@@ -1,0 +1,5 @@
+"""Every SQL statement of stability."""
+
+from modelfleetd.stability.store.store import Store, Write
+
+__all__ = ["Store", "Write"]

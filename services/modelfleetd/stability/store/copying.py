@@ -1,0 +1,49 @@
+"""PostgreSQL's binary COPY format, written from numpy arrays without a loop over rows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from modelfleetd.kit.db import Connection
+
+_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_TRAILER: Final = b"\xff\xff"
+
+
+class _Copies(Protocol):
+    async def copy_to_table(
+        self,
+        table_name: str,
+        *,
+        source: io.BytesIO,
+        columns: Sequence[str],
+        format: str,  # noqa: A002
+    ) -> str: ...
+
+
+async def copy_rows(conn: Connection, table: str, columns: dict[str, tuple[str, npt.NDArray[Any]]]) -> None:
+    """Copies rows into a table.
+
+    Args:
+        conn: with an open transaction.
+        table: to copy into.
+        columns: by name, the type as numpy writes it big-endian (`>i4`, `>i8`, `>f8`, `>i2`, `?`) and the values.
+    """
+    rows = len(next(iter(columns.values()))[1])
+    if not rows:
+        return
+    layout: list[tuple[str, str]] = [("fields", ">i2")]
+    for name, (kind, _) in columns.items():
+        layout += [(f"size of {name}", ">i4"), (name, kind)]
+    made = np.empty(rows, dtype=layout)
+    made["fields"] = len(columns)
+    for name, (kind, values) in columns.items():
+        made[f"size of {name}"] = np.dtype(kind).itemsize
+        made[name] = values
+    source = io.BytesIO(b"".join((_HEADER, made.tobytes(), _TRAILER)))
+    await cast(_Copies, conn).copy_to_table(table, source=source, columns=list(columns), format="binary")

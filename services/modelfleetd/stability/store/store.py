@@ -1,0 +1,112 @@
+"""The store: transactions of writers, and what readers ask for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Final
+
+import numpy as np
+
+from modelfleetd.kit.db import Connection, Database
+from modelfleetd.stability.domain.batch import BatchId, Outcome
+from modelfleetd.stability.domain.exact import Integers
+from modelfleetd.stability.domain.points import Evidence, Span
+from modelfleetd.stability.store import batches, statistics
+from modelfleetd.stability.store.shelves import Shelves
+
+# Producers repeat a batch within minutes; this is what they are promised.
+_BATCHES_KEPT: Final = timedelta(days=7)
+_MOST_SERIES_CACHED: Final = 100_000
+
+_READ_SERIES = """
+SELECT id, series.model, series.prediction FROM series
+JOIN unnest($1::text[], $2::text[]) AS given (model, prediction) USING (model, prediction)
+"""
+_MAKE_SERIES = """
+INSERT INTO series (model, prediction) SELECT * FROM unnest($1::text[], $2::text[]) ORDER BY 1, 2
+ON CONFLICT DO NOTHING
+"""
+
+
+class Write:
+    """The transaction in which one batch is written."""
+
+    def __init__(self, conn: Connection, batch: BatchId, written: Outcome | None) -> None:
+        self.conn = conn
+        self._batch = batch
+        self.written = written  # the outcome where the batch was written before: then there is nothing to do
+
+    async def conclude(self, outcome: Outcome) -> Outcome:
+        """Keeps the outcome, to answer a repetition with."""
+        await batches.conclude(self.conn, self._batch, outcome)
+        return outcome
+
+
+class Store:
+    """Stability's schema."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # Numbers of series never change, so they may be kept.
+        self._series: dict[tuple[str, str], int] = {}
+        self.shelves = Shelves(database)
+
+    @asynccontextmanager
+    async def write(self, batch: BatchId) -> AsyncIterator[Write]:
+        """Begins the transaction of a batch; waits for one that writes the same batch.
+
+        Raises:
+            SequenceReused: it was written before with other content.
+        """
+        async with self._database.transaction() as conn:
+            yield Write(conn, batch, await batches.claim(conn, batch))
+
+    async def series_of(
+        self, models: Sequence[str], predictions: Sequence[str], used: Sequence[tuple[int, int]]
+    ) -> Integers:
+        """Returns the numbers of series by model (first index) and prediction (second); 0 for those not used."""
+        if len(self._series) > _MOST_SERIES_CACHED:
+            self._series.clear()
+        pairs = {(model, prediction): (models[model], predictions[prediction]) for model, prediction in used}
+        missing = [pair for pair in pairs.values() if pair not in self._series]
+        if missing:
+            names = ([model for model, _ in missing], [prediction for _, prediction in missing])
+            await self._database.execute(_MAKE_SERIES, *names)
+            await self._remember_series(missing)
+        numbers = np.zeros((len(models), len(predictions)), dtype=np.int64)
+        for index, pair in pairs.items():
+            numbers[index] = self._series[pair]
+        return numbers
+
+    async def evidence(
+        self, mature_before: Mapping[tuple[str, str], int], span: Span, resolution: int = 0
+    ) -> dict[tuple[str, str], dict[int, Evidence]]:
+        """Returns the evidence of models' predictions by the first minute of each part of a span.
+
+        Args:
+            mature_before: for each (model, prediction) the first minute that is not mature.
+            span: what to read.
+            resolution: minutes of a part; 0: the whole span is one.
+        """
+        await self._remember_series([pair for pair in mature_before if pair not in self._series])
+        series = {self._series[pair]: pair for pair in mature_before if pair in self._series}
+        if not series:
+            return {}
+        async with self._database.transaction(readonly=True) as conn:
+            wanted = {number: mature_before[pair] for number, pair in series.items()}
+            found = await statistics.read_evidence(conn, wanted, span, resolution)
+        return {series[number]: parts for number, parts in found.items()}
+
+    async def sweep(self, now: datetime) -> None:
+        """Drops what nothing waits for any more, and forgets old batches."""
+        await self.shelves.drop_expired(now)
+        await batches.forget(self._database, _BATCHES_KEPT)
+
+    async def _remember_series(self, pairs: Sequence[tuple[str, str]]) -> None:
+        if not pairs:
+            return
+        names = ([model for model, _ in pairs], [prediction for _, prediction in pairs])
+        for record in await self._database.fetch(_READ_SERIES, *names):
+            self._series[record["model"], record["prediction"]] = record["id"]

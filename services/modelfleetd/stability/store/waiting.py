@@ -1,0 +1,171 @@
+"""Predictions that wait for their labels, and labels that came before their predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelfleetd.kit.db import Connection
+from modelfleetd.stability.domain.columns import Keys, Labels, Predictions
+from modelfleetd.stability.domain.exact import Floats, Integers
+from modelfleetd.stability.store.copying import copy_rows
+
+# Writers of one model type take turns: else a prediction and its label, written at the same moment, would each look for
+# the other, not see it, and wait for it for ever.
+_TAKE_TURN = "SELECT pg_advisory_xact_lock(hashtextextended('stability ' || $1, 0))"
+
+_GIVEN = "unnest($1::int[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS given (series, high, low, place)"
+_SAME = "w.high = given.high AND w.low = given.low AND w.series = given.series"
+_KNOWN_PREDICTIONS = f"""
+SELECT array_agg(place - 1) FROM {_GIVEN} JOIN waiting_predictions w ON {_SAME} WHERE w.shelf = ANY ($4::int[])
+"""
+_FIND_PREDICTIONS = f"""
+SELECT array_agg(place - 1) AS place, array_agg(shelf) AS shelf, array_agg(event) AS event, array_agg(value) AS value,
+       array_agg(is_logit) AS is_logit, array_agg(weight) AS weight, array_agg(label) AS label
+FROM {_GIVEN} JOIN waiting_predictions w ON {_SAME}
+"""
+_FIND_LABELS = f"""
+SELECT array_agg(place - 1) AS place, array_agg(shelf) AS shelf, array_agg(time) AS time, array_agg(label) AS label
+FROM {_GIVEN} JOIN waiting_labels w ON {_SAME}
+"""
+_MARK = """
+UPDATE {table} w SET label = given.label
+FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::int[], $5::smallint[]) AS given (series, high, low, shelf, label)
+WHERE w.high = given.high AND w.low = given.low AND w.series = given.series AND w.shelf = given.shelf
+  AND w.shelf = ANY ($4)
+"""
+_MARK_PREDICTIONS = _MARK.format(table="waiting_predictions")
+_MARK_LABELS = _MARK.format(table="waiting_labels")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPredictions:
+    """Waiting predictions of some keys; arrays of one length."""
+
+    place: Integers  # position of the key
+    shelf: Integers
+    event: Integers
+    value: Floats
+    is_logit: npt.NDArray[np.bool_]
+    weight: Floats
+    label: Integers  # -1: none yet
+
+
+@dataclass(frozen=True, slots=True)
+class FoundLabels:
+    """Waiting labels of some keys; arrays of one length."""
+
+    place: Integers  # position of the key
+    shelf: Integers
+    time: Integers
+    label: Integers
+
+
+async def take_turn(conn: Connection, model_type: str) -> None:
+    """Waits until no other transaction joins rows of this model type; until the end of the transaction."""
+    await conn.execute(_TAKE_TURN, model_type)
+
+
+async def known_predictions(conn: Connection, series: Integers, keys: Keys, shelves: Sequence[int]) -> Integers:
+    """Returns the positions of those keys that have a prediction on one of the shelves."""
+    found = await conn.fetchval(_KNOWN_PREDICTIONS, *_arrays(series, keys), shelves)
+    return np.array(found or [], dtype=np.int64)
+
+
+async def find_predictions(conn: Connection, series: Integers, keys: Keys) -> FoundPredictions:
+    """Returns the predictions of some keys, on whatever shelf."""
+    record = await conn.fetchrow(_FIND_PREDICTIONS, *_arrays(series, keys))
+    assert record is not None
+    place, first = _first_of_each(record["place"])
+    return FoundPredictions(
+        place,
+        _column(record["shelf"], np.int64, first),
+        _column(record["event"], np.int64, first),
+        _column(record["value"], np.float64, first),
+        _column(record["is_logit"], np.bool_, first),
+        _column(record["weight"], np.float64, first),
+        _column(record["label"], np.int64, first),
+    )
+
+
+async def find_labels(conn: Connection, series: Integers, keys: Keys) -> FoundLabels:
+    """Returns the labels that came before the predictions of some keys, on whatever shelf."""
+    record = await conn.fetchrow(_FIND_LABELS, *_arrays(series, keys))
+    assert record is not None
+    place, first = _first_of_each(record["place"])
+    return FoundLabels(
+        place,
+        _column(record["shelf"], np.int64, first),
+        _column(record["time"], np.int64, first),
+        _column(record["label"], np.int64, first),
+    )
+
+
+async def keep_predictions(
+    conn: Connection, series: Integers, shelf: Integers, rows: Predictions, label: Integers
+) -> None:
+    """Has predictions wait; `label` is -1 where there is none yet."""
+    weight = np.ones(len(rows)) if rows.weight is None else rows.weight
+    await copy_rows(
+        conn,
+        "waiting_predictions",
+        {
+            "shelf": (">i4", shelf),
+            "series": (">i4", series),
+            "high": (">i8", rows.high),
+            "low": (">i8", rows.low),
+            "event": (">i8", rows.event),
+            "value": (">f8", rows.value),
+            "is_logit": ("?", np.full(len(rows), rows.is_logit)),
+            "weight": (">f8", weight),
+            "label": (">i2", label),
+        },
+    )
+
+
+async def keep_labels(conn: Connection, series: Integers, shelf: Integers, rows: Labels) -> None:
+    """Has labels wait for their predictions."""
+    await copy_rows(
+        conn,
+        "waiting_labels",
+        {
+            "shelf": (">i4", shelf),
+            "series": (">i4", series),
+            "high": (">i8", rows.high),
+            "low": (">i8", rows.low),
+            "time": (">i8", rows.time),
+            "label": (">i2", rows.label),
+        },
+    )
+
+
+async def mark_predictions(conn: Connection, series: Integers, shelf: Integers, rows: Labels) -> None:
+    """Gives waiting predictions their labels."""
+    await _mark(conn, _MARK_PREDICTIONS, series, shelf, rows)
+
+
+async def mark_labels(conn: Connection, series: Integers, shelf: Integers, rows: Labels) -> None:
+    """Replaces waiting labels."""
+    await _mark(conn, _MARK_LABELS, series, shelf, rows)
+
+
+async def _mark(conn: Connection, statement: str, series: Integers, shelf: Integers, rows: Labels) -> None:
+    if len(rows):
+        await conn.execute(statement, *_arrays(series, rows), shelf.tolist(), rows.label.tolist())
+
+
+def _arrays(series: Integers, keys: Keys) -> tuple[list[int], list[int], list[int]]:
+    return series.tolist(), keys.high.tolist(), keys.low.tolist()
+
+
+def _first_of_each(rows: list[int] | None) -> tuple[Integers, npt.NDArray[np.intp]]:
+    """Returns each position once. A change of the attribution window may have left a key on two kinds of shelves."""
+    return np.unique(np.array(rows or [], dtype=np.int64), return_index=True)
+
+
+def _column(values: list[Any] | None, dtype: type[Any], chosen: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    return np.array(values or [], dtype=dtype)[chosen]
