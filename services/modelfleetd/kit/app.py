@@ -13,7 +13,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
@@ -143,7 +143,7 @@ class Service:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             stack.push_async_exit(self._stack.__aexit__)
-            self._stack.callback(self.telemetry.close)
+            self._stack.push_async_callback(self.telemetry.close)
             await self._build(self)
             await self._stack.enter_async_context(Workers(self._workers))
             if self.config.metrics_listen:
@@ -188,23 +188,32 @@ def run_service(
     try:
         config = ServiceConfig.from_args(options)
         configure_logging(name, config)
-        with ExitStack() as stack:
-            runner = stack.enter_context(asyncio.Runner(loop_factory=_new_event_loop))
+        with asyncio.Runner(loop_factory=_new_event_loop) as runner:
             runner.run(_serve(Service(name, build, config, options=options)))
     except (FleetError, ValueError, OSError) as error:
         # What an operator can put right is said in one line.
         print(f"modelfleetd {name}: {error}", file=sys.stderr)  # noqa: T201
         logging.getLogger(__name__).debug("start failed", exc_info=error)
         return 1
+    except asyncio.CancelledError:
+        # Told to stop before it had started.
+        return 0
     return 0
 
 
 async def _serve(service: Service) -> None:
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    starting = asyncio.current_task()
+
+    def stop() -> None:
+        stopped.set()
+        if starting is not None:
+            starting.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     async with service:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopped.set)
+        starting = None
         await stopped.wait()
         _log.info("%s stops", service.name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -69,15 +70,15 @@ class Telemetry:
         """Whether spans go anywhere."""
         return self._processor is not None
 
-    def flush(self) -> None:
+    async def flush(self) -> None:
         """Sends what is still held."""
         if self._processor is not None:
-            self._processor.force_flush(5000)
+            await asyncio.to_thread(self._processor.force_flush, 5000)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Sends what is still held and ends."""
         if self._provider is not None:
-            self._provider.shutdown()
+            await asyncio.to_thread(self._provider.shutdown)
 
     def emit_span(
         self,
