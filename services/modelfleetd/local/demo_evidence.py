@@ -8,11 +8,9 @@ import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-
-from modelfleet import AsyncClient
+from modelfleet import AsyncClient, columns
 from modelfleet.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from modelfleet.stability.v1 import stability_pb2 as pb
 
@@ -23,18 +21,13 @@ _RETRY_PAUSE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class _Prediction:
+class _Row:
+    """A prediction, or a click where there is no score."""
+
     model: str
     request_id: bytes
     time_micros: int
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Click:
-    model: str
-    request_id: bytes
-    time_micros: int
+    score: float = 0.0
 
 
 class Evidence:
@@ -49,18 +42,18 @@ class Evidence:
         self._prediction = prediction
         self._producer = f"demo/{uuid.uuid4()}"
         self._sequence = 0
-        self._predicted: list[_Prediction] = []
-        self._clicked: list[_Click] = []
+        self._predicted: list[_Row] = []
+        self._clicked: list[_Row] = []
 
     def predicted(self, model: str, request_ids: Sequence[bytes], scores: Sequence[float]) -> None:
         """Notes the predictions that a model has just answered with."""
         now = _now_micros()
         pairs = zip(request_ids, scores, strict=True)
-        self._predicted.extend(_Prediction(model, request_id, now, score) for request_id, score in pairs)
+        self._predicted.extend(_Row(model, request_id, now, score) for request_id, score in pairs)
 
     def clicked(self, model: str, request_id: bytes) -> None:
         """Notes that an impression has just been clicked."""
-        self._clicked.append(_Click(model, request_id, _now_micros()))
+        self._clicked.append(_Row(model, request_id, _now_micros()))
 
     async def run(self) -> None:
         """Writes until it is cancelled."""
@@ -73,56 +66,35 @@ class Evidence:
         predicted, self._predicted = self._predicted, []
         clicked, self._clicked = self._clicked, []
         if predicted:
-            batch, index = self._batch([row.model for row in predicted])
-            request = pb.WritePredictionsRequest(
-                batch=batch,
-                model_index=index,
-                request_id=b"".join(row.request_id for row in predicted),
-                event_time_micros=_integers([row.time_micros for row in predicted]),
-                score=np.array([row.score for row in predicted], dtype="<f8").tobytes(),
-            )
-            self._note(await self._write(self._client.stability.write_predictions, request))
+            times, scores = [row.time_micros for row in predicted], [row.score for row in predicted]
+            request = columns.predictions(**self._batch(predicted), event_time=times, score=scores)
+            await self._write(self._client.stability.write_predictions, request)
             self.predictions += len(predicted)
         if clicked:
-            batch, index = self._batch([row.model for row in clicked])
-            labels = pb.WriteLabelsRequest(
-                batch=batch,
-                model_index=index,
-                request_id=b"".join(row.request_id for row in clicked),
-                label_time_micros=_integers([row.time_micros for row in clicked]),
-            )
-            self._note(await self._write(self._client.stability.write_labels, labels))
+            labels = columns.labels(**self._batch(clicked), label_time=[row.time_micros for row in clicked])
+            await self._write(self._client.stability.write_labels, labels)
             self.clicks += len(clicked)
 
-    def _batch(self, rows: Sequence[str]) -> tuple[pb.Batch, bytes]:
-        models = sorted(set(rows))
+    def _batch(self, rows: Sequence[_Row]) -> dict[str, Any]:
         self._sequence += 1
-        batch = pb.Batch(
-            model_type=self._model_type,
-            producer=self._producer,
-            sequence=self._sequence,
-            models=models,
-            predictions=[self._prediction],
-        )
-        places = {model: place for place, model in enumerate(models)}
-        return batch, bytes(places[model] for model in rows)
+        return {
+            "model_type": self._model_type,
+            "producer": self._producer,
+            "sequence": self._sequence,
+            "model": [row.model for row in rows],
+            "prediction": self._prediction,
+            "request_id": [row.request_id for row in rows],
+        }
 
-    async def _write(
-        self, write: Callable[[_Request], Awaitable[pb.WriteResponse]], request: _Request
-    ) -> pb.WriteResponse:
+    async def _write(self, write: Callable[[_Request], Awaitable[pb.WriteResponse]], request: _Request) -> None:
         while True:
             try:
-                return await write(request)
-            except (Unavailable, DeadlineExceeded, ResourceExhausted):  # by sequence it counts once, however often sent
+                answer = await write(request)
+                break
+            except (Unavailable, DeadlineExceeded, ResourceExhausted):  # by its sequence it counts once
                 await asyncio.sleep(_RETRY_PAUSE)
-
-    def _note(self, answer: pb.WriteResponse) -> None:
         for rows in answer.rejected:
             self.rejected[pb.RejectedRows.Reason.Name(rows.reason)] += rows.rows
-
-
-def _integers(values: Sequence[int]) -> bytes:
-    return np.array(values, dtype="<i8").tobytes()
 
 
 def _now_micros() -> int:
