@@ -13,7 +13,7 @@ from modelfleetd.node.store import Store
 from modelfleetd.platform.model import TargetKind
 
 # Within this time callers that ask together share one look at the proxy.
-_FRESH = 0.2
+_FRESH = 0.05
 
 
 class _Source(Protocol):
