@@ -1,5 +1,11 @@
 """Fixtures of all tests."""
 
-from tests.support.postgres import database_url, empty_database_url, postgres
+import os
+
+# Tests start PostgreSQL and services from a process in which grpc runs: its handlers of fork() crash the child now and
+# then, before it becomes what it should. Read when grpc is imported.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+from tests.support.postgres import database_url, empty_database_url, postgres  # noqa: E402
 
 __all__ = ["database_url", "empty_database_url", "postgres"]
