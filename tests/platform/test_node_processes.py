@@ -168,7 +168,7 @@ async def test_a_process_whose_start_was_never_recorded_is_ended(node: Node, tes
     store.close()
     environment = {**os.environ, guardian.VARIABLE: test_run, "MODELFLEET_REPLICA": f"{agent}/ranker-1-99"}
     command = [sys.executable, "-c", "import time; time.sleep(300)"]
-    orphan = subprocess.Popen(command, env=environment, start_new_session=True)
+    orphan = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: ASYNC220
     await node.start()
     await until(lambda: orphan.poll() is not None)
 

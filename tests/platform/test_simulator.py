@@ -43,7 +43,9 @@ async def _swap(seed: int, behaviour: Behaviour, full: int = 10, step: int = 2_0
                 return
         raise AssertionError("the state was never reached")
 
-    needed = lambda share: math.ceil(full * share / 10_000)  # noqa: E731
+    def needed(share: int) -> int:
+        return math.ceil(full * share / 10_000)
+
     await reach(serving({OLD: full}))
     await reach(serving({OLD: full}, {OLD: 10_000}))
     for share in range(step, 10_001, step):
