@@ -12,9 +12,12 @@ from modelfleet.services import AsyncRegistry
 from modelfleetd.capacity.domain.estimate import Demand
 from modelfleetd.capacity.domain.exact import BASIS_POINTS
 from modelfleetd.errors import NotConfigured, PartUnavailable, ReferenceNotFound
+from modelfleetd.kit import deadline
 from modelfleetd.kit.codec import from_proto
 from modelfleetd.names import MODEL, MODEL_TYPE
 from modelfleetd.platform.model import ServingSpec
+
+_MOST_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Registry:
     async def model(self, name: str, field: str) -> Model:
         """Raises ReferenceNotFound, which names the field of the request, where there is no such model."""
         async with _refers_to(field, name):
-            found = await self._client.get_model(name=name)
+            found = await self._client.get_model(name=name, timeout=_timeout())
         model_type = MODEL_TYPE.format(MODEL.parse(name, field)[0])
         return Model(name, model_type, from_proto(found.serving_spec, ServingSpec))
 
@@ -47,8 +50,11 @@ class Registry:
             NotConfigured: it has no region, or no demand is stated for one.
         """
         async with _refers_to("estimate.model", model_type):
-            found = await self._client.get_model_type(name=model_type)
-            regions = {region.name: region async for region in self._client.list_regions_all(page_size=1000)}
+            found = await self._client.get_model_type(name=model_type, timeout=_timeout())
+            regions = {
+                region.name: region
+                async for region in self._client.list_regions_all(page_size=1000, timeout=_timeout())
+            }
         route = tuple(found.regions)
         if not route:
             raise NotConfigured(model_type, "regions")
@@ -67,12 +73,12 @@ class Registry:
     async def agent_address(self, region: str, field: str) -> str:
         """Returns where a region's platform agent listens. Raises ReferenceNotFound where there is no such region."""
         async with _refers_to(field, region):
-            return (await self._client.get_region(name=region)).agent_address
+            return (await self._client.get_region(name=region, timeout=_timeout())).agent_address
 
     async def check_team(self, team: str, field: str) -> None:
         """Raises ReferenceNotFound where there is no such team."""
         async with _refers_to(field, team):
-            await self._client.get_team(name=team)
+            await self._client.get_team(name=team, timeout=_timeout())
 
     async def check_regions(self, regions: Iterable[tuple[str, str]]) -> None:
         """Raises ReferenceNotFound for the first of (field, region) that does not exist."""
@@ -81,6 +87,12 @@ class Registry:
             if region not in known:
                 await self.agent_address(region, field)
                 known.add(region)
+
+
+def _timeout() -> float:
+    """What a call may take: less than what is left, so that our caller learns which part did not answer."""
+    left = deadline.remaining()
+    return _MOST_SECONDS if left is None else min(_MOST_SECONDS, left * 0.8)
 
 
 def _failover(regions: Iterable[registry_pb2.Region]) -> dict[tuple[str, str], int]:
