@@ -6,6 +6,6 @@ import os
 # then, before it becomes what it should. Read when grpc is imported.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-from tests.support.postgres import database_url, empty_database_url, postgres  # noqa: E402
+from tests.support.postgres import database_url, empty_database_url, postgres
 
 __all__ = ["database_url", "empty_database_url", "postgres"]
