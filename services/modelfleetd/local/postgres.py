@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from modelfleetd.local.refusals import CannotRun
+from modelfleetd.local.supervisor import identity
 
 _USER = "pgserver"
 DATABASE = "modelfleet"
@@ -101,7 +102,7 @@ class EmbeddedPostgres:
             str(self.programs / "initdb"), "--username=postgres", "--auth=trust", "--encoding=utf8",
             "--locale-provider=builtin", "--locale=C.UTF-8", f"--pgdata={draft}",
         )  # fmt: skip
-        done = subprocess.run(command, user=self.user, cwd="/", capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, **identity(self.user))
         if done.returncode != 0:
             why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise CannotRun(f"PostgreSQL could not make its folder {self.folder}: {why}")

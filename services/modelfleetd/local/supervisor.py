@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import pwd
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from modelfleetd.local.bounded_log import BoundedLog
 
@@ -147,7 +149,7 @@ async def _run(kept: _Kept, started: Callable[[], None]) -> int:
             stdout=writing,
             stderr=writing,
             env={**os.environ, **program.environment},
-            user=program.user,
+            **identity(program.user),
             cwd="/",
             # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which stops all in order.
             start_new_session=True,
@@ -162,6 +164,11 @@ async def _run(kept: _Kept, started: Callable[[], None]) -> int:
         loop.remove_reader(reading)
         _drain(reading, kept.log)
         os.close(reading)
+
+
+def identity(user: str | None) -> dict[str, Any]:
+    """Returns what makes a child run as a user, with none of our groups."""
+    return {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": ()}
 
 
 def _drain(source: int, log: BoundedLog) -> None:

@@ -1,0 +1,60 @@
+"""One launch from end to end: `modelfleetd up`, real Envoy, real processes, real traffic."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelfleet.launcher.v1 import launcher_pb2
+from modelfleet.registry.v1 import registry_pb2
+from tests.support.wait import until
+from tests.support.whole import NEW, OLD, POOL, TYPE, whole
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+
+async def test_a_candidate_takes_over_without_a_failed_request_on_one_spare_replica() -> None:
+    async with whole() as everything:
+        await everything.register(old=4, new=3, spare=1)
+        first = await everything.ended(await everything.launch(OLD, "first"))
+        assert first.state == launcher_pb2.Launch.SUCCEEDED, first.summary
+        before = len(await everything.effects())
+        async with everything.traffic() as traffic:
+            await until(lambda: traffic.answered[OLD] > 20)
+            launch = await everything.ended(await everything.launch(NEW, "second", bake=1.0))
+            await until(lambda: traffic.answered[NEW] > 20)
+        assert launch.state == launcher_pb2.Launch.SUCCEEDED, launch.summary
+        assert not traffic.failed
+        assert await everything.broken_promises(launch, before) == []
+        assert len(launch.plan.regions[0].steps) > 1, "with one spare replica it must recycle"
+
+        # Registry, capacity and platform agree.
+        model_type = await everything.client.registry.get_model_type(name=TYPE)
+        assert model_type.baseline == NEW
+        assert [(s.model, s.share_basis_points) for s in model_type.splits[0].shares if s.share_basis_points] == [
+            (NEW, 10_000)
+        ]
+        roles = {m.name: m.role for m in (await everything.client.registry.list_models(parent=TYPE)).models}
+        assert roles == {OLD: registry_pb2.Model.RETIRED, NEW: registry_pb2.Model.BASELINE}
+        (usage,) = (await everything.client.capacity.get_pool(name=POOL)).usages
+        assert (usage.serving_units, usage.held_units, usage.retained_units, usage.available_units) == (3, 0, 0, 2)
+        revision = await everything.client.registry.get_revision(name=f"revisions/{launch.revision}")
+        assert revision.launch == launch.name
+        assert await everything.most_units() <= 5
+
+
+async def test_an_abort_in_the_middle_takes_everything_back_without_a_failed_request() -> None:
+    async with whole() as everything:
+        await everything.register(old=4, new=3, spare=1)
+        await everything.ended(await everything.launch(OLD, "first"))
+        before = len(await everything.effects())
+        async with everything.traffic() as traffic:
+            name = await everything.launch(NEW, "second", bake=60.0)
+            await until(lambda: traffic.answered[NEW] > 10, timeout=40)
+            await everything.client.launcher.abort_launch(name=name, reason="the reader changed their mind")
+            launch = await everything.ended(name)
+        assert launch.state == launcher_pb2.Launch.ROLLED_BACK, launch.summary
+        assert not traffic.failed
+        assert await everything.broken_promises(launch, before) == []
+        assert (await everything.client.registry.get_model_type(name=TYPE)).baseline == OLD
+        (usage,) = (await everything.client.capacity.get_pool(name=POOL)).usages
+        assert (usage.serving_units, usage.held_units, usage.available_units) == (4, 0, 1)

@@ -1,0 +1,247 @@
+"""What `up` is made of, part by part: its folder, its supervisor, the embedded database, the front door."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from modelfleetd.local import front_door, leftovers
+from modelfleetd.local.bounded_log import BoundedLog
+from modelfleetd.local.data_directory import MARKER, DataDirectory, is_free
+from modelfleetd.local.postgres import EmbeddedPostgres
+from modelfleetd.local.readiness import healthy_parts
+from modelfleetd.local.refusals import CannotRun
+from modelfleetd.local.supervisor import Program, Supervisor
+from tests.support.wait import until
+
+_FOREVER = "import signal, sys; print('begun', flush=True); signal.pause()"
+
+
+def python(script: str, *, name: str = "part", **changes: object) -> Program:
+    return Program(name, (sys.executable, "-c", script), **changes)  # type: ignore[arg-type]
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_owner_of_a_folder_is_refused_in_one_line_that_names_the_first(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.create()
+    second = DataDirectory(tmp_path)
+    refusal = rf"running on {tmp_path} already \(process {os.getpid()}\)"
+    with directory.locked(), pytest.raises(CannotRun, match=refusal), second.locked():
+        pytest.fail("both have it")
+    with DataDirectory(tmp_path).locked():
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_said_with_the_flag_that_helps(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotRun, match="name another folder with --data-dir"):
+        DataDirectory(tmp_path / "file" / "data").create()
+
+
+def test_ports_are_free_different_and_the_same_at_the_next_start(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.create()
+    ports = directory.assign_ports(("a", "b", "c"))
+    assert len(set(ports.values())) == 3
+    assert all(is_free(port) for port in ports.values())
+    assert directory.assign_ports(("a", "b", "c")) == ports
+
+
+def test_a_damaged_memory_of_ports_is_forgotten(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.create()
+    (tmp_path / "ports.json").write_text('{"a": "x", "b": 99999999')
+    assert set(directory.assign_ports(("a", "b"))) == {"a", "b"}
+    (tmp_path / "ports.json").write_text('{"a": "x", "b": 99999999}')
+    assert set(directory.assign_ports(("a", "b"))) == {"a", "b"}
+
+
+def test_a_log_never_takes_more_than_twice_its_limit(tmp_path: Path) -> None:
+    log = BoundedLog(tmp_path / "part.log", limit=1_000)
+    for number in range(100):
+        log.write(f"line {number} {'x' * 40}\n".encode())
+    log.close()
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000
+    assert log.last_line().startswith("line 99")
+
+
+# --- the supervisor ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_program_that_ends_is_started_again_and_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    supervisor = Supervisor(tmp_path, said.append)
+    supervisor.start(python(_FOREVER))
+    first = await until(lambda: supervisor.processes.get("part"))
+    await until(lambda: supervisor.last_words("part") == "begun")
+    os.kill(first, signal.SIGKILL)
+    second = await until(lambda: (now := supervisor.processes.get("part")) != first and now)
+    assert "part ended with SIGKILL (begun); starting it again in 0.2 s" in said
+    await supervisor.stop(["part"])
+    assert not alive(second)
+
+
+async def test_a_program_that_cannot_live_is_started_with_growing_pauses(tmp_path: Path) -> None:
+    said: list[str] = []
+    supervisor = Supervisor(tmp_path, said.append)
+    supervisor.start(python("raise SystemExit('no luck')"))
+    await until(lambda: len(said) >= 3)
+    await supervisor.stop(["part"])
+    assert [line.rpartition("in ")[2] for line in said[:3]] == ["0.2 s", "0.4 s", "0.8 s"]
+    assert "status 1 (no luck)" in said[0]
+
+
+async def test_a_program_that_does_not_end_when_asked_is_killed(tmp_path: Path) -> None:
+    said: list[str] = []
+    supervisor = Supervisor(tmp_path, said.append)
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
+    supervisor.start(python(deaf, stop_seconds=0.2))
+    process = await until(lambda: supervisor.processes.get("part"))
+    await until(lambda: supervisor.last_words("part") == "deaf")
+    await supervisor.stop(["part"])
+    assert not alive(process)
+    assert said == ["part did not end within 0 s; killing it"]
+
+
+async def test_a_program_is_stopped_by_the_signal_that_it_wants(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path, pytest.fail)
+    wants = "import signal; print('begun', flush=True); print(signal.sigwait({signal.SIGINT, signal.SIGTERM}).name)"
+    masked = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGINT, signal.SIGTERM}}); {wants}"
+    supervisor.start(python(masked, stop_signal=signal.SIGINT))
+    await until(lambda: supervisor.last_words("part") == "begun")
+    await supervisor.stop(["part"])
+    assert (tmp_path / "part.log").read_text().split() == ["begun", "SIGINT"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+async def test_programs_die_with_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+    script = f"""
+import asyncio, pathlib, sys
+from modelfleetd.local.supervisor import Program, Supervisor
+async def main():
+    supervisor = Supervisor(pathlib.Path({str(tmp_path)!r}), print)
+    supervisor.start(Program("part", (sys.executable, "-c", {_FOREVER!r})))
+    while "begun" not in supervisor.last_words("part"):
+        await asyncio.sleep(0.02)
+    print(supervisor.processes["part"], flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    assert parent.stdout is not None
+    process = int(await parent.stdout.readline())
+    assert alive(process)
+    parent.kill()
+    await parent.wait()
+    await until(lambda: not alive(process))
+
+
+async def test_what_carries_the_folders_mark_is_found_and_ended_with_its_children(tmp_path: Path) -> None:
+    spawn = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {_FOREVER!r}]); {_FOREVER}"
+    environment = {**os.environ, MARKER: str(tmp_path)}
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", spawn, env=environment, start_new_session=True)
+    await until(lambda: len(leftovers.processes_of(tmp_path)) == 2)
+    assert await asyncio.to_thread(leftovers.end, tmp_path) == 2
+    assert leftovers.processes_of(tmp_path) == []
+    await parent.wait()
+
+
+async def test_replicas_are_left_to_the_next_agent(tmp_path: Path) -> None:
+    environment = {**os.environ, MARKER: str(tmp_path), "MODELFLEET_REPLICA": "agent/one"}
+    replica = await asyncio.create_subprocess_exec(sys.executable, "-c", _FOREVER, env=environment)
+    await until(lambda: leftovers.processes_of(tmp_path))
+    assert await asyncio.to_thread(leftovers.end, tmp_path, replicas=False) == 0
+    assert await asyncio.to_thread(leftovers.end, tmp_path) == 1
+    await replica.wait()
+
+
+# --- the database -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that another user can reach, as PostgreSQL under root must; pytest closes its own again and again."""
+    with tempfile.TemporaryDirectory(prefix="modelfleet-tests-") as folder:
+        yield Path(folder)
+
+
+async def test_the_embedded_database_keeps_its_data_and_ends_cleanly(tmp_path: Path, reachable: Path) -> None:
+    server = EmbeddedPostgres.at(reachable / "postgres")
+    server.initialize()
+    program = Program("postgres", server.command, user=server.user, stop_signal=signal.SIGINT)
+    for found in (None, 7):
+        supervisor = Supervisor(tmp_path, pytest.fail)
+        supervisor.start(program)
+        conn = await until(lambda: _connect(server.maintenance_url))
+        try:
+            if found is None:
+                await conn.execute("CREATE TABLE kept AS SELECT 7 AS number")
+            assert await conn.fetchval("SELECT number FROM kept") == 7
+        finally:
+            await conn.close()
+        await supervisor.stop(["postgres"])
+        server.initialize()  # once made, it is left alone
+    assert "database system is shut down" in (tmp_path / "postgres.log").read_text()
+
+
+async def test_a_folder_with_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> None:
+    server = EmbeddedPostgres.at(tmp_path / ("long" * 30) / "postgres")
+    assert len(str(server.socket_folder)) < 80
+    assert EmbeddedPostgres.at(tmp_path / "p").socket_folder == tmp_path / "p" or len(str(tmp_path)) > 80
+
+
+async def _connect(url: str) -> asyncpg.Connection | None:
+    try:
+        return await asyncpg.connect(url, timeout=5)
+    except (OSError, asyncpg.PostgresError):
+        return None
+
+
+# --- the front door ---------------------------------------------------------------------------------------------------
+
+
+def test_envoy_accepts_the_front_doors_configuration(tmp_path: Path) -> None:
+    ports = {name: 40_000 + number for number, name in enumerate(front_door.SERVICES)}
+    path = tmp_path / "envoy.json"
+    path.write_text(json.dumps(front_door.configuration(40_100, 40_101, ports)))
+    command = (
+        str(front_door.envoy_program()),
+        "--mode",
+        "validate",
+        "--config-path",
+        str(path),
+        "--log-level",
+        "error",
+    )
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_a_part_is_ready_when_the_front_door_finds_it_healthy() -> None:
+    clusters = """registry::default_priority::max_connections::4
+registry::127.0.0.1:40001::health_flags::healthy
+capacity::127.0.0.1:40002::health_flags::/failed_active_hc
+traffic::127.0.0.1:40003::cx_active::0
+"""
+    assert healthy_parts(clusters) == {"registry"}
+    assert healthy_parts("") == set()
