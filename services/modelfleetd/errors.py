@@ -45,6 +45,7 @@ variable of a message is in `metadata`. Messages are short, say what to do next,
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -111,6 +112,13 @@ class FleetError(Exception):
     code = Code.UNKNOWN
     reason = "ERROR_REASON_UNSPECIFIED"
 
+    def __init_subclass__(cls, code: Code = Code.UNKNOWN) -> None:
+        """Gives a class its code; its reason is its name, as the proto spells it: RouteBusy is ROUTE_BUSY."""
+        if FleetError not in cls.__bases__:
+            return  # A special case of an error is answered like it.
+        cls.code = code
+        cls.reason = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).upper()
+
     def __init__(
         self,
         message: str,
@@ -134,10 +142,7 @@ def _as_text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple, set, frozenset)) else str(value)
 
 
-class InvalidFields(FleetError):
-    code = Code.INVALID_ARGUMENT
-    reason = "INVALID_FIELDS"
-
+class InvalidFields(FleetError, code=Code.INVALID_ARGUMENT):
     def __init__(self, violations: Iterable[FieldViolation]) -> None:
         found = tuple(violations)
         shown = "; ".join(f"{v.path}: {v.description}" for v in found[:3])
@@ -150,88 +155,58 @@ def invalid(path: str, description: str) -> InvalidFields:
     return InvalidFields([FieldViolation(path, description)])
 
 
-class InvalidPageToken(FleetError):
-    code = Code.INVALID_ARGUMENT
-    reason = "INVALID_PAGE_TOKEN"
-
+class InvalidPageToken(FleetError, code=Code.INVALID_ARGUMENT):
     def __init__(self) -> None:
         description = "does not belong to this request; start again without it"
         super().__init__(f"page_token: {description}.", violations=[FieldViolation("page_token", description)])
 
 
-class FieldImmutable(FleetError):
-    code = Code.INVALID_ARGUMENT
-    reason = "FIELD_IMMUTABLE"
-
+class FieldImmutable(FleetError, code=Code.INVALID_ARGUMENT):
     def __init__(self, field: str, instead: str) -> None:
         description = f"cannot change; {instead}"
         super().__init__(f"{field} {description}.", violations=[FieldViolation(field, description)], field=field)
 
 
-class ResourceNotFound(FleetError):
-    code = Code.NOT_FOUND
-    reason = "RESOURCE_NOT_FOUND"
-
+class ResourceNotFound(FleetError, code=Code.NOT_FOUND):
     def __init__(self, resource: str) -> None:
         super().__init__(f"{resource} does not exist.", resource=resource)
 
 
-class ResourceExists(FleetError):
-    code = Code.ALREADY_EXISTS
-    reason = "RESOURCE_EXISTS"
-
+class ResourceExists(FleetError, code=Code.ALREADY_EXISTS):
     def __init__(self, resource: str) -> None:
         super().__init__(f"{resource} exists already.", resource=resource)
 
 
-class RequestIdReused(FleetError):
-    code = Code.ALREADY_EXISTS
-    reason = "REQUEST_ID_REUSED"
-
+class RequestIdReused(FleetError, code=Code.ALREADY_EXISTS):
     def __init__(self, request_id: str) -> None:
         message = f"request_id {request_id} was used before with other content; make a new UUID for each new intent."
         super().__init__(message, request_id=request_id)
 
 
-class EtagMismatch(FleetError):
-    code = Code.ABORTED
-    reason = "ETAG_MISMATCH"
-
+class EtagMismatch(FleetError, code=Code.ABORTED):
     def __init__(self, resource: str, etag: str, current: str) -> None:
         message = f"{resource} was changed by somebody else; read it again, apply the change, send the new etag."
         super().__init__(message, resource=resource, etag=etag, current_etag=current)
 
 
-class RouteBusy(FleetError):
-    code = Code.ABORTED
-    reason = "ROUTE_BUSY"
-
+class RouteBusy(FleetError, code=Code.ABORTED):
     def __init__(self, model_type: str, launch: str) -> None:
         message = f"{launch} is active on {model_type}; wait for it, or create the launch with queue."
         super().__init__(message, model_type=model_type, launch=launch)
 
 
-class RevisionOutOfRange(FleetError):
-    code = Code.OUT_OF_RANGE
-    reason = "REVISION_OUT_OF_RANGE"
-
+class RevisionOutOfRange(FleetError, code=Code.OUT_OF_RANGE):
     def __init__(self, revision: int, oldest: int, current: int) -> None:
         message = f"Revision {revision} is not between {oldest} and {current}; list again and go on from there."
         super().__init__(message, revision=revision, oldest_revision=oldest, current_revision=current)
 
 
-class IdentityMissing(FleetError):
-    code = Code.UNAUTHENTICATED
-    reason = "IDENTITY_MISSING"
-
+class IdentityMissing(FleetError, code=Code.UNAUTHENTICATED):
     def __init__(self, why: str = "the call carries none") -> None:
         super().__init__(f"No valid identity: {why}.", why=why)
 
 
-class RoleMissing(FleetError):
-    code = Code.PERMISSION_DENIED
-    reason = "ROLE_MISSING"
-
+class RoleMissing(FleetError, code=Code.PERMISSION_DENIED):
     def __init__(self, principal: str, method: str, needed: Sequence[str], team: str | None = None) -> None:
         where = f" on {team}" if team else ""
         roles = " or ".join(needed) or "a role that no method rule names"
@@ -239,164 +214,110 @@ class RoleMissing(FleetError):
         super().__init__(message, principal=principal, method=method, team=team or "", needed_roles=needed)
 
 
-class SelfApproval(FleetError):
-    code = Code.PERMISSION_DENIED
-    reason = "SELF_APPROVAL"
-
+class SelfApproval(FleetError, code=Code.PERMISSION_DENIED):
     def __init__(self, principal: str) -> None:
         super().__init__(f"{principal} asked for it, so somebody else has to approve it.", principal=principal)
 
 
-class DelegationDenied(FleetError):
-    code = Code.PERMISSION_DENIED
-    reason = "DELEGATION_DENIED"
-
+class DelegationDenied(FleetError, code=Code.PERMISSION_DENIED):
     def __init__(self, principal: str) -> None:
         message = f"{principal} is not a service and cannot act on behalf of somebody."
         super().__init__(message, principal=principal)
 
 
-class ResourceInUse(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "RESOURCE_IN_USE"
-
+class ResourceInUse(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, resource: str, referred_by: Sequence[str]) -> None:
         shown = ", ".join(referred_by[:3]) + (" and others" if len(referred_by) > 3 else "")
         message = f"{resource} is in use by {shown}; remove these references first."
         super().__init__(message, subject=resource, resource=resource, referred_by=referred_by[:10])
 
 
-class FieldOwnedByLaunches(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "FIELD_OWNED_BY_LAUNCHES"
-
+class FieldOwnedByLaunches(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, field: str, command: str) -> None:
         message = f"{field} belongs to launches; run: {command}"
         super().__init__(message, subject=field, field=field, command=command)
 
 
-class ReferenceNotFound(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "REFERENCE_NOT_FOUND"
-
+class ReferenceNotFound(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, field: str, resource: str) -> None:
         message = f"{field} refers to {resource}, which does not exist; create it first."
         super().__init__(message, subject=resource, field=field, resource=resource)
 
 
-class RevisionMismatch(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "REVISION_MISMATCH"
-
+class RevisionMismatch(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, expected: int, current: int) -> None:
         message = f"The registry is at revision {current}, not {expected}; read again and decide anew."
         super().__init__(message, subject="registry", expected_revision=expected, current_revision=current)
 
 
-class WrongState(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "WRONG_STATE"
-
+class WrongState(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, resource: str, state: str, allowed: Sequence[str]) -> None:
         now = ", ".join(allowed) or "nothing"
         message = f"{resource} is {state}; allowed now: {now}."
         super().__init__(message, subject=resource, resource=resource, state=state, allowed=allowed)
 
 
-class StepMovedOn(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "STEP_MOVED_ON"
-
+class StepMovedOn(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, launch: str, expected: int, current: int) -> None:
         message = f"{launch} is at step {current}, not {expected}."
         super().__init__(message, subject=launch, launch=launch, expected_step=expected, current_step=current)
 
 
-class PlanInfeasible(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "PLAN_INFEASIBLE"
-
+class PlanInfeasible(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, why: str, *, missing_units: int, flavor: str, region: str) -> None:
         message = f"No plan fits: {why}; it lacks {missing_units} units of {flavor} in {region}."
         super().__init__(message, subject=flavor, why=why, missing_units=missing_units, flavor=flavor, region=region)
 
 
-class NotConfigured(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "NOT_CONFIGURED"
-
+class NotConfigured(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, resource: str, field: str) -> None:
         message = f"{resource} has no {field}; set it first."
         super().__init__(message, subject=resource, resource=resource, field=field)
 
 
-class LaunchEnded(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "LAUNCH_ENDED"
-
+class LaunchEnded(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, launch: str, outcome: str) -> None:
         message = f"{launch} has ended as {outcome}, for ever."
         super().__init__(message, subject=launch, launch=launch, outcome=outcome)
 
 
-class ModelOnHold(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "MODEL_ON_HOLD"
-
+class ModelOnHold(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, model: str, hold: str) -> None:
         message = f"{hold} forbids launching {model} until a person lifts it."
         super().__init__(message, subject=model, model=model, hold=hold)
 
 
-class CertificateMissing(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "CERTIFICATE_MISSING"
-
+class CertificateMissing(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, model: str) -> None:
         message = f"No valid certificate states what a replica of {model} carries; create one, or a load test."
         super().__init__(message, subject=model, model=model)
 
 
-class SettlementExceedsHold(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "SETTLEMENT_EXCEEDS_HOLD"
-
+class SettlementExceedsHold(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, reservation: str, held: int, requested: int) -> None:
         message = f"{reservation} holds {held} units, {requested} cannot be settled from it."
         super().__init__(message, subject=reservation, reservation=reservation, held=held, requested=requested)
 
 
-class StaleEpoch(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "STALE_EPOCH"
-
+class StaleEpoch(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, target: str, epoch: int, floor: int) -> None:
         message = f"Epoch {epoch} is older than {floor}, the floor of {target}: the holder was replaced; claim again."
         super().__init__(message, subject=target, target=target, epoch=epoch, floor=floor)
 
 
-class NoAvailableReplica(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "NO_AVAILABLE_REPLICA"
-
+class NoAvailableReplica(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, target: str, model: str) -> None:
         message = f"{model} has no available replica on {target}, so it cannot be given weight."
         super().__init__(message, subject=target, target=target, model=model)
 
 
-class ReplicaCannotStart(FleetError):
-    code = Code.FAILED_PRECONDITION
-    reason = "REPLICA_CANNOT_START"
-
+class ReplicaCannotStart(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, target: str, model: str, why: str) -> None:
         message = f"A replica of {model} cannot start on {target}: {why}."
         super().__init__(message, subject=target, target=target, model=model, why=why)
 
 
-class QuotaExceeded(FleetError):
-    code = Code.RESOURCE_EXHAUSTED
-    reason = "QUOTA_EXCEEDED"
-
+class QuotaExceeded(FleetError, code=Code.RESOURCE_EXHAUSTED):
     def __init__(self, shortages: Sequence[QuotaShortage]) -> None:
         first = shortages[0]
         super().__init__(
@@ -410,43 +331,28 @@ class QuotaExceeded(FleetError):
         )
 
 
-class Overloaded(FleetError):
-    code = Code.RESOURCE_EXHAUSTED
-    reason = "OVERLOADED"
-
+class Overloaded(FleetError, code=Code.RESOURCE_EXHAUSTED):
     def __init__(self, retry_after: float = 1.0) -> None:
         message = f"Too busy now; try again in {retry_after:g} s."
         super().__init__(message, retry_after=retry_after, retry_after_seconds=f"{retry_after:g}")
 
 
-class PartUnavailable(FleetError):
-    code = Code.UNAVAILABLE
-    reason = "PART_UNAVAILABLE"
-
+class PartUnavailable(FleetError, code=Code.UNAVAILABLE):
     def __init__(self, part: str, retry_after: float | None = None) -> None:
         super().__init__(f"{part} does not answer now; try again.", retry_after=retry_after, part=part)
 
 
-class DeadlinePassed(FleetError):
-    code = Code.DEADLINE_EXCEEDED
-    reason = "DEADLINE_PASSED"
-
+class DeadlinePassed(FleetError, code=Code.DEADLINE_EXCEEDED):
     def __init__(self) -> None:
         super().__init__("The deadline of the call passed; repeat it with the same request_id to learn its outcome.")
 
 
-class CallCancelled(FleetError):
-    code = Code.CANCELLED
-    reason = "CALL_CANCELLED"
-
+class CallCancelled(FleetError, code=Code.CANCELLED):
     def __init__(self) -> None:
         super().__init__("The caller went away.")
 
 
-class MethodUnknown(FleetError):
-    code = Code.UNIMPLEMENTED
-    reason = "METHOD_UNKNOWN"
-
+class MethodUnknown(FleetError, code=Code.UNIMPLEMENTED):
     def __init__(self, method: str) -> None:
         super().__init__(f"This server does not know {method}; it is older than the client.", method=method)
 
@@ -460,9 +366,6 @@ class RefusedElsewhere(FleetError):
         self.metadata = dict(metadata)
 
 
-class InternalError(FleetError):
-    code = Code.INTERNAL
-    reason = "INTERNAL_ERROR"
-
+class InternalError(FleetError, code=Code.INTERNAL):
     def __init__(self, trace_id: str) -> None:
         super().__init__(f"A defect of the service; report it with the trace id {trace_id}.", trace_id=trace_id)

@@ -124,7 +124,7 @@ def test_names_are_the_patterns_of_the_protos() -> None:
         resources = list(file.GetOptions().Extensions[resource_pb2.resource_definition])
         for message in file.message_types_by_name.values():
             if message.GetOptions().HasExtension(resource_pb2.resource):
-                resources.append(message.GetOptions().Extensions[resource_pb2.resource])
+                resources.append(message.GetOptions().Extensions[resource_pb2.resource])  # noqa: PERF401
         declared |= {resource.type: resource.pattern[0] for resource in resources}
     assert declared.keys() <= names.BY_TYPE.keys()
     assert declared == {kind: names.BY_TYPE[kind].template for kind in declared}
@@ -172,7 +172,7 @@ def test_patterns_build_and_take_apart_names() -> None:
     "name", ["", "modelTypes/", "modelTypes/Feed", "modelTypes/-", "modeltypes/a", "modelTypes/a/", "modelTypes/a\n"]
 )
 def test_other_names_are_refused_with_what_would_be_accepted(name: str) -> None:
-    with pytest.raises(errors.InvalidFields, match="modelTypes/{model_type}") as caught:
+    with pytest.raises(errors.InvalidFields, match=r"modelTypes/\{model_type\}") as caught:
         names.MODEL_TYPE.parse(name, "launch.model_type")
     assert caught.value.violations[0].path == "launch.model_type"
 

@@ -126,6 +126,15 @@ async def test_collisions_are_repeated(database: Database) -> None:
     assert await database.fetchval("SELECT more FROM things WHERE name = 'n'") == 5
 
 
+async def test_a_collision_that_is_not_repeated_asks_the_caller_to_try_again(database: Database) -> None:
+    with pytest.raises(PartUnavailable) as caught:
+        async with database.transaction(isolation="serializable") as conn:
+            await conn.fetch("SELECT * FROM things")
+            await database.execute("UPDATE things SET more = 1")
+            await conn.execute("UPDATE things SET more = 2")
+    assert caught.value.reason == "PART_UNAVAILABLE"
+
+
 async def test_driver_errors_of_the_statement_itself_come_through(database: Database) -> None:
     with pytest.raises(asyncpg.UniqueViolationError):
         await database.execute("INSERT INTO things (name) VALUES ('it''s; fine')")

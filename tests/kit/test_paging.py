@@ -25,7 +25,7 @@ def test_a_negative_size_is_refused() -> None:
 
 def test_pages_follow_one_another_until_the_last() -> None:
     rows = [f"r{index}" for index in range(7)]
-    token, seen = "", []
+    token, seen = "", list[str]()
     for _ in range(10):
         page = paging.read(pb.ListModelsRequest(parent="modelTypes/-", page_size=3, page_token=token))
         after = page.position[0] if page.position else ""

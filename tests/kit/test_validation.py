@@ -52,7 +52,11 @@ def test_what_is_required_must_be_set() -> None:
 
 def _finalize(*changes: pb.RoleChange) -> pb.FinalizeLaunchRequest:
     return pb.FinalizeLaunchRequest(
-        model_type="modelTypes/a", launch="launches/l", outcome=1, role_changes=changes, request_id=ID
+        model_type="modelTypes/a",
+        launch="launches/l",
+        outcome=pb.FinalizeLaunchRequest.SUCCEEDED,
+        role_changes=changes,
+        request_id=ID,
     )
 
 

@@ -62,6 +62,10 @@ _LOST = (
 _REPEATABLE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 
+class _Collision(PartUnavailable):
+    """Two transactions were in each other's way; one had to go."""
+
+
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
     """A connection whose return to the pool costs no round trip: services leave no session state behind."""
 
@@ -114,7 +118,8 @@ class Database:
             isolation: `repeatable read` or `serializable` where the default, read committed, does not suffice.
 
         Raises:
-            PartUnavailable: the database cannot be reached, was lost, or takes no writes.
+            PartUnavailable: the database cannot be reached, was lost, takes no writes, or undid the transaction because
+                it collided with another one (`run` repeats it then).
             DeadlinePassed: no time is left.
         """
         async with self.connection() as conn:
@@ -137,7 +142,7 @@ class Database:
             try:
                 async with self.transaction(isolation=isolation) as conn:
                     return await work(conn)
-            except _REPEATABLE:
+            except _Collision:
                 if attempt == attempts:
                     raise
                 _log.debug("transaction collided, attempt %d of %d", attempt, attempts)
@@ -177,6 +182,8 @@ class Database:
                 raise
             finally:
                 await self._pool.release(conn)
+        except _REPEATABLE as error:
+            raise _Collision("database") from error
         except (TimeoutError, asyncpg.QueryCanceledError) as error:
             if conn is None and deadline.remaining() != 0:
                 raise _unavailable(error) from error
