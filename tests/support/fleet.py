@@ -14,7 +14,6 @@ from modelfleet import AsyncClient
 from modelfleetd.kit.app import Service
 from tests.support.servers import running
 
-
 SERVICES = ("registry", "capacity", "stability", "launcher")
 
 

@@ -1,0 +1,50 @@
+"""Any process can die at any point: each part of the system is killed again and again while a launch is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from modelfleet.launcher.v1 import launcher_pb2
+from tests.support.wait import until
+from tests.support.whole import NEW, OLD, POOL, TYPE, Whole, whole
+
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(240)]
+
+# Killed at intervals of this many seconds; drawn anew each time, from a seed.
+_BETWEEN = (0.8, 2.5)
+_MOST_KILLS = 6
+
+
+async def _kill_now_and_then(everything: Whole, part: str, chance: random.Random) -> int:
+    kills = 0
+    while kills < _MOST_KILLS:
+        await asyncio.sleep(chance.uniform(*_BETWEEN))
+        previous = everything.system.process(part)
+        kills += everything.kill(part)
+        await until(lambda previous=previous: everything.system.process(part) not in {previous, None}, timeout=30)
+    return kills
+
+
+@pytest.mark.parametrize("part", ["registry", "capacity", "stability", "launcher", "node", "front-door", "postgres"])
+async def test_a_launch_ends_as_if_nothing_had_happened_when_a_part_is_killed(part: str) -> None:
+    async with whole() as everything:
+        await everything.register(old=4, new=3, spare=1)
+        first = await everything.ended(await everything.launch(OLD, "first"))
+        assert first.state == launcher_pb2.Launch.SUCCEEDED, first.summary
+        before = len(await everything.effects())
+        async with everything.traffic(rate=40.0) as traffic:
+            await until(lambda: traffic.answered[OLD] > 20)
+            name = await everything.launch(NEW, "second", bake=2.0)
+            killing = asyncio.create_task(_kill_now_and_then(everything, part, random.Random(part)))
+            launch = await everything.ended(name, timeout=150)
+            killing.cancel()
+            await until(lambda: traffic.answered[NEW] > 20)
+        assert launch.state == launcher_pb2.Launch.SUCCEEDED, launch.summary
+        assert not traffic.failed, "replicas and traffic go on while anything else is dead"
+        assert await everything.broken_promises(launch, before) == []
+        assert (await everything.client.registry.get_model_type(name=TYPE, timeout=30)).baseline == NEW
+        (usage,) = (await everything.client.capacity.get_pool(name=POOL, timeout=30)).usages
+        assert (usage.serving_units, usage.held_units, usage.available_units) == (3, 0, 2)
