@@ -34,10 +34,18 @@ class System:
 
     def process(self, part: str) -> int | None:
         """Returns the id of a part's present process; None while it has none."""
+        processes: dict[str, int] = self._status().get("processes", {})
+        return processes.get(part)
+
+    def process_of_up(self) -> int:
+        """Returns the id of the process that supervises all others."""
+        return int(self._status()["pid"])
+
+    def _status(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):
-            processes: dict[str, int] = json.loads(self.directory.status.read_text())["processes"]
-            return processes.get(part)
-        return None
+            status: dict[str, Any] = json.loads(self.directory.status.read_text())
+            return status
+        return {}
 
 
 @contextlib.asynccontextmanager
