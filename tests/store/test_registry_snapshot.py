@@ -59,8 +59,16 @@ types = st.builds(
 )
 models = st.builds(lambda key, of, text: model(key, of, description=text), keys, keys, st.sampled_from(["", "x"]))
 operations = st.lists(
-    st.tuples(st.sampled_from(["create", "update", "delete"]), st.one_of(teams, regions, types, models)), max_size=40
+    st.tuples(st.sampled_from(["create", "update", "delete"]), st.one_of(teams, regions, types, models)),
+    min_size=10,
+    max_size=40,
 )
+# Whatever is drawn finds something to work on.
+BEGIN = [
+    ("create", entry)
+    for make in (team, region, lambda key: model_type(key, team=f"teams/{key}", regions=()))
+    for entry in map(make, KEYS)
+]
 
 
 def decide(ledger: Any, verb: str, entry: Any) -> Edits:
@@ -87,7 +95,7 @@ def revision_of(edits: Edits, number: int, previous: bytes) -> pb.Revision:
 @given(operations)
 async def test_the_snapshot_knows_what_looking_at_everything_finds(steps: list[tuple[str, Any]]) -> None:
     plain, snapshot = LedgerOf(), Snapshot()
-    for verb, entry in steps:
+    for verb, entry in [*BEGIN, *steps]:
         outcomes: list[Any] = []
         for ledger in (plain, SnapshotLedger(snapshot)):
             try:
