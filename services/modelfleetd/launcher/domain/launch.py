@@ -97,7 +97,8 @@ class Act(enum.Enum):
     RELEASE = "release"
 
 
-ON_PLATFORM: Final = frozenset({Act.START, Act.SHIFT, Act.REDUCE, Act.SHED, Act.GROW, Act.RETURN, Act.RESTORE})
+FORWARD: Final = frozenset({Act.START, Act.SHIFT, Act.REDUCE})
+ON_PLATFORM: Final = FORWARD | frozenset({Act.SHED, Act.GROW, Act.RETURN, Act.RESTORE})
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,9 +93,9 @@ class Rounds:
         )
         return replace(after, version=change.before.version + 1, epoch=change.before.epoch) if written else None
 
-    async def watched(self, launch: Launch, due: float) -> None:
-        """Gives the lease back where nothing changed but what was observed: no new version."""
-        await self._database.execute(
+    async def watched(self, launch: Launch, due: float) -> bool:
+        """Gives the lease back where nothing changed but what was observed: no new version. False as in `record`."""
+        tag = await self._database.execute(
             """UPDATE launches SET lease_holder = NULL, lease_expire_time = NULL, body = $4,
                    next_due_time = now() + make_interval(secs => $5)
                WHERE id = $1 AND version = $2 AND epoch = $3""",
@@ -105,6 +105,7 @@ class Rounds:
             body_of(launch),
             due,
         )
+        return tag == "UPDATE 1"
 
     async def yield_lease(self, launch: Launch) -> None:
         """Gives the lease back at once, whatever the version: somebody's verb came in between."""
@@ -141,3 +142,7 @@ class Rounds:
             longest,
         )
         return int(tag.rpartition(" ")[2])
+
+    async def raise_fence(self, floor: int) -> None:
+        """Makes the next epochs newer than one that an agent knows: after the database was restored from a backup."""
+        await self._database.execute("SELECT setval('fence', $1) WHERE (SELECT last_value FROM fence) < $1", floor)

@@ -525,6 +525,7 @@ class RegionPlan(_message.Message):
     MOVED_UNITS_FIELD_NUMBER: _builtins.int
     EXTRA_UNITS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The region."""
     new_flavor: _builtins.str
@@ -538,16 +539,20 @@ class RegionPlan(_message.Message):
     old_inferred: _builtins.bool
     """Whether the baseline's figure was inferred from what serves, because no certificate states it."""
     free_units: _builtins.int
-    """Units that were free when the plan was made."""
+    """Units that were free when the plan was made, over both flavors."""
     hold_units: _builtins.int
-    """Units that the launch holds: the peak of the swap."""
+    """Units that the launch holds, over both flavors: the peak of the swap."""
     moved_units: _builtins.int
-    """Of these, units moved from the baseline's booking."""
+    """Of these, units moved from what was booked for the models."""
     extra_units: _builtins.int
     """Of these, units taken from what is free."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
         """Step by step."""
+
+    @_builtins.property
+    def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlavorHold]:
+        """The hold by flavor: one item where both models run on the same. Capacity freed in one does not pay for another."""
 
     def __init__(
         self,
@@ -563,14 +568,53 @@ class RegionPlan(_message.Message):
         moved_units: _builtins.int = ...,
         extra_units: _builtins.int = ...,
         steps: _abc.Iterable[Global___Step] | None = ...,
+        holds: _abc.Iterable[Global___FlavorHold] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_units", b"extra_units", "free_units", b"free_units", "hold_units", b"hold_units", "moved_units", b"moved_units", "new_flavor", b"new_flavor", "new_replicas_full", b"new_replicas_full", "old_flavor", b"old_flavor", "old_inferred", b"old_inferred", "old_replicas_full", b"old_replicas_full", "region", b"region", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_units", b"extra_units", "free_units", b"free_units", "hold_units", b"hold_units", "holds", b"holds", "moved_units", b"moved_units", "new_flavor", b"new_flavor", "new_replicas_full", b"new_replicas_full", "old_flavor", b"old_flavor", "old_inferred", b"old_inferred", "old_replicas_full", b"old_replicas_full", "region", b"region", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegionPlan: _TypeAlias = RegionPlan  # noqa: Y015
+
+@_typing.final
+class FlavorHold(_message.Message):
+    """What a launch holds of one flavor in one region."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLAVOR_FIELD_NUMBER: _builtins.int
+    FREE_UNITS_FIELD_NUMBER: _builtins.int
+    HOLD_UNITS_FIELD_NUMBER: _builtins.int
+    MOVED_UNITS_FIELD_NUMBER: _builtins.int
+    EXTRA_UNITS_FIELD_NUMBER: _builtins.int
+    flavor: _builtins.str
+    """The flavor."""
+    free_units: _builtins.int
+    """Units that were free when the plan was made."""
+    hold_units: _builtins.int
+    """Units held: the most that both models take at any moment of the swap."""
+    moved_units: _builtins.int
+    """Of these, units moved from what was booked for the models."""
+    extra_units: _builtins.int
+    """Of these, units taken from what is free."""
+    def __init__(
+        self,
+        *,
+        flavor: _builtins.str = ...,
+        free_units: _builtins.int = ...,
+        hold_units: _builtins.int = ...,
+        moved_units: _builtins.int = ...,
+        extra_units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_units", b"extra_units", "flavor", b"flavor", "free_units", b"free_units", "hold_units", b"hold_units", "moved_units", b"moved_units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlavorHold: _TypeAlias = FlavorHold  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):

@@ -108,7 +108,11 @@ class LauncherServiceServicer(object):
         """Creates a launch, or with `validate_only` answers its whole plan without creating anything. Answers at once; the launch
         goes on by itself.
 
-        Errors: ROUTE_BUSY, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE, REFERENCE_NOT_FOUND, MODEL_ON_HOLD.
+        The plan is made before the launch is created, so that whatever stands in its way is said at once; the launch then makes
+        it again on what is free by then.
+
+        Errors: ROUTE_BUSY with the name of the active launch, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE with what is
+        missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,11 @@ class LauncherServiceStub:
     """Creates a launch, or with `validate_only` answers its whole plan without creating anything. Answers at once; the launch
     goes on by itself.
 
-    Errors: ROUTE_BUSY, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE, REFERENCE_NOT_FOUND, MODEL_ON_HOLD.
+    The plan is made before the launch is created, so that whatever stands in its way is said at once; the launch then makes
+    it again on what is free by then.
+
+    Errors: ROUTE_BUSY with the name of the active launch, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE with what is
+    missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD.
     """
     GetLaunch: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.GetLaunchRequest, _launcher_pb2.Launch]
     """Reads a launch."""
@@ -85,7 +89,11 @@ class LauncherServiceAsyncStub(LauncherServiceStub):
     """Creates a launch, or with `validate_only` answers its whole plan without creating anything. Answers at once; the launch
     goes on by itself.
 
-    Errors: ROUTE_BUSY, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE, REFERENCE_NOT_FOUND, MODEL_ON_HOLD.
+    The plan is made before the launch is created, so that whatever stands in its way is said at once; the launch then makes
+    it again on what is free by then.
+
+    Errors: ROUTE_BUSY with the name of the active launch, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE with what is
+    missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD.
     """
     GetLaunch: _aio.UnaryUnaryMultiCallable[_launcher_pb2.GetLaunchRequest, _launcher_pb2.Launch]  # type: ignore[assignment]
     """Reads a launch."""
@@ -131,7 +139,11 @@ class LauncherServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a launch, or with `validate_only` answers its whole plan without creating anything. Answers at once; the launch
         goes on by itself.
 
-        Errors: ROUTE_BUSY, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE, REFERENCE_NOT_FOUND, MODEL_ON_HOLD.
+        The plan is made before the launch is created, so that whatever stands in its way is said at once; the launch then makes
+        it again on what is free by then.
+
+        Errors: ROUTE_BUSY with the name of the active launch, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE with what is
+        missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,312 @@
+"""The other services over gRPC, as `ports.py` wants them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from modelfleet.capacity.v1 import capacity_pb2
+from modelfleet.common.v1 import serving_pb2
+from modelfleet.errors import NotFound
+from modelfleet.registry.v1 import registry_pb2
+from modelfleet.services import AsyncCapacity, AsyncPlatform, AsyncRegistry, AsyncStability
+from modelfleet.stability.v1 import stability_pb2
+from modelfleetd.errors import DeadlinePassed, FleetError, ReferenceNotFound
+from modelfleetd.kit import deadline
+from modelfleetd.kit.codec import (
+    duration_to_proto,
+    from_proto,
+    timestamp_to_proto,
+)
+from modelfleetd.launcher.domain.launch import ModelFacts, Share, Verdict
+from modelfleetd.launcher.domain.plan import Room
+from modelfleetd.launcher.domain.policy import Criterion, StabilityGate
+from modelfleetd.launcher.ports import (
+    Estimate,
+    HeldUnits,
+    Judgement,
+    SizedModel,
+    TypeFacts,
+    UsedUnits,
+    request_id,
+)
+from modelfleetd.launcher.remote import translated
+from modelfleetd.launcher.serving import spec_to_document
+from modelfleetd.platform.base import Platform
+from modelfleetd.platform.client import PlatformClient
+from modelfleetd.platform.model import ServingObservation, ServingSpec, TargetKind
+
+_TIMEOUT = 5.0
+_REPORTED = 1_000
+
+
+def _timeout() -> float:
+    """Seconds that a call may take: never longer than what is left of the lease."""
+    left = deadline.remaining()
+    if left is not None and left <= 0:
+        raise DeadlinePassed
+    return _TIMEOUT if left is None else min(_TIMEOUT, left)
+
+
+@contextmanager
+def _referring(path: str, name: str) -> Any:
+    try:
+        yield
+    except NotFound as error:
+        raise ReferenceNotFound(path, name) from error
+
+
+class RegistryClient:
+    """Implements `Registry`."""
+
+    def __init__(self, stub: AsyncRegistry) -> None:
+        self._stub = stub
+
+    async def model_type(self, name: str) -> TypeFacts:
+        with translated("registry"), _referring("launch.model_type", name):
+            found = await self._stub.get_model_type(name=name, timeout=_timeout())
+        return TypeFacts(
+            name=found.name,
+            team=found.team,
+            tier=serving_pb2.Tier.Name(found.tier),
+            baseline=found.baseline,
+            revision=found.revision,
+            regions=tuple(found.regions),
+            predicts=bool(found.predictions),
+        )
+
+    async def model(self, name: str, path: str) -> SizedModel:
+        with translated("registry"), _referring(path, name):
+            found = await self._stub.get_model(name=name, timeout=_timeout())
+        spec = from_proto(found.serving_spec, ServingSpec)
+        facts = ModelFacts(found.name, spec.digest, spec_to_document(found.serving_spec))
+        return SizedModel(facts, spec.flavor, spec.units, spec.startup_limit, spec.drain_limit)
+
+    async def agent_address(self, region: str) -> str:
+        with translated("registry"), _referring("launch.regions", region):
+            return (await self._stub.get_region(name=region, timeout=_timeout())).agent_address
+
+    async def finalize(
+        self,
+        model_type: str,
+        launch: str,
+        key: str,
+        *,
+        succeeded: bool,
+        expected_revision: int = 0,
+        roles: Mapping[str, str] | None = None,
+        splits: Mapping[str, Sequence[Share]] | None = None,
+        reason: str = "",
+    ) -> int:
+        outcomes = registry_pb2.FinalizeLaunchRequest.Outcome
+        request = registry_pb2.FinalizeLaunchRequest(
+            model_type=model_type,
+            launch=launch,
+            outcome=outcomes.Value("SUCCEEDED" if succeeded else "ROLLED_BACK"),
+            expected_revision=expected_revision,
+            role_changes=[
+                registry_pb2.RoleChange(model=model, role=registry_pb2.Model.Role.Value(role))
+                for model, role in (roles or {}).items()
+            ],
+            splits=[
+                serving_pb2.RegionSplit(
+                    region=region,
+                    shares=[serving_pb2.ModelShare(model=s.model, share_basis_points=s.share) for s in shares],
+                )
+                for region, shares in (splits or {}).items()
+            ],
+            request_id=request_id(key),
+            reason=reason,
+        )
+        with translated("registry"):
+            return (await self._stub.finalize_launch(request, timeout=_timeout())).revision
+
+    async def regions(self) -> Mapping[str, str]:
+        with translated("registry"):
+            found = [region async for region in self._stub.list_regions_all(page_size=1000, timeout=_timeout())]
+        return {region.name: region.agent_address for region in found}
+
+    async def report(self, observations: Sequence[ServingObservation]) -> None:
+        statuses = [_status(seen) for seen in observations if seen.kind is TargetKind.ROUTE]
+        for start in range(0, len(statuses), _REPORTED):
+            with translated("registry"):
+                await self._stub.report_serving(statuses=statuses[start : start + _REPORTED], timeout=_timeout())
+
+
+def _status(seen: ServingObservation) -> registry_pb2.ServingStatus:
+    return registry_pb2.ServingStatus(
+        model_type="modelTypes/" + seen.target.removeprefix("targets/"),
+        region=seen.region,
+        models=[
+            registry_pb2.ModelServing(
+                model=model.model,
+                available_replicas=model.available_replicas,
+                total_replicas=model.existing_replicas,
+                share_basis_points=model.acknowledged_basis_points,
+                requests=model.requests,
+                errors=model.errors,
+                latency_p99_ms=model.latency_p99_ms,
+            )
+            for model in seen.models
+        ],
+        observe_time=None if seen.observe_time is None else timestamp_to_proto(seen.observe_time),
+    )
+
+
+class CapacityClient:
+    """Implements `Capacity`."""
+
+    def __init__(self, stub: AsyncCapacity) -> None:
+        self._stub = stub
+
+    async def estimate(self, model: str, key: str, *, keep: bool) -> Estimate:
+        request = capacity_pb2.CreateEstimateRequest(
+            estimate=capacity_pb2.Estimate(model=model), validate_only=not keep, request_id=request_id(key)
+        )
+        with translated("capacity"):
+            found = await self._stub.create_estimate(request, timeout=_timeout())
+        regions = {region.region: (region.replicas, region.min_replicas) for region in found.regions}
+        return Estimate(found.name if keep else "", regions)
+
+    async def unit_cost(self, flavor: str) -> float:
+        with translated("capacity"):
+            return (await self._stub.get_flavor(name=flavor, timeout=_timeout())).unit_cost
+
+    async def room(
+        self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str]
+    ) -> Mapping[tuple[str, str], Room]:
+        with translated("capacity"), _referring("launch.pool", pool):
+            found = await self._stub.simulate_reservation(
+                reservation=_reservation(pool, launch, wanted, replaced), timeout=_timeout()
+            )
+        return {
+            (fit.item.flavor, fit.item.region): Room(booked=fit.item.moved_units, free=fit.available_units)
+            for fit in found.items
+        }
+
+    async def reserve(
+        self, pool: str, launch: str, items: Sequence[HeldUnits], replaced: Sequence[str], key: str
+    ) -> str:
+        request = capacity_pb2.CreateReservationRequest(
+            reservation=_reservation(pool, launch, items, replaced), request_id=request_id(key)
+        )
+        with translated("capacity"):
+            return (await self._stub.create_reservation(request, timeout=_timeout())).name
+
+    async def activate(self, reservation: str, key: str) -> None:
+        with translated("capacity"):
+            await self._stub.activate_reservation(name=reservation, request_id=request_id(key), timeout=_timeout())
+
+    async def cancel(self, reservation: str, key: str) -> None:
+        with translated("capacity"):
+            await self._stub.cancel_reservation(name=reservation, request_id=request_id(key), timeout=_timeout())
+
+    async def settle(self, reservation: str, usages: Iterable[UsedUnits], retain: timedelta, key: str) -> None:
+        request = capacity_pb2.SettleReservationRequest(
+            name=reservation,
+            outcome=capacity_pb2.SettleReservationRequest.SUCCEEDED,
+            usages=[
+                capacity_pb2.ModelUnits(model=used.model, flavor=used.flavor, region=used.region, units=used.units)
+                for used in usages
+            ],
+            retain_duration=duration_to_proto(retain),
+            request_id=request_id(key),
+        )
+        with translated("capacity"):
+            await self._stub.settle_reservation(request, timeout=_timeout())
+
+    async def release(self, reservation: str, key: str) -> None:
+        request = capacity_pb2.SettleReservationRequest(
+            name=reservation,
+            outcome=capacity_pb2.SettleReservationRequest.ROLLED_BACK,
+            request_id=request_id(key),
+        )
+        with translated("capacity"):
+            await self._stub.settle_reservation(request, timeout=_timeout())
+
+
+def _reservation(
+    pool: str, launch: str, items: Sequence[HeldUnits], replaced: Sequence[str]
+) -> capacity_pb2.Reservation:
+    return capacity_pb2.Reservation(
+        pool=pool,
+        launch=launch,
+        items=[capacity_pb2.HoldItem(flavor=item.flavor, region=item.region, hold_units=item.units) for item in items],
+        replaced_models=list(replaced),
+    )
+
+
+class StabilityClient:
+    """Implements `Stability`."""
+
+    def __init__(self, stub: AsyncStability) -> None:
+        self._stub = stub
+
+    async def judge(self, model: str, baseline: str, since: datetime, gate: StabilityGate) -> Judgement:
+        request = stability_pb2.JudgeModelRequest(
+            model=model,
+            baseline=baseline,
+            start_time=timestamp_to_proto(since),
+            criteria=[_criterion(criterion) for criterion in gate.criteria],
+        )
+        try:
+            with translated("stability"):
+                found = await self._stub.judge_model(request, timeout=_timeout())
+        except FleetError as error:
+            # The judge's silence, or its refusal, is no verdict on the model.
+            return Judgement(Verdict.ERROR, f"the judge could not be asked: {error.message}")
+        verdict = Verdict.__members__.get(serving_pb2.Verdict.Name(found.verdict), Verdict.ERROR)
+        return Judgement(verdict, found.explanation, _figures(found))
+
+
+def _criterion(criterion: Criterion) -> stability_pb2.Criterion:
+    made = stability_pb2.Criterion(
+        prediction=criterion.prediction,
+        max_ne_regression=criterion.max_ne_regression,
+        min_positives=criterion.min_positives,
+        confidence=criterion.confidence,
+        include_immature=criterion.include_immature,
+    )
+    low, high = criterion.calibration_low, criterion.calibration_high
+    if low is not None or high is not None:
+        made.calibration.low = 0.0 if low is None else low
+        made.calibration.high = math.inf if high is None else high
+    return made
+
+
+def _figures(found: stability_pb2.Judgement) -> dict[str, float]:
+    """Figures by name, such as `click.calibration.low`; what is not a finite number is left out."""
+    figures: dict[str, float] = {}
+    for finding in found.findings:
+        for side in ("candidate", "baseline"):
+            if not finding.HasField(side):
+                continue
+            point: stability_pb2.Point = getattr(finding, side)
+            prefix = finding.prediction if side == "candidate" else f"{finding.prediction}.baseline"
+            figures[f"{prefix}.examples"] = float(point.examples)
+            figures[f"{prefix}.positives"] = float(point.positives)
+            for metric in ("calibration", "ne"):
+                estimate: stability_pb2.Estimate = getattr(point, metric)
+                if estimate.state == stability_pb2.Estimate.VALUE:
+                    figures[f"{prefix}.{metric}"] = estimate.value
+                    figures[f"{prefix}.{metric}.low"] = estimate.low
+                    figures[f"{prefix}.{metric}.high"] = estimate.high
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
+class AgentClients:
+    """Implements `Platforms`; connections are kept by whoever opens them."""
+
+    def __init__(self, open_: Any) -> None:
+        self._open = open_
+        self._clients: dict[str, Platform] = {}
+
+    def at(self, address: str) -> Platform:
+        found = self._clients.get(address)
+        if found is None:
+            stub: AsyncPlatform = self._open(address)
+            found = self._clients[address] = PlatformClient(stub, name=f"the agent at {address}", timeout=_TIMEOUT)
+        return found

@@ -1,0 +1,148 @@
+"""Finds out what a launch is made from: what registry, capacity and the agents say, and the plan that follows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelfleetd.errors import CertificateMissing, NotConfigured, invalid
+from modelfleetd.launcher.domain import plan as plans
+from modelfleetd.launcher.domain import replicas
+from modelfleetd.launcher.domain.launch import Launch, ModelFacts
+from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, Room, Side
+from modelfleetd.launcher.ports import Estimate, HeldUnits, SizedModel, TypeFacts, World
+from modelfleetd.names import MODEL, MODEL_TYPE, TARGET
+from modelfleetd.platform.model import ServingObservation
+
+_LEAST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Estimation:
+    """Everything that a plan was made from, and the plan."""
+
+    type: TypeFacts
+    candidate: ModelFacts
+    baseline: ModelFacts | None
+    plan: Plan
+    agents: Mapping[str, str]
+
+
+def target_of(model_type: str) -> str:
+    """The target of a route: the agents know it by the model type's id."""
+    return TARGET.format(*MODEL_TYPE.parse(model_type))
+
+
+async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Estimation:
+    """Asks everybody and makes the plan.
+
+    Args:
+        launch: what is to be launched, with its policy.
+        world: whom to ask.
+        key: of the act: repeated, it makes no second estimate.
+        keep: whether capacity keeps its estimates.
+
+    Raises:
+        ReferenceNotFound, NotConfigured, CertificateMissing, PlanInfeasible, InvalidFields: why there is none.
+    """
+    type_ = await world.registry.model_type(launch.model_type)
+    regions = launch.regions or type_.regions
+    if not regions:
+        raise NotConfigured(launch.model_type, "regions")
+    for index, region in enumerate(regions):
+        if region not in type_.regions:
+            raise invalid(
+                f"launch.regions[{index}]", f"must be one of the model type's regions: {', '.join(type_.regions)}"
+            )
+    candidate = await world.registry.model(launch.candidate, "launch.candidate")
+    baseline = await world.registry.model(type_.baseline, "launch.model_type") if type_.baseline else None
+    needs_new = await world.capacity.estimate(launch.candidate, f"{key}/candidate", keep=keep)
+    needs_old = await _baseline_estimate(world, baseline, key, keep=keep)
+    addresses = dict(zip(regions, await asyncio.gather(*map(world.registry.agent_address, regions)), strict=True))
+    target = target_of(launch.model_type)
+    seen = {region: await world.platforms.at(address).observe(target) for region, address in addresses.items()}
+    costs = {
+        model.flavor: await world.capacity.unit_cost(model.flavor)
+        for model in (candidate, baseline)
+        if model is not None
+    }
+    sides = {
+        region: (
+            _side(candidate, needs_new, region, seen[region], costs),
+            _side(baseline, needs_old, region, seen[region], costs) if baseline else None,
+        )
+        for region in regions
+    }
+    rooms = await _rooms(launch, world, sides)
+    pace = Pace(
+        max_step=launch.policy.max_step_basis_points,
+        max_steps=launch.policy.max_steps,
+        bake=launch.policy.bake_duration,
+        deadline=launch.policy.launch_deadline,
+    )
+    planned = tuple(
+        plans.make(Inputs(region, new, old, _room_of(rooms, region)), pace) for region, (new, old) in sides.items()
+    )
+    plan = Plan(planned, needs_new.name, needs_old.name if needs_old else "")
+    return Estimation(type_, candidate.facts, baseline.facts if baseline else None, plan, addresses)
+
+
+async def _baseline_estimate(world: World, baseline: SizedModel | None, key: str, *, keep: bool) -> Estimate | None:
+    """What the baseline needs; None where there is none, or where nobody certified what a replica of it carries."""
+    if baseline is None:
+        return None
+    try:
+        return await world.capacity.estimate(baseline.facts.name, f"{key}/baseline", keep=keep)
+    except CertificateMissing:
+        return None
+
+
+def _side(
+    model: SizedModel, estimate: Estimate | None, region: str, seen: ServingObservation, costs: Mapping[str, float]
+) -> Side:
+    name = model.facts.name
+    running = seen.desired.replicas_of(name) if seen.desired else 0
+    share = seen.desired.share_of(name) if seen.desired else 0
+    if estimate is None:
+        full, least = replicas.inferred_full(running, share), min(_LEAST, max(1, running))
+    elif region in estimate.replicas:
+        full, least = estimate.replicas[region]
+    else:
+        raise NotConfigured(MODEL_TYPE.format(*MODEL.parse(name)[:1]), f"demand_source.stated for {region}")
+    return Side(
+        model=name,
+        flavor=model.flavor,
+        full=full,
+        least=least,
+        units=model.units,
+        running=running,
+        share=share,
+        inferred=estimate is None,
+        unit_cost=costs[model.flavor],
+        startup=model.startup,
+        drain=model.drain,
+    )
+
+
+async def _rooms(
+    launch: Launch, world: World, sides: Mapping[str, tuple[Side, Side | None]]
+) -> Mapping[tuple[str, str], Room]:
+    """What the pool has for the launch. Asked for as if everything ran twice: what is there does not depend on it."""
+    wanted: dict[tuple[str, str], int] = {}
+    for region, (new, old) in sides.items():
+        for side in (new, *([old] if old else [])):
+            place = (side.flavor, region)
+            wanted[place] = wanted.get(place, 0) + side.units * max(1, side.running, side.full, side.least)
+    items = [HeldUnits(flavor, region, units) for (flavor, region), units in wanted.items()]
+    return await world.capacity.room(launch.pool, launch.name, items, replaced_by(launch, sides))
+
+
+def replaced_by(launch: Launch, sides: Mapping[str, tuple[Side, Side | None]]) -> tuple[str, ...]:
+    """The models whose bookings move into the hold: both, since the candidate may serve a part already."""
+    old = next((old.model for _, old in sides.values() if old is not None), "")
+    return (launch.candidate, old) if old else (launch.candidate,)
+
+
+def _room_of(rooms: Mapping[tuple[str, str], Room], region: str) -> dict[str, Room]:
+    return {flavor: room for (flavor, at), room in rooms.items() if at == region}

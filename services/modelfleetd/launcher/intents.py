@@ -1,0 +1,85 @@
+"""What is recorded before an act is done: everything that it takes to do it again, exactly so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from modelfleetd.launcher.domain.actions import Apply, Call
+from modelfleetd.launcher.domain.launch import Act, Intent, Launch, Share
+from modelfleetd.launcher.domain.plan import RegionPlan
+from modelfleetd.launcher.serving import desired_of, desired_to_document
+from modelfleetd.names import LAUNCH
+from modelfleetd.platform.model import DesiredServing, ServingObservation
+
+
+def intent_of(action: Apply | Call, launch: Launch, observation: ServingObservation | None, now: datetime) -> Intent:
+    """Makes the intent of an act. Its key is `launch/attempt/step/action`, the action with the intent's number."""
+    number = launch.intents + 1
+    (launch_id,) = LAUNCH.parse(launch.name)
+    region, raises = "", False
+    content: Mapping[str, Any]
+    if isinstance(action, Apply):
+        assert observation is not None
+        region, raises = action.region, action.raises
+        content = {"desired": desired_to_document(desired_of(action, launch, observation))}
+    else:
+        content = _content(action.act, launch)
+    return Intent(
+        number=number,
+        act=action.act,
+        key=f"{launch_id}/{launch.attempt}/{launch.step.number}/{action.act.value}.{number}",
+        step=launch.step.number,
+        region=region,
+        raises=raises,
+        content=content,
+        create_time=now,
+    )
+
+
+def _content(act: Act, launch: Launch) -> Mapping[str, Any]:
+    match act:
+        case Act.ESTIMATE | Act.FORGO:
+            return {}
+        case Act.RESERVE:
+            assert launch.plan is not None
+            items = [
+                {"flavor": hold.flavor, "region": region.region, "units": hold.hold_units}
+                for region in launch.plan.regions
+                for hold in region.holds
+            ]
+            return {"items": items, "replaced": [model for model in (launch.candidate, launch.baseline) if model]}
+        case Act.SETTLE:
+            assert launch.plan is not None
+            usages = [usage for region in launch.plan.regions for usage in _usages(region)]
+            seconds = launch.policy.rollback_window.total_seconds()
+            return {"reservation": launch.reservation, "usages": usages, "retain_seconds": seconds}
+        case Act.FINALIZE:
+            roles = {launch.candidate: "BASELINE"} | ({launch.baseline: "RETIRED"} if launch.baseline else {})
+            return {
+                "expected_revision": launch.expected_revision,
+                "roles": roles,
+                "splits": {
+                    region: [{"model": share.model, "share": share.share} for share in shares]
+                    for region, shares in launch.splits.items()
+                },
+            }
+        case _:
+            return {"reservation": launch.reservation}
+
+
+def _usages(region: RegionPlan) -> list[Mapping[str, Any]]:
+    """What both models use once the region is done."""
+    last = region.steps[-1]
+    sides = ((region.candidate, last.new_replicas), (region.baseline, last.old_after))
+    return [
+        {"model": side.model, "flavor": side.flavor, "region": region.region, "units": side.units * replicas}
+        for side, replicas in sides
+        if side is not None and replicas > 0
+    ]
+
+
+def split_of(desired: DesiredServing) -> tuple[Share, ...]:
+    """The split that an act asks for."""
+    return tuple(Share(share.model, share.share_basis_points) for share in desired.shares)

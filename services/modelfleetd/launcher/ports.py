@@ -1,0 +1,179 @@
+"""What the launcher needs of the other services, in its own words. `clients.py` implements it over gRPC.
+
+Every method may raise PartUnavailable and DeadlinePassed: the act may or may not have happened.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Protocol
+
+from modelfleetd.launcher.domain.launch import ModelFacts, Share, Verdict
+from modelfleetd.launcher.domain.plan import Room
+from modelfleetd.launcher.domain.policy import StabilityGate
+from modelfleetd.platform.base import Platform
+from modelfleetd.platform.model import ServingObservation
+
+
+def request_id(key: str) -> str:
+    """The request_id of an act, a UUID version 4 by its form: made of its key, so a repetition sends the same."""
+    return str(uuid.UUID(bytes=sha256(key.encode()).digest()[:16], version=4))
+
+
+@dataclass(frozen=True, slots=True)
+class TypeFacts:
+    """What the registry says of a route."""
+
+    name: str
+    team: str
+    tier: str
+    baseline: str
+    revision: int
+    regions: tuple[str, ...]
+    predicts: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SizedModel:
+    """What the registry says of a model, and how a replica of it is run."""
+
+    facts: ModelFacts
+    flavor: str
+    units: int
+    startup: timedelta
+    drain: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a model needs for its whole route: by region, (replicas, fewest replicas)."""
+
+    name: str
+    replicas: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldUnits:
+    """Units of a flavor in a region."""
+
+    flavor: str
+    region: str
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsedUnits:
+    """Units that one model uses of a flavor in a region."""
+
+    model: str
+    flavor: str
+    region: str
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the judge found, with its figures by name."""
+
+    verdict: Verdict
+    explanation: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class Registry(Protocol):
+    """The ledger."""
+
+    async def model_type(self, name: str) -> TypeFacts:
+        """Raises ReferenceNotFound."""
+        ...
+
+    async def model(self, name: str, path: str) -> SizedModel:
+        """Raises ReferenceNotFound, naming the field of the request."""
+        ...
+
+    async def agent_address(self, region: str) -> str:
+        """Raises ReferenceNotFound."""
+        ...
+
+    async def finalize(
+        self,
+        model_type: str,
+        launch: str,
+        key: str,
+        *,
+        succeeded: bool,
+        expected_revision: int = 0,
+        roles: Mapping[str, str] | None = None,
+        splits: Mapping[str, Sequence[Share]] | None = None,
+        reason: str = "",
+    ) -> int:
+        """Ends a launch in the ledger. Raises RevisionMismatch, LaunchEnded."""
+        ...
+
+    async def regions(self) -> Mapping[str, str]:
+        """Addresses of the agents by region."""
+        ...
+
+    async def report(self, observations: Sequence[ServingObservation]) -> None:
+        """Writes what agents observe beside the ledger."""
+        ...
+
+
+class Capacity(Protocol):
+    """Who has how much, and how much is needed."""
+
+    async def estimate(self, model: str, key: str, *, keep: bool) -> Estimate:
+        """Raises CertificateMissing, NotConfigured."""
+        ...
+
+    async def unit_cost(self, flavor: str) -> float: ...
+
+    async def room(
+        self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str]
+    ) -> Mapping[tuple[str, str], Room]:
+        """What a launch could have, by flavor and region. Raises ReferenceNotFound."""
+        ...
+
+    async def reserve(
+        self, pool: str, launch: str, items: Sequence[HeldUnits], replaced: Sequence[str], key: str
+    ) -> str:
+        """Returns the reservation's name. Raises QuotaExceeded."""
+        ...
+
+    async def activate(self, reservation: str, key: str) -> None:
+        """Raises WrongState where it has expired."""
+        ...
+
+    async def cancel(self, reservation: str, key: str) -> None: ...
+
+    async def settle(self, reservation: str, usages: Iterable[UsedUnits], retain: timedelta, key: str) -> None: ...
+
+    async def release(self, reservation: str, key: str) -> None:
+        """Settles as rolled back: what was moved in is booked again."""
+        ...
+
+
+class Stability(Protocol):
+    """The judge."""
+
+    async def judge(self, model: str, baseline: str, since: datetime, gate: StabilityGate) -> Judgement: ...
+
+
+class Platforms(Protocol):
+    """The agents."""
+
+    def at(self, address: str) -> Platform: ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything outside of the launcher."""
+
+    registry: Registry
+    capacity: Capacity
+    stability: Stability
+    platforms: Platforms

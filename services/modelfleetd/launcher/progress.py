@@ -1,0 +1,45 @@
+"""What really serves, as a launch shows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from modelfleetd.launcher.domain.launch import Launch, RegionProgress, SideProgress, State
+from modelfleetd.launcher.domain.observed import Observed, Seen
+from modelfleetd.launcher.domain.plan import RegionPlan
+
+
+def with_progress(launch: Launch, seen: Seen) -> Launch:
+    """The launch with what was just observed of one region."""
+    assert launch.plan is not None
+    at = launch.undoing if launch.state is State.ROLLING_BACK else launch.step.region
+    plan = launch.plan.regions[max(0, at)]
+    known = next((progress for progress in launch.progress if progress.region == plan.region), None)
+    step = launch.step.number if at == launch.step.region else (known.step if known else 0)
+    made = RegionProgress(
+        region=plan.region,
+        step=step,
+        candidate=_side(seen.candidate),
+        baseline=_side(seen.baseline),
+        free_units=_free(seen, plan),
+        bake_end_time=launch.bake_end if launch.state is State.SHIFTING and not launch.step.passed else None,
+        observe_time=seen.time,
+    )
+    others = tuple(progress for progress in launch.progress if progress.region != plan.region)
+    return replace(launch, progress=(*others, made))
+
+
+def _free(seen: Seen, plan: RegionPlan) -> int:
+    return sum(max(0, seen.free(plan, hold.flavor)) for hold in plan.holds)
+
+
+def _side(seen: Observed) -> SideProgress:
+    return SideProgress(
+        intended_basis_points=seen.share,
+        observed_basis_points=seen.observed if seen.requests else seen.acknowledged,
+        desired_replicas=seen.desired,
+        available_replicas=seen.available,
+        total_replicas=seen.existing,
+        requests=seen.requests,
+        errors=seen.errors,
+    )

@@ -1,0 +1,314 @@
+"""One round of one launch: observe, settle what is unsettled, decide, record the intent, act, record the outcome.
+
+A round lives on a lease. It stops itself at half of it, whatever it does: past the lease somebody else may act. No
+transaction is open while anybody is called, and nothing that it writes counts once version or epoch have moved on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from modelfleetd.clock import Clock
+from modelfleetd.errors import FleetError, StaleEpoch
+from modelfleetd.kit.failpoint import failpoint
+from modelfleetd.kit.telemetry import within_trace
+from modelfleetd.launcher import spans
+from modelfleetd.launcher.domain import outcomes
+from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
+from modelfleetd.launcher.domain.decide import next_action, region_to_observe
+from modelfleetd.launcher.domain.launch import FORWARD, ON_PLATFORM, Act, GateVerdict, Intent, Launch, State
+from modelfleetd.launcher.domain.observed import Seen
+from modelfleetd.launcher.executor import Executor
+from modelfleetd.launcher.intents import intent_of
+from modelfleetd.launcher.ports import Stability
+from modelfleetd.launcher.progress import with_progress
+from modelfleetd.launcher.serving import desired_from_document, seen_of
+from modelfleetd.launcher.store import Change, Claim, Event, Settled, Store
+from modelfleetd.platform.model import ServingObservation
+
+_log = logging.getLogger(__name__)
+
+# Acts and records of one round; what is left then is done in the next one.
+_MOST: Final = 16
+_EVENTS: Final = {
+    Act.ESTIMATE: "Estimated",
+    Act.RESERVE: "CapacityReserved",
+    Act.ACTIVATE: "ReservationActivated",
+    Act.CANCEL_RESERVATION: "ReservationCancelled",
+    Act.START: "ReplicasStarted",
+    Act.SHIFT: "WeightShifted",
+    Act.REDUCE: "OldReduced",
+    Act.SHED: "CandidateReduced",
+    Act.GROW: "BaselineGrown",
+    Act.RETURN: "WeightReturned",
+    Act.RESTORE: "BaselineRestored",
+    Act.FINALIZE: "Finalized",
+    Act.FORGO: "Forgone",
+    Act.SETTLE: "CapacitySettled",
+    Act.RELEASE: "CapacityReleased",
+}
+
+
+class LostClaim(Exception):
+    """Somebody else has changed or claimed the launch: this round is over."""
+
+
+class Round:
+    """One claim, from its first look until its lease is given back."""
+
+    def __init__(
+        self, claim: Claim, *, store: Store, executor: Executor, stability: Stability, clock: Clock, traced: bool
+    ) -> None:
+        self.launch = claim.launch
+        self._before = claim.launch
+        self._lease = claim.lease
+        self._store = store
+        self._executor = executor
+        self._stability = stability
+        self._clock = clock
+        self._traced = traced
+        self._database_time = claim.now
+        self._started = clock.monotonic()
+        self._looked = False
+        # Seconds until the launch is due again; None where it has ended or is somebody else's.
+        self.due: float | None = None
+
+    @property
+    def now(self) -> datetime:
+        """The time by the database's clock."""
+        return self._database_time + timedelta(seconds=self._clock.monotonic() - self._started)
+
+    @property
+    def left(self) -> float:
+        """Seconds until half of the lease is over."""
+        return self._lease / 2 - (self._clock.monotonic() - self._started)
+
+    async def run(self) -> None:
+        """Goes on until the launch has to wait, has ended, or the time is over."""
+        try:
+            for _ in range(_MOST):
+                if self.left <= 0 or not await self._go_on():
+                    break
+            else:
+                await self._release(0.0)
+        except LostClaim:
+            _log.debug("%s: changed by somebody else meanwhile", self.launch.name)
+            await self._store.yield_lease(self._before)
+            self.due = 0.0
+
+    async def _go_on(self) -> bool:
+        """Does one thing; says whether there may be more to do now."""
+        launch = self.launch
+        if launch.intent is not None and launch.intent.act not in ON_PLATFORM:
+            return await self._settle_call(launch.intent)
+        if launch.queued and launch.abort is None and await self._store.leave_queue(launch):
+            self.due = 0.0
+            return False
+        region = launch.intent.region if launch.intent else region_to_observe(launch)
+        observation = None
+        if region is not None:
+            try:
+                observation = await self._executor.observe(launch, region, launch.epoch)
+            except StaleEpoch as error:
+                await self._overtaken(error)
+                return False
+            except FleetError as error:
+                await self._cannot_look(region, error)
+                return False
+        if not self._looked:
+            self._looked = True
+            launch = self.launch = outcomes.looked(launch, self.now)
+        if launch.intent is not None:
+            assert observation is not None
+            return await self._settle_apply(launch.intent, observation)
+        seen = None
+        if observation is not None:
+            seen = seen_of(observation, launch.candidate, launch.baseline)
+            launch = self.launch = with_progress(launch, seen)
+        return await self._decide(launch, seen, observation)
+
+    async def _decide(self, launch: Launch, seen: Seen | None, observation: ServingObservation | None) -> bool:
+        action = next_action(launch, seen, self.now)
+        match action:
+            case Wait():
+                await self._wait(action, seen)
+                return False
+            case Advance():
+                await self._record(action.launch, [self._event(action.event, action.message)])
+                return not self.launch.ended
+            case Judge():
+                await self._judge(final=action.final)
+                return True
+            case Apply() | Call():
+                intent = intent_of(action, launch, observation, self.now)
+                await self._record(outcomes.intended(launch, intent), intent=intent)
+                return await self._act(intent, action.message)
+
+    # Acting
+
+    async def _act(self, intent: Intent, message: str) -> bool:
+        """Does what is intended, and records the outcome."""
+        try:
+            with within_trace(int(self.launch.trace_id, 16), spans.call_id(self.launch, intent)):
+                after, outcome = await self._executor.perform(self.launch, intent, self.now)
+        except StaleEpoch as error:
+            await self._overtaken(error)
+            return False
+        except FleetError as error:
+            await self._undecided(intent, error)
+            return False
+        done = outcome == "done"
+        event = self._event(_EVENTS[intent.act] if done else "Refused", message if done else f"{message}: {outcome}")
+        span = spans.of_call(self.launch, intent, outcome, self.now)
+        settled = Settled(intent.number, outcome)
+        if done:
+            await self._record(after, [event], settled=settled, more_spans=[span])
+            return not self.launch.ended
+        wait = outcomes.backoff(after.retries)
+        waiting = Wait("Refused", f"{message}: {outcome}; tries again", wait, alarming=after.retries > 3)
+        waits = replace(after, conditions=outcomes.conditions(after, waiting, None, self.now))
+        waits = replace(waits, watched_until=self.now + timedelta(seconds=wait))
+        turned = after.abort is not None and self.launch.abort is None
+        await self._record(waits, [event], settled=settled, more_spans=[span], due=0.0 if turned else wait)
+        return False
+
+    async def _settle_call(self, intent: Intent) -> bool:
+        """Repeats a call that nobody knows the outcome of, with its own key."""
+        launch = self.launch
+        if launch.abort is not None and intent.act in (Act.FINALIZE, Act.ESTIMATE):
+            # Whether it was finalised the registry says when it is told that the launch goes back.
+            return await self._void(intent, "an abort came first")
+        return await self._act(intent, f"repeats {intent.act.value}")
+
+    async def _settle_apply(self, intent: Intent, observation: ServingObservation) -> bool:
+        """Settles an act on a platform. The agent refuses older epochs by now, so what it shows is final.
+
+        It is repeated with its own key, except where the launch goes back since: then it must not happen any more, and
+        what is observed says whether it had.
+        """
+        if self.launch.abort is not None and intent.act in FORWARD:
+            happened = observation.desired == desired_from_document(intent.content["desired"])
+            return await self._void(intent, "done" if happened else "an abort came first")
+        return await self._act(intent, f"repeats {intent.act.value}")
+
+    async def _void(self, intent: Intent, outcome: str) -> bool:
+        span = spans.of_call(self.launch, intent, outcome, self.now)
+        after = outcomes.confirmed(self.launch)
+        await self._record(after, settled=Settled(intent.number, outcome), more_spans=[span])
+        return True
+
+    async def _judge(self, *, final: bool) -> None:
+        launch, asked = self.launch, self.now
+        assert launch.weight_time is not None
+        failpoint("launcher.before_judge")
+        with within_trace(int(launch.trace_id, 16), spans.gate_id(launch, asked)):
+            found = await self._stability.judge(
+                launch.candidate, launch.baseline, launch.weight_time, launch.policy.stability_gate
+            )
+        failpoint("launcher.after_judge")
+        verdict = GateVerdict(
+            gate=outcomes.STABILITY,
+            region=launch.region_plan.region,
+            step=launch.step.number,
+            verdict=found.verdict,
+            explanation=found.explanation,
+            time=self.now,
+            figures=found.figures,
+            dry_run=launch.policy.stability_gate.dry_run,
+        )
+        after = outcomes.judged(launch, verdict, final=final, now=self.now)
+        event = self._event("GateJudged", f"{verdict.gate}: {verdict.verdict.name}: {verdict.explanation}")
+        span = spans.of_gate(launch, verdict, asked, self.now)
+        await self._record(after, [event], verdicts=[verdict], more_spans=[span])
+
+    # Waiting
+
+    async def _wait(self, wait: Wait, seen: Seen | None) -> None:
+        launch = self.launch
+        conditions = outcomes.conditions(launch, wait, seen, self.now)
+        # Numbers in a message may change with every look; that alone is no new version.
+        same = [(c.type, c.reason) for c in conditions] == [(c.type, c.reason) for c in launch.conditions]
+        after = replace(launch, conditions=conditions, watched_until=self.now + timedelta(seconds=wait.seconds))
+        if same and launch.retries == self._before.retries and launch.step == self._before.step:
+            self.launch = replace(after, version=self._before.version, epoch=self._before.epoch)
+            if self.left <= 0 or not await self._store.watched(self.launch, wait.seconds):
+                raise LostClaim
+            self.due = wait.seconds
+            return
+        await self._record(replace(after, retries=0), due=wait.seconds)
+
+    async def _undecided(self, intent: Intent, error: FleetError) -> None:
+        """Nobody knows whether it happened: it stays intended, and is repeated."""
+        await self._hold(f"nobody knows yet whether {intent.act.value} was done ({error.message}); asks again")
+
+    async def _cannot_look(self, region: str, error: FleetError) -> None:
+        """A launch never goes on blind."""
+        await self._hold(f"holds, because {region} cannot be observed: {error.message}")
+
+    async def _hold(self, message: str) -> None:
+        launch = outcomes.unsettled(self.launch)
+        wait = Wait("PartUnavailable", message, outcomes.backoff(launch.retries), alarming=launch.retries > 5)
+        # Conditions of the region stay as they were last seen; time in which nobody can look counts against nothing.
+        kept = replace(launch, watched_until=launch.watched_until or self.now)
+        after = replace(kept, conditions=outcomes.conditions(kept, wait, None, self.now))
+        await self._record(after, due=wait.seconds)
+
+    async def _overtaken(self, error: StaleEpoch) -> None:
+        """An agent knows a newer epoch. Mostly somebody else has claimed the launch, and this round is simply over."""
+        _log.info("%s: %s", self.launch.name, error.message)
+        floor = int(error.metadata.get("floor", 0))
+        await self._store.raise_fence(floor)
+        await self._store.yield_lease(self._before)
+        self.due = 0.5
+
+    # Recording
+
+    async def _release(self, due: float) -> None:
+        await self._record(self.launch, due=due)
+
+    async def _record(
+        self,
+        after: Launch,
+        events: Sequence[Event] = (),
+        *,
+        due: float | None = None,
+        verdicts: Sequence[GateVerdict] = (),
+        intent: Intent | None = None,
+        settled: Settled | None = None,
+        more_spans: Sequence[spans.Span] = (),
+    ) -> None:
+        """Writes a change; raises LostClaim where the launch is not as it was claimed any more."""
+        if self.left <= 0:
+            raise LostClaim
+        if after.ended:
+            due = 0.0
+        ended = spans.ended_between(self._before, after, self.now) if self._traced else []
+        change = Change(
+            before=self._before,
+            after=after,
+            due=due,
+            events=events,
+            verdicts=verdicts,
+            intent=intent,
+            settled=settled,
+            spans=[*more_spans, *ended] if self._traced else [],
+        )
+        what = (
+            f"intent_{intent.act.value}" if intent else f"outcome_{settled.number and 'act'}" if settled else "change"
+        )
+        failpoint(f"launcher.before_record.{what}")
+        written = await self._store.record(change)
+        failpoint(f"launcher.after_record.{what}")
+        if written is None:
+            raise LostClaim
+        self.launch = self._before = written
+        self.due = None if after.ended else due
+
+    def _event(self, kind: str, message: str) -> Event:
+        launch = self.launch
+        region = launch.region_plan.region if launch.state is State.SHIFTING else ""
+        return Event(kind, message, self.now, launch.step.number, region, launch.epoch)
