@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelfleetd.local import leftovers, programs
+from modelfleetd.local import leftovers, orphans, programs
 from modelfleetd.local.bounded_log import BoundedLog
 from modelfleetd.local.data_directory import HOST, DataDirectory, is_free, write_json
 from modelfleetd.local.front_door import SERVICES
@@ -63,6 +63,7 @@ class Up:
         self._directory.create()
         with self._directory.locked():
             self._check_port()
+            orphans.adopt()
             self._clean()
             stopped = asyncio.create_task(stop.wait())
             started = asyncio.create_task(self._start())
@@ -70,7 +71,7 @@ class Up:
                 await asyncio.wait({stopped, started}, return_when=asyncio.FIRST_COMPLETED)
                 if started.done():
                     started.result()
-                    await stopped
+                    await self._stay(stopped)
             finally:
                 for task in (started, stopped):
                     task.cancel()
@@ -104,6 +105,11 @@ class Up:
         self._ready_seconds = time.monotonic() - began
         self._write_status()
         self._screen.ready(self._status())
+
+    async def _stay(self, stopped: asyncio.Task[bool]) -> None:
+        reaping = asyncio.create_task(orphans.reap())
+        await stopped
+        reaping.cancel()
 
     async def _prepare(self, environment: dict[str, str]) -> asyncio.subprocess.Process:
         """Starts the database and what is done once; returns when services may start."""
@@ -151,6 +157,7 @@ class Up:
             await self._supervisor.stop(names)
         # Replicas and the proxy before them outlive the node agent; they do not outlive `up`.
         await asyncio.to_thread(leftovers.end, self._directory.path)
+        orphans.reap_all()
         self._directory.status.unlink(missing_ok=True)
 
     def _check_port(self) -> None:
