@@ -66,6 +66,26 @@ async def once(conn: Connection, request: Any, answer: type[Answer], act: Callab
     return answer.FromString(stored["response"])
 
 
+async def answered(conn: Connection, request: Any, answer: type[Answer]) -> Answer | None:
+    """Returns the answer that a request_id was given before; None where it is new.
+
+    For methods that ask other services before they write: no transaction is open meanwhile; `once` decides at the end.
+
+    Raises:
+        RequestIdReused: the id was used with other content.
+    """
+    if getattr(request, "validate_only", False):
+        return None
+    stored = await conn.fetchrow(
+        "SELECT method, digest, response FROM requests WHERE request_id = $1", request.request_id
+    )
+    if stored is None:
+        return None
+    if stored["method"] != request.DESCRIPTOR.full_name or stored["digest"] != digest_of(request):
+        raise RequestIdReused(request.request_id)
+    return answer.FromString(stored["response"])
+
+
 def digest_of(request: Message) -> bytes:
     """Returns the digest of a request's content, its request_id left out."""
     content = type(request)()

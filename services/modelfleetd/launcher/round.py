@@ -20,6 +20,7 @@ from modelfleetd.launcher import spans
 from modelfleetd.launcher.domain import outcomes
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.decide import next_action, region_to_observe
+from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import FORWARD, ON_PLATFORM, Act, GateVerdict, Intent, Launch, State
 from modelfleetd.launcher.domain.observed import Seen
 from modelfleetd.launcher.executor import Executor
@@ -27,7 +28,7 @@ from modelfleetd.launcher.intents import intent_of
 from modelfleetd.launcher.ports import Stability
 from modelfleetd.launcher.progress import with_progress
 from modelfleetd.launcher.serving import desired_from_document, seen_of
-from modelfleetd.launcher.store import Change, Claim, Event, Settled, Store
+from modelfleetd.launcher.store import Change, Claim, Settled, Store
 from modelfleetd.platform.model import ServingObservation
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from modelfleetd.kit.db import Database
 from modelfleetd.launcher.store.launches import Launches
 from modelfleetd.launcher.store.outbox import Outbox
 from modelfleetd.launcher.store.rounds import Rounds
-from modelfleetd.launcher.store.rows import Change, Claim, Event, Settled
+from modelfleetd.launcher.store.rows import Change, Claim, Settled
 
 
 class Store(Rounds, Launches, Outbox):
@@ -20,4 +20,4 @@ class Store(Rounds, Launches, Outbox):
         self._database = database
 
 
-__all__ = ["Change", "Claim", "Event", "Settled", "Store"]
+__all__ = ["Change", "Claim", "Settled", "Store"]

@@ -12,8 +12,9 @@ import asyncpg
 from modelfleetd.errors import ResourceExists, ResourceNotFound, RouteBusy
 from modelfleetd.kit.db import Connection, Database
 from modelfleetd.launcher.documents import from_document
+from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
-from modelfleetd.launcher.store.rows import COLUMNS, Event, body_of, id_of, launch_of
+from modelfleetd.launcher.store.rows import COLUMNS, body_of, id_of, launch_of
 from modelfleetd.names import LAUNCH
 
 VERDICTS_SHOWN = 100

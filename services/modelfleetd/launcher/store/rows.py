@@ -9,6 +9,7 @@ from typing import Any
 
 from modelfleetd.kit.db import Record
 from modelfleetd.launcher.documents import from_document, to_document
+from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import GateVerdict, Intent, Launch
 from modelfleetd.names import LAUNCH
 
@@ -23,20 +24,6 @@ class Claim:
     now: datetime
     # Seconds of the lease.
     lease: float
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to a launch."""
-
-    type: str
-    message: str
-    time: datetime
-    step: int = 0
-    region: str = ""
-    epoch: int = 0
-    actor: str = ""
-    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,244 @@
+"""LauncherService: parse → decide → store → reply."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Final, TypeAlias
+
+import grpc
+
+from modelfleet.launcher.v1 import launcher_pb2 as pb
+from modelfleet.launcher.v1 import launcher_pb2_grpc
+from modelfleetd.clock import Clock
+from modelfleetd.errors import invalid
+from modelfleetd.kit import paging
+from modelfleetd.kit.auth import Principal, current_principal
+from modelfleetd.kit.db import Connection
+from modelfleetd.kit.idempotency import answered, once
+from modelfleetd.launcher import wire
+from modelfleetd.launcher.domain import envelope, policy, verbs
+from modelfleetd.launcher.domain.events import Event
+from modelfleetd.launcher.domain.launch import Launch, PhaseTime, State
+from modelfleetd.launcher.estimation import estimate
+from modelfleetd.launcher.ports import World
+from modelfleetd.launcher.store import Store
+from modelfleetd.launcher.watch import Notifier
+from modelfleetd.names import LAUNCH, MODEL, MODEL_TYPE, POOL, REGION, check_id
+
+# A watcher gets the launch again when it has not changed for so long, so that it knows that it is still watching.
+_HEARTBEAT_SECONDS: Final = 15.0
+
+Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+Verb: TypeAlias = Callable[[Launch, datetime], Launch]
+
+
+class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
+    """Launches, and what people do to them."""
+
+    def __init__(self, store: Store, world: World, wake: Callable[[], None], notifier: Notifier, clock: Clock) -> None:
+        self._store = store
+        self._world = world
+        self._wake = wake
+        self._notifier = notifier
+        self._clock = clock
+
+    async def CreateLaunch(self, request: pb.CreateLaunchRequest, context: Context) -> pb.Launch:
+        async with self._store.transaction() as conn:
+            if (before := await answered(conn, request, pb.Launch)) is not None:
+                return before
+        launch = await self._new_launch(request)
+        busy = await self._store.active_on(launch.model_type)
+        # What waits for another launch is planned when its turn comes: what is free now says little about then.
+        if not (request.queue and busy and not request.validate_only):
+            launch = await self._planned(launch, keep_plan=request.validate_only)
+        if request.validate_only:
+            return wire.launch_to_proto(launch, (), self._clock.now())
+        launch = replace(launch, queued=bool(request.queue and busy))
+        async with self._store.transaction() as conn:
+            answer = await once(conn, request, pb.Launch, lambda: self._create(conn, launch))
+        self._wake()
+        return answer
+
+    async def GetLaunch(self, request: pb.GetLaunchRequest, context: Context) -> pb.Launch:
+        return await self._shown(await self._store.get(request.name))
+
+    async def ListLaunches(self, request: pb.ListLaunchesRequest, context: Context) -> pb.ListLaunchesResponse:
+        page = paging.read(request)
+        before = int(page.position[0]) if page.position else None
+        rows = await self._store.page(
+            before=before, limit=page.size + 1, model_type=request.model_type, active_only=request.active_only
+        )
+        shown, token = page.cut(rows, key=lambda row: (row[0],))
+        verdicts = await self._store.verdicts([launch.name for _, launch in shown])
+        now = self._clock.now()
+        return pb.ListLaunchesResponse(
+            launches=[wire.launch_to_proto(launch, verdicts.get(launch.name, ()), now) for _, launch in shown],
+            next_page_token=token,
+        )
+
+    async def WatchLaunch(self, request: pb.WatchLaunchRequest, context: Context) -> AsyncIterator[pb.Launch]:
+        async with self._notifier.watching(request.name) as changed:
+            sent: tuple[int, object] | None = None
+            while True:
+                changed.clear()
+                launch = await self._store.get(request.name)
+                seen = (launch.version, launch.progress)
+                if sent != seen:
+                    yield await self._shown(launch)
+                    sent = seen
+                if launch.ended:
+                    return
+                try:
+                    await asyncio.wait_for(changed.wait(), _HEARTBEAT_SECONDS)
+                except TimeoutError:
+                    sent = None
+
+    async def ListLaunchEvents(
+        self, request: pb.ListLaunchEventsRequest, context: Context
+    ) -> pb.ListLaunchEventsResponse:
+        page = paging.read(request)
+        after = int(page.position[0]) if page.position else 0
+        rows = await self._store.events(request.name, after=after, limit=page.size + 1)
+        shown, token = page.cut(rows, key=lambda event: (event.sequence,))
+        return pb.ListLaunchEventsResponse(
+            events=[wire.event_to_proto(event) for event in shown], next_page_token=token
+        )
+
+    async def PauseLaunch(self, request: pb.PauseLaunchRequest, context: Context) -> pb.Launch:
+        who, reason = _caller(), verbs.check_reason(request.reason)
+        return await self._steer(request, "Paused", reason, lambda launch, now: verbs.pause(launch, who, reason, now))
+
+    async def ResumeLaunch(self, request: pb.ResumeLaunchRequest, context: Context) -> pb.Launch:
+        who, everybody = _caller(), request.any_author
+        what = "removes every reason to pause" if everybody else "removes its reason to pause"
+        return await self._steer(
+            request, "Resumed", what, lambda launch, now: verbs.resume(launch, who, now, any_author=everybody)
+        )
+
+    async def SkipLaunchStep(self, request: pb.SkipLaunchStepRequest, context: Context) -> pb.Launch:
+        who, reason = _caller(), verbs.check_reason(request.reason)
+        return await self._steer(
+            request, "StepSkipped", reason, lambda launch, _: verbs.skip_step(launch, who, request.expected_step)
+        )
+
+    async def AbortLaunch(self, request: pb.AbortLaunchRequest, context: Context) -> pb.Launch:
+        who, reason = _caller(), verbs.check_reason(request.reason)
+        return await self._steer(request, "Aborted", reason, lambda launch, now: verbs.abort(launch, who, reason, now))
+
+    async def ApproveLaunch(self, request: pb.ApproveLaunchRequest, context: Context) -> pb.Launch:
+        who, digest = _caller(), request.envelope_digest
+        return await self._steer(
+            request, "Approved", f"approves {digest}", lambda launch, now: verbs.approve(launch, who, digest, now)
+        )
+
+    async def RejectLaunch(self, request: pb.RejectLaunchRequest, context: Context) -> pb.Launch:
+        who, reason = _caller(), verbs.check_reason(request.reason)
+        return await self._steer(
+            request, "Rejected", reason, lambda launch, now: verbs.reject(launch, who, reason, now)
+        )
+
+    # What they share
+
+    async def _steer(self, request: _Steering, event: str, message: str, verb: Verb) -> pb.Launch:
+        """Does a verb in one transaction, once for each request_id, and has the launch looked at."""
+        who = _caller()
+
+        async def act() -> pb.Launch:
+            launch, now = await self._store.lock(conn, request.name)
+            after = verb(launch, now)
+            if after != launch:
+                said = Event(event, message, now, step=launch.step.number, actor=who)
+                after = await self._store.put(conn, after, said)
+            return wire.launch_to_proto(after, (), now)
+
+        async with self._store.transaction() as conn:
+            answer = await once(conn, request, pb.Launch, act)
+        self._wake()
+        self._notifier.changed(request.name)
+        return answer
+
+    async def _new_launch(self, request: pb.CreateLaunchRequest) -> Launch:
+        """A launch as it is asked for, with the baseline pinned."""
+        asked = request.launch
+        launch_id = check_id(request.launch_id, "launch_id") if request.launch_id else f"l-{uuid.uuid4().hex[:12]}"
+        MODEL_TYPE.parse(asked.model_type, "launch.model_type")
+        POOL.parse(asked.pool, "launch.pool")
+        type_id, _ = MODEL.parse(asked.candidate, "launch.candidate")
+        if MODEL_TYPE.format(type_id) != asked.model_type:
+            raise invalid("launch.candidate", f"must be a model of {asked.model_type}")
+        for index, region in enumerate(asked.regions):
+            REGION.parse(region, f"launch.regions[{index}]")
+        if len(set(asked.regions)) != len(asked.regions):
+            raise invalid("launch.regions", "must name each region once")
+        if len(asked.reason) > verbs.MAX_REASON:
+            raise invalid("launch.reason", f"must have at most {verbs.MAX_REASON} characters")
+        strategy = wire.strategy_from_proto(asked.strategy)
+        type_ = await self._world.registry.model_type(asked.model_type)
+        in_force = wire.policy_from_proto(asked.policy, type_.tier)
+        policy.check(in_force)
+        if asked.candidate == type_.baseline:
+            raise invalid("launch.candidate", "must not be the baseline already")
+        now = self._clock.now()
+        return Launch(
+            name=LAUNCH.format(launch_id),
+            uid=str(uuid.uuid4()),
+            model_type=asked.model_type,
+            candidate=asked.candidate,
+            strategy=strategy,
+            pool=asked.pool,
+            regions=tuple(asked.regions) or type_.regions,
+            policy=in_force,
+            actor=_caller(),
+            trace_id=uuid.uuid4().hex,
+            create_time=now,
+            update_time=now,
+            reason=asked.reason,
+            baseline=type_.baseline,
+            phase_times=(PhaseTime(State.PENDING, now),),
+        )
+
+    async def _planned(self, launch: Launch, *, keep_plan: bool) -> Launch:
+        """Makes the plan as the launch itself will: whatever stands in its way is said to the caller at once."""
+        found = await estimate(launch, self._world, f"{launch.uid}/plan", keep=False)
+        if not keep_plan:
+            return launch
+        made = envelope.of_plan(
+            found.plan,
+            launch.policy,
+            candidate=launch.candidate,
+            serving_spec_digest=found.candidate.digest,
+            baseline=launch.baseline,
+            strategy=launch.strategy.name,
+        )
+        return replace(launch, plan=found.plan, envelope=made)
+
+    async def _create(self, conn: Connection, launch: Launch) -> pb.Launch:
+        await self._store.insert(conn, launch)
+        what = f"launches {launch.candidate} on {launch.model_type}"
+        created = Event("Created", what, launch.create_time, actor=launch.actor)
+        await self._store.say(conn, launch, created)
+        return wire.launch_to_proto(launch, (), launch.create_time)
+
+    async def _shown(self, launch: Launch) -> pb.Launch:
+        verdicts = await self._store.verdicts([launch.name])
+        return wire.launch_to_proto(launch, verdicts.get(launch.name, ()), self._clock.now())
+
+
+_Steering: TypeAlias = (
+    pb.PauseLaunchRequest
+    | pb.ResumeLaunchRequest
+    | pb.SkipLaunchStepRequest
+    | pb.AbortLaunchRequest
+    | pb.ApproveLaunchRequest
+    | pb.RejectLaunchRequest
+)
+
+
+def _caller() -> str:
+    """Who acts: the person for whom a service calls, else the caller."""
+    principal: Principal = current_principal()
+    return principal.on_behalf_of or principal.name

@@ -1,0 +1,43 @@
+"""Exports the spans of launches. They wait in the database, so that none is lost when a process dies; their ids are
+made of what they are, so that one that is exported twice is the same span.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from modelfleetd.kit.telemetry import Telemetry
+from modelfleetd.launcher.store import Store
+
+INTERVAL_SECONDS = 1.0
+_DUTY = "export spans"
+_BATCH = 500
+
+
+class Exporter:
+    """The duty, round by round."""
+
+    def __init__(self, store: Store, telemetry: Telemetry, holder: str) -> None:
+        self._store = store
+        self._telemetry = telemetry
+        self._holder = holder
+
+    async def export(self) -> None:
+        """Exports what waits, and forgets it once it was sent."""
+        if not await self._store.take_duty(_DUTY, self._holder, 10.0):
+            return
+        while spans := await self._store.spans(_BATCH):
+            for _, span in spans:
+                parent = span["parent_span_id"]
+                self._telemetry.emit_span(
+                    span["name"],
+                    trace_id=int(span["trace_id"], 16),
+                    span_id=int(span["span_id"], 16),
+                    parent_span_id=None if parent is None else int(parent, 16),
+                    start=datetime.fromisoformat(span["start"]),
+                    end=datetime.fromisoformat(span["end"]),
+                    attributes=span["attributes"],
+                    error=span["error"],
+                )
+            await self._telemetry.flush()
+            await self._store.forget_spans([number for number, _ in spans])

@@ -1,0 +1,171 @@
+"""The messages of `modelfleet.launcher.v1` ↔ the domain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Literal, TypeAlias, get_args
+
+from modelfleet.common.v1 import serving_pb2
+from modelfleet.launcher.v1 import launcher_pb2 as pb
+from modelfleetd.errors import invalid
+from modelfleetd.kit.codec import duration_from_proto, duration_to_proto, from_proto, timestamp_to_proto, to_proto
+from modelfleetd.launcher.domain import summary
+from modelfleetd.launcher.domain.envelope import Envelope
+from modelfleetd.launcher.domain.events import Event
+from modelfleetd.launcher.domain.launch import GateVerdict, Launch, Strategy
+from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
+from modelfleetd.launcher.domain.policy import Approval, Policy, StabilityGate, default_rollback_window
+
+_Duration: TypeAlias = Literal[
+    "bake_duration", "step_deadline", "launch_deadline", "approval_deadline", "rollback_window"
+]
+_DURATIONS: tuple[_Duration, ...] = get_args(_Duration)
+
+
+def policy_from_proto(message: pb.LaunchPolicy, tier: str) -> Policy:
+    """A policy with every default filled in. The rollback window's depends on the model type's tier."""
+    policy = Policy(rollback_window=default_rollback_window(tier))
+    if message.max_step_basis_points:
+        policy = replace(policy, max_step_basis_points=message.max_step_basis_points)
+    if message.max_steps:
+        policy = replace(policy, max_steps=message.max_steps)
+    for field in _DURATIONS:
+        if message.HasField(field):
+            policy = replace(policy, **{field: duration_from_proto(getattr(message, field))})  # type: ignore[arg-type]
+    if message.approval:
+        policy = replace(policy, approval=Approval[pb.LaunchPolicy.Approval.Name(message.approval)])
+    if message.HasField("stability_gate"):
+        policy = replace(policy, stability_gate=from_proto(message.stability_gate, StabilityGate))
+    return policy
+
+
+def strategy_from_proto(value: pb.Launch.Strategy.ValueType) -> Strategy:
+    """Raises InvalidFields where it is one that this server does not know."""
+    found = next((known for known in Strategy if known.value == value), None)
+    if found is None:
+        raise invalid("launch.strategy", "must be REPLACE_BASELINE")
+    return found
+
+
+def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: datetime) -> pb.Launch:
+    """A launch as it is shown."""
+    made = pb.Launch(
+        name=launch.name,
+        uid=launch.uid,
+        model_type=launch.model_type,
+        candidate=launch.candidate,
+        strategy=pb.Launch.Strategy.Value(launch.strategy.name),
+        pool=launch.pool,
+        regions=launch.regions,
+        policy=to_proto(launch.policy, pb.LaunchPolicy),
+        reason=launch.reason,
+        state=pb.Launch.State.Value(launch.state.name),
+        baseline=launch.baseline,
+        current_step=launch.step.number,
+        conditions=[to_proto(condition, serving_pb2.Condition) for condition in launch.conditions],
+        progress=[to_proto(progress, pb.RegionProgress) for progress in launch.progress],
+        gate_verdicts=[to_proto(verdict, pb.GateVerdict) for verdict in verdicts],
+        pause_reasons=[to_proto(pause, pb.PauseReason) for pause in launch.pause_reasons],
+        reservation=launch.reservation,
+        revision=launch.revision,
+        phase_times=[to_proto(phase, pb.PhaseTime) for phase in launch.phase_times],
+        trace_id=launch.trace_id,
+        actor=launch.actor,
+        create_time=timestamp_to_proto(launch.create_time),
+        update_time=timestamp_to_proto(launch.update_time),
+        etag=f"{launch.version:x}",
+        attempt=launch.attempt,
+        summary=summary.sentence(launch, now),
+    )
+    if launch.end_time is not None:
+        made.end_time.CopyFrom(timestamp_to_proto(launch.end_time))
+    if launch.abort is not None:
+        made.abort.CopyFrom(to_proto(launch.abort, pb.Abort))
+    if launch.plan is not None:
+        made.plan.CopyFrom(plan_to_proto(launch.plan))
+    if launch.envelope is not None:
+        made.envelope.CopyFrom(_envelope(launch.envelope))
+    return made
+
+
+def plan_to_proto(plan: Plan) -> pb.Plan:
+    """A whole plan."""
+    return pb.Plan(
+        regions=[_region(region) for region in plan.regions],
+        cost_before=plan.cost_before,
+        cost_after=plan.cost_after,
+        cost_peak=plan.cost_peak,
+        expected_duration=duration_to_proto(plan.expected_duration),
+        candidate_estimate=plan.candidate_estimate,
+        baseline_estimate=plan.baseline_estimate,
+    )
+
+
+def _region(region: RegionPlan) -> pb.RegionPlan:
+    old = region.baseline
+    return pb.RegionPlan(
+        region=region.region,
+        new_flavor=region.candidate.flavor,
+        old_flavor=old.flavor if old else "",
+        new_replicas_full=region.candidate.full,
+        old_replicas_full=old.full if old else 0,
+        old_inferred=old.inferred if old else False,
+        free_units=sum(hold.free_units for hold in region.holds),
+        hold_units=sum(hold.hold_units for hold in region.holds),
+        moved_units=sum(hold.moved_units for hold in region.holds),
+        extra_units=sum(hold.extra_units for hold in region.holds),
+        steps=[_step(step) for step in region.steps],
+        holds=[
+            pb.FlavorHold(
+                flavor=hold.flavor,
+                free_units=hold.free_units,
+                hold_units=hold.hold_units,
+                moved_units=hold.moved_units,
+                extra_units=hold.extra_units,
+            )
+            for hold in region.holds
+        ],
+    )
+
+
+def _step(step: Step) -> pb.Step:
+    return pb.Step(
+        number=step.number,
+        share_basis_points=step.share,
+        old_share_basis_points=step.old_share,
+        new_replicas=step.new_replicas,
+        old_replicas_before=step.old_before,
+        old_replicas_after=step.old_after,
+        peak_units=step.peak_units,
+        taken_units=step.taken_units,
+        freed_units=step.freed_units,
+        expected_end=duration_to_proto(step.expected_end),
+        worst_undo=duration_to_proto(step.worst_undo),
+    )
+
+
+def _envelope(envelope: Envelope) -> pb.Envelope:
+    made = pb.Envelope(
+        digest=envelope.digest,
+        candidate=envelope.candidate,
+        serving_spec_digest=envelope.serving_spec_digest,
+        baseline=envelope.baseline,
+        strategy=pb.Launch.Strategy.Value(envelope.strategy),
+        regions=envelope.regions,
+        max_units=[to_proto(units, pb.EnvelopeUnits) for units in envelope.max_units],
+        max_cost=envelope.max_cost,
+        max_duration=duration_to_proto(envelope.max_duration),
+        approved_by=envelope.approved_by,
+        target_share_basis_points=envelope.target_share_basis_points,
+        policy_digest=envelope.policy_digest,
+    )
+    if envelope.approve_time is not None:
+        made.approve_time.CopyFrom(timestamp_to_proto(envelope.approve_time))
+    return made
+
+
+def event_to_proto(event: Event) -> pb.LaunchEvent:
+    """Something that happened to a launch."""
+    return to_proto(event, pb.LaunchEvent)
