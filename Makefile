@@ -58,7 +58,8 @@ lint-protos: build/image.binpb
 	@echo 'Protos are clean.'
 
 # Compares whole packages, so that what a removed proto has left behind is found too.
-lint-gen: build/gen/.stamp
+lint-gen: build/gen/.stamp build/services.pyi
+	@cmp build/services.pyi $(STUBS) || { echo 'The stubs of the client and the protos differ; run: make gen'; exit 1; }
 	@{ (cd build/gen && $(GENERATED)); (cd clients/python && $(GENERATED)); } | sort -u | while read -r file; do \
 	  cmp "build/gen/$$file" "clients/python/$$file" || exit 1; \
 	done || { echo 'Generated code and protos differ; run: make gen'; exit 1; }
@@ -85,6 +86,7 @@ breaking: build/image.binpb ## Check that the protos break no caller of the main
 
 # Run inside a folder of protos, or of generated packages.
 FIND_PROTOS := find modelfleet -name '*.proto' | LC_ALL=C sort
+STUBS       := clients/python/modelfleet/services.pyi
 GENERATED   := find modelfleet -path 'modelfleet/*/v[0-9]*/*' -type f ! -path '*/__pycache__/*'
 PROTOS      := $(shell cd protos && $(FIND_PROTOS))
 # Folders too: they change when a file goes away.
@@ -93,7 +95,7 @@ SERVICES    := $(shell cd protos && grep -l '^service ' /dev/null $(PROTOS))
 # $(1): the folder that imports are relative to. google/api comes from googleapis-common-protos, google/protobuf from grpc_tools.
 protoc       = $(BIN)/python -m grpc_tools.protoc -I $(1) -I "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
-gen: build/gen/.stamp ## Generate Python from the protos
+gen: build/gen/.stamp build/services.pyi ## Generate Python from the protos
 	@(cd build/gen && $(GENERATED)) | while read -r file; do \
 	  cmp -s "build/gen/$$file" "clients/python/$$file" || { \
 	    echo "writes clients/python/$$file"; \
@@ -103,6 +105,12 @@ gen: build/gen/.stamp ## Generate Python from the protos
 	  [ -e "build/gen/$$file" ] || { echo "removes clients/python/$$file"; rm "clients/python/$$file"; } || exit 1; \
 	done
 	@for package in clients/python/modelfleet/*/v[0-9]*; do touch "$${package%/*}/__init__.py" || exit 1; done
+	@cmp -s build/services.pyi $(STUBS) || { echo 'writes $(STUBS)'; cp build/services.pyi $(STUBS); }
+
+# What type checkers know of the client's methods.
+build/services.pyi: build/image.binpb clients/python/stubs.py
+	@$(BIN)/python clients/python/stubs.py $< > $@.new
+	@$(BIN)/ruff format --quiet --stdin-filename services.pyi - < $@.new > $@ && rm $@.new
 
 build/gen/.stamp: $(VENV)/.installed $(PROTO_FILES) Makefile
 	@rm -rf build/gen && mkdir -p build/gen

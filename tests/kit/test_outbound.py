@@ -20,6 +20,7 @@ from modelfleet.transport import has_request_id, is_repeatable
 from modelfleetd.errors import FleetError
 from modelfleetd.kit.app import Service
 from modelfleetd.kit.auth import Principal, PrincipalKind, Role
+from modelfleetd.kit.channel import acting_for
 from modelfleetd.kit.roles import RegistryRoles
 from modelfleetd.kit.telemetry import within_trace
 from tests.kit.fakes import FakeRegistry, build_with
@@ -142,6 +143,7 @@ async def test_services_call_each_other_as_themselves_within_the_trace(registry:
     assert registry.principal is not None
     assert (registry.principal.name, registry.principal.kind) == ("service/launcher", PrincipalKind.SERVICE)
     assert registry.traceparent.split("-")[1] == f"{TRACE:032x}"
+    assert registry.principal.on_behalf_of is None
 
 
 class Passing(FakeRegistry):
@@ -176,6 +178,20 @@ async def test_what_another_service_refuses_is_passed_on_as_it_said_it(upstream:
         # But a call of ours that was wrong is our defect, not the caller's.
         with pytest.raises(errors.Internal):
             await client.registry.get_model_type(name="modelTypes/a")
+
+
+async def test_onward_calls_keep_the_deadline_and_the_person_behind_them(registry: Registry, upstream: Service) -> None:
+    async with (
+        running("capacity", _build_passing, registry_address=upstream.address) as service,
+        AsyncClient(service.address, principal="alice") as client,
+    ):
+        await client.registry.get_team(name="teams/a", timeout=3)
+        assert registry.remaining is not None and registry.remaining < 3.5
+        assert registry.principal is not None
+        assert (registry.principal.name, registry.principal.on_behalf_of) == ("service/capacity", "alice")
+        with acting_for("bob"):
+            await service.client.registry.get_team(name="teams/a")
+        assert registry.principal.on_behalf_of == "bob"
 
 
 async def test_a_service_that_cannot_be_reached_is_named() -> None:

@@ -17,7 +17,7 @@ from modelfleet.services import (
     Registry,
     Stability,
 )
-from modelfleet.transport import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Metadata, Options, Tls, identity
+from modelfleet.transport import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Options, Tls, identity
 
 
 class _Client:
@@ -35,7 +35,7 @@ class _Client:
         token: str | Callable[[], str] | None = None,
         tls: Tls | None = None,
         timeout: float = DEFAULT_TIMEOUT,
-        metadata: Callable[[], Metadata] | None = None,
+        options: Options | None = None,
     ) -> None:
         """Makes a client; connections are opened when first used.
 
@@ -49,11 +49,9 @@ class _Client:
             token: a JWT, or a function that returns a fresh one.
             tls: files for an encrypted connection; None: not encrypted.
             timeout: default deadline of a call, in seconds.
-            metadata: more metadata for every call.
+            options: all of it at once, instead of `principal`, `token`, `tls` and `timeout`.
         """
-        told = identity(principal, token)
-        more = metadata
-        self._options = Options(tls, timeout, told if more is None else lambda: (*told(), *more()))
+        self._options = options or Options(tls, timeout, identity(principal, token))
         self._addresses = {
             "registry": registry or address,
             "capacity": capacity or address,

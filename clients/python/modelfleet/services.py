@@ -63,7 +63,7 @@ class _Method:
         if timeout is None:
             timeout = DEFAULT_STREAM_TIMEOUT if self.streams_responses else options.timeout
         invoke = channel.callable(self.path, self.kind, self.request, self.response)
-        return invoke(request, timeout=timeout, metadata=options.metadata())
+        return invoke(request, timeout=options.limit(timeout), metadata=options.metadata())
 
 
 def _items(descriptor: Any) -> str | None:

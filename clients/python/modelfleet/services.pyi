@@ -1031,7 +1031,9 @@ class AsyncStability:
         logit: bytes = ...,
         weight: bytes = ...,
     ) -> stability_pb2.WriteResponse:
-        """Writes predictions whose labels come later; joined by (model, prediction, request id)."""
+        """Writes predictions whose labels come later; joined by (model, prediction, request id) until
+        the attribution window and its slack have passed.
+        """
     async def write_labels(
         self,
         request: stability_pb2.WriteLabelsRequest | None = None,
@@ -1058,6 +1060,7 @@ class AsyncStability:
         end_time: timestamp_pb2.Timestamp | datetime | None = ...,
         resolution: duration_pb2.Duration | timedelta | None = ...,
         confidence: float = ...,
+        matured_only: bool = ...,
     ) -> stability_pb2.QuerySeriesResponse:
         """Reads calibration, normalized entropy and their companions of one model as a series."""
     async def judge_model(
@@ -2160,7 +2163,9 @@ class Stability:
         logit: bytes = ...,
         weight: bytes = ...,
     ) -> stability_pb2.WriteResponse:
-        """Writes predictions whose labels come later; joined by (model, prediction, request id)."""
+        """Writes predictions whose labels come later; joined by (model, prediction, request id) until
+        the attribution window and its slack have passed.
+        """
     def write_labels(
         self,
         request: stability_pb2.WriteLabelsRequest | None = None,
@@ -2187,6 +2192,7 @@ class Stability:
         end_time: timestamp_pb2.Timestamp | datetime | None = ...,
         resolution: duration_pb2.Duration | timedelta | None = ...,
         confidence: float = ...,
+        matured_only: bool = ...,
     ) -> stability_pb2.QuerySeriesResponse:
         """Reads calibration, normalized entropy and their companions of one model as a series."""
     def judge_model(

@@ -25,12 +25,14 @@ DEFAULT_STREAM_TIMEOUT = 3600.0
 
 _MESSAGE_BYTES = 16 << 20
 _RETRY = {
-    "maxAttempts": 4,
     "initialBackoff": "0.1s",
     "maxBackoff": "2s",
     "backoffMultiplier": 3,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
+# Stops repeating while most calls fail, so that repetitions do not keep down a server that comes back.
+_THROTTLING = {"maxTokens": 20, "tokenRatio": 0.5}
+DEFAULT_ATTEMPTS = 4
 # Certificate files are looked at no more often than this.
 _LOOK_EVERY = 10.0
 # What a replaced channel's calls may still take.
@@ -65,6 +67,15 @@ class Options:
     timeout: float = DEFAULT_TIMEOUT
     # Called for every call: identity, trace context.
     metadata: Callable[[], Metadata] = tuple
+    # How often a call is made at most, the first time included.
+    attempts: int = DEFAULT_ATTEMPTS
+    # Seconds that are left for what the call is part of; None: nothing limits it.
+    remaining: Callable[[], float | None] = lambda: None
+
+    def limit(self, timeout: float) -> float:
+        """Returns how long a call may take: not longer than what it is part of."""
+        left = self.remaining()
+        return timeout if left is None else min(timeout, left)
 
 
 def identity(principal: str | None, token: str | Callable[[], str] | None) -> Callable[[], Metadata]:
@@ -83,14 +94,17 @@ def identity(principal: str | None, token: str | Callable[[], str] | None) -> Ca
     return lambda: (*fixed, bearer)
 
 
-def channel_options(address: str, methods: Iterable[Any], tls: Tls | None) -> Sequence[tuple[str, Any]]:
+def channel_options(
+    address: str, methods: Iterable[Any], tls: Tls | None, attempts: int = DEFAULT_ATTEMPTS
+) -> Sequence[tuple[str, Any]]:
     """Returns the options of a channel on which these methods, given by their descriptors, are called."""
     names = [
         {"service": method.containing_service.full_name, "method": method.name}
         for method in methods
         if is_repeatable(method)
     ]
-    config = {"methodConfig": [{"name": names, "retryPolicy": _RETRY}]} if names else {}
+    policy = {"name": names, "retryPolicy": {"maxAttempts": attempts, **_RETRY}}
+    config = {"methodConfig": [policy], "retryThrottling": _THROTTLING} if names and attempts > 1 else {}
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", json.dumps(config)),
         ("grpc.enable_retries", 1),
@@ -136,7 +150,7 @@ class _Channel:
         self.options = options
         self._address = address
         self._tls = options.tls
-        self._channel_options = channel_options(address, methods, options.tls)
+        self._channel_options = channel_options(address, methods, options.tls, options.attempts)
         self._modified: tuple[float, ...] = ()
         self._looked = 0.0
         self._callables: dict[str, Any] = {}

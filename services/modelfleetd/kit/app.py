@@ -29,8 +29,6 @@ from modelfleetd.kit.telemetry import Telemetry, configure_logging
 from modelfleetd.kit.worker import Worker, Workers
 
 if TYPE_CHECKING:
-    import grpc
-
     from modelfleet import AsyncClient
     from modelfleetd.kit.channel import Outbound
     from modelfleetd.kit.roles import RegistryRoles
@@ -89,10 +87,6 @@ class Service:
     def client(self) -> AsyncClient:
         """The other services, as `modelfleet.AsyncClient` offers them: `service.client.registry.get_team(name=…)`."""
         return self.outbound.client
-
-    def channel(self, target: str) -> grpc.aio.Channel:
-        """Returns the channel to a service by its name, or to any address."""
-        return self.outbound.channel(target)
 
     def registry_roles(self) -> RegistryRoles:
         """Returns the role source of services other than the registry; also knows the teams of model types."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -35,6 +36,8 @@ class PrincipalKind(enum.Enum):
 
 
 NO_ROLES: frozenset[Role] = frozenset()
+# What a name may look like: it travels in metadata, so printable ASCII without spaces.
+PRINCIPAL_NAME = re.compile(r"[!-~]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)

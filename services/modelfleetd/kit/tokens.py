@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelfleetd.errors import IdentityMissing, PartUnavailable
+from modelfleetd.kit.auth import PRINCIPAL_NAME
 from modelfleetd.kit.config import ServiceConfig
 
 _log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class TokenVerifier:
             raise IdentityMissing("the token cannot be verified") from error
         name = claims.get(self._config.jwt_principal_claim)
         # A person must not be able to pass for a service by the name in a token.
-        if not isinstance(name, str) or not name or name.startswith(("service/", "group:")):
+        if not isinstance(name, str) or not PRINCIPAL_NAME.fullmatch(name) or name.startswith(("service/", "group:")):
             raise IdentityMissing(f"the token has no usable claim '{self._config.jwt_principal_claim}'")
         groups = claims.get(self._config.jwt_groups_claim) or ()
         if isinstance(groups, str):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 from modelfleetd.errors import DelegationDenied, IdentityMissing
-from modelfleetd.kit.auth import Principal, PrincipalKind, Role
+from modelfleetd.kit.auth import PRINCIPAL_NAME, Principal, PrincipalKind, Role
 from modelfleetd.kit.call import Call, current_call
 from modelfleetd.kit.config import ServiceConfig
 from modelfleetd.kit.interceptors.base import Context, Stream, Unary
@@ -19,7 +18,6 @@ from modelfleetd.kit.tokens import Claims, TokenVerifier
 PRINCIPAL_KEY = "x-modelfleet-principal"
 ON_BEHALF_OF_KEY = "x-modelfleet-on-behalf-of"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@/:+-]{0,199}")
 _SERVICE_ROLES = frozenset({Role.SERVICE, Role.VIEWER})
 _LOCAL = Principal("local", PrincipalKind.LOCAL, roles_everywhere=frozenset({Role.ADMIN, Role.VIEWER}))
 
@@ -91,8 +89,8 @@ class IdentityInterceptor:
 
 @functools.lru_cache(maxsize=1024)
 def _asserted(name: object, admins: frozenset[str]) -> Principal:
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-        raise IdentityMissing(f"{PRINCIPAL_KEY} must match ^{_NAME.pattern}$")
+    if not isinstance(name, str) or PRINCIPAL_NAME.fullmatch(name) is None:
+        raise IdentityMissing(f"{PRINCIPAL_KEY} must match ^{PRINCIPAL_NAME.pattern}$")
     if name.startswith("service/"):
         return Principal(name, PrincipalKind.SERVICE, roles_everywhere=_SERVICE_ROLES, asserted=True)
     roles = {Role.VIEWER, Role.ADMIN} if name in admins else {Role.VIEWER}
@@ -104,8 +102,8 @@ def _delegated(call: Call, principal: Principal) -> Principal:
     person = call.metadata[ON_BEHALF_OF_KEY]
     if principal.kind is not PrincipalKind.SERVICE:
         raise DelegationDenied(principal.name)
-    if not isinstance(person, str) or _NAME.fullmatch(person) is None:
-        raise IdentityMissing(f"{ON_BEHALF_OF_KEY} must match ^{_NAME.pattern}$")
+    if not isinstance(person, str) or PRINCIPAL_NAME.fullmatch(person) is None:
+        raise IdentityMissing(f"{ON_BEHALF_OF_KEY} must match ^{PRINCIPAL_NAME.pattern}$")
     return Principal(
         principal.name, principal.kind, principal.groups, principal.roles_everywhere, principal.asserted, person
     )
