@@ -58,18 +58,17 @@ async def once(conn: Connection, request: Any, answer: type[Answer], act: Callab
             "UPDATE requests SET response = $2 WHERE request_id = $1", request.request_id, made.SerializeToString()
         )
         return made
-    stored = await conn.fetchrow(
-        "SELECT method, digest, response FROM requests WHERE request_id = $1", request.request_id
-    )
-    if stored is None or stored["method"] != method or stored["digest"] != digest:
+    stored = await answered(conn, request, answer)
+    if stored is None:
         raise RequestIdReused(request.request_id)
-    return answer.FromString(stored["response"])
+    return stored
 
 
 async def answered(conn: Connection, request: Any, answer: type[Answer]) -> Answer | None:
     """Returns the answer that a request_id was given before; None where it is new.
 
-    For methods that ask other services before they write: no transaction is open meanwhile; `once` decides at the end.
+    For methods that ask other services before they write: no transaction is open meanwhile, and `once` decides at the
+    end.
 
     Raises:
         RequestIdReused: the id was used with other content.
