@@ -246,10 +246,10 @@ async def test_metrics_are_served_with_bounded_labels(fake: FakeRegistry) -> Non
         await client.registry.get_team(name="teams/ranking")
         with pytest.raises(errors.NotFound):
             await client.registry.get_team(name="teams/nope")
-        text = generate_latest(REGISTRY).decode()
-    labels = 'method="GetTeam",service="modelfleet.registry.v1.RegistryService"'
-    assert f'modelfleet_calls_total{{code="NOT_FOUND",{labels}}} 1.0' in text
-    assert f'modelfleet_call_seconds_bucket{{le="+Inf",{labels}}} 2.0' in text
+        labels = 'method="GetTeam",service="modelfleet.registry.v1.RegistryService"'
+        # A call is counted once it is over, which is after its caller has the answer.
+        await until(lambda: f'calls_total{{code="NOT_FOUND",{labels}}} 1.0' in generate_latest(REGISTRY).decode())
+        assert f'modelfleet_call_seconds_bucket{{le="+Inf",{labels}}} 2.0' in generate_latest(REGISTRY).decode()
 
 
 class Recorder:
