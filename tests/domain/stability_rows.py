@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+
 from modelfleetd.stability.domain import losses
 from modelfleetd.stability.domain.columns import Examples
 from modelfleetd.stability.domain.exact import SCALE

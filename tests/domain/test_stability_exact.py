@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from modelfleetd.stability.domain import summary
 from modelfleetd.stability.domain.exact import BLOCK, SCALE
 from modelfleetd.stability.domain.maturity import AGE_BOUNDS, MINUTE_MICROS, age_buckets
 from modelfleetd.stability.domain.summary import count_positives, expose, pick, scored, summarise_examples
 from modelfleetd.stability.domain.sums import Sums
-
 from tests.domain.stability_rows import Row, examples, oracle, total, totals
 
 rows = st.lists(
@@ -29,6 +29,7 @@ rows = st.lists(
 
 
 @given(rows)
+@settings(deadline=None)
 def test_sums_are_those_of_plain_integers(given_rows: list[Row]) -> None:
     by_key: dict[tuple[int, int, int], list[Row]] = {}
     for row in given_rows:
@@ -39,7 +40,7 @@ def test_sums_are_those_of_plain_integers(given_rows: list[Row]) -> None:
 
 
 @given(rows, st.randoms(use_true_random=False), st.integers(1, 5))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_no_permutation_and_no_batching_changes_a_bit(given_rows: list[Row], random: object, batches: int) -> None:
     shuffled = list(given_rows)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -51,7 +52,7 @@ def test_no_permutation_and_no_batching_changes_a_bit(given_rows: list[Row], ran
 
 
 @given(rows)
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_labels_that_come_late_end_in_the_sums_of_labels_known_at_once(given_rows: list[Row]) -> None:
     batch = examples(given_rows)
     at_once = totals(*summarise_examples(batch))

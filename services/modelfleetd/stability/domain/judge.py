@@ -15,7 +15,7 @@ from modelfleetd.stability.domain import shortfall
 from modelfleetd.stability.domain import words as say
 from modelfleetd.stability.domain.criteria import Criterion, Limits
 from modelfleetd.stability.domain.estimates import Estimate, entropy_ratio, expected_count
-from modelfleetd.stability.domain.maturity import mature_before, matures_at
+from modelfleetd.stability.domain.maturity import mature_before, matures_at, moment_of
 from modelfleetd.stability.domain.points import Evidence, Point, Span, make_point, rate_per_second
 from modelfleetd.stability.domain.sums import Sums
 
@@ -208,11 +208,9 @@ def _expected(case: Case, sums: Sums, missing: int) -> datetime | None:
     if case.span.end_time <= case.now:
         # No event can be added to a span in the past; all that may still come is labels.
         return _first_maturity(case)
-    complete = (
-        case.now
-        if case.criterion.include_immature
-        else matures_at(mature_before(case.now, case.window) - 1, case.window)
-    )
+    # What waits is missing among the positives, so the time that it came in is left out too.
+    is_complete = case.criterion.include_immature or not case.candidate.waiting.examples
+    complete = case.now if is_complete else moment_of(mature_before(case.now, case.window))
     rate = rate_per_second(sums.positives.n, case.span, complete)
     if not rate:
         return _first_maturity(case)

@@ -45,6 +45,10 @@ class Shelves:
                         await conn.execute(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES IN ({number})")
         self._there |= missing
 
+    def forget(self) -> None:
+        """Looks again at what is there before the next one is made."""
+        self._there.clear()
+
     async def drop_expired(self, now: datetime) -> None:
         """Drops those on which nothing waits any more, each in a transaction of its own."""
         for table in _TABLES:

@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Final
 
+import asyncpg
 import numpy as np
 
+from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.db import Connection, Database
 from modelfleetd.stability.domain.batch import BatchId, Outcome
 from modelfleetd.stability.domain.exact import Integers
@@ -59,9 +61,16 @@ class Store:
 
         Raises:
             SequenceReused: it was written before with other content.
+            PartUnavailable: the database cannot be reached, or has lost what is remembered of it.
         """
-        async with self._database.transaction() as conn:
-            yield Write(conn, batch, await batches.claim(conn, batch))
+        try:
+            async with self._database.transaction() as conn:
+                yield Write(conn, batch, await batches.claim(conn, batch))
+        except (asyncpg.ForeignKeyViolationError, asyncpg.CheckViolationError) as error:
+            # A series or a shelf that was there is gone: a standby took over without the last commits.
+            self._series.clear()
+            self.shelves.forget()
+            raise PartUnavailable("database") from error
 
     async def series_of(
         self, models: Sequence[str], predictions: Sequence[str], used: Sequence[tuple[int, int]]
