@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from modelfleetd.node import domain
 from modelfleetd.node.domain import Count, Crashes, Phase, Replica, Target
+from modelfleetd.node.routing import routing_of
 from modelfleetd.platform.model import (
     DesiredModel,
     DesiredServing,
@@ -61,7 +62,7 @@ def test_nothing_is_drained_before_the_newest_shares_are_acknowledged(replicas: 
 @given(replicas_of_two_models, st.integers(0, 10_000))
 def test_envoy_never_gives_weight_to_a_model_without_an_available_replica(replicas: list[Replica], share: int) -> None:
     target = _target(serving({NEW: 1, OLD: 1}, {NEW: share, OLD: 10_000 - share}))
-    routing = domain.routing_of([target], replicas)
+    routing = routing_of([target], replicas)
     (split,) = routing.splits
     assert sum(s.share_basis_points for s in split.shares) in (0, 10_000)
     for given_share in split.shares:
@@ -94,7 +95,7 @@ def test_shares_of_unavailable_models_go_to_the_others_in_proportion_and_order(
 
 def test_a_load_test_has_backends_and_no_split() -> None:
     target = replace(_target(serving({OLD: 1})), kind=TargetKind.LOAD_TEST)
-    routing = domain.routing_of([target], [_replica(1, OLD, Phase.AVAILABLE)])
+    routing = routing_of([target], [_replica(1, OLD, Phase.AVAILABLE)])
     assert len(routing.backends) == 1
     assert routing.splits == ()
 

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from modelfleetd.node import envoy_config
-from modelfleetd.node.domain import Backend, Endpoint, Routing, Split
 from modelfleetd.node.envoy_config import Addresses
+from modelfleetd.node.routing import Backend, Endpoint, Routing, Split
 from modelfleetd.platform.model import ModelShare
 from tests.support.serving import NEW, OLD, TARGET
 

@@ -32,7 +32,6 @@ from modelfleetd.platform.model import (
     ServingSpec,
     TargetKind,
 )
-from modelfleetd.platform.rules import effective_shares
 
 NO_SERVING = DesiredServing()
 
@@ -142,98 +141,15 @@ _LONGEST_PAUSE = 30.0
 NO_CRASHES = Crashes()
 
 
-# What Envoy is given
+# Replicas of a target
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One replica's port on this machine. A draining one keeps its running requests and gets no new ones."""
-
-    port: int
-    draining: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """The replicas of one model of a target."""
-
-    target: str
-    model: str
-    endpoints: tuple[Endpoint, ...] = ()
-
-    @property
-    def id(self) -> str:
-        """Names the backend in Envoy: target, type and model, in the characters of ids and slashes."""
-        (target,) = names.TARGET.parse(self.target)
-        return "/".join((target, *names.MODEL.parse(self.model)))
-
-    @property
-    def split_cluster(self) -> str:
-        """The cluster for the route's own traffic."""
-        return f"split/{self.id}"
-
-    @property
-    def direct_cluster(self) -> str:
-        """The cluster for requests that name the model."""
-        return f"direct/{self.id}"
-
-    @property
-    def endpoints_file(self) -> str:
-        """The file of its endpoints; ids hold no dots, so names cannot collide."""
-        return f"endpoints.{self.id.replace('/', '.')}.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """The traffic of one target: effective shares, in order; empty where nothing can be served."""
-
-    target: str
-    shares: tuple[ModelShare, ...] = ()
-
-    @property
-    def id(self) -> str:
-        """The target's id: what callers put into the model type header."""
-        return names.TARGET.parse(self.target)[0]
-
-    @property
-    def unrouted_cluster(self) -> str:
-        """A cluster without endpoints: counts and refuses the requests that no model can answer."""
-        return f"unrouted/{self.id}"
-
-
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """Everything that Envoy shall do."""
-
-    backends: tuple[Backend, ...] = ()
-    splits: tuple[Split, ...] = ()
-
-
-def routing_of(targets: Iterable[Target], replicas: Sequence[Replica]) -> Routing:
-    """What Envoy shall do now: every model that is desired or has replicas, and the effective shares of routes."""
-    backends: list[Backend] = []
-    splits: list[Split] = []
-    for target in sorted(targets, key=lambda target: target.name):
-        if target.kind is None:
-            continue
-        for model in model_names(target, replicas):
-            endpoints = tuple(
-                Endpoint(replica.port, draining=replica.phase is Phase.DRAINING)
-                for replica in replicas
-                if (replica.target, replica.model) == (target.name, model) and replica.phase in _ROUTED
-            )
-            backends.append(Backend(target.name, model, endpoints))
-        if target.kind is TargetKind.ROUTE:
-            splits.append(Split(target.name, shares_of(target, replicas)))
-    return Routing(tuple(backends), tuple(splits))
-
-
-_ROUTED = (Phase.READY, Phase.AVAILABLE, Phase.DRAINING)
-
-
-def shares_of(target: Target, replicas: Sequence[Replica]) -> tuple[ModelShare, ...]:
-    """The shares that Envoy is really given."""
-    return effective_shares(target.wanted.shares, lambda model: available(target.name, model, replicas))
+def by_target(replicas: Iterable[Replica]) -> dict[str, list[Replica]]:
+    """Replicas by the name of their target: rounds look at every target, and may not look at every replica for each."""
+    found: dict[str, list[Replica]] = {}
+    for replica in replicas:
+        found.setdefault(replica.target, []).append(replica)
+    return found
 
 
 def available(target: str, model: str, replicas: Iterable[Replica]) -> int:
@@ -290,8 +206,9 @@ def cannot_start(spec: ServingSpec, capacity: Mapping[str, int], find: Callable[
         return (
             f"this machine has {capacity.get(spec.flavor, 0)} units of {spec.flavor} and a replica takes {spec.units}"
         )
-    if find(spec.command[0]) is None:
-        return f"{spec.command[0]} is no command of this machine"
+    program = spec.command[0].replace("{artifact}", spec.artifact)
+    if find(program) is None:
+        return f"{program} is no command of this machine"
     return None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelfleetd.node.domain import Backend, Routing, Split
+from modelfleetd.node.routing import Backend, Routing, Split
 
 TYPE_HEADER = "x-modelfleet-model-type"
 MODEL_HEADER = "x-modelfleet-model"

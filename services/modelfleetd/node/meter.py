@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from modelfleetd.node.admin import ProxyUnreachable, Statistics
-from modelfleetd.node.domain import Backend, Latency, Process, Split, model_names
+from modelfleetd.node.domain import Latency, Process, model_names
+from modelfleetd.node.routing import Backend, Split
 from modelfleetd.node.state import State
 from modelfleetd.node.store import Store
 from modelfleetd.platform.model import TargetKind

@@ -174,8 +174,8 @@ def reserve_port(taken: frozenset[int], draw: Callable[[int, int], int]) -> tupl
 
 
 def find_command(command: str) -> str | None:
-    """Where a command is, or None."""
-    return shutil.which(command)
+    """Where a command is, or None. A relative path is none: replicas do not run where the agent runs."""
+    return shutil.which(command) if Path(command).is_absolute() or os.sep not in command else None
 
 
 def _reap(pid: int) -> None:

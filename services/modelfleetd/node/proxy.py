@@ -15,8 +15,9 @@ from pathlib import Path
 
 from modelfleetd.node import envoy_config, processes
 from modelfleetd.node.admin import Admin, Cluster, ProxyUnreachable, Statistics
-from modelfleetd.node.domain import Process, Routing
+from modelfleetd.node.domain import Process
 from modelfleetd.node.envoy_config import Addresses
+from modelfleetd.node.routing import Routing
 
 _log = logging.getLogger(__name__)
 

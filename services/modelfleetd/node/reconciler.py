@@ -1,6 +1,6 @@
 """Makes what is into what shall be: one round after another, each when something has changed or become due.
 
-A round reads as a recipe: keep Envoy running; start what is missing; drain what is too much; let Envoy take the routing
+A round reads as a recipe: start what is missing; drain what is too much; keep Envoy running; let Envoy take the routing
 that follows; acknowledge what it has taken; move on the replicas that waited for it.
 """
 
@@ -17,11 +17,12 @@ from pathlib import Path
 from modelfleetd.clock import Clock
 from modelfleetd.node import domain, processes
 from modelfleetd.node.admin import Cluster, Host, ProxyUnreachable
-from modelfleetd.node.domain import Phase, Process, Replica, Routing
+from modelfleetd.node.domain import Phase, Process, Replica
 from modelfleetd.node.logs import bound_logs
 from modelfleetd.node.meter import Meter
 from modelfleetd.node.proxy import NotAcknowledged, Proxy
 from modelfleetd.node.replicas import Replicas
+from modelfleetd.node.routing import Backend, Routing, routing_of
 from modelfleetd.node.state import State
 from modelfleetd.node.store import Store
 from modelfleetd.platform.model import EffectKind
@@ -32,8 +33,8 @@ _log = logging.getLogger(__name__)
 _BUSY, _IDLE = 0.05, 5.0
 # A replica that has drained long enough for requests that were on their way to it to have arrived.
 _LEAST_DRAIN = timedelta(milliseconds=100)
-# From SIGTERM to SIGKILL, beyond what is left of the time to drain.
-_LEAST_TERMINATION = timedelta(seconds=2)
+# From SIGTERM to SIGKILL: the time to drain within these limits, since nothing is left to drain.
+_LEAST_TERMINATION, _MOST_TERMINATION = timedelta(seconds=2), timedelta(seconds=15)
 _ENVOY_START = 15.0
 _STOP_WITHIN = 10.0
 _BOUND_LOGS = 30.0
@@ -65,6 +66,8 @@ class Reconciler:
         self._terminate = terminate
         self._envoy: Process | None = None
         self._envoy_exit: processes.Exit | None = None
+        self._envoy_started = 0.0
+        self._envoy_crashes = domain.NO_CRASHES
         self._told_to_end: set[str] = set()
         self._routed: Routing | None = None
         self._bound_logs_at = 0.0
@@ -90,9 +93,9 @@ class Reconciler:
         """Does what there is to do; returns in how many seconds to look again, if nothing changes before."""
         self._state.changed.clear()
         try:
-            await self._keep_envoy()
             self._start_missing(replicas)
             self._drain_surplus()
+            await self._keep_envoy()
             await self._route()
             await self._advance()
         except (NotAcknowledged, ProxyUnreachable) as problem:
@@ -110,11 +113,16 @@ class Reconciler:
     async def _keep_envoy(self) -> None:
         if self._envoy is not None:
             return
+        if self._clock.monotonic() < self._envoy_crashes.next_start:
+            raise NotAcknowledged("it waits to be started again")
+        self._envoy_started = self._clock.monotonic()
         process = self._proxy.start()
         with self._store.transaction():
             self._store.save_process("envoy", process)
         _log.info("Envoy runs as process %d", process.pid)
         self._adopt(process)
+        if self._envoy is None:
+            self._envoy_ended()
         if not await self._proxy.live(_ENVOY_START, lambda: self._envoy is process):
             raise NotAcknowledged(f"it does not start; see {self._proxy.log_file}")
 
@@ -128,26 +136,29 @@ class Reconciler:
         self.meter.follow(known)
 
     def _envoy_ended(self) -> None:
-        _log.warning("Envoy has ended and is started again")
+        now = self._clock.monotonic()
+        self._envoy_crashes = self._envoy_crashes.after(now, "it has ended", lived=now - self._envoy_started)
+        _log.warning("Envoy has ended and is started again in %g s", self._envoy_crashes.next_start - now)
         self._envoy = self._envoy_exit = self._routed = None
         self._state.changed.set()
 
     # Replicas
 
     def _start_missing(self, replicas: Replicas) -> None:
+        of_target = domain.by_target(self._state.replicas.values())
         for target in list(self._state.targets.values()):
             for model in target.wanted.models:
                 crashes = self._state.crashes.get((target.name, model.model), domain.NO_CRASHES)
                 if self._clock.monotonic() < crashes.next_start:
                     continue
-                for _ in range(domain.missing(target, list(self._state.replicas.values()), model)):
+                for _ in range(domain.missing(target, of_target.get(target.name, ()), model)):
                     if domain.fits(model.serving_spec, self._state.replicas.values(), self._state.capacity):
                         replicas.start(target, model)
 
     def _drain_surplus(self) -> None:
-        everything = list(self._state.replicas.values())
+        of_target = domain.by_target(self._state.replicas.values())
         for target in list(self._state.targets.values()):
-            for replica in domain.surplus(target, everything):
+            for replica in domain.surplus(target, of_target.get(target.name, ())):
                 routed = replica.phase in (Phase.READY, Phase.AVAILABLE)
                 phase = Phase.DRAINING if routed else Phase.STOPPING
                 self._state.move(replica.uid, phase, EffectKind.REPLICA_DRAINING)
@@ -156,7 +167,7 @@ class Reconciler:
         """Lets Envoy take the routing of this moment, and acknowledges it for the generations of this moment."""
         replicas = list(self._state.replicas.values())
         targets = list(self._state.targets.values())
-        routing = domain.routing_of(targets, replicas)
+        routing = routing_of(targets, replicas)
         if routing != self._routed:
             # Counted to the end under the old split, and before a cluster's counters go with it.
             await self.meter.refresh(max_age=0)
@@ -164,10 +175,11 @@ class Reconciler:
             self._routed = routing
             await self.meter.refresh(max_age=0)
         shares = {split.target: split.shares for split in routing.splits}
+        of_target = domain.by_target(self._state.replicas.values())
         for target in targets:
             taken = shares.get(target.name, ())
             # Where a replica has died meanwhile the next round gives Envoy other shares; these were never in force.
-            now = list(self._state.replicas.values())
+            now = of_target.get(target.name, ())
             if target.kind is not None and all(domain.available(target.name, s.model, now) for s in taken):
                 self._state.acknowledge(target.name, target.generation, taken)
 
@@ -200,7 +212,7 @@ class Reconciler:
             if replica.uid not in self._told_to_end and (self._unrouted(replica) or age >= _LEAST_TERMINATION):
                 self._told_to_end.add(replica.uid)
                 replicas.terminate(replica)
-            if age >= replica.spec.drain_limit + _LEAST_TERMINATION:
+            if age >= _termination(replica):
                 replicas.kill(replica)
 
     def _unrouted(self, replica: Replica) -> bool:
@@ -222,15 +234,17 @@ class Reconciler:
     def _pause(self) -> float:
         """Seconds until something is due by itself."""
         phases = {replica.phase for replica in self._state.replicas.values()}
-        if self._envoy is None or phases & {Phase.READY, Phase.DRAINING}:
+        if phases & {Phase.READY, Phase.DRAINING}:
             return _BUSY
         now, moment = self._clock.monotonic(), self._clock.now()
         due = [crashes.next_start - now for crashes in self._state.crashes.values() if crashes.next_start > now]
+        if self._envoy is None:
+            due.append(self._envoy_crashes.next_start - now)
         for replica in self._state.replicas.values():
             limit = {
                 Phase.STARTING: replica.spec.startup_limit,
                 Phase.UNAVAILABLE: replica.spec.startup_limit,
-                Phase.STOPPING: replica.spec.drain_limit + _LEAST_TERMINATION,
+                Phase.STOPPING: _termination(replica),
             }.get(replica.phase)
             if limit is not None:
                 due.append((replica.since + limit - moment).total_seconds())
@@ -254,13 +268,17 @@ class Reconciler:
             processes.end(self._envoy, signal.SIGTERM)
 
 
+def _termination(replica: Replica) -> timedelta:
+    return min(max(replica.spec.drain_limit, _LEAST_TERMINATION), _MOST_TERMINATION)
+
+
 # A model's split and its direct cluster.
 _CLUSTERS = 2
 
 
 def _hosts(clusters: Mapping[str, Cluster], replica: Replica) -> list[Host]:
     """A replica as every cluster of its model sees it."""
-    backend = domain.Backend(replica.target, replica.model)
+    backend = Backend(replica.target, replica.model)
     return [
         clusters[name].hosts[replica.port]
         for name in (backend.split_cluster, backend.direct_cluster)
