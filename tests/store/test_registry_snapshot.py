@@ -15,7 +15,7 @@ from modelfleetd.registry.access import SnapshotRoles
 from modelfleetd.registry.domain import entries
 from modelfleetd.registry.domain.resources import FailoverShare, Model, ModelType, Region, RoleBinding, Team
 from modelfleetd.registry.domain.resources import Role as DomainRole
-from modelfleetd.registry.domain.revisions import Author, Edits, Stamp, chain, revise
+from modelfleetd.registry.domain.revisions import Author, Edits, Stamp, StoredRevision, revise
 from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.snapshot import (
     MODEL_TYPES,
@@ -88,7 +88,7 @@ def revision_of(edits: Edits, number: int, previous: bytes) -> pb.Revision:
     stamp = Stamp(number, START)
     header = wire.header_of(Author("a"), stamp)
     changes = [wire.stored_change(change).change for change in revise(edits, stamp)]
-    return wire.StoredRevision(number, header, changes, previous, chain(previous, header, changes)).message()
+    return wire.revision_of(StoredRevision.following(previous, number, header, changes))
 
 
 @settings(deadline=None)

@@ -16,7 +16,7 @@ from modelfleetd.kit.db import Database
 from modelfleetd.registry import wire
 from modelfleetd.registry.domain import entries
 from modelfleetd.registry.domain.ledger import Ledger
-from modelfleetd.registry.domain.revisions import Author, Edit, Edits, Stamp, chain, revise
+from modelfleetd.registry.domain.revisions import Author, Edit, Edits, Stamp, StoredRevision, revise
 from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.store import Head, Store
 from modelfleetd.registry.writer import Writer
@@ -65,7 +65,7 @@ async def test_a_revision_is_there_whole_or_not_at_all(store: Store, database: D
         assert await database.fetchval(f"SELECT count(*) FROM {table}") == expected
     number, hash_, resources = await store.load()
     assert (number, hash_) == (2, follower.snapshot.hash)
-    assert {each.name for each in resources} == {"teams/a", "teams/c"}
+    assert {pb.Team.FromString(state).name for _, state in resources} == {"teams/a", "teams/c"}
 
 
 async def test_a_revision_that_was_decided_on_something_else_is_refused(store: Store, database: Database) -> None:
@@ -87,7 +87,7 @@ async def append(store: Store, conn: object, head: Head, edits: Edits) -> None:
     header = wire.header_of(Author("a"), stamp)
     changes = [wire.stored_change(change) for change in revise(edits, stamp)]
     parts = [change.change for change in changes]
-    stored = wire.StoredRevision(stamp.revision, header, parts, head.hash, chain(head.hash, header, parts))
+    stored = StoredRevision.following(head.hash, stamp.revision, header, parts)
     await store.append(conn, stored, stamp.time, changes)  # type: ignore[arg-type]
 
 

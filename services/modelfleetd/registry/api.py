@@ -217,7 +217,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         stored = await self._store.revision(int(number))
         if stored is None:
             raise ResourceNotFound(request.name)
-        return stored.message()
+        return wire.revision_of(stored)
 
     async def ListRevisions(self, request: pb.ListRevisionsRequest, context: Context) -> pb.ListRevisionsResponse:
         if request.resource and not any(kind.pattern.match(request.resource) for kind in wire.KINDS):
@@ -227,7 +227,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         before = None if page.position is None else int(page.position[0])
         stored = await self._store.revisions_before(request.resource, before, page.size + 1)
         shown, token = page.cut(stored, key=lambda revision: (revision.number,))
-        return pb.ListRevisionsResponse(revisions=[each.message() for each in shown], next_page_token=token)
+        return pb.ListRevisionsResponse(revisions=[wire.revision_of(each) for each in shown], next_page_token=token)
 
     async def WatchRevisions(
         self, request: pb.WatchRevisionsRequest, context: Context

@@ -16,6 +16,7 @@ from modelfleetd.errors import RevisionOutOfRange, invalid
 from modelfleetd.kit.db import Connection
 from modelfleetd.registry.snapshot import Snapshot
 from modelfleetd.registry.store import Store
+from modelfleetd.registry.wire import message_of_stored, revision_of
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Follower:
         number, hash_, resources = await self._store.load()
         self._recent.clear()
         self.generation += 1
-        self.snapshot = Snapshot.of(resources, number, hash_)
+        self.snapshot = Snapshot.of((message_of_stored(kind, state) for kind, state in resources), number, hash_)
         self._wake()
         _log.info("snapshot loaded: %d resources at revision %d", len(resources), number)
 
@@ -69,7 +70,7 @@ class Follower:
         for stored in found:
             # A writer of this process may have been faster.
             if stored.number > self.snapshot.revision:
-                self.apply(stored.message())
+                self.apply(revision_of(stored))
         return len(found) == _BATCH
 
     def apply(self, revision: pb.Revision) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.kit.codec import timestamp_from_proto
 from modelfleetd.kit.db import Connection, Database, Record
-from modelfleetd.registry.wire import BY_NAME, AnyMessage, StoredChange, StoredRevision, kind_of
+from modelfleetd.registry.domain.revisions import StoredChange, StoredRevision
 
 # A process that stalls while it holds the head would hold up every other writer: the server ends its transaction.
 _MOST_IDLE_MS = 5000
@@ -96,8 +96,8 @@ class Store:
         Raises:
             RuntimeError: a resource is not as the decision saw it: a defect, and nothing is written.
         """
-        put = [(change, change.after) for change in changes if change.after is not None]
-        gone = [change for change in changes if change.after is None]
+        put = [change for change in changes if change.state is not None]
+        gone = [change for change in changes if change.state is None]
         touched = await conn.fetchval(
             _APPEND,
             revision.number,
@@ -107,22 +107,22 @@ class Store:
             revision.hash,
             [change.resource for change in changes],
             [change.change for change in changes],
-            [change.resource for change, _ in put],
-            [kind_of(after).name for _, after in put],
-            [after.SerializeToString(deterministic=True) for _, after in put],
-            {change.resource: change.previous_revision for change, _ in put},
+            [change.resource for change in put],
+            [change.kind for change in put],
+            [change.state for change in put],
+            {change.resource: change.previous_revision for change in put},
             [change.resource for change in gone],
             [change.previous_revision for change in gone],
         )
         if touched != len(changes):
             raise RuntimeError(f"revision {revision.number} would change {len(changes)} resources, {touched} match")
 
-    async def load(self) -> tuple[int, bytes, list[AnyMessage]]:
-        """Returns the whole current state, with the revision that it is of."""
+    async def load(self) -> tuple[int, bytes, list[tuple[str, bytes]]]:
+        """Returns the number and hash of the newest revision, and kind and state of every resource then."""
         async with self._database.transaction(readonly=True) as conn:
             head = _found(await conn.fetchrow("SELECT number, hash FROM head"))
             rows = await conn.fetch("SELECT kind, state FROM resources")
-        return head["number"], head["hash"], [BY_NAME[row["kind"]].message.FromString(row["state"]) for row in rows]
+        return head["number"], head["hash"], [(row["kind"], row["state"]) for row in rows]
 
     async def revisions_from(
         self, number: int, limit: int, conn: Connection | Database | None = None

@@ -9,6 +9,7 @@ from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.errors import RevisionOutOfRange, invalid
 from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.store import Store
+from modelfleetd.registry.wire import revision_of
 
 HEARTBEAT_SECONDS = 10.0
 # How much of a backlog is in memory at a time, for each watcher that is behind.
@@ -74,4 +75,4 @@ class Watches:
         stored = await self._store.revisions_from(position + 1, _BATCH)
         if not stored or stored[0].number != position + 1:
             raise RevisionOutOfRange(position, await self._store.oldest_revision(), self._current)
-        return [each.message() for each in stored]
+        return [revision_of(each) for each in stored]

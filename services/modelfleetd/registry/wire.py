@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -12,7 +12,7 @@ from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd import names
 from modelfleetd.kit.codec import from_proto, timestamp_to_proto, to_proto
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
-from modelfleetd.registry.domain.revisions import Author, ResourceChange, Stamp
+from modelfleetd.registry.domain.revisions import Author, ResourceChange, Stamp, StoredChange, StoredRevision
 
 AnyMessage: TypeAlias = pb.Team | pb.Region | pb.ModelType | pb.Model
 
@@ -38,9 +38,9 @@ _BY_RESOURCE: Final = {kind.resource: kind for kind in KINDS}
 _BY_MESSAGE: Final[Mapping[type[Message], Kind]] = {kind.message: kind for kind in KINDS}
 
 
-def kind_of(value: AnyMessage | AnyResource) -> Kind:
-    """Returns the kind of a resource or of its message."""
-    return _BY_MESSAGE[type(value)] if isinstance(value, Message) else _BY_RESOURCE[type(value)]
+def kind_of(value: AnyMessage) -> Kind:
+    """Returns the kind of a resource's message."""
+    return _BY_MESSAGE[type(value)]
 
 
 def message_of(resource: AnyResource) -> AnyMessage:
@@ -70,34 +70,19 @@ def references_of(message: AnyMessage) -> frozenset[str]:
     return frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class StoredChange:
-    """One change as it is stored, and what it leaves of the resource."""
-
-    resource: str
-    change: bytes
-    previous_revision: int
-    after: AnyMessage | None
+def message_of_stored(kind: str, state: bytes) -> AnyMessage:
+    """Returns the message of a resource as it is stored."""
+    return BY_NAME[kind].message.FromString(state)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRevision:
-    """One revision as it is stored: header and changes are hashed byte for byte as they are here."""
-
-    number: int
-    header: bytes
-    changes: Sequence[bytes]
-    previous_hash: bytes
-    hash: bytes
-
-    def message(self) -> pb.Revision:
-        """Returns the whole revision."""
-        revision = pb.Revision.FromString(self.header)
-        for change in self.changes:
-            revision.changes.add().MergeFromString(change)
-        revision.hash = self.hash.hex()
-        revision.previous_hash = self.previous_hash.hex()
-        return revision
+def revision_of(stored: StoredRevision) -> pb.Revision:
+    """Returns a whole revision."""
+    revision = pb.Revision.FromString(stored.header)
+    for change in stored.changes:
+        revision.changes.add().MergeFromString(change)
+    revision.hash = stored.hash.hex()
+    revision.previous_hash = stored.previous_hash.hex()
+    return revision
 
 
 def header_of(author: Author, stamp: Stamp) -> bytes:
@@ -118,10 +103,14 @@ def header_of(author: Author, stamp: Stamp) -> bytes:
 def stored_change(change: ResourceChange) -> StoredChange:
     """Returns a change as it is stored."""
     message = to_proto(change, pb.ResourceChange)
-    after = None if change.after is None else message_of(change.after)
-    if after is not None:
-        getattr(message, kind_of(after).name).CopyFrom(after)
-    return StoredChange(change.resource, message.SerializeToString(deterministic=True), change.previous_revision, after)
+    kind, state = "", None
+    if change.after is not None:
+        after = message_of(change.after)
+        kind, state = kind_of(after).name, after.SerializeToString(deterministic=True)
+        getattr(message, kind).CopyFrom(after)
+    return StoredChange(
+        change.resource, message.SerializeToString(deterministic=True), change.previous_revision, kind, state
+    )
 
 
 def after_of(change: pb.ResourceChange) -> AnyMessage | None:

@@ -14,7 +14,7 @@ from modelfleetd.kit.db import Connection
 from modelfleetd.kit.idempotency import once
 from modelfleetd.registry import wire
 from modelfleetd.registry.domain.ledger import Ledger
-from modelfleetd.registry.domain.revisions import Author, Edits, Stamp, chain, revise
+from modelfleetd.registry.domain.revisions import Author, Edits, Stamp, StoredRevision, revise
 from modelfleetd.registry.domain.roles import Finalization, finalize_launch
 from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.snapshot import SnapshotLedger
@@ -107,9 +107,9 @@ class Writer:
         header = wire.header_of(author, stamp)
         changes = [wire.stored_change(change) for change in revise(edits, stamp)]
         parts = [change.change for change in changes]
-        stored = wire.StoredRevision(stamp.revision, header, parts, head.hash, chain(head.hash, header, parts))
+        stored = StoredRevision.following(head.hash, stamp.revision, header, parts)
         await self._store.append(conn, stored, stamp.time, changes)
-        return stored.message()
+        return wire.revision_of(stored)
 
     def _take_over(self, revisions: Sequence[pb.Revision]) -> None:
         """Reads that follow on this replica see the write: only what is committed gets here."""

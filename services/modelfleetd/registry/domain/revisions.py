@@ -116,6 +116,33 @@ def _serving(resource: AnyResource) -> object:
     return isinstance(resource, ModelType) and (resource.baseline, resource.holdouts, resource.splits)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredChange:
+    """One change as it is stored, and the state that it leaves: no kind and no state after a deletion."""
+
+    resource: str
+    change: bytes
+    previous_revision: int
+    kind: str
+    state: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRevision:
+    """One revision as it is stored: header and changes are hashed byte for byte as they are here."""
+
+    number: int
+    header: bytes
+    changes: Sequence[bytes]
+    previous_hash: bytes
+    hash: bytes
+
+    @classmethod
+    def following(cls, previous_hash: bytes, number: int, header: bytes, changes: Sequence[bytes]) -> StoredRevision:
+        """Returns the revision that follows one with that hash."""
+        return cls(number, header, changes, previous_hash, chain(previous_hash, header, changes))
+
+
 def chain(previous_hash: bytes, header: bytes, changes: Sequence[bytes]) -> bytes:
     """Returns the hash of a revision: SHA-256 over the hash before it, its header and its changes.
 
