@@ -12,9 +12,9 @@ from tests.support.whole import NEW, OLD, POOL, TYPE, whole
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
-async def test_a_candidate_takes_over_without_a_failed_request_on_one_spare_replica() -> None:
+async def test_a_candidate_takes_over_without_a_failed_request_on_two_spare_replicas() -> None:
     async with whole() as everything:
-        await everything.register(old=4, new=3, spare=1)
+        await everything.register(old=5, new=4, spare=2)
         first = await everything.ended(await everything.launch(OLD, "first"))
         assert first.state == launcher_pb2.Launch.SUCCEEDED, first.summary
         before = len(await everything.effects())
@@ -25,7 +25,7 @@ async def test_a_candidate_takes_over_without_a_failed_request_on_one_spare_repl
         assert launch.state == launcher_pb2.Launch.SUCCEEDED, launch.summary
         assert not traffic.failed
         assert await everything.broken_promises(launch, before) == []
-        assert len(launch.plan.regions[0].steps) > 1, "with one spare replica it must recycle"
+        assert len(launch.plan.regions[0].steps) > 1, "with two spare replicas it must recycle"
 
         # Registry, capacity and platform agree.
         model_type = await everything.client.registry.get_model_type(name=TYPE)
@@ -36,15 +36,15 @@ async def test_a_candidate_takes_over_without_a_failed_request_on_one_spare_repl
         roles = {m.name: m.role for m in (await everything.client.registry.list_models(parent=TYPE)).models}
         assert roles == {OLD: registry_pb2.Model.RETIRED, NEW: registry_pb2.Model.BASELINE}
         (usage,) = (await everything.client.capacity.get_pool(name=POOL)).usages
-        assert (usage.serving_units, usage.held_units, usage.retained_units, usage.available_units) == (3, 0, 0, 2)
+        assert (usage.serving_units, usage.held_units, usage.retained_units, usage.available_units) == (4, 0, 0, 3)
         revision = await everything.client.registry.get_revision(name=f"revisions/{launch.revision}")
         assert revision.launch == launch.name
-        assert await everything.most_units() <= 5
+        assert await everything.most_units() <= 7
 
 
 async def test_an_abort_in_the_middle_takes_everything_back_without_a_failed_request() -> None:
     async with whole() as everything:
-        await everything.register(old=4, new=3, spare=1)
+        await everything.register(old=5, new=4, spare=2)
         await everything.ended(await everything.launch(OLD, "first"))
         before = len(await everything.effects())
         async with everything.traffic() as traffic:
@@ -57,4 +57,4 @@ async def test_an_abort_in_the_middle_takes_everything_back_without_a_failed_req
         assert await everything.broken_promises(launch, before) == []
         assert (await everything.client.registry.get_model_type(name=TYPE)).baseline == OLD
         (usage,) = (await everything.client.capacity.get_pool(name=POOL)).usages
-        assert (usage.serving_units, usage.held_units, usage.available_units) == (4, 0, 1)
+        assert (usage.serving_units, usage.held_units, usage.available_units) == (5, 0, 2)

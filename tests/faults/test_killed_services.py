@@ -31,7 +31,7 @@ async def _kill_now_and_then(everything: Whole, part: str, chance: random.Random
 @pytest.mark.parametrize("part", ["registry", "capacity", "stability", "launcher", "node", "front-door", "postgres"])
 async def test_a_launch_ends_as_if_nothing_had_happened_when_a_part_is_killed(part: str) -> None:
     async with whole() as everything:
-        await everything.register(old=4, new=3, spare=1)
+        await everything.register(old=5, new=4, spare=2)
         first = await everything.ended(await everything.launch(OLD, "first"))
         assert first.state == launcher_pb2.Launch.SUCCEEDED, first.summary
         before = len(await everything.effects())
@@ -47,4 +47,4 @@ async def test_a_launch_ends_as_if_nothing_had_happened_when_a_part_is_killed(pa
         assert await everything.broken_promises(launch, before) == []
         assert (await everything.client.registry.get_model_type(name=TYPE, timeout=30)).baseline == NEW
         (usage,) = (await everything.client.capacity.get_pool(name=POOL, timeout=30)).usages
-        assert (usage.serving_units, usage.held_units, usage.available_units) == (3, 0, 2)
+        assert (usage.serving_units, usage.held_units, usage.available_units) == (4, 0, 3)

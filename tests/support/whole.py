@@ -64,7 +64,7 @@ class Whole:
     client: AsyncClient
     platform: PlatformClient
 
-    async def register(self, *, old: int = 4, new: int = 3, spare: int = 1) -> None:
+    async def register(self, *, old: int = 5, new: int = 4, spare: int = 2) -> None:
         """Registers a route whose models need so many replicas, in a pool with so many spare ones."""
         await self.client.registry.create_team(team_id="ours", team=registry_pb2.Team(on_call="pager"))
         await self.client.capacity.create_flavor(flavor_id="cpu", flavor=capacity_pb2.Flavor(unit_cost=1.0))
