@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import TypeVar, cast
 
 from modelfleet.registry.v1 import registry_pb2 as pb
@@ -76,7 +75,7 @@ class Snapshot:
         """Returns up to `limit` names of a collection in order, from the one after `after` on."""
         listed = self._collections.get(collection, [])
         start = 0 if after is None else bisect_right(listed, after)
-        return list(islice(listed, start, start + limit))
+        return listed[start : start + limit]
 
     def referrers(self, name: str) -> Sequence[str]:
         """Returns the names of the resources that refer to one, sorted."""
