@@ -41,6 +41,14 @@ class Inference(rpc.GRPCInferenceServiceServicer):
         unready = self._options.not_ready or (self._options.unready_file and Path(self._options.unready_file).exists())
         return pb.ModelReadyResponse(ready=request.name == self._options.model and not unready)
 
+    async def ServerMetadata(self, request, context):  # type: ignore[no-untyped-def]
+        return pb.ServerMetadataResponse(name="oip_server", version="1")
+
+    async def ModelMetadata(self, request, context):  # type: ignore[no-untyped-def]
+        answer = pb.ModelMetadataResponse(name=request.name, versions=["1"], platform="test")
+        answer.outputs.add(name="answer", datatype="BYTES", shape=[1])
+        return answer
+
     async def ModelInfer(self, request, context):  # type: ignore[no-untyped-def]
         self._served += 1
         if self._options.die_after and self._served >= self._options.die_after:
