@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -30,6 +31,8 @@ class Writer:
     def __init__(self, store: Store, follower: Follower) -> None:
         self._store = store
         self._follower = follower
+        # Writes follow each other anyway: waiting here instead of in the database leaves its connections to others.
+        self._turn = asyncio.Lock()
 
     async def change(self, request: Any, answer: type[Answer], name: str, author: Author, decide: Decide) -> Answer:
         """Does what a request asks for, once for its request_id, and answers with the resource that it is about.
@@ -53,7 +56,7 @@ class Writer:
                 revisions.append(await self._append(conn, head, author, edits))
             return _answer(answer, revisions, self._follower, name)
 
-        async with self._store.transaction() as conn:
+        async with self._turn, self._store.transaction() as conn:
             made = await once(conn, request, answer, act)
         self._take_over(revisions)
         return made
@@ -65,7 +68,7 @@ class Writer:
             LaunchEnded: it ended with another outcome or content.
         """
         revisions: list[pb.Revision] = []
-        async with self._store.transaction() as conn:
+        async with self._turn, self._store.transaction() as conn:
             head = await self._head(conn)
             known = await self._store.launch_outcome(conn, asked.launch)
             if known is not None and known.digest != asked.digest():
