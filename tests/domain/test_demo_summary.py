@@ -64,7 +64,7 @@ def test_a_launch_that_went_as_promised_deviates_in_nothing() -> None:
         (summary(failed_requests=1), "1 requests failed"),
         (summary(peak_units=9), "the launch held 8"),
         (summary(replicas={fleet.BASELINE: {"running": 2}}), "2 replicas of"),
-        (summary(scenario="crash"), "never killed"),
+        (summary(scenario="crash", kills=["ESTIMATING", "SHIFTING, while", "FINALIZING"]), "PREPARING passed too fast"),
         (gone_back(state="SUCCEEDED"), "not as ROLLED_BACK"),
         (gone_back(reason="deadline: too slow"), "not the gate"),
         (gone_back(revision=12), "revision 12"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -28,21 +29,22 @@ class DemoScreen:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._picture: Picture | None = None
-        self._began = time.monotonic()
+        self._began, self._began_at = time.monotonic(), datetime.now(UTC)
         self._last_line = 0.0
 
     def headline(self, text: str) -> None:
         """Says that a new part of the story begins."""
         self.console.print()
-        self.console.print(Text(text, style="bold"))
+        self.console.print(Text(text, style="bold"), soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Says a sentence."""
         self.console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
 
-    def event(self, text: str) -> None:
-        """Says what happened to the launch, with its time."""
-        self.console.print(f"  {self.seconds:5.1f} s  {text}", markup=False, highlight=False, soft_wrap=True)
+    def event(self, text: str, moment: datetime | None = None) -> None:
+        """Says what happened, with its time since the demo began; now where no moment is given."""
+        seconds = self.seconds if moment is None else (moment - self._began_at).total_seconds()
+        self.console.print(f"  {seconds:5.1f} s  {text}", markup=False, highlight=False, soft_wrap=True)
 
     @property
     def seconds(self) -> float:

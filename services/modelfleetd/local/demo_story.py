@@ -34,6 +34,8 @@ from modelfleetd.local.refusals import CannotRun
 COMPRESSION = 8_640.0
 _TICK = 0.5
 _WARM_UP_REQUESTS = 150
+# After the end, to see that what was left serves.
+_CALM_REQUESTS = 100
 
 
 async def play(scenario: str, data_dir: Path | None, screen: DemoScreen) -> Summary:
@@ -125,12 +127,14 @@ async def _launch(
     crashes = Crashes()
     async with _background(traffic.run(picture.evidence), picture.evidence.run(), _ticking(screen)):
         with screen.live(picture):
-            await _warm_up(traffic)
+            await _further(traffic, _WARM_UP_REQUESTS)
             screen.headline("4. Launching the candidate in a pool with two spare replicas")
-            launch = await fleet.launch_candidate(client)
-            killer = crash(client, system, launch.name, crashes, screen.event)
-            async with _background(*([killer] if scenario == "crash" else [_nothing(killer)])):
-                launch = await watch.until_ended(launch.name)
+            if scenario == "crash":
+                screen.say("Registry and capacity are slowed down now and then, so that short phases can be hit.")
+            async with _background(*_disturbances(scenario, client, system, crashes, screen)):
+                await fleet.launch_candidate(client)
+                launch = await watch.until_ended(fleet.LAUNCH)
+            await _further(traffic, _CALM_REQUESTS)
     await picture.evidence.flush()
     summary = await summarize(client, system.address, scenario, launch, picture)
     summary.kills, summary.missed_kills = crashes.hit, crashes.missed if scenario == "crash" else []
@@ -138,12 +142,16 @@ async def _launch(
     return summary
 
 
-async def _nothing(unused: Coroutine[object, object, None]) -> None:
-    unused.close()
+def _disturbances(
+    scenario: str, client: AsyncClient, system: System, crashes: Crashes, screen: DemoScreen
+) -> list[Coroutine[object, object, None]]:
+    return [crash(client, system, fleet.LAUNCH, crashes, screen.event)] if scenario == "crash" else []
 
 
-async def _warm_up(traffic: Traffic) -> None:
-    while traffic.counts.requests < _WARM_UP_REQUESTS:  # noqa: ASYNC110 - a count is watched
+async def _further(traffic: Traffic, requests: int) -> None:
+    """Waits until so many more requests have ended."""
+    end = traffic.counts.requests + requests
+    while traffic.counts.requests < end:  # noqa: ASYNC110 - a count is watched
         await asyncio.sleep(_TICK)
 
 

@@ -18,6 +18,7 @@ from modelfleet.services import AsyncPlatform
 from modelfleetd.local import demo_fleet as fleet
 from modelfleetd.local.demo_watch import Picture
 
+_PHASES = ("ESTIMATING", "PREPARING", "SHIFTING", "FINALIZING")
 _STARTED, _GONE = platform_pb2.Effect.REPLICA_STARTED, platform_pb2.Effect.REPLICA_TERMINATED
 _FAILED, _LOST = platform_pb2.Effect.REPLICA_FAILED, platform_pb2.Effect.REPLICA_LOST
 
@@ -114,8 +115,9 @@ def deviations(summary: Summary) -> list[str]:
         found.append(f"It was not the gate that sent it back, but: {summary.reason}")
     if not good and summary.revision:
         found.append(f"The registry was changed by revision {summary.revision}.")
-    if summary.scenario == "crash" and not summary.kills:
-        found.append("The launcher was never killed.")
+    if summary.scenario == "crash":
+        alive = [phase for phase in _PHASES if not any(kill.startswith(phase) for kill in summary.kills)]
+        found += [f"{phase} passed too fast: the launcher was not killed in it." for phase in alive]
     return found
 
 

@@ -49,18 +49,19 @@ def has_ended(launch: launcher_pb2.Launch) -> bool:
 class Watch:
     """Keeps the picture up to date until the launch has ended."""
 
-    def __init__(self, client: AsyncClient, picture: Picture, tell: Callable[[str], None]) -> None:
+    def __init__(self, client: AsyncClient, picture: Picture, tell: Callable[[str, datetime], None]) -> None:
         """Makes one.
 
         Args:
             client: of the front door.
             picture: to keep up to date.
-            tell: takes a line for each event of a launch.
+            tell: takes a line for each event of a launch, and when it happened.
         """
         self._client = client
         self._picture = picture
         self._tell = tell
         self._began = datetime.now(UTC)
+        self._last_verdict = ""
 
     async def until_ended(self, name: str, *, evidence: bool = True) -> launcher_pb2.Launch:
         """Follows a launch to its end and returns it."""
@@ -80,10 +81,19 @@ class Watch:
     async def _tell_events(self, name: str, told: int) -> int:
         answer = await self._client.launcher.list_launch_events(name=name, page_size=1000, timeout=2)
         for event in answer.events:
-            if event.sequence > told:
+            if event.sequence > told and not self._is_repetition(event):
                 step = f"step {event.step}: " if event.step else ""
-                self._tell(f"{step}{event.message}")
+                self._tell(f"{step}{event.message}", event.time.ToDatetime(UTC))
         return max((event.sequence for event in answer.events), default=told)
+
+    def _is_repetition(self, event: launcher_pb2.LaunchEvent) -> bool:
+        """Says whether a gate only says again, with fresher numbers, what it has said before."""
+        if event.type != "GateJudged":
+            self._last_verdict = ""
+            return False
+        verdict = " ".join(event.message.split()[:2])
+        repeated, self._last_verdict = verdict == self._last_verdict, verdict
+        return repeated
 
     async def _look(self, evidence: bool) -> None:
         pool = await self._client.capacity.get_pool(name=fleet.POOL, timeout=2)
