@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 
 import pytest
 
@@ -18,14 +19,17 @@ _BETWEEN = (0.8, 2.5)
 _MOST_KILLS = 6
 
 
-async def _kill_now_and_then(everything: Whole, part: str, chance: random.Random) -> int:
-    kills = 0
-    while kills < _MOST_KILLS:
+def _is_another(everything: Whole, part: str, previous: int | None) -> bool:
+    return everything.system.process(part) not in {previous, None}
+
+
+async def _kill_now_and_then(everything: Whole, part: str, chance: random.Random, killed: list[int | None]) -> None:
+    while len(killed) < _MOST_KILLS:
         await asyncio.sleep(chance.uniform(*_BETWEEN))
         previous = everything.system.process(part)
-        kills += everything.kill(part)
-        await until(lambda previous=previous: everything.system.process(part) not in {previous, None}, timeout=30)
-    return kills
+        if everything.kill(part):
+            killed.append(previous)
+        await until(partial(_is_another, everything, part, previous), timeout=30)
 
 
 @pytest.mark.parametrize("part", ["registry", "capacity", "stability", "launcher", "node", "front-door", "postgres"])
@@ -38,10 +42,12 @@ async def test_a_launch_ends_as_if_nothing_had_happened_when_a_part_is_killed(pa
         async with everything.traffic(rate=40.0) as traffic:
             await until(lambda: traffic.answered[OLD] > 20)
             name = await everything.launch(NEW, "second", bake=2.0)
-            killing = asyncio.create_task(_kill_now_and_then(everything, part, random.Random(part)))
+            killed: list[int | None] = []
+            killing = asyncio.create_task(_kill_now_and_then(everything, part, random.Random(part), killed))
             launch = await everything.ended(name, timeout=150)
             killing.cancel()
             await until(lambda: traffic.answered[NEW] > 20)
+        assert len(killed) >= 2, "the launch was too fast to be disturbed"
         assert launch.state == launcher_pb2.Launch.SUCCEEDED, launch.summary
         assert not traffic.failed, "replicas and traffic go on while anything else is dead"
         assert await everything.broken_promises(launch, before) == []
