@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelfleetd.errors import Code, FieldViolation, FleetError
+from modelfleetd.errors import FieldViolation, FleetError, RequestIdReused
 from modelfleetd.stability.domain.columns import RejectedRows
 
 
-class SequenceReused(FleetError):
-    """The sequence was written before with other content."""
-
-    code = Code.ALREADY_EXISTS
-    reason = "REQUEST_ID_REUSED"
+class SequenceReused(RequestIdReused):
+    """The sequence was written before with other content: what names a batch is its producer and its sequence."""
 
     def __init__(self, producer: str, sequence: int) -> None:
         description = "was written before with other content; each new batch takes a larger one"
-        super().__init__(
+        FleetError.__init__(
+            self,
             f"batch.sequence {sequence} of producer {producer} {description}.",
             violations=[FieldViolation("batch.sequence", description)],
             request_id=f"{producer}/{sequence}",

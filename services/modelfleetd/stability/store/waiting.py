@@ -16,7 +16,10 @@ from modelfleetd.stability.store.copying import copy_rows
 
 # Writers of one model type take turns: else a prediction and its label, written at the same moment, would each look for
 # the other, not see it, and wait for it for ever.
-_TAKE_TURN = "SELECT pg_advisory_xact_lock(hashtextextended('stability ' || $1, 0))"
+_TAKE_TURN = """
+SELECT pg_advisory_xact_lock(hashtextextended('stability ' || $1, 0)), set_config('enable_seqscan', 'off', true),
+       set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)
+"""
 
 _GIVEN = "unnest($1::int[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS given (series, high, low, place)"
 _SAME = "w.high = given.high AND w.low = given.low AND w.series = given.series"
@@ -66,7 +69,11 @@ class FoundLabels:
 
 
 async def take_turn(conn: Connection, model_type: str) -> None:
-    """Waits until no other transaction joins rows of this model type; until the end of the transaction."""
+    """Waits until no other transaction joins rows of this model type; until the end of the transaction.
+
+    Has keys looked up in indexes, too: PostgreSQL has no statistics of a shelf that is a minute old, and would rather
+    read all of it, at a cost that grows with what waits.
+    """
     await conn.execute(_TAKE_TURN, model_type)
 
 
