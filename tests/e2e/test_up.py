@@ -112,7 +112,7 @@ async def test_everything_answers_on_one_port_and_ctrl_c_leaves_no_process(folde
             assert (await client.capacity.list_pools()).pools == []
             assert (await client.launcher.list_launches()).launches == []
             async with contextlib.aclosing(client.registry.watch_revisions(after_revision=0)) as revisions:
-                assert (await anext(revisions)).revision.number == 1
+                assert (await anext(revisions)).current_revision == 2
         agent = AsyncPlatform(running.address)
         assert (await agent.get_agent()).region == "regions/local"
         await agent.close()
