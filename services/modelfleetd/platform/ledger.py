@@ -64,6 +64,9 @@ class _State:
     weights: dict[str, int] = field(default_factory=dict)
     # Of the weights, what somebody asked for: a model that took over from a dead one is not charged for the rest.
     asked: dict[str, int] = field(default_factory=dict)
+    # Shares that models had when they were given more because the others had no replica left: no side without replicas
+    # keeps weight, whatever the one that takes it can carry.
+    taken_over: dict[str, int] = field(default_factory=dict)
     living: dict[str, str] = field(default_factory=dict)
     units: dict[str, tuple[str, int]] = field(default_factory=dict)
     available: set[str] = field(default_factory=set)
@@ -76,6 +79,21 @@ class _State:
         """Replicas that died by themselves and that nobody has replaced yet."""
         missing = self.desired.replicas_of(model) - self.available_of(model)
         return max(0, min(len(self.lost.get(model, ())), missing))
+
+    def rescues(self, desired: DesiredServing) -> bool:
+        """Whether weight is only taken from models that have no replica available."""
+        losing = [s.model for s in self.desired.shares if desired.share_of(s.model) < s.share_basis_points]
+        return bool(losing) and all(self.available_of(model) == 0 for model in losing)
+
+    def take_over(self, desired: DesiredServing) -> None:
+        """Remembers from which share on a model is not charged, before another desired state takes the place."""
+        rescued = self.rescues(desired)
+        for share in desired.shares:
+            before = self.desired.share_of(share.model)
+            if share.share_basis_points > before and rescued:
+                self.taken_over.setdefault(share.model, before)
+            elif share.share_basis_points != before:
+                self.taken_over.pop(share.model, None)
 
     def used(self) -> dict[str, int]:
         """Units of each flavor that exist, terminating ones counted."""
@@ -173,6 +191,8 @@ class _Walk:
             # A share that does not rise is charged only for the replicas that the act itself takes away.
             if share <= shared:
                 has = min(wanted, state.available_of(model) + state.credit_of(model))
+            elif wanted >= had and state.rescues(effect.desired):
+                continue
             needs = promise.required(model, weight)
             detail = f"{model} would keep {has} replicas and needs {needs} for {weight} basis points"
             self._check(has >= needs, effect, "each side has what its share needs (act)", detail)
@@ -184,10 +204,13 @@ class _Walk:
         match effect.kind:
             case EffectKind.ACCEPTED:
                 state.generation = effect.generation
+                if effect.desired is not None:
+                    state.take_over(effect.desired)
                 state.desired = effect.desired or _NO_SERVING
             case EffectKind.SHARES_ACKNOWLEDGED:
                 state.weights = {share.model: share.share_basis_points for share in effect.shares}
-                state.asked = {m: min(weight, state.desired.share_of(m)) for m, weight in state.weights.items()}
+                shares = {model: state.taken_over.get(model, state.desired.share_of(model)) for model in state.weights}
+                state.asked = {model: min(weight, shares[model]) for model, weight in state.weights.items()}
             case EffectKind.REPLICA_STARTED:
                 spec = next((m.serving_spec for m in state.desired.models if m.model == model), None)
                 state.living[effect.replica] = model
