@@ -22,7 +22,7 @@ TEAM, REGION, FLAVOR, POOL = "teams/fashion", "regions/local", "flavors/small_cp
 FIRST_LAUNCH, LAUNCH = "launches/first", "launches/richer_features"
 
 # The log is a week in under a minute, so a click has seconds and not hours to come.
-ATTRIBUTION_WINDOW = timedelta(seconds=3)
+ATTRIBUTION_WINDOW = timedelta(seconds=10)
 # Replicas that the whole route needs, which the stated certificates are made to say; and what the pool has beyond.
 BASELINE_REPLICAS, CANDIDATE_REPLICAS, SPARE = 6, 5, 2
 # Defaults of capacity's estimate: highest utilisation, and machines that may be lost.
