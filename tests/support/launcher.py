@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+
+import pytest
 
 from modelfleet import AsyncClient
 from modelfleet.capacity.v1 import capacity_pb2
@@ -122,14 +124,12 @@ class Fleet:
             policy.stability_gate.criteria.add(prediction="click")
         policy.bake_duration.FromTimedelta(timedelta(seconds=bake))
         policy.MergeFrom(fields.pop("policy", pb.LaunchPolicy()))
-        given = {"model_type": CTR, "candidate": NEW, "strategy": pb.Launch.REPLACE_BASELINE, "pool": POOL}
-        return pb.Launch(policy=policy, **(given | fields))
+        given: dict[str, Any] = {"model_type": CTR, "candidate": NEW, "pool": POOL}
+        return pb.Launch(policy=policy, strategy=pb.Launch.REPLACE_BASELINE, **(given | fields))
 
     async def create(self, launch_id: str = "l1", *, queue: bool = False, **fields: Any) -> str:
         """Creates a launch and returns its name."""
-        made = await self.client.launcher.create_launch(
-            launch_id=launch_id, launch=self.request(**fields), queue=queue
-        )
+        made = await self.client.launcher.create_launch(launch_id=launch_id, launch=self.request(**fields), queue=queue)
         return made.name
 
     async def get(self, name: str = "launches/l1") -> pb.Launch:
@@ -199,8 +199,8 @@ async def another_launcher(fleet: Fleet, **config: Any) -> AsyncIterator[Service
         )
         await app.compose(service, store, world)
 
-    addresses = {f"{name}_address": service.address for name, service in fleet.services.items()}
-    async with running("launcher", build, fleet.database_url, **addresses, **config) as service:
+    addresses: dict[str, Any] = {f"{name}_address": service.address for name, service in fleet.services.items()}
+    async with running("launcher", build, fleet.database_url, **(addresses | config)) as service:
         yield service
 
 
@@ -244,9 +244,7 @@ async def launcher_fleet(
 async def _register(client: AsyncClient, old: int, new: int, spare: int, regions: tuple[str, ...]) -> None:
     await client.registry.create_team(team_id="feed", team=registry_pb2.Team(on_call="pager"))
     for region in regions:
-        await client.registry.create_region(
-            region_id=region, region=registry_pb2.Region(agent_address=f"{region}:1")
-        )
+        await client.registry.create_region(region_id=region, region=registry_pb2.Region(agent_address=f"{region}:1"))
     places = [f"regions/{region}" for region in regions]
     demand = [registry_pb2.RegionDemand(region=place, peak_qps=PEAK_QPS) for place in places]
     await client.registry.create_model_type(
@@ -275,11 +273,8 @@ async def certify(client: AsyncClient, model: str, replicas: int) -> None:
 
 
 @contextlib.contextmanager
-def refused(reason: str) -> Any:
+def refused(reason: str) -> Iterator[pytest.ExceptionInfo[ModelfleetError]]:
     """The call inside is refused for that reason."""
-    try:
-        yield
-    except ModelfleetError as error:
-        assert error.reason == reason, f"{error.reason}: {error.message}"
-    else:
-        raise AssertionError(f"was not refused with {reason}")
+    with pytest.raises(ModelfleetError) as raised:
+        yield raised
+    assert raised.value.reason == reason, f"{raised.value.reason}: {raised.value.message}"

@@ -11,7 +11,6 @@ from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.launcher.domain import outcomes
 from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, Intent, Launch, Share, going_back
 from modelfleetd.launcher.estimation import estimate, target_of
-from modelfleetd.launcher.intents import split_of
 from modelfleetd.launcher.ports import HeldUnits, UsedUnits, World
 from modelfleetd.launcher.remote import is_undecided
 from modelfleetd.launcher.serving import desired_from_document
@@ -80,8 +79,7 @@ class Executor:
         desired = desired_from_document(intent.content["desired"])
         fence = Fence(launch.epoch, intent.key)
         await platform.apply(target_of(launch.model_type), TargetKind.ROUTE, fence, desired)
-        splits = {**launch.splits, intent.region: split_of(desired)}
-        return replace(outcomes.confirmed(launch), splits=splits)
+        return outcomes.confirmed(launch)
 
     async def _call(self, launch: Launch, intent: Intent, now: datetime) -> Launch:
         world, key, content = self._world, intent.key, intent.content

@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from modelfleetd.launcher.domain.actions import Apply, Call
-from modelfleetd.launcher.domain.launch import Act, Intent, Launch, Share
+from modelfleetd.launcher.domain.launch import Act, Intent, Launch
 from modelfleetd.launcher.domain.plan import RegionPlan
 from modelfleetd.launcher.serving import desired_of, desired_to_document
 from modelfleetd.names import LAUNCH
-from modelfleetd.platform.model import DesiredServing, ServingObservation
+from modelfleetd.platform.model import ServingObservation
 
 
 def intent_of(action: Apply | Call, launch: Launch, observation: ServingObservation | None, now: datetime) -> Intent:
@@ -78,8 +78,3 @@ def _usages(region: RegionPlan) -> list[Mapping[str, Any]]:
         for side, replicas in sides
         if side is not None and replicas > 0
     ]
-
-
-def split_of(desired: DesiredServing) -> tuple[Share, ...]:
-    """The split that an act asks for."""
-    return tuple(Share(share.model, share.share_basis_points) for share in desired.shares)

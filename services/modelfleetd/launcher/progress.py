@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelfleetd.launcher.domain.launch import Launch, RegionProgress, SideProgress, State
+from modelfleetd.launcher.domain.launch import Launch, RegionProgress, Share, SideProgress, State
 from modelfleetd.launcher.domain.observed import Observed, Seen
 from modelfleetd.launcher.domain.plan import RegionPlan
 
 
-def with_progress(launch: Launch, seen: Seen) -> Launch:
-    """The launch with what was just observed of one region."""
+def with_progress(launch: Launch, seen: Seen, split: tuple[Share, ...]) -> Launch:
+    """The launch with what was just observed of one region, and the split that its agent works towards."""
     assert launch.plan is not None
     at = launch.undoing if launch.state is State.ROLLING_BACK else launch.step.region
     plan = launch.plan.regions[max(0, at)]
@@ -26,7 +26,7 @@ def with_progress(launch: Launch, seen: Seen) -> Launch:
         observe_time=seen.time,
     )
     others = tuple(progress for progress in launch.progress if progress.region != plan.region)
-    return replace(launch, progress=(*others, made))
+    return replace(launch, progress=(*others, made), splits={**launch.splits, plan.region: split})
 
 
 def _free(seen: Seen, plan: RegionPlan) -> int:

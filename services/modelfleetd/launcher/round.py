@@ -21,13 +21,13 @@ from modelfleetd.launcher.domain import outcomes
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.decide import next_action, region_to_observe
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import FORWARD, ON_PLATFORM, Act, GateVerdict, Intent, Launch, State
+from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, GateVerdict, Intent, Launch, State
 from modelfleetd.launcher.domain.observed import Seen
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.intents import intent_of
 from modelfleetd.launcher.ports import Stability
 from modelfleetd.launcher.progress import with_progress
-from modelfleetd.launcher.serving import desired_from_document, seen_of
+from modelfleetd.launcher.serving import desired_from_document, desired_of, is_same, seen_of, split_of
 from modelfleetd.launcher.store import Change, Claim, Settled, Store
 from modelfleetd.platform.model import ServingObservation
 
@@ -129,7 +129,7 @@ class Round:
         seen = None
         if observation is not None:
             seen = seen_of(observation, launch.candidate, launch.baseline)
-            launch = self.launch = with_progress(launch, seen)
+            launch = self.launch = with_progress(launch, seen, split_of(observation.desired))
         return await self._decide(launch, seen, observation)
 
     async def _decide(self, launch: Launch, seen: Seen | None, observation: ServingObservation | None) -> bool:
@@ -188,13 +188,21 @@ class Round:
     async def _settle_apply(self, intent: Intent, observation: ServingObservation) -> bool:
         """Settles an act on a platform. The agent refuses older epochs by now, so what it shows is final.
 
-        It is repeated with its own key, except where the launch goes back since: then it must not happen any more, and
-        what is observed says whether it had.
+        Where it did not happen it is repeated with its own key, so long as it still is what would be decided: replicas
+        may have died since, or an abort have come. Else it is void, and by the fence it never happens any more.
         """
-        if self.launch.abort is not None and intent.act in FORWARD:
-            happened = observation.desired == desired_from_document(intent.content["desired"])
-            return await self._void(intent, "done" if happened else "an abort came first")
-        return await self._act(intent, f"repeats {intent.act.value}")
+        launch, desired = self.launch, desired_from_document(intent.content["desired"])
+        if is_same(desired, observation.desired):
+            return await self._void(intent, "done")
+        seen = seen_of(observation, launch.candidate, launch.baseline)
+        action = next_action(replace(launch, intent=None), seen, self.now)
+        if (
+            isinstance(action, Apply)
+            and action.act is intent.act
+            and is_same(desired, desired_of(action, launch, observation))
+        ):
+            return await self._act(intent, action.message)
+        return await self._void(intent, "void: it had not happened, and is not right any more")
 
     async def _void(self, intent: Intent, outcome: str) -> bool:
         span = spans.of_call(self.launch, intent, outcome, self.now)

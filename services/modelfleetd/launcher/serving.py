@@ -12,7 +12,7 @@ from modelfleet.common.v1 import serving_pb2
 from modelfleet.platform.v1 import platform_pb2
 from modelfleetd.kit.codec import from_proto
 from modelfleetd.launcher.domain.actions import Apply
-from modelfleetd.launcher.domain.launch import Launch, ModelFacts
+from modelfleetd.launcher.domain.launch import Launch, ModelFacts, Share
 from modelfleetd.launcher.domain.observed import Observed, Seen
 from modelfleetd.platform import wire
 from modelfleetd.platform.model import (
@@ -59,6 +59,19 @@ def seen_of(observation: ServingObservation, candidate: str, baseline: str) -> S
         split_age=age,
         time=observation.observe_time,
     )
+
+
+def split_of(desired: DesiredServing | None) -> tuple[Share, ...]:
+    """The split of a desired state."""
+    return tuple(Share(share.model, share.share_basis_points) for share in (desired or _NOTHING).shares)
+
+
+def is_same(asked: DesiredServing, found: DesiredServing | None) -> bool:
+    """Whether two desired states have the same replicas and shares; how replicas are run is the agent's to write."""
+    if found is None:
+        return False
+    replicas = [{model.model: model.replicas for model in desired.models} for desired in (asked, found)]
+    return replicas[0] == replicas[1] and split_of(asked) == split_of(found)
 
 
 def desired_of(apply: Apply, launch: Launch, observation: ServingObservation) -> DesiredServing:

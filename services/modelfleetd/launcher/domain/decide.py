@@ -25,7 +25,7 @@ from modelfleetd.launcher.domain.launch import (
 from modelfleetd.launcher.domain.observed import Seen, ShareState, share_state
 
 # Seconds until the next look, while something is expected any moment, and while only time passes.
-SOON: Final = 0.25
+SOON: Final = 0.2
 CAPACITY_RETRY: Final = 10.0
 WATCH: Final = (2.0, 30.0)
 # How often people's answers are looked for; verbs wake the launch at once.
@@ -178,6 +178,8 @@ def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:
         return Advance("SafetyRollback", lost, going_back(launch, "availability", lost, now), progress=False)
     if new.share < step.share:
         return _raise_share(launch, seen)
+    if launch.step.passed and not launch.paused and old.desired <= step.old_after:
+        return _give_up_old(launch, seen, now)
     state = share_state(seen)
     if state in (ShareState.PENDING, ShareState.DIFFERS):
         return _await_share(launch, seen, state)

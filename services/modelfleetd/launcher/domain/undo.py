@@ -15,7 +15,7 @@ from modelfleetd.launcher.domain.observed import Seen, ShareState, share_state
 from modelfleetd.launcher.domain.plan import RegionPlan
 from modelfleetd.launcher.domain.replicas import share_of
 
-SOON: Final = 0.25
+SOON: Final = 0.2
 # Weight goes back in parts of at least this many basis points while more old replicas are still starting.
 _PART: Final = 1_000
 

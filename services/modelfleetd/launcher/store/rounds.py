@@ -9,7 +9,7 @@ import asyncpg
 from modelfleetd.kit.db import Database
 from modelfleetd.launcher.documents import to_document
 from modelfleetd.launcher.domain.launch import Launch
-from modelfleetd.launcher.store.rows import COLUMNS, Change, Claim, body_of, id_of, intent_row, launch_of
+from modelfleetd.launcher.store.rows import COLUMNS, Change, Claim, body_of, id_of, intent_row, launch_of, looks_of
 
 _CLAIM = f"""
 WITH due AS (
@@ -96,13 +96,13 @@ class Rounds:
     async def watched(self, launch: Launch, due: float) -> bool:
         """Gives the lease back where nothing changed but what was observed: no new version. False as in `record`."""
         tag = await self._database.execute(
-            """UPDATE launches SET lease_holder = NULL, lease_expire_time = NULL, body = $4,
+            """UPDATE launches SET lease_holder = NULL, lease_expire_time = NULL, body = body || $4,
                    next_due_time = now() + make_interval(secs => $5)
                WHERE id = $1 AND version = $2 AND epoch = $3""",
             id_of(launch),
             launch.version,
             launch.epoch,
-            body_of(launch),
+            looks_of(launch),
             due,
         )
         return tag == "UPDATE 1"

@@ -15,6 +15,8 @@ from modelfleetd.names import LAUNCH
 
 COLUMNS = "id, state, queued, version, epoch, body, update_time"
 
+_LOOKS = ("conditions", "progress", "splits", "step", "deadline", "watched_until")
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -76,3 +78,8 @@ def intent_row(intent: Intent) -> dict[str, Any]:
     document: dict[str, Any] = to_document(intent)
     document["act"] = intent.act.value
     return document
+
+
+def looks_of(launch: Launch) -> dict[str, Any]:
+    """What a look alone may change: the rest of the document is as it was."""
+    return {field: to_document(getattr(launch, field)) for field in _LOOKS}

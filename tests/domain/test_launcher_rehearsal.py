@@ -1,0 +1,172 @@
+"""Whole launches in virtual time, with everything that can go wrong: properties 1 to 3 hold at every event."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from modelfleetd.launcher.domain.launch import State, Verdict
+from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from tests.support.rehearsal import NEW, OLD, TARGET, Rehearsal
+
+GATED = Policy(bake_duration=timedelta(seconds=8), stability_gate=StabilityGate())
+
+
+async def ends_as(rehearsal: Rehearsal, state: State) -> None:
+    launch = await rehearsal.run()
+    assert launch.state is state, "\n".join(rehearsal.store.events)
+    assert rehearsal.broken_promises() == []
+
+
+async def serves_only(rehearsal: Rehearsal, model: str, replicas: int) -> None:
+    seen = await rehearsal.simulator.observe(TARGET)
+    assert seen.desired is not None
+    assert {m.model: m.replicas for m in seen.desired.models} == {model: replicas}
+    assert {s.model: s.share_basis_points for s in seen.desired.shares} == {model: 10_000}
+
+
+async def test_a_launch_with_little_to_spare_recycles_and_succeeds() -> None:
+    rehearsal = Rehearsal(old=50, new=42, free=4)
+    await rehearsal.prepare()
+    await ends_as(rehearsal, State.SUCCEEDED)
+    await serves_only(rehearsal, NEW, 42)
+    assert rehearsal.books.settled == "succeeded"
+    (shares,) = rehearsal.books.splits.values()
+    assert [(share.model, share.share) for share in shares] == [(NEW, 10_000)]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 3, 6, 9, 12, 20, 30, 45])
+async def test_an_abort_at_any_time_leads_back(seconds: float) -> None:
+    rehearsal = Rehearsal(old=50, new=42, free=10)
+    await rehearsal.prepare()
+    await rehearsal.run(seconds)
+    rehearsal.abort()
+    launch = await rehearsal.run()
+    assert launch.state in (State.ROLLED_BACK, State.CANCELLED)
+    assert rehearsal.broken_promises() == []
+    await serves_only(rehearsal, OLD, 50)
+
+
+async def test_a_gate_that_fails_leads_back_and_says_why() -> None:
+    rehearsal = Rehearsal(old=20, new=20, free=6, policy=GATED)
+    await rehearsal.prepare()
+    rehearsal.books.verdict = Verdict.FAIL
+    await ends_as(rehearsal, State.ROLLED_BACK)
+    abort = rehearsal.launch.abort
+    assert abort is not None and abort.author == "gate/stability"
+    await serves_only(rehearsal, OLD, 20)
+    assert rehearsal.books.finalized == {"launches/l": False}
+
+
+async def test_a_gate_that_cannot_decide_extends_the_bake_and_then_pauses() -> None:
+    rehearsal = Rehearsal(old=20, new=20, free=6, policy=GATED)
+    await rehearsal.prepare()
+    rehearsal.books.verdict = Verdict.INCONCLUSIVE
+    launch = await rehearsal.run(200)
+    assert launch.state is State.SHIFTING and launch.step.extensions == 3
+    assert [pause.author for pause in launch.pause_reasons] == ["gate/stability"]
+    rehearsal.books.verdict = Verdict.FAIL
+    # Paused, the gate goes on to be measured, and the safety rollback stays live.
+    await ends_as(rehearsal, State.ROLLED_BACK)
+
+
+async def test_a_judge_that_is_away_holds_the_launch_and_rolls_nothing_back() -> None:
+    rehearsal = Rehearsal(old=20, new=20, free=6, policy=GATED)
+    await rehearsal.prepare()
+    rehearsal.books.verdict = Verdict.ERROR
+    launch = await rehearsal.run(2_000)
+    assert launch.state is State.SHIFTING and launch.step.number == 1
+    assert {condition.reason for condition in launch.conditions} >= {"GateErrored"}
+    rehearsal.books.verdict = Verdict.PASS
+    await ends_as(rehearsal, State.SUCCEEDED)
+
+
+async def test_an_agent_that_is_cut_off_holds_the_launch_and_its_deadlines() -> None:
+    rehearsal = Rehearsal(old=20, new=20, free=6)
+    await rehearsal.prepare()
+    await rehearsal.run(4)
+    rehearsal.simulator.partitioned = True
+    before = len(rehearsal.simulator.ledger)
+    launch = await rehearsal.run(3_000)
+    acts = [effect for effect in rehearsal.simulator.ledger[before:] if effect.key]
+    assert launch.state is State.SHIFTING and acts == []
+    rehearsal.simulator.partitioned = False
+    await ends_as(rehearsal, State.SUCCEEDED)
+
+
+async def test_a_candidate_whose_replicas_never_start_is_taken_back_at_the_deadline() -> None:
+    rehearsal = Rehearsal(old=20, new=20, free=6)
+    rehearsal.simulator.failing_models.add(NEW)
+    await rehearsal.prepare()
+    await ends_as(rehearsal, State.ROLLED_BACK)
+    abort = rehearsal.launch.abort
+    assert abort is not None and abort.author == "deadline"
+    await serves_only(rehearsal, OLD, 20)
+
+
+async def test_a_candidate_that_dies_as_a_whole_is_taken_back_at_once() -> None:
+    rehearsal = Rehearsal(old=20, new=20, free=6)
+    await rehearsal.prepare()
+    await rehearsal.run(12)
+    rehearsal.simulator.failing_models.add(NEW)
+    assert rehearsal.simulator.kill(NEW, 100) > 0
+    await ends_as(rehearsal, State.ROLLED_BACK)
+    assert rehearsal.launch.abort is not None and rehearsal.launch.abort.author == "availability"
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**32),
+    old=st.integers(4, 60),
+    ratio=st.floats(0.5, 1.5),
+    free=st.integers(2, 30),
+    abort_at=st.none() | st.floats(0, 120),
+    crash_rate=st.sampled_from([0.0, 0.02, 0.1]),
+    lost=st.sampled_from([0.0, 0.1]),
+    life=st.sampled_from([None, 400.0]),
+)
+def test_whatever_goes_wrong_the_promises_hold_and_the_launch_converges(
+    seed: int,
+    old: int,
+    ratio: float,
+    free: int,
+    abort_at: float | None,
+    crash_rate: float,
+    lost: float,
+    life: float | None,
+) -> None:
+    async def story() -> None:
+        rehearsal = Rehearsal(
+            old=old,
+            new=max(2, round(old * ratio)),
+            free=free,
+            seed=seed,
+            crash_rate=crash_rate,
+            lost_call_rate=lost / 2,
+            lost_answer_rate=lost,
+            mean_life_seconds=life,
+        )
+        await rehearsal.prepare()
+        start = rehearsal.clock.monotonic()
+
+        def between() -> None:
+            if abort_at is not None and rehearsal.clock.monotonic() - start >= abort_at:
+                rehearsal.abort()
+
+        launch = await rehearsal.run(2_500, between)
+        if launch.plan is None:
+            return  # It does not fit; there is nothing to promise.
+        assert rehearsal.broken_promises() == [], "\n".join(rehearsal.store.events)
+        rehearsal.simulator.behaviour = type(rehearsal.behaviour)()
+        rehearsal.crashes.rate = 0.0
+        launch = await rehearsal.run(5_000, between)
+        assert launch.ended, "\n".join(rehearsal.store.events[-40:])
+        assert rehearsal.broken_promises() == [], "\n".join(rehearsal.store.events)
+        outcome = {State.SUCCEEDED: "succeeded", State.ROLLED_BACK: "released"}.get(launch.state)
+        assert rehearsal.books.settled in (outcome, "cancelled", "")
+
+    asyncio.run(story())

@@ -1,0 +1,317 @@
+"""A launch in virtual time: the launcher's real rounds on a simulated platform, a store in memory, and a world that can
+lose calls, kill replicas, and crash the launcher at every commit and every call. Real stores need real time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, cast
+
+from modelfleetd.clock import ManualClock
+from modelfleetd.launcher.documents import from_document, to_document
+from modelfleetd.launcher.domain import verbs
+from modelfleetd.launcher.domain.launch import Launch, ModelFacts, PhaseTime, Share, State, Strategy, Verdict
+from modelfleetd.launcher.domain.plan import Room
+from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from modelfleetd.launcher.executor import Executor
+from modelfleetd.launcher.ports import Estimate, HeldUnits, Judgement, SizedModel, TypeFacts, World
+from modelfleetd.launcher.round import Round
+from modelfleetd.launcher.store import Change, Claim, Store
+from modelfleetd.platform.ledger import Promise, Violation, violations
+from modelfleetd.platform.model import (
+    Applied,
+    DesiredModel,
+    DesiredServing,
+    EffectKind,
+    Fence,
+    ModelShare,
+    ServingObservation,
+    ServingSpec,
+    TargetKind,
+)
+from modelfleetd.platform.simulator import Behaviour, Simulator
+
+TARGET, TYPE, CPU, REGION = "targets/ranker", "modelTypes/ranker", "flavors/cpu", "regions/local"
+OLD, NEW = f"{TYPE}/models/old", f"{TYPE}/models/new"
+SPEC = ServingSpec(command=("serve",), flavor=CPU)
+_LEASE = 1e6
+
+
+class Crash(Exception):
+    """The launcher's process dies here."""
+
+
+@dataclass
+class Crashes:
+    """Where the process dies: at random, or at the n-th place."""
+
+    draw: random.Random
+    rate: float = 0.0
+
+    def maybe(self) -> None:
+        if self.rate and self.draw.random() < self.rate:
+            raise Crash
+
+
+@dataclass
+class MemoryStore:
+    """A store of one launch. What it keeps goes through the documents that rows hold."""
+
+    row: Any
+    crashes: Crashes
+    epoch: int = 1
+    version: int = 1
+    due: float = 0.0
+    events: list[str] = field(default_factory=list)
+
+    def load(self) -> Launch:
+        return replace(from_document(Launch, self.row), version=self.version, epoch=self.epoch)
+
+    def save(self, launch: Launch) -> None:
+        self.row = to_document(launch)
+        self.version += 1
+
+    def claim(self, clock: ManualClock) -> Claim:
+        self.epoch += 1
+        return Claim(self.load(), clock.now(), _LEASE)
+
+    async def record(self, change: Change) -> Launch | None:
+        self.crashes.maybe()
+        if (change.before.version, change.before.epoch) != (self.version, self.epoch):
+            return None
+        self.save(change.after)
+        self.events.extend(f"{event.type}: {event.message}" for event in change.events)
+        if change.due is not None:
+            self.due = change.due
+        written = self.load()
+        self.crashes.maybe()
+        return written
+
+    async def watched(self, launch: Launch, due: float) -> bool:
+        self.row, self.due = to_document(launch), due
+        return True
+
+    async def yield_lease(self, launch: Launch) -> None:
+        self.due = 0.0
+
+    async def leave_queue(self, launch: Launch) -> bool:
+        return False
+
+    async def raise_fence(self, floor: int) -> None:
+        self.epoch = max(self.epoch, floor)
+
+
+@dataclass
+class CrashingPlatform:
+    """The simulator, with a launcher that may die before and after each call."""
+
+    simulator: Simulator
+    crashes: Crashes
+
+    async def apply(self, target: str, kind: TargetKind, fence: Fence, desired: DesiredServing) -> Applied:
+        self.crashes.maybe()
+        applied = await self.simulator.apply(target, kind, fence, desired)
+        self.crashes.maybe()
+        return applied
+
+    async def observe(self, target: str, epoch: int = 0) -> ServingObservation:
+        return await self.simulator.observe(target, epoch)
+
+
+@dataclass
+class Books:
+    """Registry, capacity and judge in memory: they only remember what they were told."""
+
+    old: int
+    new: int
+    free: int
+    platform: CrashingPlatform
+    least: int = 2
+    finalized: dict[str, bool] = field(default_factory=dict)
+    settled: str = ""
+    splits: Mapping[str, Sequence[Share]] = field(default_factory=dict)
+    verdict: Verdict = Verdict.PASS
+
+    async def model_type(self, name: str) -> TypeFacts:
+        return TypeFacts(TYPE, "teams/t", "TIER2", OLD, 1, (REGION,), predicts=True)
+
+    async def model(self, name: str, path: str) -> SizedModel:
+        facts = ModelFacts(name, "sha256:0", {"command": ["serve"], "flavor": CPU})
+        return SizedModel(facts, CPU, 1, timedelta(seconds=60), timedelta(seconds=10))
+
+    async def agent_address(self, region: str) -> str:
+        return "agent"
+
+    async def finalize(self, model_type: str, launch: str, key: str, *, succeeded: bool, **given: Any) -> int:
+        self.platform.crashes.maybe()
+        assert self.finalized.setdefault(launch, succeeded) == succeeded
+        if succeeded:
+            self.splits = given["splits"]
+        self.platform.crashes.maybe()
+        return 7 if succeeded else 0
+
+    async def estimate(self, model: str, key: str, *, keep: bool) -> Estimate:
+        return Estimate("estimates/e", {REGION: (self.old if model == OLD else self.new, self.least)})
+
+    async def unit_cost(self, flavor: str) -> float:
+        return 1.0
+
+    async def room(
+        self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str]
+    ) -> Mapping[tuple[str, str], Room]:
+        return {(CPU, REGION): Room(self.old, self.free)}
+
+    async def reserve(self, *given: object) -> str:
+        self.platform.crashes.maybe()
+        return "reservations/r"
+
+    async def activate(self, *given: object) -> None: ...
+
+    async def cancel(self, *given: object) -> None:
+        self.settled = "cancelled"
+
+    async def settle(self, *given: object) -> None:
+        assert self.settled in ("", "succeeded")
+        self.settled = "succeeded"
+        self.platform.crashes.maybe()
+
+    async def release(self, *given: object) -> None:
+        assert self.settled in ("", "released")
+        self.settled = "released"
+        self.platform.crashes.maybe()
+
+    async def judge(self, *given: object) -> Judgement:
+        return Judgement(self.verdict, "as the test wants")
+
+    async def regions(self) -> Mapping[str, str]:
+        return {REGION: "agent"}
+
+    async def report(self, observations: Sequence[ServingObservation]) -> None: ...
+
+    def at(self, address: str) -> CrashingPlatform:
+        return self.platform
+
+
+class Rehearsal:
+    """One launch from `old` replicas to `new`, with `free` units to spare, on a machine that misbehaves as told."""
+
+    def __init__(
+        self,
+        *,
+        old: int,
+        new: int,
+        free: int,
+        seed: int = 0,
+        crash_rate: float = 0.0,
+        policy: Policy | None = None,
+        **behaviour: Any,
+    ) -> None:
+        self.clock = ManualClock()
+        self.draw = random.Random(seed)
+        self.simulator = Simulator(self.clock, seed=seed, behaviour=Behaviour())
+        self.crashes = Crashes(self.draw)
+        self.books = Books(old, new, free, CrashingPlatform(self.simulator, self.crashes))
+        self.crash_rate = crash_rate
+        self.behaviour = Behaviour(**behaviour)
+        self.policy = policy or Policy(bake_duration=timedelta(seconds=5), stability_gate=StabilityGate(disabled=True))
+        world = World(self.books, self.books, self.books, cast("Any", self.books))
+        self.executor = Executor(world, self.clock)
+        self.store: MemoryStore
+        self.began = 0
+        self.aborted_at: int | None = None
+        self.crashed = 0
+
+    async def prepare(self) -> None:
+        """The baseline serves everything, and the launch is created."""
+        models = (DesiredModel(OLD, SPEC, self.books.old),)
+        shares = (ModelShare(OLD, 10_000),)
+        await self.simulator.apply(TARGET, TargetKind.ROUTE, Fence(1, "a"), DesiredServing(models))
+        await self.clock.advance(10)
+        await self.simulator.apply(TARGET, TargetKind.ROUTE, Fence(1, "b"), DesiredServing(models, shares))
+        await self.clock.advance(10)
+        await self.simulator.observe(TARGET)
+        self.began = len(self.simulator.ledger)
+        self.simulator.behaviour = self.behaviour
+        self.crashes.rate = self.crash_rate
+        now = self.clock.now()
+        launch = Launch(
+            name="launches/l",
+            uid="u",
+            model_type=TYPE,
+            candidate=NEW,
+            strategy=Strategy.REPLACE_BASELINE,
+            pool="pools/p",
+            regions=(REGION,),
+            policy=self.policy,
+            actor="alice",
+            trace_id="0" * 31 + "1",
+            create_time=now,
+            update_time=now,
+            baseline=OLD,
+            phase_times=(PhaseTime(State.PENDING, now),),
+        )
+        self.store = MemoryStore(to_document(launch), self.crashes)
+
+    @property
+    def launch(self) -> Launch:
+        return self.store.load()
+
+    def abort(self) -> None:
+        """A person aborts, whatever goes on."""
+        launch = self.launch
+        if not launch.ended and not launch.revision:
+            self.store.save(verbs.abort(launch, "oncall", "it looks bad", self.clock.now()))
+            self.aborted_at = self.aborted_at or len(self.simulator.ledger)
+
+    async def round(self) -> None:
+        """One round, which may crash."""
+        at_hand = Round(
+            self.store.claim(self.clock),
+            store=cast("Store", self.store),
+            executor=self.executor,
+            stability=self.books,
+            clock=self.clock,
+            traced=False,
+        )
+        self.store.due = 0.2
+        try:
+            await at_hand.run()
+        except Crash:
+            self.crashed += 1
+        self.assert_no_rise_after_abort()
+
+    async def run(self, seconds: float = 4_000, between: Callable[[], None] = lambda: None) -> Launch:
+        """Lets rounds follow each other until the launch has ended."""
+        end = self.clock.monotonic() + seconds
+        while not self.launch.ended and self.clock.monotonic() < end:
+            await self.round()
+            between()
+            await self.clock.advance(max(0.05, self.store.due))
+        self.simulator.catch_up()
+        return self.launch
+
+    def broken_promises(self) -> list[Violation]:
+        """What was done against properties 1 to 3, at any event."""
+        plan = self.launch.plan
+        if plan is None:
+            return []
+        (region,) = plan.regions
+        assert region.baseline is not None
+        needs = {NEW: region.candidate.needs, OLD: region.baseline.needs}
+        promise = Promise(TARGET, lambda m, x: needs[m](x), {CPU: region.held(CPU)}, after=self.began)
+        return violations(self.simulator.ledger, [promise])
+
+    def assert_no_rise_after_abort(self) -> None:
+        """After an abort nobody asks for more weight for the candidate."""
+        if self.aborted_at is None:
+            return
+        before = [e for e in self.simulator.ledger[: self.aborted_at] if e.kind is EffectKind.ACCEPTED and e.desired]
+        last = before[-1].desired
+        share = last.share_of(NEW) if last else 0
+        for effect in self.simulator.ledger[self.aborted_at :]:
+            if effect.kind is EffectKind.ACCEPTED and effect.desired is not None:
+                assert effect.desired.share_of(NEW) <= share, effect
+                share = effect.desired.share_of(NEW)
