@@ -105,7 +105,7 @@ async def test_an_early_label_that_turns_out_to_be_too_late_is_counted_as_such(f
 
 
 async def test_what_can_no_longer_be_joined_is_refused(fleet: StabilityFleet) -> None:
-    old = [at(minutes=-11, seconds=-1)]
+    old = [at(minutes=-21, seconds=-1)]
     assert rejected(await fleet.write(fleet.predictions(IDS[:1], [0.5], event_time=old))) == {"BAD_TIME": 1}
     assert rejected(await fleet.write(fleet.labels(IDS[:1], label_time=old))) == {"TOO_LATE": 1}
     assert rejected(await fleet.write(fleet.predictions(IDS[:1], [0.5], event_time=old, prediction=LIKE))) == {}

@@ -114,7 +114,7 @@ def test_request_ids_are_cut_in_two_and_stay_themselves() -> None:
     assert (rows.high.tolist(), rows.low.tolist()) == ([0, -1], [1, -1])
 
 
-@pytest.mark.parametrize(("prediction", "oldest"), [(0, timedelta(minutes=11)), (1, timedelta(days=3, minutes=10))])
+@pytest.mark.parametrize(("prediction", "oldest"), [(0, timedelta(minutes=21)), (1, timedelta(days=3, minutes=20))])
 def test_a_prediction_is_taken_as_long_as_its_labels_may_come(prediction: int, oldest: timedelta) -> None:
     index = bytes([prediction, prediction])
     times = columns.pack_times([NOW - oldest + timedelta(microseconds=1), NOW - oldest])

@@ -1032,7 +1032,7 @@ class AsyncStability:
         weight: bytes = ...,
     ) -> stability_pb2.WriteResponse:
         """Writes predictions whose labels come later; joined by (model, prediction, request id) until
-        the attribution window and its slack have passed.
+        10 min after the minute is mature, so that what producers held back meanwhile still counts.
         """
     async def write_labels(
         self,
@@ -2164,7 +2164,7 @@ class Stability:
         weight: bytes = ...,
     ) -> stability_pb2.WriteResponse:
         """Writes predictions whose labels come later; joined by (model, prediction, request id) until
-        the attribution window and its slack have passed.
+        10 min after the minute is mature, so that what producers held back meanwhile still counts.
         """
     def write_labels(
         self,

@@ -18,6 +18,8 @@ HOUR_MICROS: Final = 3600 * MICROS
 
 # Clocks of producers may run ahead by this much.
 FUTURE: Final = timedelta(minutes=5)
+# What is to be joined may be written this much later than it happened, beyond what labels take anyway.
+DELIVERY: Final = timedelta(minutes=10)
 # Examples with known labels are taken up to this long after the event.
 PAST: Final = timedelta(days=90)
 
@@ -50,19 +52,27 @@ def slack(window: timedelta) -> timedelta:
     return min(window / 10, _MAX_SLACK)
 
 
-def patience(window: timedelta) -> timedelta:
-    """Returns how long a prediction waits for its label: the attribution window and its slack."""
+def completion(window: timedelta) -> timedelta:
+    """Returns how long after an event its labels are complete: the attribution window and its slack."""
     return window + slack(window)
+
+
+def patience(window: timedelta) -> timedelta:
+    """Returns how long a prediction and its label wait for each other, from the event on.
+
+    Longer than labels take, so that what producers hold back while this service or its database is away still counts.
+    """
+    return completion(window) + DELIVERY
 
 
 def mature_before(now: datetime, window: timedelta) -> int:
     """Returns the first minute that is not mature: all events before it have their labels, or never will."""
-    return minute_of(now - patience(window))
+    return minute_of(now - completion(window))
 
 
 def matures_at(minute: int, window: timedelta) -> datetime:
     """Returns when all labels of the events of a minute are there."""
-    return moment_of(minute + 1) + patience(window)
+    return moment_of(minute + 1) + completion(window)
 
 
 def _age_bounds() -> Integers:

@@ -271,7 +271,9 @@ class RejectedRows(_message.Message):
         BAD_LABEL: RejectedRows._Reason.ValueType  # 3
         """The label is neither 0 nor 1."""
         BAD_TIME: RejectedRows._Reason.ValueType  # 4
-        """The time is more than 5 min ahead or 90 days ago; or a prediction's attribution window and slack have passed."""
+        """The time is more than 5 min ahead or 90 days ago; or a prediction was written more than 10 min after its labels
+        were to be complete.
+        """
         DUPLICATE: RejectedRows._Reason.ValueType  # 5
         """The same (model, prediction, request id) was written before, and is still kept."""
         TOO_LATE: RejectedRows._Reason.ValueType  # 6
@@ -291,7 +293,9 @@ class RejectedRows(_message.Message):
     BAD_LABEL: RejectedRows.Reason.ValueType  # 3
     """The label is neither 0 nor 1."""
     BAD_TIME: RejectedRows.Reason.ValueType  # 4
-    """The time is more than 5 min ahead or 90 days ago; or a prediction's attribution window and slack have passed."""
+    """The time is more than 5 min ahead or 90 days ago; or a prediction was written more than 10 min after its labels
+    were to be complete.
+    """
     DUPLICATE: RejectedRows.Reason.ValueType  # 5
     """The same (model, prediction, request id) was written before, and is still kept."""
     TOO_LATE: RejectedRows.Reason.ValueType  # 6

@@ -28,9 +28,9 @@ if _version_not_supported:
 class StabilityServiceStub(object):
     """Takes predictions and labels in, keeps their sufficient statistics per minute, and judges.
 
-    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value, uint8 1,
-    request ids 16. All columns of a batch have the same number of rows: columns that do not fit together refuse
-    the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. A message has at most 4 MiB.
+    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value,
+    `uint8` 1, request ids 16. All columns of a batch have the same number of rows: columns that do not fit together
+    refuse the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. At most 4 MiB a message.
 
     Writing is exactly once per (model type, producer, sequence), whatever the method: a repeated batch answers the same
     and changes nothing, for at least 7 days. The same sequence with other content is REQUEST_ID_REUSED: a producer that
@@ -78,9 +78,9 @@ class StabilityServiceStub(object):
 class StabilityServiceServicer(object):
     """Takes predictions and labels in, keeps their sufficient statistics per minute, and judges.
 
-    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value, uint8 1,
-    request ids 16. All columns of a batch have the same number of rows: columns that do not fit together refuse
-    the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. A message has at most 4 MiB.
+    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value,
+    `uint8` 1, request ids 16. All columns of a batch have the same number of rows: columns that do not fit together
+    refuse the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. At most 4 MiB a message.
 
     Writing is exactly once per (model type, producer, sequence), whatever the method: a repeated batch answers the same
     and changes nothing, for at least 7 days. The same sequence with other content is REQUEST_ID_REUSED: a producer that
@@ -101,9 +101,9 @@ class StabilityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WritePredictions(self, request, context):
-        """Writes predictions whose labels come later; joined by (model, prediction, request id) until the attribution window
-        and its slack have passed. What a prediction without a label means then, its `missing_label` in the registry says.
-        Errors: as WriteExamples.
+        """Writes predictions whose labels come later; joined by (model, prediction, request id) until 10 min after the minute
+        is mature, so that what producers held back meanwhile still counts. What a prediction without a label means, its
+        `missing_label` in the registry says. Errors: as WriteExamples.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,9 +173,9 @@ def add_StabilityServiceServicer_to_server(servicer, server):
 class StabilityService(object):
     """Takes predictions and labels in, keeps their sufficient statistics per minute, and judges.
 
-    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value, uint8 1,
-    request ids 16. All columns of a batch have the same number of rows: columns that do not fit together refuse
-    the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. A message has at most 4 MiB.
+    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value,
+    `uint8` 1, request ids 16. All columns of a batch have the same number of rows: columns that do not fit together
+    refuse the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. At most 4 MiB a message.
 
     Writing is exactly once per (model type, producer, sequence), whatever the method: a repeated batch answers the same
     and changes nothing, for at least 7 days. The same sequence with other content is REQUEST_ID_REUSED: a producer that

@@ -29,9 +29,9 @@ GRPC_VERSION: str
 class StabilityServiceStub:
     """Takes predictions and labels in, keeps their sufficient statistics per minute, and judges.
 
-    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value, uint8 1,
-    request ids 16. All columns of a batch have the same number of rows: columns that do not fit together refuse
-    the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. A message has at most 4 MiB.
+    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value,
+    `uint8` 1, request ids 16. All columns of a batch have the same number of rows: columns that do not fit together
+    refuse the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. At most 4 MiB a message.
 
     Writing is exactly once per (model type, producer, sequence), whatever the method: a repeated batch answers the same
     and changes nothing, for at least 7 days. The same sequence with other content is REQUEST_ID_REUSED: a producer that
@@ -52,9 +52,9 @@ class StabilityServiceStub:
     REFERENCE_NOT_FOUND, NOT_CONFIGURED (the model type declares no predictions), REQUEST_ID_REUSED, PART_UNAVAILABLE.
     """
     WritePredictions: _grpc.UnaryUnaryMultiCallable[_stability_pb2.WritePredictionsRequest, _stability_pb2.WriteResponse]
-    """Writes predictions whose labels come later; joined by (model, prediction, request id) until the attribution window
-    and its slack have passed. What a prediction without a label means then, its `missing_label` in the registry says.
-    Errors: as WriteExamples.
+    """Writes predictions whose labels come later; joined by (model, prediction, request id) until 10 min after the minute
+    is mature, so that what producers held back meanwhile still counts. What a prediction without a label means, its
+    `missing_label` in the registry says. Errors: as WriteExamples.
     """
     WriteLabels: _grpc.UnaryUnaryMultiCallable[_stability_pb2.WriteLabelsRequest, _stability_pb2.WriteResponse]
     """Writes labels of predictions written before or after them. Only positives need to be written where a missing label
@@ -74,9 +74,9 @@ class StabilityServiceStub:
 class StabilityServiceAsyncStub(StabilityServiceStub):
     """Takes predictions and labels in, keeps their sufficient statistics per minute, and judges.
 
-    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value, uint8 1,
-    request ids 16. All columns of a batch have the same number of rows: columns that do not fit together refuse
-    the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. A message has at most 4 MiB.
+    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value,
+    `uint8` 1, request ids 16. All columns of a batch have the same number of rows: columns that do not fit together
+    refuse the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. At most 4 MiB a message.
 
     Writing is exactly once per (model type, producer, sequence), whatever the method: a repeated batch answers the same
     and changes nothing, for at least 7 days. The same sequence with other content is REQUEST_ID_REUSED: a producer that
@@ -94,9 +94,9 @@ class StabilityServiceAsyncStub(StabilityServiceStub):
     REFERENCE_NOT_FOUND, NOT_CONFIGURED (the model type declares no predictions), REQUEST_ID_REUSED, PART_UNAVAILABLE.
     """
     WritePredictions: _aio.UnaryUnaryMultiCallable[_stability_pb2.WritePredictionsRequest, _stability_pb2.WriteResponse]  # type: ignore[assignment]
-    """Writes predictions whose labels come later; joined by (model, prediction, request id) until the attribution window
-    and its slack have passed. What a prediction without a label means then, its `missing_label` in the registry says.
-    Errors: as WriteExamples.
+    """Writes predictions whose labels come later; joined by (model, prediction, request id) until 10 min after the minute
+    is mature, so that what producers held back meanwhile still counts. What a prediction without a label means, its
+    `missing_label` in the registry says. Errors: as WriteExamples.
     """
     WriteLabels: _aio.UnaryUnaryMultiCallable[_stability_pb2.WriteLabelsRequest, _stability_pb2.WriteResponse]  # type: ignore[assignment]
     """Writes labels of predictions written before or after them. Only positives need to be written where a missing label
@@ -115,9 +115,9 @@ class StabilityServiceAsyncStub(StabilityServiceStub):
 class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes predictions and labels in, keeps their sufficient statistics per minute, and judges.
 
-    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value, uint8 1,
-    request ids 16. All columns of a batch have the same number of rows: columns that do not fit together refuse
-    the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. A message has at most 4 MiB.
+    Bulk columns are little-endian, fixed-width bytes without framing: `float64` and `int64` take 8 bytes a value,
+    `uint8` 1, request ids 16. All columns of a batch have the same number of rows: columns that do not fit together
+    refuse the batch (INVALID_FIELDS); a bad value refuses its row, which is counted by reason. At most 4 MiB a message.
 
     Writing is exactly once per (model type, producer, sequence), whatever the method: a repeated batch answers the same
     and changes nothing, for at least 7 days. The same sequence with other content is REQUEST_ID_REUSED: a producer that
@@ -145,9 +145,9 @@ class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stability_pb2.WritePredictionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stability_pb2.WriteResponse, _abc.Awaitable[_stability_pb2.WriteResponse]]:
-        """Writes predictions whose labels come later; joined by (model, prediction, request id) until the attribution window
-        and its slack have passed. What a prediction without a label means then, its `missing_label` in the registry says.
-        Errors: as WriteExamples.
+        """Writes predictions whose labels come later; joined by (model, prediction, request id) until 10 min after the minute
+        is mature, so that what producers held back meanwhile still counts. What a prediction without a label means, its
+        `missing_label` in the registry says. Errors: as WriteExamples.
         """
 
     @_abc_1.abstractmethod
