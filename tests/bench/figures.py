@@ -54,7 +54,8 @@ def table(figures: Sequence[Figure]) -> Table:
     """Returns figures as a table for people."""
     made = Table(title="Measurements")
     for title in ("figure", "value", "ratio", "target", "", "held against"):
-        made.add_column(title, justify="right" if title in {"value", "ratio", "target"} else "left")
+        numbers = title in {"value", "ratio", "target"}
+        made.add_column(title, justify="right" if numbers else "left", no_wrap=title != "held against")
     for figure in figures:
         sign = "≤" if figure.better == "lower" else "≥"
         made.add_row(
