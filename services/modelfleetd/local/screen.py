@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from modelfleet.transport import DEFAULT_ADDRESS
 
 _READY = """\
 modelfleet is up, after {seconds:.1f} s.
@@ -19,12 +24,16 @@ modelfleet is up, after {seconds:.1f} s.
 
 In another terminal:
 
-  modelfleet team list              the command line, through {address}
-  modelfleet --help                 what else it can do
-  modelfleetd demo                  a real launch on real traffic, apart from this
+{hints}
 
 Ctrl-C stops everything; the data stays.
 """
+# What to type next, and what it is good for.
+_HINTS = (
+    ("modelfleet", "registry region list", "what is registered: one region"),
+    ("modelfleet", "--help", "what else there is"),
+    ("modelfleetd", "demo", "a real launch on real traffic, apart from this"),
+)
 _PARTS = ("registry", "capacity", "launcher", "stability", "node")
 
 
@@ -50,6 +59,7 @@ class Screen:
                 data_dir=status["data_dir"],
                 database="embedded PostgreSQL" if status["embedded_database"] else "PostgreSQL, as given",
                 services=", ".join(f"{part} :{ports[part]}" for part in _PARTS),
+                hints="\n".join(_hints(status["address"])),
             )
         )
 
@@ -69,3 +79,24 @@ class Screen:
     def _say(self, text: str) -> None:
         if not self._quiet and not self._json:
             print(text, flush=True)
+
+
+def _hints(address: str) -> Iterator[str]:
+    """Lines that work when they are typed as they stand: with the program's path and the address where they are needed."""
+    if address != DEFAULT_ADDRESS:
+        yield f"  export MODELFLEET_ADDRESS={address}"
+    commands = [(f"{_program(program)} {arguments}", what) for program, arguments, what in _HINTS]
+    width = max(len(command) for command, _ in commands)
+    for command, what in commands:
+        yield f"  {command:<{width}}   {what}"
+
+
+def _program(name: str) -> str:
+    """What to type for a program: its name where that finds ours, else its path."""
+    ours = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if found is not None and Path(found) == ours:
+        return name
+    with contextlib.suppress(ValueError):
+        return str(ours.relative_to(Path.cwd()))
+    return str(ours)
