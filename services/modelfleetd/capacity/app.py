@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from modelfleet.capacity.v1 import capacity_pb2_grpc
 from modelfleetd import names
 from modelfleetd.capacity import migrations
 from modelfleetd.capacity.api import CapacityServicer
 from modelfleetd.capacity.books import Books
+from modelfleetd.capacity.loadtest.generator import OpenLoop
+from modelfleetd.capacity.loadtest.job import LoadTests
+from modelfleetd.capacity.loadtest.replica import Replica, connect
 from modelfleetd.capacity.registry import Registry
 from modelfleetd.capacity.store import certificates, loadtests, pools, reservations
+from modelfleetd.capacity.store.loadtests import Claim
 from modelfleetd.kit.app import Service, run_service
 from modelfleetd.kit.auth import TeamOf
 from modelfleetd.kit.db import Database
 from modelfleetd.kit.worker import Periodic
+from modelfleetd.platform.client import PlatformClient
 
 _SWEEP_SECONDS = 1.0
 _CHECK_SECONDS = 300.0
@@ -28,6 +35,7 @@ async def build(service: Service) -> None:
     books = Books(database)
     roles = service.registry_roles()
     service.work(
+        load_tests(service, database, registry),
         Periodic("expire and release holds", _SWEEP_SECONDS, books.sweep, service.clock),
         # The first round is at the start.
         Periodic("check the ledger", _CHECK_SECONDS, books.check, service.clock),
@@ -36,6 +44,25 @@ async def build(service: Service) -> None:
     server = service.server(roles=roles, team_of=team_of(database, roles.team_of))
     servicer = CapacityServicer(database, registry, service.clock)
     server.add(servicer, capacity_pb2_grpc.add_CapacityServiceServicer_to_server)
+
+
+def load_tests(service: Service, database: Database, registry: Registry) -> LoadTests:
+    """Returns the worker that runs load tests against the agents of the regions."""
+
+    @asynccontextmanager
+    async def open_load(address: str, target: str, claim: Claim) -> AsyncIterator[OpenLoop]:
+        test = claim.test
+        async with connect(address) as channel:
+            replica = Replica(channel, target, test.model, test.stoppers)
+            requests = test.certification_requests
+            yield OpenLoop(
+                replica, claim.sample_requests, test.stoppers, requests, service.clock, random.Random(claim.epoch)
+            )
+
+    def platform_at(address: str) -> PlatformClient:
+        return PlatformClient(service.outbound.platform(address))
+
+    return LoadTests(database, registry, platform_at, open_load, service.clock, service.id)
 
 
 def team_of(database: Database, in_registry: TeamOf) -> TeamOf:

@@ -84,7 +84,9 @@ class Judge:
         self.latencies: list[float] = []
         self._slow: list[bool] = []
         self._failed: list[bool] = []
-        self._checks = sorted({length.early, *range(length.planned, length.most + 1, max(1, length.planned // 2))})
+        self._checks = sorted(
+            {length.early, length.most, *range(length.planned, length.most + 1, max(1, length.planned // 2))}
+        )
 
     @property
     def requests(self) -> int:

@@ -1,0 +1,276 @@
+"""Load tests as jobs: they end, whoever dies in between, and nothing of a clone is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from modelfleetd.capacity.domain.loadtest import Outcome, Probe, State, Stoppers, Wanted
+from modelfleetd.capacity.loadtest import clone, job
+from modelfleetd.capacity.loadtest.generator import Load
+from modelfleetd.capacity.loadtest.job import LoadTests
+from modelfleetd.capacity.loadtest.search import Plan
+from modelfleetd.capacity.registry import Model
+from modelfleetd.capacity.store import certificates, loadtests
+from modelfleetd.capacity.store.loadtests import Claim
+from modelfleetd.clock import SystemClock
+from modelfleetd.kit.db import Database
+from modelfleetd.platform.model import DesiredServing, EffectKind, Fence, ServingSpec, TargetKind
+from modelfleetd.platform.simulator import Behaviour, Simulator
+from tests.support.wait import until
+
+NAME, MODEL, EU = "loadTests/t1", "modelTypes/ctr/models/v2", "regions/eu"
+FAST = Behaviour(start_seconds=(0.02, 0.05), terminate_seconds=(0.02, 0.05), acknowledge_seconds=(0.01, 0.02))
+SPEC = ServingSpec(command=("serve",), flavor="flavors/cpu", startup_timeout=timedelta(seconds=0.5))
+MAXIMUM = 100.0
+
+
+class Killed(BaseException):
+    """The process is gone at this very point: nothing after it happens."""
+
+
+class OneModel:
+    """What a load test asks the registry, for a fleet of one model in one region."""
+
+    async def model(self, name: str, field: str) -> Model:
+        return Model(name, "modelTypes/ctr", SPEC)
+
+    async def agent_address(self, region: str, field: str) -> str:
+        return "agent"
+
+
+class Fragile:
+    """Passes calls to the agent, and kills the caller before or after the n-th one."""
+
+    def __init__(self, agent: Simulator, kill_at: int = 0, *, after: bool = False) -> None:
+        self._agent, self._kill_at, self._after = agent, kill_at, after
+        self._calls = 0
+
+    async def _passed(self, call: Any) -> Any:
+        self._calls += 1
+        if self._calls == self._kill_at and not self._after:
+            call.close()
+            raise Killed
+        answer = await call
+        if self._calls == self._kill_at:
+            raise Killed
+        return answer
+
+    async def agent(self) -> Any:
+        return await self._passed(self._agent.agent())
+
+    async def apply(self, target: str, kind: TargetKind, fence: Fence, desired: DesiredServing) -> Any:
+        return await self._passed(self._agent.apply(target, kind, fence, desired))
+
+    async def observe(self, target: str, epoch: int = 0) -> Any:
+        return await self._passed(self._agent.observe(target, epoch))
+
+    async def list(self) -> Any:
+        return await self._passed(self._agent.list())
+
+    async def effects(self, after: int = 0, target: str = "", limit: int = 1000) -> Any:
+        return await self._passed(self._agent.effects(after, target, limit))
+
+
+class Known:
+    """A replica with a known maximum; a probe may be told to wait, or to kill its process."""
+
+    def __init__(self) -> None:
+        self.probes: list[Plan] = []
+        self.going_on = asyncio.Event()
+        self.going_on.set()
+        self.kill_at: Plan | int | None = None
+
+    async def probe(self, plan: Plan) -> Probe:
+        self.probes.append(plan)
+        await self.going_on.wait()
+        if self.kill_at == len(self.probes) or (self.kill_at == -1 and plan.certification):
+            raise Killed
+        outcome = Outcome.WITHIN if plan.qps <= MAXIMUM else Outcome.OVER
+        return Probe(plan.qps, plan.qps, 1000, 0, 10.0, outcome, plan.certification, "")
+
+
+class Bench:
+    """One load test, an agent, and workers that come and go."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.agent = Simulator(SystemClock(), behaviour=FAST)
+        self.known = Known()
+
+    def worker(self, holder: str, platform: Any = None) -> LoadTests:
+        @asynccontextmanager
+        async def open_load(address: str, target: str, claim: Claim) -> AsyncIterator[Load]:
+            yield self.known
+
+        agent = platform or self.agent
+        registry: Any = OneModel()
+        return LoadTests(self.database, registry, lambda _: agent, open_load, SystemClock(), holder, lease_seconds=30)
+
+    async def create(self) -> None:
+        wanted = Wanted(MODEL, EU, SPEC.flavor, (b"x",), Stoppers(60.0), 80.0, 5000)
+        async with self.database.transaction() as conn:
+            await loadtests.insert(conn, NAME, wanted, "alice")
+
+    async def state(self) -> State:
+        return (await loadtests.get(self.database, NAME)).state
+
+    async def let_the_lease_end(self) -> None:
+        await self.database.execute("UPDATE load_tests SET lease_expire_time = now()")
+
+    async def replicas(self) -> int:
+        return sum(model.existing_replicas for target in await self.agent.list() for model in target.models)
+
+    async def succeeded(self) -> None:
+        """Checks that it ended well: one certificate, no clone, at no moment more than one."""
+        found = await loadtests.get(self.database, NAME)
+        assert found.state is State.SUCCEEDED, found.message
+        assert found.certificate is not None
+        made = await certificates.get(self.database, found.certificate)
+        assert MAXIMUM / 1.05 <= made.max_qps <= MAXIMUM
+        assert await self.database.fetchval("SELECT count(*) FROM certificates") == 1
+        await self.clean()
+
+    async def clean(self) -> None:
+        assert await self.replicas() == 0
+        assert not await self.database.fetchval("SELECT clone_present FROM load_tests")
+        existing = 0
+        for effect in self.agent.ledger:
+            existing += (effect.kind is EffectKind.REPLICA_STARTED) - (effect.kind is EffectKind.REPLICA_TERMINATED)
+            assert existing <= 1
+
+
+@pytest.fixture
+async def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr(job, "_RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(job, "_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(clone, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(clone, "_GRACE_SECONDS", 0.5)
+    database = await Database.open(database_url, "capacity", max_size=4)
+    made = Bench(database)
+    await made.create()
+    yield made
+    await database.close()
+
+
+async def test_a_load_test_ends_in_a_certificate_and_its_clone_is_gone(bench: Bench) -> None:
+    assert await bench.worker("a").round()
+    await bench.succeeded()
+    found = await loadtests.get(bench.database, NAME)
+    assert [probe.outcome for probe in found.probes][-1] is Outcome.WITHIN
+    assert found.probes[-1].certification
+    assert found.lowest_beyond_qps > MAXIMUM >= found.highest_within_qps
+    assert not await bench.worker("b").round()
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", range(1, 10))
+async def test_whoever_dies_at_whatever_call_to_the_agent_the_next_one_brings_it_to_its_end(
+    bench: Bench, call: int, after: bool
+) -> None:
+    first = bench.worker("dies", Fragile(bench.agent, call, after=after))
+    try:
+        await first.round()
+    except Killed:
+        assert not await bench.worker("too early").round()
+        await bench.let_the_lease_end()
+        while await bench.worker("next").round():
+            pass
+    await bench.succeeded()
+
+
+@pytest.mark.parametrize("kill_at", [1, 2, -1])
+async def test_whoever_dies_in_the_search_or_the_certification_is_replaced(bench: Bench, kill_at: int) -> None:
+    bench.known.kill_at = kill_at
+    with pytest.raises(Killed):
+        await bench.worker("dies").round()
+    assert await bench.replicas() == 1
+    bench.known.kill_at = None
+    await bench.let_the_lease_end()
+    assert await bench.worker("next").round()
+    await bench.succeeded()
+
+
+async def test_a_load_test_whose_holders_keep_dying_fails_and_leaves_nothing(bench: Bench) -> None:
+    for _ in range(3):
+        bench.known.kill_at = len(bench.known.probes) + 1
+        with pytest.raises(Killed):
+            await bench.worker("dies").round()
+        await bench.let_the_lease_end()
+    assert await bench.worker("next").round()
+    found = await loadtests.get(bench.database, NAME)
+    assert (found.state, found.message) == (State.FAILED, "It was begun 3 times and interrupted each time.")
+    await bench.clean()
+
+
+async def test_cancelling_ends_it_at_once_and_the_clone_goes(bench: Bench) -> None:
+    bench.known.going_on.clear()
+    working = asyncio.create_task(bench.worker("a").round())
+    await until(lambda: bench.known.probes)
+    async with bench.database.transaction() as conn:
+        await loadtests.cancel(conn, NAME, "Cancelled by alice.")
+    await asyncio.wait_for(working, 5)
+    assert await bench.state() is State.CANCELLED
+    await bench.clean()
+    assert await bench.database.fetchval("SELECT count(*) FROM certificates") == 0
+
+
+async def test_a_cancelled_load_test_without_a_holder_is_cleaned_by_the_next(bench: Bench) -> None:
+    bench.known.kill_at = 1
+    with pytest.raises(Killed):
+        await bench.worker("dies").round()
+    async with bench.database.transaction() as conn:
+        await loadtests.cancel(conn, NAME, "Cancelled by alice.")
+    await bench.let_the_lease_end()
+    assert await bench.worker("next").round()
+    assert await bench.state() is State.CANCELLED
+    await bench.clean()
+
+
+async def test_a_holder_that_was_stalled_past_its_lease_cannot_touch_its_successors_clone(bench: Bench) -> None:
+    bench.known.going_on.clear()
+    stalled = asyncio.create_task(bench.worker("stalled").round())
+    await until(lambda: len(bench.known.probes) == 1)
+    await bench.let_the_lease_end()
+    second = asyncio.create_task(bench.worker("next").round())
+    # The stalled one finds out that it lost its claim, tries to remove the clone, and is refused.
+    await asyncio.wait_for(stalled, 5)
+    await until(lambda: len(bench.known.probes) == 2)
+    assert await bench.replicas() == 1
+    bench.known.going_on.set()
+    await asyncio.wait_for(second, 10)
+    await bench.succeeded()
+
+
+async def test_a_service_that_stops_hands_over_at_once(bench: Bench) -> None:
+    bench.known.going_on.clear()
+    stopping = asyncio.create_task(bench.worker("stops").round())
+    await until(lambda: bench.known.probes)
+    stopping.cancel()
+    await asyncio.gather(stopping, return_exceptions=True)
+    bench.known.going_on.set()
+    assert await bench.worker("next").round()
+    await bench.succeeded()
+
+
+async def test_an_agent_that_is_away_for_a_while_is_waited_for(bench: Bench) -> None:
+    bench.agent.partitioned = True
+    assert await bench.worker("a").round()
+    assert await bench.state() is State.STARTING
+    bench.agent.partitioned = False
+    await until(bench.worker("a").round)
+    await bench.succeeded()
+
+
+async def test_a_clone_that_never_becomes_available_fails_the_test_and_is_removed(bench: Bench) -> None:
+    bench.agent.failing_models.add(MODEL)
+    assert await bench.worker("a").round()
+    found = await loadtests.get(bench.database, NAME)
+    assert found.state is State.FAILED
+    assert found.message.startswith("The clone did not become available")
+    await bench.clean()
