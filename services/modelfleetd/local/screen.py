@@ -82,7 +82,7 @@ class Screen:
 
 
 def _hints(address: str) -> Iterator[str]:
-    """Lines that work when they are typed as they stand: with the program's path and the address where they are needed."""
+    """Lines that work when they are typed as they stand: with path and address where they are needed."""
     if address != DEFAULT_ADDRESS:
         yield f"  export MODELFLEET_ADDRESS={address}"
     commands = [(f"{_program(program)} {arguments}", what) for program, arguments, what in _HINTS]
