@@ -51,6 +51,22 @@ async def test_an_abort_at_any_time_leads_back(seconds: float) -> None:
     await serves_only(rehearsal, OLD, 50)
 
 
+async def test_replicas_that_are_about_to_be_drained_are_given_no_weight_back() -> None:
+    rehearsal = Rehearsal(old=20, new=20, free=6, acknowledge_seconds=(0.5, 1.0))
+    await rehearsal.prepare()
+    reduced = 0
+
+    def abort_after_a_reduction() -> None:
+        nonlocal reduced
+        reduced = sum(event.startswith("OldReduced") for event in rehearsal.store.events)
+        if reduced == 2:
+            rehearsal.abort()
+
+    launch = await rehearsal.run(between=abort_after_a_reduction)
+    assert launch.state is State.ROLLED_BACK and reduced == 2
+    assert rehearsal.broken_promises() == []
+
+
 async def test_a_gate_that_fails_leads_back_and_says_why() -> None:
     rehearsal = Rehearsal(old=20, new=20, free=6, policy=GATED)
     await rehearsal.prepare()

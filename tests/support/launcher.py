@@ -13,17 +13,19 @@ import pytest
 
 from modelfleet import AsyncClient
 from modelfleet.capacity.v1 import capacity_pb2
-from modelfleet.common.v1 import serving_pb2
+from modelfleet.common.v1 import permission_pb2, serving_pb2
 from modelfleet.errors import ModelfleetError
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.registry.v1 import registry_pb2
 from modelfleetd.capacity.app import build as build_capacity
 from modelfleetd.clock import SystemClock
 from modelfleetd.kit.app import Service
+from modelfleetd.kit.db import Database
 from modelfleetd.launcher import app, migrations
 from modelfleetd.launcher.clients import CapacityClient, RegistryClient
 from modelfleetd.launcher.domain.launch import Verdict
 from modelfleetd.launcher.domain.policy import StabilityGate
+from modelfleetd.launcher.observer import Observer
 from modelfleetd.launcher.ports import Judgement, World
 from modelfleetd.launcher.store import Store
 from modelfleetd.platform.base import Platform
@@ -85,6 +87,8 @@ class Fleet:
     services: dict[str, Service]
     database_url: str
     began: int = 0
+    # Requests that nobody answered before there was anybody.
+    unrouted: int = 0
 
     async def serve_old(self, replicas: int) -> None:
         """Has the baseline serve everything, as before any launch, and books what it uses."""
@@ -98,6 +102,11 @@ class Fleet:
             await until(up)
             shares = (ModelShare(OLD, 10_000),)
             await agent.apply(TARGET, TargetKind.ROUTE, Fence(1, "before, traffic"), DesiredServing(models, shares))
+
+            async def split(agent: Platform = agent) -> bool:
+                return (await agent.observe(TARGET)).model(OLD).acknowledged_basis_points == 10_000
+
+            await until(split)
         regions = list((await self.client.registry.get_model_type(name=CTR)).regions)
         await self.client.registry.adopt_serving(
             model_type=CTR,
@@ -116,6 +125,7 @@ class Fleet:
             ],
         )
         self.began = len(self.simulator.ledger)
+        self.unrouted = (await self.simulator.observe(TARGET)).unrouted_errors
 
     def request(self, *, bake: float = 0.2, gate: bool = False, **fields: Any) -> pb.Launch:
         """A launch of the new model."""
@@ -160,6 +170,33 @@ class Fleet:
 
         reached: pb.Launch = await until(there, timeout)
         return reached
+
+    @property
+    def registry(self) -> Service:
+        return self.services["registry"]
+
+    async def bind(self, principal: str, role: str) -> None:
+        """Gives somebody a role on the route's team."""
+        team = await self.client.registry.get_team(name="teams/feed")
+        team.role_bindings.add(role=permission_pb2.Role.Value(role), members=[principal])
+        await self.client.registry.update_team(team=team)
+
+    async def approve(self, digest: str) -> pb.Launch:
+        """Somebody other than the creator approves."""
+        await self.bind("carol", "APPROVER")
+        async with client_of(self.registry, self.launcher, principal="carol") as carol:
+            return await carol.launcher.approve_launch(name="launches/l1", envelope_digest=digest)
+
+    async def observe(self) -> None:
+        """One round of the fleet's observer, now."""
+        service = self.launcher
+        registry, capacity = RegistryClient(service.client.registry), CapacityClient(service.client.capacity)
+        world = World(registry, capacity, self.judge, self.platforms)
+        database = await Database.open(self.database_url, "launcher", max_size=1)
+        try:
+            await Observer(Store(database), world, "a test").report_all()
+        finally:
+            await database.close()
 
     async def usage(self, region: str = EU) -> capacity_pb2.Usage:
         found = await self.client.capacity.get_pool(name=POOL)
@@ -214,6 +251,7 @@ async def launcher_fleet(
     behaviour: Behaviour = QUICK,
     regions: tuple[str, ...] = ("eu",),
     serving: bool = True,
+    certified: tuple[str, ...] = (OLD, NEW),
     **config: Any,
 ) -> AsyncIterator[Fleet]:
     """Runs everything; registers a route whose models need so many replicas, in a pool with so many spare units."""
@@ -235,13 +273,15 @@ async def launcher_fleet(
         )
         fleet.launcher = await stack.enter_async_context(another_launcher(fleet, **config))
         fleet.client = await stack.enter_async_context(client_of(registry, capacity, fleet.launcher))
-        await _register(fleet.client, old, new, spare, regions)
+        await _register(fleet.client, {OLD: old, NEW: new}, old + spare, regions, certified)
         if serving:
             await fleet.serve_old(old)
         yield fleet
 
 
-async def _register(client: AsyncClient, old: int, new: int, spare: int, regions: tuple[str, ...]) -> None:
+async def _register(
+    client: AsyncClient, replicas: dict[str, int], units: int, regions: tuple[str, ...], certified: tuple[str, ...]
+) -> None:
     await client.registry.create_team(team_id="feed", team=registry_pb2.Team(on_call="pager"))
     for region in regions:
         await client.registry.create_region(region_id=region, region=registry_pb2.Region(agent_address=f"{region}:1"))
@@ -254,14 +294,15 @@ async def _register(client: AsyncClient, old: int, new: int, spare: int, regions
         ),
     )
     await client.capacity.create_flavor(flavor_id="cpu", flavor=capacity_pb2.Flavor(unit_cost=1.0))
-    quotas = [capacity_pb2.Quota(flavor=CPU, region=place, nominal_units=old + spare) for place in places]
+    quotas = [capacity_pb2.Quota(flavor=CPU, region=place, nominal_units=units) for place in places]
     await client.capacity.create_pool(pool_id="feed", pool=capacity_pb2.Pool(team="teams/feed", quotas=quotas))
     spec = serving_pb2.ServingSpec(command=["serve", "{port}"], flavor=CPU)
-    for model, replicas in ((OLD, old), (NEW, new)):
+    for model, needed in replicas.items():
         await client.registry.create_model(
             parent=CTR, model_id=model.rpartition("/")[2], model=registry_pb2.Model(serving_spec=spec)
         )
-        await certify(client, model, replicas)
+        if model in certified:
+            await certify(client, model, needed)
 
 
 async def certify(client: AsyncClient, model: str, replicas: int) -> None:

@@ -26,9 +26,12 @@ class Observer:
         self._holder = holder
 
     async def observe(self) -> None:
-        """Reports what every agent sees; an agent that does not answer keeps nobody else from being reported."""
-        if not await self._store.take_duty(_DUTY, self._holder, 1.5 * INTERVAL_SECONDS):
-            return
+        """Reports what every agent sees, where this replica has the duty."""
+        if await self._store.take_duty(_DUTY, self._holder, 1.5 * INTERVAL_SECONDS):
+            await self.report_all()
+
+    async def report_all(self) -> None:
+        """Reports every region; an agent that does not answer keeps nobody else from being reported."""
         regions = await self._world.registry.regions()
         await asyncio.gather(*(self._report(region, address) for region, address in regions.items()))
 

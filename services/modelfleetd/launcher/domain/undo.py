@@ -72,7 +72,8 @@ def _give_back(plan: RegionPlan, seen: Seen, goal: int) -> Action:
     if grown > old.desired:
         more = f"grows the baseline from {old.desired} to {grown} replicas"
         return _apply(Act.GROW, plan, new.desired, grown, new.share, more)
-    keeps = _keeps(plan, old.available, goal)
+    # Available ones beyond what is asked for are about to be drained.
+    keeps = _keeps(plan, min(old.available, old.desired), goal)
     gain = new.share - keeps
     if gain > 0 and (gain >= _PART or keeps == goal or old.available >= old.desired):
         back = f"returns {gain} basis points to the baseline"
