@@ -1,0 +1,112 @@
+"""The demo as a person runs it: real models, real traffic, real processes, and what it promises in each scenario."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelfleetd.local import demo_fleet as fleet
+from modelfleetd.local import leftovers
+from tests.support.wait import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("demo")]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="modelfleet-tests-") as path:
+        yield Path(path)
+
+
+@contextlib.asynccontextmanager
+async def demo(scenario: str, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    command = (sys.executable, "-m", "modelfleetd", "demo", "--scenario", scenario, "--output", "json")
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, "--data-dir", str(folder), stdout=pipe, stderr=pipe)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        await asyncio.to_thread(leftovers.end, folder)
+
+
+async def played(scenario: str, folder: Path) -> dict[str, Any]:
+    async with demo(scenario, folder) as process:
+        output, story = await process.communicate()
+        assert process.returncode == 0, story.decode()
+        assert leftovers.processes_of(folder) == []
+        summary: dict[str, Any] = json.loads(output)
+    assert summary["deviations"] == []
+    assert summary["failed_requests"] == 0
+    assert summary["rejected_rows"] == {}
+    assert summary["peak_units"] <= summary["hold_units"] == fleet.BASELINE_REPLICAS + fleet.SPARE
+    assert len(summary["trace_id"]) == 32
+    return summary
+
+
+async def until_said(process: asyncio.subprocess.Process, words: str) -> None:
+    assert process.stderr is not None
+    async with asyncio.timeout(120):
+        while line := await process.stderr.readline():
+            if words in line.decode():
+                return
+    pytest.fail(f"it never said: {words}")
+
+
+async def test_a_good_candidate_replaces_the_baseline_and_no_request_fails(folder: Path) -> None:
+    summary = await played("replace", folder)
+    assert summary["state"] == "SUCCEEDED"
+    assert summary["baseline"] == fleet.CANDIDATE
+    assert len(summary["steps"]) >= 3  # it had to recycle
+    assert summary["replicas"][fleet.CANDIDATE]["running"] == fleet.CANDIDATE_REPLICAS
+    assert summary["replicas"][fleet.BASELINE]["running"] == 0
+    assert any("BASELINE → RETIRED" in change for change in summary["changes"])
+
+
+async def test_a_miscalibrated_candidate_is_sent_back_by_the_gate(folder: Path) -> None:
+    summary = await played("miscalibrated", folder)
+    assert summary["state"] == "ROLLED_BACK"
+    assert summary["reason"].startswith("gate/stability: FAIL: calibration of click is")
+    assert summary["baseline"] == fleet.BASELINE
+    assert summary["replicas"][fleet.CANDIDATE]["running"] == 0
+    assert summary["replicas"][fleet.BASELINE] == {
+        "started": fleet.BASELINE_REPLICAS, "ended": 0, "lost": 0, "running": fleet.BASELINE_REPLICAS,
+    }  # fmt: skip
+
+
+@pytest.mark.faults
+async def test_a_launcher_that_is_killed_in_each_phase_changes_nothing_but_the_time(folder: Path) -> None:
+    summary = await played("crash", folder)
+    assert summary["state"] == "SUCCEEDED"
+    assert summary["baseline"] == fleet.CANDIDATE
+    assert len(summary["kills"]) >= 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_demo_that_is_interrupted_leaves_nothing_behind(folder: Path, number: signal.Signals) -> None:
+    async with demo("replace", folder) as process:
+        await until_said(process, "3. Traffic")
+        process.send_signal(number)
+        await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode == 130
+        assert leftovers.processes_of(folder) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+async def test_a_demo_that_is_killed_leaves_nothing_behind(folder: Path) -> None:
+    async with demo("replace", folder) as process:
+        await until_said(process, "3. Traffic")
+        process.kill()
+        await process.communicate()
+        await until(lambda: leftovers.processes_of(folder) == [], 60, every=0.2)
