@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
+import grpc
 import pytest
 
 from modelfleetd.local import front_door, leftovers
 from modelfleetd.local.bounded_log import BoundedLog
-from modelfleetd.local.data_directory import MARKER, DataDirectory, is_free
+from modelfleetd.local.data_directory import MARKER, DataDirectory, free_port, is_free
 from modelfleetd.local.postgres import EmbeddedPostgres
 from modelfleetd.local.readiness import healthy_parts
 from modelfleetd.local.refusals import CannotRun
@@ -245,3 +246,45 @@ traffic::127.0.0.1:40003::cx_active::0
 """
     assert healthy_parts(clusters) == {"registry"}
     assert healthy_parts("") == set()
+
+
+async def test_calls_above_the_limit_are_shed_as_resource_exhausted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_door, "_MOST_CALLS_DEFAULT", 2)
+    release = asyncio.Event()
+
+    async def wait(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        await release.wait()
+        return b""
+
+    service = front_door.SERVICES["registry"]
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {"Wait": grpc.unary_unary_rpc_method_handler(wait)}
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    ports = {"registry": server.add_insecure_port("127.0.0.1:0")}
+    await server.start()
+
+    port, admin = free_port(), free_port()
+    path = tmp_path / "envoy.json"
+    path.write_text(json.dumps(front_door.configuration(port, admin, ports)))
+    supervisor = Supervisor(tmp_path, pytest.fail)
+    supervisor.start(Program("envoy", (str(front_door.envoy_program()), "--config-path", str(path))))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        await asyncio.wait_for(channel.channel_ready(), 20)
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{service}/Wait")
+        calls = [asyncio.ensure_future(_code(method)) for _ in range(6)]
+        await until(lambda: sum(call.done() for call in calls) == 4)
+        release.set()
+        codes = await asyncio.gather(*calls)
+    assert sorted(code.name for code in codes) == ["OK"] * 2 + ["RESOURCE_EXHAUSTED"] * 4
+    await supervisor.stop(["envoy"])
+    await server.stop(None)
+
+
+async def _code(method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]) -> grpc.StatusCode:
+    try:
+        await method(b"", timeout=20)
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
