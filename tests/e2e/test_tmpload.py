@@ -59,7 +59,15 @@ async def test_a_load_test_of_a_real_replica_ends_in_a_certificate_and_leaves_no
         states, last = [], made
         async for last in capacity.watch_load_test(name=made.name, timeout=110):
             p = last.probes[-1] if last.probes else None
-            import time; print(round(time.time()%1000,1), last.message, p and (round(p.intended_qps), round(p.actual_qps), p.requests, p.errors, p.latency_p99_ms, p.explanation), flush=True)
+            import time
+
+            print(
+                round(time.time() % 1000, 1),
+                last.message,
+                p
+                and (round(p.intended_qps), round(p.actual_qps), p.requests, p.errors, p.latency_p99_ms, p.explanation),
+                flush=True,
+            )
             states.append(last.state)
         assert last.state == pb.LoadTest.SUCCEEDED, (last.message, list(last.probes))
         assert [state for i, state in enumerate(states) if state not in states[:i]][-3:] == [
