@@ -252,13 +252,16 @@ async def launcher_fleet(
     regions: tuple[str, ...] = ("eu",),
     serving: bool = True,
     certified: tuple[str, ...] = (OLD, NEW),
+    launcher: bool = True,
+    everywhere: dict[str, Any] | None = None,
     **config: Any,
 ) -> AsyncIterator[Fleet]:
     """Runs everything; registers a route whose models need so many replicas, in a pool with so many spare units."""
+    shared = everywhere or {}
     async with AsyncExitStack() as stack:
-        registry = await stack.enter_async_context(running("registry", build_registry, database_url))
+        registry = await stack.enter_async_context(running("registry", build_registry, database_url, **shared))
         capacity = await stack.enter_async_context(
-            running("capacity", build_capacity, database_url, registry_address=registry.address)
+            running("capacity", build_capacity, database_url, registry_address=registry.address, **shared)
         )
         simulators = {f"{region}:1": agent(at, behaviour, f"regions/{region}") for at, region in enumerate(regions)}
         first = simulators[f"{regions[0]}:1"]
@@ -271,7 +274,8 @@ async def launcher_fleet(
             services={"registry": registry, "capacity": capacity},
             database_url=database_url,
         )
-        fleet.launcher = await stack.enter_async_context(another_launcher(fleet, **config))
+        if launcher:
+            fleet.launcher = await stack.enter_async_context(another_launcher(fleet, **(shared | config)))
         fleet.client = await stack.enter_async_context(client_of(registry, capacity, fleet.launcher))
         await _register(fleet.client, {OLD: old, NEW: new}, old + spare, regions, certified)
         if serving:

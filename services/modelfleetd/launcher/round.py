@@ -139,14 +139,14 @@ class Round:
                 await self._wait(action, seen)
                 return False
             case Advance():
-                await self._record(action.launch, [self._event(action.event, action.message)])
+                await self._record(_on_the_move(action.launch), [self._event(action.event, action.message)])
                 return not self.launch.ended
             case Judge():
                 await self._judge(final=action.final)
                 return True
             case Apply() | Call():
                 intent = intent_of(action, launch, observation, self.now)
-                await self._record(outcomes.intended(launch, intent), intent=intent)
+                await self._record(_on_the_move(outcomes.intended(launch, intent)), intent=intent)
                 return await self._act(intent, action.message)
 
     # Acting
@@ -306,9 +306,7 @@ class Round:
             settled=settled,
             spans=[*more_spans, *ended] if self._traced else [],
         )
-        what = (
-            f"intent_{intent.act.value}" if intent else f"outcome_{settled.number and 'act'}" if settled else "change"
-        )
+        what = f"intent_{intent.act.value}" if intent else "outcome" if settled else "change"
         failpoint(f"launcher.before_record.{what}")
         written = await self._store.record(change)
         failpoint(f"launcher.after_record.{what}")
@@ -321,3 +319,9 @@ class Round:
         launch = self.launch
         region = launch.region_plan.region if launch.state is State.SHIFTING else ""
         return Event(kind, message, self.now, launch.step.number, region, launch.epoch)
+
+
+def _on_the_move(launch: Launch) -> Launch:
+    """The launch does something: whatever it waited for is over."""
+    kept = tuple(c for c in launch.conditions if c.type not in ("Waiting", "NeedsAttention"))
+    return replace(launch, conditions=kept)
