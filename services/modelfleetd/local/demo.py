@@ -38,6 +38,11 @@ async def _main(scenario: str, data_dir: Path | None, screen: DemoScreen) -> dic
     return (await story).as_dict()
 
 
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Plays a scenario; the exit status is 0 where everything went as it promises."""
     parser = argparse.ArgumentParser(
@@ -58,6 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (CannotRun, ModelfleetError) as error:
         print(f"modelfleetd demo: {error}", file=sys.stderr)
+        return 1
+    except BaseExceptionGroup as group:
+        known, unknown = group.split((CannotRun, ModelfleetError))
+        if known is None or unknown is not None:
+            raise
+        print(f"modelfleetd demo: {_first(known)}", file=sys.stderr)
         return 1
     if as_json:
         with contextlib.suppress(BrokenPipeError):

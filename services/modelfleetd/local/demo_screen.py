@@ -91,7 +91,8 @@ def line_of(picture: Picture) -> list[str]:
             parts.append(f"candidate {_share(candidate)}")
             parts.append(f"replicas {_replicas(candidate)} new {_replicas(baseline)} old")
     if picture.usage is not None:
-        parts.append(f"free {picture.usage.available_units}")
+        unused = 0 if launch is None else sum(region.free_units for region in launch.progress)
+        parts.append(f"free {picture.usage.available_units} in the pool, {unused} in the hold")
     for model, word in ((fleet.CANDIDATE, "candidate"), (fleet.BASELINE, "baseline")):
         if (point := picture.points.get(model)) and point.examples:
             parts.append(f"{word} calibration {_estimate(point.calibration)}")
@@ -118,7 +119,9 @@ def table_of(picture: Picture, seconds: float) -> Group:
     lines: list[RenderableType] = [Text(""), Text(_headline(picture, seconds), style="bold"), table]
     if picture.usage is not None:
         free, nominal = picture.usage.available_units, picture.usage.nominal_units
-        lines.append(Text(f"  pool: {free} of {nominal} units free, {picture.usage.held_units} held by the launch"))
+        unused = "" if launch is None else f", {sum(region.free_units for region in launch.progress)} of them unused"
+        held = f"{picture.usage.held_units} held by the launch{unused}"
+        lines.append(Text(f"  pool: {free} of {nominal} units free, {held}"))
     again = "" if counts.passes == 1 else f", for the {_ordinal(counts.passes)} time"
     lines.append(
         Text(

@@ -125,7 +125,7 @@ async def _launch(
     )
     screen.say(f"Clicks follow as late labels. The log does not say how late: here {LABEL_DELAY_SECONDS} s on average.")
     crashes = Crashes()
-    async with _background(traffic.run(picture.evidence), picture.evidence.run(), _ticking(screen)):
+    async with _background(traffic.run(picture.evidence), picture.evidence.run(), _ticking(screen, traffic)):
         with screen.live(picture):
             await _further(traffic, _WARM_UP_REQUESTS)
             screen.headline("4. Launching the candidate in a pool with two spare replicas")
@@ -155,8 +155,12 @@ async def _further(traffic: Traffic, requests: int) -> None:
         await asyncio.sleep(_TICK)
 
 
-async def _ticking(screen: DemoScreen) -> None:
+async def _ticking(screen: DemoScreen, traffic: Traffic) -> None:
+    passes = traffic.counts.passes
     while True:
+        if traffic.counts.passes != passes:
+            passes = traffic.counts.passes
+            screen.event(f"the log has come to its end and begins anew: replay number {passes}")
         screen.tick()
         await asyncio.sleep(_TICK)
 
@@ -179,6 +183,7 @@ def _conclude(summary: Summary, screen: DemoScreen) -> None:
     if summary.deviations:
         for sentence in summary.deviations:
             screen.say(f"NOT AS PROMISED: {sentence}")
+        screen.say("With --data-dir the demo keeps its data and logs.")
     elif summary.scenario == "miscalibrated":
         screen.say("The gate saw it, traffic went back, nobody was harmed: the baseline is what it was.")
     else:

@@ -58,6 +58,8 @@ async def running_system(data_dir: Path | None) -> AsyncIterator[System]:
     Raises:
         CannotRun: it could not be brought up.
     """
+    if data_dir is not None and data_dir.exists() and any(data_dir.iterdir()):
+        raise CannotRun(f"{data_dir} is not empty: the demo begins from nothing, so give it a new folder.")
     path = data_dir or Path(tempfile.mkdtemp(prefix="modelfleet-demo-"))
     try:
         async with _up(path) as ready:

@@ -16,8 +16,11 @@ from modelfleet.stability.v1 import stability_pb2
 from modelfleetd.local import demo_fleet as fleet
 from modelfleetd.local.demo_evidence import Evidence
 from modelfleetd.local.demo_traffic import Traffic
+from modelfleetd.local.refusals import CannotRun
 
 _PAUSE = 0.5
+# Far beyond what any scenario takes.
+_PATIENCE = 300.0
 _ENDED = {
     launcher_pb2.Launch.SUCCEEDED,
     launcher_pb2.Launch.ROLLED_BACK,
@@ -46,6 +49,12 @@ def has_ended(launch: launcher_pb2.Launch) -> bool:
     return launch.state in _ENDED
 
 
+def _last_words(picture: Picture) -> str:
+    if picture.silent_since is not None or picture.launch is None:
+        return "the launcher does not answer."
+    return picture.launch.summary
+
+
 class Watch:
     """Keeps the picture up to date until the launch has ended."""
 
@@ -64,9 +73,14 @@ class Watch:
         self._last_verdict = ""
 
     async def until_ended(self, name: str, *, evidence: bool = True) -> launcher_pb2.Launch:
-        """Follows a launch to its end and returns it."""
+        """Follows a launch to its end and returns it.
+
+        Raises:
+            CannotRun: it does not end.
+        """
         told = 0
-        while True:
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end:
             try:
                 launch = await self._client.launcher.get_launch(name=name, timeout=2)
                 self._picture.launch, self._picture.silent_since = launch, None
@@ -77,6 +91,7 @@ class Watch:
             except (Unavailable, DeadlineExceeded):
                 self._picture.silent_since = self._picture.silent_since or time.monotonic()
             await asyncio.sleep(_PAUSE)
+        raise CannotRun(f"{name} did not end within {_PATIENCE:.0f} s: {_last_words(self._picture)}")
 
     async def _tell_events(self, name: str, told: int) -> int:
         answer = await self._client.launcher.list_launch_events(name=name, page_size=1000, timeout=2)
