@@ -19,9 +19,9 @@ from tests.support.wait import until
 
 __all__ = ["node", "test_run"]
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-SERVICE_MS = 3.0
+SERVICE_MS = 4.0
 SERVER = Path(__file__).parents[1] / "support" / "serial_server.py"
 
 
@@ -43,9 +43,9 @@ def wanted(model: str) -> pb.LoadTest:
         model=model,
         region=EU,
         sample_requests=[inference.ModelInferRequest(model_name="ctr").SerializeToString()],
-        # A queue with one server keeps this up to 63 % of 333 requests/s, less what Envoy and this machine add.
-        stoppers=pb.Stoppers(latency_p99_ms=6 * SERVICE_MS, error_rate=0.004),
-        start_qps=120,
+        # A queue with one server keeps this up to 85 % of 250 requests/s, less what Envoy and this machine add.
+        stoppers=pb.Stoppers(latency_p99_ms=15 * SERVICE_MS, error_rate=0.004),
+        start_qps=180,
         certification_requests=1_000,
     )
 
@@ -67,8 +67,9 @@ async def test_a_load_test_of_a_real_replica_ends_in_a_certificate_and_leaves_no
         ]
         found = await capacity.get_certificate(name=last.certificate)
         assert (found.source, found.load_test, found.flavor) == (pb.Certificate.LOAD_TEST, made.name, CPU)
-        # Never more than the known maximum; how much less depends on the machine.
-        assert 20 <= found.max_qps <= 0.70 * 1000 / SERVICE_MS
+        # So short a run does not claim to be exact, but one server cannot do more than its service time allows.
+        assert found.confidence == 0
+        assert 60 <= found.max_qps <= 0.95 * 1000 / SERVICE_MS
         assert [name for name in node.processes() if name != "envoy"] == []
 
 

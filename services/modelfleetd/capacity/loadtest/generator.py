@@ -15,16 +15,13 @@ from typing import Protocol
 
 from modelfleetd.capacity.domain.loadtest import Outcome, Probe, Stoppers
 from modelfleetd.capacity.loadtest.search import Plan
-from modelfleetd.capacity.loadtest.verdicts import Judge, Length
+from modelfleetd.capacity.loadtest.verdicts import SLOW_SHARE, Judge, Length
 from modelfleetd.clock import Clock
 
 WARM_UP_SECONDS = 1.0
 WARM_UP_REQUESTS = 50
 # An actual rate this far below the intended one is the generator's limit.
 LAG = 0.02
-# So is a send that is late by more than this share of the stopper, for one request in a hundred.
-_LATE_SHARE = 0.1
-_LATE_MS = 2.0
 # More than this share of requests that never reached a replica says nothing of the load.
 _UNREACHED_SHARE = 0.05
 
@@ -99,8 +96,10 @@ class _Run:
         self._warm_up = max(WARM_UP_REQUESTS, math.ceil(qps * WARM_UP_SECONDS))
         self._verdict: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._pending: set[asyncio.Task[None]] = set()
-        # Answers by the order of sending; judged in that order, as long as there is no gap.
-        self._answers: dict[int, tuple[float, Answer]] = {}
+        # Latency, lateness of the send, and answer, by the order of sending; judged in that order, without a gap.
+        self._answers: dict[int, tuple[float, float, Answer]] = {}
+        # Requests that would have been slow had they been sent in time.
+        self._slow_by_itself = 0
         self._next = 0
         self._unreached = 0
         self._late_ms: list[float] = []
@@ -135,14 +134,16 @@ class _Run:
 
     async def _send(self, number: int, intended: float, body: bytes) -> None:
         answer = await self._load._sender(body)
-        self._answers[number] = ((self._load._clock.monotonic() - intended) * 1000, answer)
+        latency_ms = (self._load._clock.monotonic() - intended) * 1000
+        self._answers[number] = (latency_ms, self._late_ms[number], answer)
         while (found := self._answers.pop(self._next, None)) is not None and not self._verdict.done():
             self._next += 1
             if self._next > self._warm_up:
                 self._add(*found)
 
-    def _add(self, latency_ms: float, answer: Answer) -> None:
+    def _add(self, latency_ms: float, late_ms: float, answer: Answer) -> None:
         self._unreached += answer is Answer.UNREACHED
+        self._slow_by_itself += latency_ms - late_ms > (self._load._stoppers.latency_p99_ms or math.inf)
         outcome = self._judge.add(latency_ms, failed=answer is not Answer.OK)
         if outcome is not None:
             self._verdict.set_result(outcome)
@@ -174,10 +175,17 @@ class _Run:
             )
         if self._unreached > _UNREACHED_SHARE * max(1, self._judge.requests):
             return Outcome.TRANSPORT_ERRORS, f"TRANSPORT_ERRORS: {self._unreached} requests did not reach the replica."
-        late = sorted(self._late_ms)[math.ceil(0.99 * len(self._late_ms)) - 1] if self._late_ms else 0.0
-        if outcome is not Outcome.WITHIN and late > max(_LATE_MS, _LATE_SHARE * self._load._stoppers.latency_p99_ms):
-            return (
-                Outcome.GENERATOR_LIMIT,
-                f"GENERATOR_LIMIT: 1 % of the requests were sent {late:.3g} ms late or later.",
+        if outcome is Outcome.OVER and self._is_to_blame:
+            late = sorted(self._late_ms)[math.ceil(0.99 * len(self._late_ms)) - 1]
+            return Outcome.GENERATOR_LIMIT, (
+                f"GENERATOR_LIMIT: 1 % of the requests were sent {late:.3g} ms late or later; counted from when they "
+                "were really sent, the replica was within its stoppers."
             )
         return outcome, ""
+
+    @property
+    def _is_to_blame(self) -> bool:
+        """Whether the replica would have been within its stoppers had the requests been sent in time."""
+        requests, errors = self._judge.requests, self._judge.errors
+        is_quick = self._slow_by_itself <= SLOW_SHARE * requests
+        return is_quick and errors <= self._load._stoppers.error_rate * requests

@@ -1540,8 +1540,8 @@ class LoadTest(_message.Message):
     actor: _builtins.str
     """Who asked for it."""
     certification_requests: _builtins.int
-    """Requests of the fresh run that confirms the maximum: fewer is quicker and gives less. 1,000 to 1,000,000; default
-    50,000.
+    """Requests of the fresh run that confirms the maximum. 1,000 to 1,000,000; default 50,000. Fewer is quicker, and gives a
+    certificate without a stated confidence. At least 3.7 / `error_rate`.
     """
     highest_within_qps: _builtins.float
     """Rate, in requests a second, that the replica is known to keep so far; 0 before the first."""
