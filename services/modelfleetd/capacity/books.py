@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
+from prometheus_client import Gauge
+
 from modelfleetd.capacity import holds
 from modelfleetd.capacity.store import balances
 from modelfleetd.capacity.store.rows import forget_requests
@@ -13,6 +15,9 @@ from modelfleetd.kit.db import Database
 _log = logging.getLogger(__name__)
 _ACTOR = "service/capacity"
 _SHOWN = 10
+_DIFFERENCES = Gauge(
+    "modelfleet_capacity_book_differences", "Accounts of pools that differ from their ledger, as of the last check"
+)
 # Long after the last retry of any client.
 _REQUESTS_KEPT = timedelta(days=7)
 
@@ -22,8 +27,6 @@ class Books:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # How many accounts differ from what they should be, as of the last check.
-        self.differences = 0
 
     async def sweep(self) -> None:
         """Ends every hold whose time ran out, and frees whatever is no longer kept."""
@@ -39,6 +42,6 @@ class Books:
     async def check(self) -> None:
         """Compares balances, ledger, bookings and holds; a difference is a defect or somebody's tampering."""
         found = await balances.differences(self._database)
-        self.differences = len(found)
+        _DIFFERENCES.set(len(found))
         if found:
             _log.error("the books of capacity differ in %d accounts: %s", len(found), "; ".join(found[:_SHOWN]))
