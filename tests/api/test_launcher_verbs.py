@@ -89,6 +89,9 @@ async def test_a_second_launch_on_a_route_is_refused_by_name_or_waits_its_turn(d
         await fleet.create("second", queue=True)
         queued = await fleet.waits("RouteBusy", "launches/second")
         assert queued.state == pb.Launch.PENDING
+        await fleet.create("third", queue=True)
+        await fleet.client.launcher.abort_launch(name="launches/third", reason="not needed")
+        await fleet.reaches(pb.Launch.CANCELLED, "launches/third")
         await fleet.client.launcher.abort_launch(name="launches/first", reason="make room")
         await fleet.reaches(pb.Launch.ROLLED_BACK, "launches/first")
         await fleet.reaches(pb.Launch.SHIFTING, "launches/second")

@@ -18,6 +18,7 @@ from modelfleetd.errors import invalid
 from modelfleetd.kit import paging
 from modelfleetd.kit.auth import Principal, current_principal
 from modelfleetd.kit.db import Connection
+from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
 from modelfleetd.launcher import wire
 from modelfleetd.launcher.domain import envelope, policy, verbs
@@ -58,8 +59,10 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
         if request.validate_only:
             return wire.launch_to_proto(launch, (), self._clock.now())
         launch = replace(launch, queued=bool(request.queue and busy))
+        failpoint("launcher.before_verb.Created")
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, lambda: self._create(conn, launch))
+        failpoint("launcher.after_verb.Created")
         self._wake()
         return answer
 
@@ -155,8 +158,10 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
                 after = await self._store.put(conn, after, said)
             return wire.launch_to_proto(after, (), now)
 
+        failpoint(f"launcher.before_verb.{event}")
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, act)
+        failpoint(f"launcher.after_verb.{event}")
         self._wake()
         self._notifier.changed(request.name)
         return answer

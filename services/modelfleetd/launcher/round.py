@@ -170,7 +170,8 @@ class Round:
             await self._record(after, [event], settled=settled, more_spans=[span])
             return not self.launch.ended
         wait = outcomes.backoff(after.retries)
-        waiting = Wait("Refused", f"{message}: {outcome}; tries again", wait, alarming=after.retries > 3)
+        why = outcome.removeprefix("refused: ").rstrip(".")
+        waiting = Wait("Refused", f"tries again, because it was refused: {why}", wait, alarming=after.retries > 3)
         waits = replace(after, conditions=outcomes.conditions(after, waiting, None, self.now))
         waits = replace(waits, watched_until=self.now + timedelta(seconds=wait))
         turned = after.abort is not None and self.launch.abort is None
