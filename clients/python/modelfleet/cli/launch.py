@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -12,7 +14,11 @@ from modelfleet.cli.capacity import POOL
 from modelfleet.cli.parameters import DURATION, SHARE
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import FleetGroup, Session, with_session
+from modelfleet.errors import ModelfleetError
 from modelfleet.launcher.v1 import launcher_pb2 as pb
+
+# How long a watch goes on without an answer, and how long it waits before it asks again.
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 120.0, 0.5
 
 
 @click.group(cls=FleetGroup)
@@ -134,7 +140,7 @@ def describe(session: Session, launch: str) -> None:
     if not session.is_table:
         render.dump(session, render.as_data(found))
         return
-    events = session.client.launcher.list_launch_events(name=found.name, page_size=1000).events
+    events = list(session.client.launcher.list_launch_events_all(name=found.name, page_size=1000))
     for part in launch_view.describe_parts(found, events):
         render.console().print(part)
 
@@ -147,9 +153,28 @@ def watch(session: Session, launch: str) -> None:
     _watch(session, _name(launch))
 
 
+def _updates(session: Session, name: str) -> Iterator[pb.Launch]:
+    """Every change of a launch until it has ended; goes on when the launcher was away, as the launch itself does."""
+    heard = time.monotonic()
+    last: pb.Launch | None = None
+    while last is None or last.state not in launch_view.ENDED:
+        try:
+            # The present state comes first, so a watch that is begun again misses nothing that matters.
+            for last in session.client.launcher.watch_launch(name=name):
+                heard = time.monotonic()
+                yield last
+        except ModelfleetError as error:
+            # Without a reason it is no service's word: the connection was lost on the way.
+            lost = error.reason in {"", "PART_UNAVAILABLE", "DEADLINE_PASSED", "OVERLOADED"}
+            if not lost or last is None or time.monotonic() - heard > _PATIENCE_SECONDS:
+                raise
+        if last is None or last.state not in launch_view.ENDED:
+            time.sleep(_PAUSE_SECONDS)
+
+
 def _watch(session: Session, name: str) -> None:
-    updates = session.client.launcher.watch_launch(name=name)
-    last = launch_view.follow(updates) if session.is_table else deque(updates, maxlen=1).pop()
+    updates = _updates(session, name)
+    last = launch_view.follow(updates) if session.is_table else next(iter(deque(updates, maxlen=1)), None)
     if last is not None and not session.is_table:
         render.dump(session, render.as_data(last))
     if last is not None and last.state != pb.Launch.SUCCEEDED:
@@ -161,13 +186,15 @@ def _watch(session: Session, name: str) -> None:
 @with_session
 def events(session: Session, launch: str) -> None:
     """List what happened to a launch, oldest first."""
-    answer = session.client.launcher.list_launch_events(name=_name(launch), page_size=1000)
-    render.listing(session, answer.events, launch_view.EVENT_COLUMNS, "Nothing happened yet.")
+    found = session.client.launcher.list_launch_events_all(name=_name(launch), page_size=1000)
+    render.listing(session, found, launch_view.EVENT_COLUMNS, "Nothing happened yet.")
 
 
 def _after(session: Session, launch: pb.Launch) -> None:
     if session.is_table:
         click.echo(f"{launch.name} is {render.enum(launch, 'state')}. {launch.summary}".strip())
+        for why in launch.pause_reasons:
+            click.echo(f"paused by {why.author}: {why.reason}")
     else:
         render.dump(session, render.as_data(launch))
 
@@ -210,7 +237,7 @@ def abort(session: Session, launch: str, reason: str, watch: bool) -> None:
     """Take everything back to the baseline. Works in every state, needs no gate, and always wins."""
     found = session.client.launcher.abort_launch(name=_name(launch), reason=reason)
     if watch and session.is_table:
-        launch_view.follow(session.client.launcher.watch_launch(name=found.name))
+        launch_view.follow(_updates(session, found.name))
     else:
         _after(session, found)
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from modelfleet.cli import render
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
-_ENDED = {pb.Launch.SUCCEEDED, pb.Launch.ROLLED_BACK, pb.Launch.CANCELLED, pb.Launch.FAILED}
+ENDED = {pb.Launch.SUCCEEDED, pb.Launch.ROLLED_BACK, pb.Launch.CANCELLED, pb.Launch.FAILED}
 _STATE_STYLE = {
     pb.Launch.SUCCEEDED: "bold green",
     pb.Launch.ROLLING_BACK: "bold yellow",
