@@ -31,6 +31,7 @@ def summary(**changes: object) -> Summary:
         "impressions": 0,
         "clicks": 0,
         "passes": 1,
+        "evidence": {},
         "rejected_rows": {},
         "revision": 9,
         "changes": [],

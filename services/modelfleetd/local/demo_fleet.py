@@ -28,7 +28,9 @@ BASELINE_REPLICAS, CANDIDATE_REPLICAS, SPARE = 6, 5, 2
 # Defaults of capacity's estimate: highest utilisation, and machines that may be lost.
 _UTILIZATION, _LOSS = 0.7, 0.02
 
-BAKE = timedelta(seconds=8)
+# Long enough for whole minutes to mature while the launch goes on: NE is only judged on these. Where crashes make a
+# launch long anyway, shorter.
+BAKE, BAKE_WITH_CRASHES = timedelta(seconds=15), timedelta(seconds=8)
 CALIBRATION_LOW, CALIBRATION_HIGH, CONFIDENCE, MIN_POSITIVES = 0.5, 2.0, 0.99, 10
 
 
@@ -96,7 +98,7 @@ async def launch_first(client: AsyncClient) -> launcher_pb2.Launch:
     )
 
 
-async def launch_candidate(client: AsyncClient) -> launcher_pb2.Launch:
+async def launch_candidate(client: AsyncClient, bake: timedelta) -> launcher_pb2.Launch:
     """Launches the candidate against the baseline, gated on calibration."""
     criterion = launcher_pb2.StabilityCriterion(
         prediction=PREDICTION,
@@ -110,7 +112,7 @@ async def launch_candidate(client: AsyncClient) -> launcher_pb2.Launch:
         max_step_basis_points=3_000,
         stability_gate=launcher_pb2.StabilityGate(criteria=[criterion], max_extensions=20),
     )
-    policy.bake_duration.FromTimedelta(BAKE)
+    policy.bake_duration.FromTimedelta(bake)
     policy.step_deadline.FromTimedelta(timedelta(minutes=3))
     policy.rollback_window.FromTimedelta(timedelta(0))
     return await client.launcher.create_launch(

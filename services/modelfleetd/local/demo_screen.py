@@ -180,5 +180,13 @@ def _estimate(estimate: stability_pb2.Estimate) -> str:
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
+def metrics_of(point: stability_pb2.Point) -> str:
+    """Returns what is known of a model, in one line."""
+    return (
+        f"calibration {_estimate(point.calibration)}, NE {_estimate(point.ne)}; "
+        f"{point.examples:,} impressions, {point.positives} clicks"
+    )
+
+
 def _ordinal(number: int) -> str:
     return {2: "second", 3: "third"}.get(number, f"{number}th")

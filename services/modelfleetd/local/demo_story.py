@@ -132,10 +132,12 @@ async def _launch(
             if scenario == "crash":
                 screen.say("Registry and capacity are slowed down now and then, so that short phases can be hit.")
             async with _background(*_disturbances(scenario, client, system, crashes, screen)):
-                await fleet.launch_candidate(client)
+                bake = fleet.BAKE_WITH_CRASHES if scenario == "crash" else fleet.BAKE
+                await fleet.launch_candidate(client, bake)
                 launch = await watch.until_ended(fleet.LAUNCH)
             await _further(traffic, _CALM_REQUESTS)
     await picture.evidence.flush()
+    await watch.look()
     summary = await summarize(client, system.address, scenario, launch, picture)
     summary.kills, summary.missed_kills = crashes.hit, crashes.missed if scenario == "crash" else []
     summary.deviations = deviations(summary)
@@ -204,6 +206,7 @@ def summary_lines(summary: Summary) -> list[str]:
     served = ", ".join(f"{number:,} by {model}" for model, number in summary.requests.items())
     lines.append(f"requests  {served}; {summary.failed_requests} failed")
     begun = f", the log begun {summary.passes} times" if summary.passes > 1 else ""
+    lines += [f"judged    {model}: {found}" for model, found in summary.evidence.items()]
     lines.append(f"evidence  {summary.impressions:,} impressions, {summary.clicks} clicks{begun}")
     if summary.rejected_rows:
         lines.append(f"rejected  {summary.rejected_rows}")

@@ -16,6 +16,7 @@ from modelfleet.platform.v1 import platform_pb2
 from modelfleet.registry.v1 import registry_pb2
 from modelfleet.services import AsyncPlatform
 from modelfleetd.local import demo_fleet as fleet
+from modelfleetd.local.demo_screen import metrics_of
 from modelfleetd.local.demo_watch import Picture
 
 _PHASES = ("ESTIMATING", "PREPARING", "SHIFTING", "FINALIZING")
@@ -46,6 +47,8 @@ class Summary:
     impressions: int
     clicks: int
     passes: int
+    evidence: dict[str, str]
+    """Calibration and NE of each model over the whole time, with their 99 % intervals."""
     rejected_rows: dict[str, int]
     revision: int
     changes: list[str]
@@ -87,6 +90,7 @@ async def summarize(
         impressions=counts.impressions,
         clicks=counts.clicks,
         passes=counts.passes,
+        evidence={model.rpartition("/")[2]: metrics_of(point) for model, point in picture.points.items()},
         rejected_rows=dict(picture.evidence.rejected),
         revision=launch.revision,
         changes=changes,

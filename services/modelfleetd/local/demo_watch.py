@@ -85,7 +85,7 @@ class Watch:
                 launch = await self._client.launcher.get_launch(name=name, timeout=2)
                 self._picture.launch, self._picture.silent_since = launch, None
                 told = await self._tell_events(name, told)
-                await self._look(evidence)
+                await self.look(evidence=evidence)
                 if has_ended(launch):
                     return launch
             except (Unavailable, DeadlineExceeded):
@@ -110,7 +110,8 @@ class Watch:
         repeated, self._last_verdict = verdict == self._last_verdict, verdict
         return repeated
 
-    async def _look(self, evidence: bool) -> None:
+    async def look(self, *, evidence: bool = True) -> None:
+        """Looks once at capacity, and at the models' evidence where it is asked for."""
         pool = await self._client.capacity.get_pool(name=fleet.POOL, timeout=2)
         self._picture.usage = next((usage for usage in pool.usages if usage.region == fleet.REGION), None)
         if not evidence:
