@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
+from modelfleetd.kit.db import Database
 from tests.support.capacity import CPU, EU, NEW, OLD, POOL, US, CapacityFleet, capacity_fleet, hold, make_pool, uses
 from tests.support.wait import until
 
@@ -62,7 +63,7 @@ async def test_a_rollback_books_500_again_and_releases_84(fleet: CapacityFleet) 
 
 async def test_the_rollback_window_keeps_the_rest_of_the_hold_until_it_is_over(fleet: CapacityFleet) -> None:
     made = await swap(fleet)
-    window = Duration(nanos=300_000_000)
+    window = Duration(seconds=2)
     done = await fleet.client.capacity.settle_reservation(
         name=made.name, outcome=SUCCEEDED, usages=[uses(NEW, 420)], retain_duration=window
     )
@@ -135,9 +136,12 @@ async def test_a_hold_expires_unless_it_was_activated(fleet: CapacityFleet) -> N
     soon = Duration(nanos=50_000_000)
     create, get = fleet.client.capacity.create_reservation, fleet.client.capacity.get_reservation
     await fleet.client.capacity.book_usage(pool=POOL, usages=[uses(OLD, 5)])
-    lost = await create(reservation=hold("lost", 10, replaced=(OLD,)), time_to_live=soon)
-    kept = await create(reservation=hold("kept", 20), time_to_live=soon)
+    kept = await create(reservation=hold("kept", 20))
     await fleet.client.capacity.activate_reservation(name=kept.name)
+    database = await Database.open(fleet.database_url, "capacity", max_size=1)
+    await database.execute("UPDATE reservations SET expire_time = now() - interval '1 minute'")
+    await database.close()
+    lost = await create(reservation=hold("lost", 10, replaced=(OLD,)), time_to_live=soon)
 
     async def is_expired() -> bool:
         return (await get(name=lost.name)).state == pb.Reservation.EXPIRED

@@ -144,7 +144,7 @@ async def test_headroom_failover_and_growth_are_taken_from_where_they_belong(fle
 async def test_an_expired_certificate_does_not_count(fleet: CapacityFleet) -> None:
     capacity = fleet.client.capacity
     soon = Timestamp()
-    soon.FromDatetime(datetime.now(UTC) + timedelta(milliseconds=300))
+    soon.FromDatetime(datetime.now(UTC) + timedelta(seconds=2))
     await capacity.create_certificate(certificate=stated(10.0, expire_time=soon))
 
     async def is_refused() -> bool:

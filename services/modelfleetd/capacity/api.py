@@ -22,6 +22,7 @@ from modelfleetd.capacity.domain.pool import Pool
 from modelfleetd.capacity.registry import Model, Registry
 from modelfleetd.capacity.store import balances, certificates, flavors, loadtests, pools, reservations
 from modelfleetd.capacity.store.rows import change
+from modelfleetd.capacity.turns import Turns
 from modelfleetd.clock import Clock
 from modelfleetd.errors import ReferenceNotFound, WrongState, invalid
 from modelfleetd.kit import paging
@@ -31,6 +32,8 @@ from modelfleetd.kit.db import Connection, Database
 _NEWEST = 2**62
 _MAX_REASON = 1000
 _WATCH_SECONDS = 0.25
+# One works on the rows of the pool while the next is on its way.
+_ADMISSIONS_AT_A_TIME = 2
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -42,6 +45,7 @@ class CapacityServicer(capacity_pb2_grpc.CapacityServiceServicer):
         self._database = database
         self._registry = registry
         self._clock = clock
+        self._turns = Turns(_ADMISSIONS_AT_A_TIME)
 
     # Flavors
 
@@ -162,7 +166,8 @@ class CapacityServicer(capacity_pb2_grpc.CapacityServiceServicer):
         async def act(conn: Connection) -> pb.Reservation:
             return wire.reservation_to_proto(await holds.hold(conn, name, asked, time_to_live, actor))
 
-        return await change(self._database, request, pb.Reservation, act)
+        async with self._turns.of(asked.pool):
+            return await change(self._database, request, pb.Reservation, act)
 
     async def GetReservation(self, request: pb.GetReservationRequest, context: Context) -> pb.Reservation:
         return wire.reservation_to_proto(await reservations.get(self._database, request.name))
