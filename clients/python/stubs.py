@@ -149,7 +149,8 @@ class Stubs:
 
 
 def _generator(item: str, is_async: bool) -> str:
-    return f"AsyncGenerator[{item}, None]" if is_async else f"Generator[{item}, None, None]"
+    # What is sent and returned is None by default, and lint takes it out.
+    return f"AsyncGenerator[{item}]" if is_async else f"Generator[{item}]"
 
 
 def _docstring(text: str, indent: int) -> str:
