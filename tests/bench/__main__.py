@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         figures += [figure for figure in measured if figure.name.startswith(options.only)]
     console.print(table(figures))
+    for figure in figures:
+        console.print(f"  {figure.name}: {figure.yardstick}", markup=False, highlight=False, soft_wrap=True)
     write(figures, options.output)
     console.print(f"Written to {options.output}.")
     return 1 if failed else 0

@@ -53,9 +53,8 @@ def write(figures: Sequence[Figure], path: Path) -> None:
 def table(figures: Sequence[Figure]) -> Table:
     """Returns figures as a table for people."""
     made = Table(title="Measurements")
-    for title in ("figure", "value", "ratio", "target", "", "held against"):
-        numbers = title in {"value", "ratio", "target"}
-        made.add_column(title, justify="right" if numbers else "left", no_wrap=title != "held against")
+    for title in ("figure", "value", "ratio", "target", ""):
+        made.add_column(title, justify="right" if title in {"value", "ratio", "target"} else "left", no_wrap=True)
     for figure in figures:
         sign = "≤" if figure.better == "lower" else "≥"
         made.add_row(
@@ -64,7 +63,6 @@ def table(figures: Sequence[Figure]) -> Table:
             "" if figure.ratio is None else f"{figure.ratio:.2f}",
             f"{sign} {figure.target:g}",
             "met" if figure.met else "MISSED",
-            figure.yardstick,
         )
     return made
 
