@@ -84,6 +84,8 @@ async def test_a_gate_that_cannot_decide_extends_the_bake_and_then_pauses() -> N
     rehearsal.books.verdict = Verdict.INCONCLUSIVE
     launch = await rehearsal.run(200)
     assert launch.state is State.SHIFTING and launch.step.extensions == 3
+    # Every two seconds, and no oftener although the bake is over.
+    assert rehearsal.books.asked <= 110
     assert [pause.author for pause in launch.pause_reasons] == ["gate/stability"]
     rehearsal.books.verdict = Verdict.FAIL
     # Paused, the gate goes on to be measured, and the safety rollback stays live.

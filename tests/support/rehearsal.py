@@ -134,6 +134,7 @@ class Books:
     settled: str = ""
     splits: Mapping[str, Sequence[Share]] = field(default_factory=dict)
     verdict: Verdict = Verdict.PASS
+    asked: int = 0
 
     async def model_type(self, name: str) -> TypeFacts:
         return TypeFacts(TYPE, "teams/t", "TIER2", OLD, 1, (REGION,), predicts=True)
@@ -184,6 +185,7 @@ class Books:
         self.platform.crashes.maybe()
 
     async def judge(self, *given: object) -> Judgement:
+        self.asked += 1
         return Judgement(self.verdict, "as the test wants")
 
     async def regions(self) -> Mapping[str, str]:

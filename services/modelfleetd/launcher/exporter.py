@@ -21,13 +21,18 @@ class Exporter:
         self._store = store
         self._telemetry = telemetry
         self._holder = holder
+        # Handed to the exporter and not forgotten yet: a round that was cut short does not send them again.
+        self._sent: set[int] = set()
 
     async def export(self) -> None:
         """Exports what waits, and forgets it once it was sent."""
         if not await self._store.take_duty(_DUTY, self._holder, 10.0):
             return
         while spans := await self._store.spans(_BATCH):
-            for _, span in spans:
+            for number, span in spans:
+                if number in self._sent:
+                    continue
+                self._sent.add(number)
                 parent = span["parent_span_id"]
                 self._telemetry.emit_span(
                     span["name"],
@@ -40,4 +45,6 @@ class Exporter:
                     error=span["error"],
                 )
             await self._telemetry.flush()
-            await self._store.forget_spans([number for number, _ in spans])
+            numbers = [number for number, _ in spans]
+            await self._store.forget_spans(numbers)
+            self._sent.difference_update(numbers)

@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 # Acts and records of one round; what is left then is done in the next one.
 _MOST: Final = 16
+_BREATH: Final = 0.05
 _EVENTS: Final = {
     Act.ESTIMATE: "Estimated",
     Act.RESERVE: "CapacityReserved",
@@ -95,7 +96,7 @@ class Round:
                 if self.left <= 0 or not await self._go_on():
                     break
             else:
-                await self._release(0.0)
+                await self._release(_BREATH)
         except LostClaim:
             _log.debug("%s: changed by somebody else meanwhile", self.launch.name)
             await self._store.yield_lease(self._before)

@@ -265,13 +265,25 @@ def _bake(launch: Launch, now: datetime) -> Action:
         if over:
             return Advance("BakeEnded", "the bake is over; there is no gate", passed, progress=False)
         return _baking(launch, now, end)
-    if _due(launch, now) or (over and launch.step.gate_errors == 0):
+    if _due(launch, now) or (over and _last_judged(launch) < end):
         return Judge(final=over)
     if launch.step.gate_errors:
         errors = launch.step.gate_errors
         message = f"holds: the stability gate could not judge, {errors} times in a row; asks again"
         return Wait("GateErrored", message, _until(launch.step.next_judge, now), alarming=True)
+    if over:
+        message = "holds: the stability gate cannot decide yet; asks again"
+        return Wait("GateInconclusive", message, _until(launch.step.next_judge, now), alarming=True)
     return _baking(launch, now, end)
+
+
+def _last_judged(launch: Launch) -> datetime:
+    """When the gate was last asked, or the bake began. What went wrong is asked again after its backoff."""
+    step = launch.step
+    assert step.next_judge is not None and step.bake_start is not None
+    if step.gate_errors:
+        return datetime.max.replace(tzinfo=step.next_judge.tzinfo)
+    return step.next_judge - _judge_interval(launch)
 
 
 def _baking(launch: Launch, now: datetime, end: datetime) -> Wait:
