@@ -17,7 +17,7 @@ from modelfleet.services import (
     Registry,
     Stability,
 )
-from modelfleet.transport import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Options, Tls, identity
+from modelfleet.transport import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Options, Tls, expect_encryption, identity
 
 
 class _Client:
@@ -50,6 +50,11 @@ class _Client:
             tls: files for an encrypted connection; None: not encrypted.
             timeout: default deadline of a call, in seconds.
             options: all of it at once, instead of `principal`, `token`, `tls` and `timeout`.
+
+        Raises:
+            ValueError: a file of `tls` is not what it should be, the principal or the token cannot be sent, or the
+                token would travel in plain text beyond this machine.
+            OSError: a file of `tls` cannot be read.
         """
         self._options = options or Options(tls, timeout, identity(principal, token))
         self._addresses = {
@@ -58,6 +63,11 @@ class _Client:
             "launcher": launcher or address,
             "stability": stability or address,
         }
+        if self._options.tls is not None:
+            self._options.tls.check()
+        if token is not None:
+            for place in self._addresses.values():
+                expect_encryption(place, self._options.tls)
 
     def _opened(self) -> list[Any]:
         return [self.__dict__[name] for name in self._addresses if name in self.__dict__]

@@ -7,6 +7,7 @@ protos) or whose requests carry a request_id, which makes a repetition answer th
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ _THROTTLING = {"maxTokens": 20, "tokenRatio": 0.5}
 DEFAULT_ATTEMPTS = 4
 # Certificate files are looked at no more often than this.
 _LOOK_EVERY = 10.0
+_LOOPBACK = ("127.", "localhost:", "[::1]:", "unix:")
+# What can be the value of a header.
+_SENDABLE = re.compile(r"[ -~]+")
 # What a replaced channel's calls may still take.
 _GRACE = 60.0
 
@@ -50,9 +54,42 @@ class Tls:
     # Name in the server's certificate, where it differs from the address.
     server_name: str | None = None
 
+    def __post_init__(self) -> None:
+        # grpc aborts the whole process where only one of them is there.
+        if (self.cert is None) != (self.key is None):
+            missing = "private key" if self.key is None else "certificate"
+            raise ValueError(f"a certificate and its private key go together: the {missing} is missing")
+
     def credentials(self) -> grpc.ChannelCredentials:
-        """Returns credentials with what the files hold now."""
+        """Returns credentials with what the files hold now.
+
+        Raises:
+            ValueError: a file is not what it should be; grpc would only say that nobody answers.
+            OSError: a file cannot be read.
+        """
+        self.check()
         return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
+
+    def check(self) -> None:
+        """Raises ValueError where a file is not what it should be, OSError where one cannot be read."""
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        for path in (self.ca, self.cert, self.key):
+            _read(path)  # says which one is missing, which ssl does not
+        try:
+            if self.ca is not None:
+                context.load_verify_locations(self.ca)
+        except ssl.SSLError:
+            raise ValueError(f"{self.ca} holds no certificates of authorities (PEM)") from None
+        try:
+            if self.cert is not None:
+                # A password would be asked for on the terminal otherwise.
+                context.load_cert_chain(self.cert, self.key, password="")
+        except (ssl.SSLError, ValueError):
+            raise ValueError(
+                f"{self.cert} and {self.key} are no certificate with its private key (PEM, without a password)"
+            ) from None
 
     def modified(self) -> tuple[float, ...]:
         """Returns when the files last changed."""
@@ -84,14 +121,36 @@ def identity(principal: str | None, token: str | Callable[[], str] | None) -> Ca
     Args:
         principal: asserted, for servers on loopback without configured identity.
         token: a JWT, or a function that returns a fresh one.
+
+    Raises:
+        ValueError: one of them has characters that cannot be sent.
     """
+    if principal is not None and _SENDABLE.fullmatch(principal) is None:
+        raise ValueError(f"the principal {principal!r} must be printable ASCII")
     fixed: Metadata = () if principal is None else (("x-modelfleet-principal", principal),)
     if token is None:
         return lambda: fixed
     if callable(token):
-        return lambda: (*fixed, ("authorization", f"Bearer {token()}"))
-    bearer = ("authorization", f"Bearer {token}")
+        return lambda: (*fixed, _bearer(token()))
+    bearer = _bearer(token)
     return lambda: (*fixed, bearer)
+
+
+def _bearer(token: str) -> tuple[str, str]:
+    if _SENDABLE.fullmatch(token) is None:
+        raise ValueError("the token must be one line of printable ASCII")  # and is shown to nobody
+    return "authorization", f"Bearer {token}"
+
+
+def is_loopback(address: str) -> bool:
+    """Says whether an address is on this machine."""
+    return address.startswith(_LOOPBACK)
+
+
+def expect_encryption(address: str, tls: Tls | None) -> None:
+    """Raises ValueError where a token would travel in plain text beyond this machine."""
+    if tls is None and not is_loopback(address):
+        raise ValueError(f"refusing to send a token to {address} without encryption: give the authorities of its TLS")
 
 
 def channel_options(
@@ -117,7 +176,7 @@ def channel_options(
         ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
     ]
-    if address.startswith(("127.", "localhost:", "[::1]:", "unix:")):
+    if is_loopback(address):
         # What is on this machine is never behind a proxy, whatever the environment says.
         options.append(("grpc.enable_http_proxy", 0))
     if tls is not None and tls.server_name is not None:
@@ -179,10 +238,17 @@ class _Channel:
             modified = tls.modified()
         except OSError:
             return  # In the middle of a replacement; the next call looks again.
-        if modified != self._modified:
-            old, self._channel, self._modified, self._callables = self._channel, None, modified, {}
-            if old is not None:
-                self._retire(old)
+        if modified == self._modified:
+            return
+        old = self._channel
+        if old is not None:
+            try:
+                fresh = self._open()
+            except (OSError, ValueError):
+                return  # The certificate is there, its key not yet.
+            self._channel, self._callables = fresh, {}
+            self._retire(old)
+        self._modified = modified
 
     def _open(self) -> Any:
         raise NotImplementedError

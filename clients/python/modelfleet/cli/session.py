@@ -92,11 +92,17 @@ def with_session(command: _F) -> _F:
         output: Output,
         **kwargs: Any,
     ) -> Any:
-        tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert else None
-        token = None
-        if token_file:
-            token = Path(token_file).read_text(encoding="utf-8").strip()
-        with Client(address, principal=principal, token=token, tls=tls, timeout=timeout) as client:
+        try:
+            tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None
+            token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else None
+            opened = Client(address, principal=principal, token=token, tls=tls, timeout=timeout)
+        except UnicodeError:
+            raise click.UsageError(
+                f"--token-file {token_file}: the token must be one line of printable ASCII"
+            ) from None
+        except (ValueError, OSError) as error:
+            raise click.UsageError(_in_flags(str(error))) from None
+        with opened as client:
             try:
                 return command(Session(client, output), *args, **kwargs)
             except (Unavailable, DeadlineExceeded) as error:
@@ -107,3 +113,15 @@ def with_session(command: _F) -> _F:
                 ) from None
 
     return wrapper  # type: ignore[return-value]
+
+
+def _in_flags(problem: str) -> str:
+    """Returns what is wrong in the words of the command line."""
+    for words, flag in (
+        ("a certificate and its private key go together", "--tls-cert and --tls-key go together"),
+        ("give the authorities of its TLS", "give --tls-ca"),
+        ("the principal", "--as"),
+        ("the token must", "--token-file: the token must"),
+    ):
+        problem = problem.replace(words, flag)
+    return problem
