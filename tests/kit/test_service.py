@@ -42,6 +42,8 @@ def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
         (["--tls-cert", "x"], "go together"),
         (["--jwt-jwks", "x"], "--jwt-issuer"),
         (["--trace-ratio", "2"], "between 0 and 1"),
+        (["--jwt-jwks", "x", "--jwt-issuer", "y", "--service-token-file", "z"], "--jwt-service-prefix"),
+        (["--listen", "0.0.0.0:1", "--jwt-jwks", "x", "--jwt-issuer", "y"], "--tls-terminated-upstream"),
     ],
 )
 def test_contradictions_are_found_at_once(flags: list[str], message: str) -> None:
@@ -52,6 +54,17 @@ def test_contradictions_are_found_at_once(flags: list[str], message: str) -> Non
 def test_a_malformed_variable_is_named() -> None:
     with pytest.raises(ValueError, match="MODELFLEET_MAX_CALLS"):
         _config(MODELFLEET_MAX_CALLS="many")
+    with pytest.raises(ValueError, match="MODELFLEET_TLS_TERMINATED_UPSTREAM: must be true or false"):
+        _config(MODELFLEET_TLS_TERMINATED_UPSTREAM="perhaps")
+
+
+def test_tokens_are_taken_in_plain_text_only_where_something_before_the_service_encrypts() -> None:
+    tokens = ("--listen", "0.0.0.0:1", "--jwt-jwks", "x", "--jwt-issuer", "y")
+    assert _config(*tokens, "--tls-terminated-upstream").tls_terminated_upstream
+    assert _config(*tokens, MODELFLEET_TLS_TERMINATED_UPSTREAM="true").tls_terminated_upstream
+    assert not _config(*tokens, "--tls-cert", "c", "--tls-key", "k").tls_terminated_upstream
+    with pytest.raises(ValueError, match="without encryption"):
+        _config(*tokens, "--no-tls-terminated-upstream", MODELFLEET_TLS_TERMINATED_UPSTREAM="true")
 
 
 async def test_periodic_work_goes_on_after_a_failed_round_and_can_be_woken() -> None:

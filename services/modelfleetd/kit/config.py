@@ -38,6 +38,15 @@ class ServiceConfig:
     jwt_jwks: str = _option("", "keys that sign tokens: a JWKS file, or its URL")
     jwt_principal_claim: str = _option("sub", "claim that names the principal")
     jwt_groups_claim: str = _option("groups", "claim that lists the principal's groups")
+    jwt_service_prefix: str = _option(
+        "", "principals in tokens that begin with this are services, named by the rest; empty: none are"
+    )
+    service_token_file: str = _option(
+        "", "token that this service shows to the others, where no certificate tells who it is; read again on change"
+    )
+    tls_terminated_upstream: bool = _option(
+        False, "something before this service, and on its way to the others, encrypts: tokens may pass here in plain"
+    )
     admins: tuple[str, ...] = _option(
         (), "who may do everything: principals, or groups as group:<name>; comma-separated"
     )
@@ -54,9 +63,14 @@ class ServiceConfig:
     max_streams: int = _option(1000, "open streams at a time")
 
     @property
+    def has_certificate(self) -> bool:
+        """Whether certificates say who calls whom: of this service, and of its callers."""
+        return bool(self.tls_cert and self.tls_ca)
+
+    @property
     def has_identity(self) -> bool:
         """Whether callers are told apart by certificate or token."""
-        return bool(self.jwt_jwks or (self.tls_cert and self.tls_ca))
+        return bool(self.jwt_jwks) or self.has_certificate
 
     @classmethod
     def from_args(cls, options: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Self:
@@ -86,6 +100,8 @@ class ServiceConfig:
             raise ValueError("--tls-cert and --tls-key go together")
         if self.jwt_jwks and not self.jwt_issuer:
             raise ValueError("--jwt-jwks needs --jwt-issuer")
+        if self.jwt_jwks and self.service_token_file and not self.jwt_service_prefix:
+            raise ValueError("--service-token-file needs --jwt-service-prefix, which tells services from people")
         if not 0 <= self.trace_ratio <= 1:
             raise ValueError("--trace-ratio must be between 0 and 1")
         if not self.has_identity and not is_loopback(self.listen):
@@ -93,19 +109,25 @@ class ServiceConfig:
                 f"refusing to listen on {self.listen} without identity: anybody there could do everything. "
                 "Give --tls-cert, --tls-key and --tls-ca, or --jwt-jwks and --jwt-issuer; or listen on 127.0.0.1"
             )
+        if not (self.tls_cert or self.tls_terminated_upstream or is_loopback(self.listen)):
+            raise ValueError(
+                f"refusing to take tokens on {self.listen} without encryption: whoever reads one there can use it. "
+                "Give --tls-cert and --tls-key, or --tls-terminated-upstream where something before it encrypts"
+            )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds a flag for each field; what is not given stays None, so that the environment can say it."""
     for field in dataclasses.fields(ServiceConfig):
         shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        default = f" (default {shown})" if shown not in ("", None) else ""
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=_parser(field.default),
-            metavar=field.name.rpartition("_")[2].upper(),
-            help=f"{field.metadata['help']}{default}; ${f'MODELFLEET_{field.name.upper()}'}".replace("%", "%%"),
-        )
+        default = f" (default {shown})" if shown not in ("", None, False) else ""
+        flag, variable = f"--{field.name.replace('_', '-')}", f"MODELFLEET_{field.name.upper()}"
+        meaning = f"{field.metadata['help']}{default}; ${variable}".replace("%", "%%")
+        if isinstance(field.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=meaning)
+        else:
+            metavar = field.name.rpartition("_")[2].upper()
+            parser.add_argument(flag, type=_parser(field.default), metavar=metavar, help=meaning)
 
 
 def is_loopback(address: str) -> bool:
@@ -122,7 +144,16 @@ def is_loopback(address: str) -> bool:
 
 
 def _parser(default: Any) -> Any:
+    if isinstance(default, bool):
+        return _parse_bool
     return _parse_list if isinstance(default, tuple) else type(default)
+
+
+def _parse_bool(text: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() not in known:
+        raise ValueError("must be true or false")
+    return known[text.lower()]
 
 
 def _parse_list(text: str) -> Sequence[str]:
