@@ -15,15 +15,16 @@ _log = logging.getLogger(__name__)
 def server_credentials(config: ServiceConfig) -> grpc.ServerCredentials:
     """Returns credentials from the configured files.
 
-    Callers must show a certificate where authorities are configured and tokens are not; with both, a caller without a
-    token is told apart by the certificate of whatever stands before the server.
+    Where authorities are configured, callers must show a certificate, tokens or not: services have nothing else to say
+    who they are, and grpc does not ask for a certificate that it would not insist on. People whose tokens say who they
+    are come through a front door that has a certificate, or hold one.
     """
     files = _Files(config)
     initial = files.read()
     return grpc.dynamic_ssl_server_credentials(
         initial,
         files.changed,  # type: ignore[arg-type]  # grpc takes None for "no change"; its stubs do not
-        require_client_authentication=bool(config.tls_ca) and not config.jwt_jwks,
+        require_client_authentication=bool(config.tls_ca),
     )
 
 

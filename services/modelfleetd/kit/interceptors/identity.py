@@ -29,7 +29,7 @@ class IdentityInterceptor:
         self._config = config
         self._admins = frozenset(config.admins)
         self._verifier = TokenVerifier(config) if config.jwt_jwks else None
-        self._by_certificate = bool(config.tls_cert and config.tls_ca)
+        self._by_certificate = config.has_certificate
         self._spiffe_prefix = f"spiffe://{config.trust_domain}/"
 
     def unary(self, method: Method, inner: Unary) -> Unary:
@@ -72,6 +72,8 @@ class IdentityInterceptor:
         raise IdentityMissing
 
     def _bearer(self, claims: Claims) -> Principal:
+        if claims.is_service:
+            return Principal(claims.name, PrincipalKind.SERVICE, claims.groups, _SERVICE_ROLES)
         roles = frozenset({Role.ADMIN}) if self._is_admin(claims.name, claims.groups) else frozenset()
         return Principal(claims.name, PrincipalKind.PERSON, claims.groups, roles)
 
