@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -19,7 +21,14 @@ import pytest
 from modelfleetd.errors import ReplicaCannotStart, StaleEpoch
 from modelfleetd.node.store import Store
 from modelfleetd.platform.ledger import violations
-from modelfleetd.platform.model import EffectKind, ServingObservation, ServingSpec
+from modelfleetd.platform.model import (
+    DesiredModel,
+    DesiredServing,
+    EffectKind,
+    ModelShare,
+    ServingObservation,
+    ServingSpec,
+)
 from tests.support import guardian
 from tests.support.node import Load, Node, replica_spec
 from tests.support.serving import CPU, NEW, OLD, TARGET, serving
@@ -217,6 +226,33 @@ async def test_whatever_dies_whenever_the_agent_comes_to_what_is_desired(node: N
         e.replica for e in effects if e.kind is EffectKind.REPLICA_TERMINATED
     }
     assert living == set(node.processes()) - {"envoy"}
+
+
+async def test_weight_is_taken_from_a_model_that_can_no_longer_be_started(node: Node, tmp_path: Path) -> None:
+    program = tmp_path / "replica"
+    program.symlink_to(sys.executable)
+    usual = replica_spec()
+    new = replace(usual, command=(str(program), *usual.command[1:]))
+
+    def both(shares: dict[str, int]) -> DesiredServing:
+        models = (DesiredModel(NEW, new, 1), DesiredModel(OLD, usual, 1))
+        return DesiredServing(models, tuple(ModelShare(model, share) for model, share in shares.items()))
+
+    await node.apply(both({}))
+    await until(partial(_available, node, NEW), timeout=20)
+    await until(partial(_available, node, OLD), timeout=20)
+    await node.apply(both({NEW: 10_000, OLD: 0}))
+    program.unlink()
+    await node.apply(both({NEW: 0, OLD: 10_000}))
+    assert (await node.platform.observe(TARGET)).desired == both({NEW: 0, OLD: 10_000})
+    with pytest.raises(ReplicaCannotStart):
+        await node.apply(
+            DesiredServing((DesiredModel(NEW, new, 2), DesiredModel(OLD, usual, 1)), both({OLD: 10_000}).shares)
+        )
+
+
+async def _available(node: Node, model: str) -> bool:
+    return (await node.platform.observe(TARGET)).model(model).available_replicas > 0
 
 
 async def test_a_replica_that_cannot_start_is_refused_or_tried_again_ever_more_slowly(node: Node) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sqlite3
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -37,6 +38,7 @@ _LEAST_DRAIN = timedelta(milliseconds=100)
 _LEAST_TERMINATION, _MOST_TERMINATION = timedelta(seconds=2), timedelta(seconds=15)
 _ENVOY_START = 15.0
 _STOP_WITHIN = 10.0
+_AFTER_REFUSAL = 1.0
 _BOUND_LOGS = 30.0
 
 
@@ -79,15 +81,26 @@ class Reconciler:
             try:
                 self._adopt(replicas.recover())
                 while True:
-                    pause = await self._round(replicas)
+                    pause = await self._careful_round(replicas)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._state.changed.wait(), pause)
-            finally:
+            except asyncio.CancelledError:
+                # Told to stop. Whatever else goes wrong, what serves goes on serving.
                 if self._terminate:
                     await self._end_everything(replicas)
+                raise
+            finally:
                 replicas.close()
                 if self._envoy_exit is not None:
                     self._envoy_exit.close()
+
+    async def _careful_round(self, replicas: Replicas) -> float:
+        """A round; a machine that refuses a file or a port is asked again, and nothing that serves is touched."""
+        try:
+            return await self._round(replicas)
+        except (OSError, sqlite3.Error):
+            _log.exception("the machine refused what the agent needs; it tries again")
+            return _AFTER_REFUSAL
 
     async def _round(self, replicas: Replicas) -> float:
         """Does what there is to do; returns in how many seconds to look again, if nothing changes before."""

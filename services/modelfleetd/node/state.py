@@ -85,7 +85,9 @@ class State:
             return applied
         rules.check_kind(kind, known.kind)
         for model in desired.models:
-            self._check_startable(target, model)
+            # Only where replicas would have to be started: what cannot be started any more may still lose its weight.
+            if known.wanted.starts(model):
+                self._check_startable(target, model)
         rules.check_shares(target, desired, known.wanted, lambda model: self._available(target, model))
         after = replace(
             known,
@@ -237,7 +239,7 @@ class State:
         self.targets[target.name] = after
 
     def _check_startable(self, target: str, model: DesiredModel) -> None:
-        why = domain.cannot_start(model.serving_spec, self.capacity, self._find_command) if model.replicas else None
+        why = domain.cannot_start(model.serving_spec, self.capacity, self._find_command)
         if why is not None:
             raise ReplicaCannotStart(target, model.model, why)
 

@@ -109,6 +109,12 @@ class DesiredServing:
             0,
         )
 
+    def starts(self, model: DesiredModel) -> bool:
+        """Whether a model would have to start replicas to get from this state to what it shall be."""
+        now = next((m for m in self.models if m.model == model.model), None)
+        running = now.replicas if now is not None and now.serving_spec == model.serving_spec else 0
+        return model.replicas > running
+
     def replicas_of(self, model: str) -> int:
         """The desired replicas of a model; 0 where it is not named."""
         return next((desired.replicas for desired in self.models if desired.model == model), 0)

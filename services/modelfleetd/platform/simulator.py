@@ -108,9 +108,11 @@ class Simulator:
         applied = rules.repeated(self._answered.get(fence.key), fence, content)
         if applied is None:
             rules.check_kind(kind, known.kind)
+            before = known.desired or _NO_SERVING
             for model in desired.models:
-                self._check_startable(target, model)
-            rules.check_shares(target, desired, known.desired or _NO_SERVING, known.available)
+                if before.starts(model):
+                    self._check_startable(target, model)
+            rules.check_shares(target, desired, before, known.available)
             applied = self._accept(known, kind, fence, desired)
             self._answered[fence.key] = rules.Answered(content, applied)
         known.floor = max(known.floor, fence.epoch)
