@@ -8,7 +8,7 @@ Everything is decided from what is really there: a launch that was left alone fo
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from modelfleetd.launcher.domain import undo
@@ -18,6 +18,7 @@ from modelfleetd.launcher.domain.launch import (
     Act,
     Launch,
     State,
+    ask_again,
     begin_step,
     enter,
     going_back,
@@ -236,17 +237,11 @@ def _await_share(launch: Launch, seen: Seen, state: ShareState) -> Action:
 def _begin_bake(launch: Launch, state: ShareState, now: datetime) -> Action:
     """4: the share is observed; the bake begins."""
     seen_by = "by its requests" if state is ShareState.OBSERVED else "by the proxy's word, for lack of requests"
-    step = replace(launch.step, bake_start=now, next_judge=now + _judge_interval(launch))
+    step = replace(launch.step, bake_start=now)
     share = launch.step_plan.share
-    baking = replace(launch, step=step, weight_time=launch.weight_time or now)
+    baking = ask_again(replace(launch, step=step, weight_time=launch.weight_time or now), now)
     message = f"the candidate has its {share} basis points ({seen_by}); bakes for {launch.policy.bake_duration}"
     return Advance("BakeBegan", message, baking, progress=False)
-
-
-def _judge_interval(launch: Launch) -> timedelta:
-    """How often the gate is asked during a bake: a quarter of it, within reason."""
-    seconds = launch.policy.bake_duration.total_seconds() / 4
-    return timedelta(seconds=min(60.0, max(2.0, seconds)))
 
 
 def _due(launch: Launch, now: datetime) -> bool:
@@ -265,7 +260,7 @@ def _bake(launch: Launch, now: datetime) -> Action:
         if over:
             return Advance("BakeEnded", "the bake is over; there is no gate", passed, progress=False)
         return _baking(launch, now, end)
-    if _due(launch, now) or (over and _last_judged(launch) < end):
+    if _due(launch, now):
         return Judge(final=over)
     if launch.step.gate_errors:
         errors = launch.step.gate_errors
@@ -275,15 +270,6 @@ def _bake(launch: Launch, now: datetime) -> Action:
         message = "holds: the stability gate cannot decide yet; asks again"
         return Wait("GateInconclusive", message, _until(launch.step.next_judge, now), alarming=True)
     return _baking(launch, now, end)
-
-
-def _last_judged(launch: Launch) -> datetime:
-    """When the gate was last asked, or the bake began. What went wrong is asked again after its backoff."""
-    step = launch.step
-    assert step.next_judge is not None and step.bake_start is not None
-    if step.gate_errors:
-        return datetime.max.replace(tzinfo=step.next_judge.tzinfo)
-    return step.next_judge - _judge_interval(launch)
 
 
 def _baking(launch: Launch, now: datetime, end: datetime) -> Wait:

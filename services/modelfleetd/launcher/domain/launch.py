@@ -371,6 +371,15 @@ def begin_step(launch: Launch, number: int, now: datetime, region: int | None = 
     return replace(launch, step=StepState(region=at, number=number, start_time=now, deadline=deadline))
 
 
+def ask_again(launch: Launch, now: datetime) -> Launch:
+    """Says when the gate is asked next: a quarter of the bake later, within reason, and always at the bake's end."""
+    seconds = launch.policy.bake_duration.total_seconds() / 4
+    again, end = now + timedelta(seconds=min(60.0, max(2.0, seconds))), launch.bake_end
+    if end is not None and now < end:
+        again = min(again, end)
+    return replace(launch, step=replace(launch.step, next_judge=again))
+
+
 def going_back(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
     """Turns a launch round. An abort that is there already stays: the first reason is the reason."""
     abort = launch.abort or Abort(author, reason, now)

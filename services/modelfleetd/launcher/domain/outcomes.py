@@ -23,6 +23,7 @@ from modelfleetd.launcher.domain.launch import (
     State,
     Status,
     Verdict,
+    ask_again,
     enter,
     going_back,
     postponed,
@@ -131,33 +132,35 @@ def reservation_gone(launch: Launch) -> Launch:
 
 def judged(launch: Launch, verdict: GateVerdict, *, final: bool, now: datetime) -> Launch:
     """The gate has answered, or could not. Nothing is ever inferred from silence."""
-    gate, step = launch.policy.stability_gate, launch.step
-    interval = min(60.0, max(2.0, launch.policy.bake_duration.total_seconds() / 4))
-    step = replace(step, next_judge=now + timedelta(seconds=interval), gate_errors=0)
     if verdict.verdict is Verdict.ERROR:
         errors = launch.step.gate_errors + 1
         again = now + timedelta(seconds=backoff(errors))
-        return replace(launch, step=replace(step, gate_errors=errors, next_judge=again))
+        return replace(launch, step=replace(launch.step, gate_errors=errors, next_judge=again))
+    launch = replace(launch, step=replace(launch.step, gate_errors=0))
+    return ask_again(_ruled(launch, verdict, final=final, now=now), now)
+
+
+def _ruled(launch: Launch, verdict: GateVerdict, *, final: bool, now: datetime) -> Launch:
+    """What an answer of the gate means for the launch."""
+    gate, step = launch.policy.stability_gate, launch.step
     if gate.dry_run:
         return replace(launch, step=replace(step, passed=step.passed or final))
     if verdict.verdict is Verdict.FAIL:
-        return going_back(replace(launch, step=step), f"gate/{verdict.gate}", verdict.explanation, now)
+        return going_back(launch, f"gate/{verdict.gate}", verdict.explanation, now)
     if not final or step.passed:
-        return replace(launch, step=step)
+        return launch
     if verdict.verdict is Verdict.PASS:
         return replace(launch, step=replace(step, passed=True))
     if step.extensions < gate.extensions:
         bake = launch.policy.bake_duration
         deadline = None if step.deadline is None else step.deadline + bake
-        longer = replace(step, extensions=step.extensions + 1, deadline=deadline)
-        return replace(launch, step=longer)
+        return replace(launch, step=replace(step, extensions=step.extensions + 1, deadline=deadline))
     author = f"gate/{verdict.gate}"
     if any(pause.author == author for pause in launch.pause_reasons):
-        return replace(launch, step=step)
+        return launch
     pause = PauseReason(author, verdict.explanation, now)
     return replace(
         launch,
-        step=step,
         pause_reasons=(*launch.pause_reasons, pause),
         paused_since=launch.paused_since or now,
     )
