@@ -177,3 +177,16 @@ async def test_an_answer_is_forgotten_with_the_transaction_that_failed(database:
                 await once(conn, pb.CreateTeamRequest(request_id=ID), pb.Team, act)
         except KeyError:
             assert expected is KeyError
+
+
+async def test_a_connection_whose_protocol_was_cut_off_is_lost_and_not_used_again(empty_database_url: str) -> None:
+    database = await Database.open(empty_database_url, "public", max_size=1)
+    try:
+        before = await database.fetchval("SELECT pg_backend_pid()")
+        with pytest.raises(PartUnavailable):
+            async with database.connection():
+                # What the driver raises when the server goes away between two messages.
+                raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+        assert await database.fetchval("SELECT pg_backend_pid()") != before
+    finally:
+        await database.close()

@@ -56,6 +56,8 @@ _LOST = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.TargetServerAttributeNotMatched,
     asyncpg.InterfaceError,
+    # The driver was surprised in the middle of its protocol: the server went away between two messages.
+    asyncpg.InternalClientError,
     OSError,
 )
 # A repetition of the transaction may succeed.
@@ -176,7 +178,7 @@ class Database:
             conn = await self._acquire()
             try:
                 yield conn
-            except asyncpg.ReadOnlySQLTransactionError:
+            except (asyncpg.ReadOnlySQLTransactionError, asyncpg.InternalClientError):
                 # 25006: it leads to a server that was demoted. Returned to the pool it would do so for days.
                 conn.terminate()
                 raise
@@ -221,7 +223,7 @@ def _time_left() -> float:
 
 def _is_connection_loss(error: asyncpg.InterfaceError) -> bool:
     """Tells a lost connection from a misuse of the driver: asyncpg has one class for both."""
-    return isinstance(error, asyncpg.InternalClientError) or "connection" in str(error) or "pool" in str(error)
+    return "connection" in str(error) or "pool" in str(error)
 
 
 async def _prepare(conn: Any) -> None:
