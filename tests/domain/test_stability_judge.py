@@ -48,7 +48,7 @@ def only(judgement: Judgement) -> Finding:
 def test_a_value_inside_with_enough_positives_passes() -> None:
     found = judged(sums(12, 12))
     assert found.verdict is Verdict.PASS
-    assert found.explanation.startswith("PASS: calibration of click is 1 (99 % interval 0.")
+    assert found.explanation.startswith("calibration of click is 1 (99 % interval 0.")
     assert found.explanation.endswith("by 12 positives among 10,000 examples, within 0.5 to 2.")
 
 
@@ -166,7 +166,7 @@ def test_the_worst_finding_is_the_verdict() -> None:
     assert judge([good, open_one], SPAN).verdict is Verdict.INCONCLUSIVE
     worst = judge([good, open_one, bad], SPAN)
     assert worst.verdict is Verdict.FAIL
-    assert worst.explanation.startswith("FAIL: calibration of b is 10")
+    assert worst.explanation.startswith("calibration of b is 10")
     assert judge([good, good], SPAN).explanation.endswith("1 more of 2 findings say the same.")
 
 

@@ -77,7 +77,7 @@ async def test_a_good_candidate_replaces_the_baseline_and_no_request_fails(folde
 async def test_a_miscalibrated_candidate_is_sent_back_by_the_gate(folder: Path) -> None:
     summary = await played("miscalibrated", folder)
     assert summary["state"] == "ROLLED_BACK"
-    assert summary["reason"].startswith("gate/stability: FAIL: calibration of click is")
+    assert summary["reason"].startswith("gate/stability: calibration of click is")
     assert summary["baseline"] == fleet.BASELINE
     assert summary["replicas"][fleet.CANDIDATE]["running"] == 0
     assert summary["replicas"][fleet.BASELINE] == {

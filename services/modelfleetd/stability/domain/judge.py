@@ -94,7 +94,7 @@ def judge(cases: Sequence[Case], span: Span) -> Judgement:
     by_verdict = {verdict: [f for f in findings if f.verdict is verdict] for verdict in Verdict}
     verdict = next((v for v in (Verdict.FAIL, Verdict.INCONCLUSIVE) if by_verdict[v]), Verdict.PASS)
     decisive = by_verdict[verdict]
-    explanation = say.conclusion(verdict.name, [f.explanation for f in decisive], len(findings))
+    explanation = say.conclusion([f.explanation for f in decisive], len(findings))
     return Judgement(verdict, explanation, findings, span.start_time, span.end_time)
 
 

@@ -96,11 +96,11 @@ def still_waiting(examples: int, first_maturity: datetime | None) -> str:
     return f" ({count(examples, 'example')} more {verb})"
 
 
-def conclusion(verdict: str, explanations: Sequence[str], findings: int) -> str:
-    """The first finding that decides, and how many others say the same."""
+def conclusion(explanations: Sequence[str], findings: int) -> str:
+    """The first finding that decides, and how many others say the same; the verdict stands beside it, not in it."""
     if not explanations:
-        return f"{verdict}: nothing was demanded."
-    first = f"{verdict}: {explanations[0]}"
+        return "Nothing was demanded."
+    first = explanations[0]
     others = len(explanations) - 1
     return first if not others else f"{first} {others} more of {findings} findings say the same."
 
