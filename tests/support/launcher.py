@@ -22,7 +22,7 @@ from modelfleetd.clock import SystemClock
 from modelfleetd.kit.app import Service
 from modelfleetd.kit.db import Database
 from modelfleetd.launcher import app, migrations
-from modelfleetd.launcher.clients import CapacityClient, RegistryClient
+from modelfleetd.launcher.clients import CapacityClient, RegistryClient, StabilityClient
 from modelfleetd.launcher.domain.launch import Verdict
 from modelfleetd.launcher.domain.policy import StabilityGate
 from modelfleetd.launcher.observer import Observer
@@ -224,14 +224,14 @@ def agent(seed: int = 0, behaviour: Behaviour = QUICK, region: str = EU) -> Simu
 
 @asynccontextmanager
 async def another_launcher(fleet: Fleet, **config: Any) -> AsyncIterator[Service]:
-    """Runs one more launcher on the same database."""
+    """Runs one more launcher on the same database. The test's judge judges, unless it says where stability is."""
 
     async def build(service: Service) -> None:
         store = Store(await service.database("launcher", migrations))
         world = World(
             RegistryClient(service.client.registry),
             CapacityClient(service.client.capacity),
-            fleet.judge,
+            StabilityClient(service.client.stability) if "stability_address" in config else fleet.judge,
             fleet.platforms,
         )
         await app.compose(service, store, world)

@@ -94,6 +94,9 @@ class MemoryStore:
         self.row, self.due = to_document(launch), due
         return True
 
+    async def is_held(self, launch: Launch) -> bool:
+        return (launch.version, launch.epoch) == (self.version, self.epoch)
+
     async def yield_lease(self, launch: Launch) -> None:
         self.due = 0.0
 
@@ -277,6 +280,7 @@ class Rehearsal:
             stability=self.books,
             clock=self.clock,
             traced=False,
+            started=self.clock.monotonic(),
         )
         self.store.due = 0.2
         try:

@@ -14,8 +14,7 @@ from modelfleet.errors import NotFound
 from modelfleet.registry.v1 import registry_pb2
 from modelfleet.services import AsyncCapacity, AsyncPlatform, AsyncRegistry, AsyncStability
 from modelfleet.stability.v1 import stability_pb2
-from modelfleetd.errors import DeadlinePassed, FleetError, ReferenceNotFound
-from modelfleetd.kit import deadline
+from modelfleetd.errors import FleetError, ReferenceNotFound
 from modelfleetd.kit.codec import (
     duration_to_proto,
     from_proto,
@@ -33,22 +32,13 @@ from modelfleetd.launcher.ports import (
     UsedUnits,
     request_id,
 )
-from modelfleetd.launcher.remote import translated
+from modelfleetd.launcher.remote import timeout, translated
 from modelfleetd.launcher.serving import spec_to_document
 from modelfleetd.platform.base import Platform
 from modelfleetd.platform.client import PlatformClient
 from modelfleetd.platform.model import ServingObservation, ServingSpec, TargetKind
 
-_TIMEOUT = 5.0
 _REPORTED = 1_000
-
-
-def _timeout() -> float:
-    """Seconds that a call may take: never longer than what is left of the lease."""
-    left = deadline.remaining()
-    if left is not None and left <= 0:
-        raise DeadlinePassed
-    return _TIMEOUT if left is None else min(_TIMEOUT, left)
 
 
 @contextmanager
@@ -67,7 +57,7 @@ class RegistryClient:
 
     async def model_type(self, name: str) -> TypeFacts:
         with translated("registry"), _referring("launch.model_type", name):
-            found = await self._stub.get_model_type(name=name, timeout=_timeout())
+            found = await self._stub.get_model_type(name=name, timeout=timeout())
         return TypeFacts(
             name=found.name,
             team=found.team,
@@ -80,14 +70,14 @@ class RegistryClient:
 
     async def model(self, name: str, path: str) -> SizedModel:
         with translated("registry"), _referring(path, name):
-            found = await self._stub.get_model(name=name, timeout=_timeout())
+            found = await self._stub.get_model(name=name, timeout=timeout())
         spec = from_proto(found.serving_spec, ServingSpec)
         facts = ModelFacts(found.name, spec.digest, spec_to_document(found.serving_spec))
         return SizedModel(facts, spec.flavor, spec.units, spec.startup_limit, spec.drain_limit)
 
     async def agent_address(self, region: str) -> str:
         with translated("registry"), _referring("launch.regions", region):
-            return (await self._stub.get_region(name=region, timeout=_timeout())).agent_address
+            return (await self._stub.get_region(name=region, timeout=timeout())).agent_address
 
     async def finalize(
         self,
@@ -122,18 +112,18 @@ class RegistryClient:
             reason=reason,
         )
         with translated("registry"):
-            return (await self._stub.finalize_launch(request, timeout=_timeout())).revision
+            return (await self._stub.finalize_launch(request, timeout=timeout())).revision
 
     async def regions(self) -> Mapping[str, str]:
         with translated("registry"):
-            found = [region async for region in self._stub.list_regions_all(page_size=1000, timeout=_timeout())]
+            found = [region async for region in self._stub.list_regions_all(page_size=1000, timeout=timeout())]
         return {region.name: region.agent_address for region in found}
 
     async def report(self, observations: Sequence[ServingObservation]) -> None:
         statuses = [_status(seen) for seen in observations if seen.kind is TargetKind.ROUTE]
         for start in range(0, len(statuses), _REPORTED):
             with translated("registry"):
-                await self._stub.report_serving(statuses=statuses[start : start + _REPORTED], timeout=_timeout())
+                await self._stub.report_serving(statuses=statuses[start : start + _REPORTED], timeout=timeout())
 
 
 def _status(seen: ServingObservation) -> registry_pb2.ServingStatus:
@@ -167,20 +157,20 @@ class CapacityClient:
             estimate=capacity_pb2.Estimate(model=model), validate_only=not keep, request_id=request_id(key)
         )
         with translated("capacity"):
-            found = await self._stub.create_estimate(request, timeout=_timeout())
+            found = await self._stub.create_estimate(request, timeout=timeout())
         regions = {region.region: (region.replicas, region.min_replicas) for region in found.regions}
         return Estimate(found.name if keep else "", regions)
 
     async def unit_cost(self, flavor: str) -> float:
         with translated("capacity"):
-            return (await self._stub.get_flavor(name=flavor, timeout=_timeout())).unit_cost
+            return (await self._stub.get_flavor(name=flavor, timeout=timeout())).unit_cost
 
     async def room(
         self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str]
     ) -> Mapping[tuple[str, str], Room]:
         with translated("capacity"), _referring("launch.pool", pool):
             found = await self._stub.simulate_reservation(
-                reservation=_reservation(pool, launch, wanted, replaced), timeout=_timeout()
+                reservation=_reservation(pool, launch, wanted, replaced), timeout=timeout()
             )
         return {
             (fit.item.flavor, fit.item.region): Room(booked=fit.item.moved_units, free=fit.available_units)
@@ -194,15 +184,15 @@ class CapacityClient:
             reservation=_reservation(pool, launch, items, replaced), request_id=request_id(key)
         )
         with translated("capacity"):
-            return (await self._stub.create_reservation(request, timeout=_timeout())).name
+            return (await self._stub.create_reservation(request, timeout=timeout())).name
 
     async def activate(self, reservation: str, key: str) -> None:
         with translated("capacity"):
-            await self._stub.activate_reservation(name=reservation, request_id=request_id(key), timeout=_timeout())
+            await self._stub.activate_reservation(name=reservation, request_id=request_id(key), timeout=timeout())
 
     async def cancel(self, reservation: str, key: str) -> None:
         with translated("capacity"):
-            await self._stub.cancel_reservation(name=reservation, request_id=request_id(key), timeout=_timeout())
+            await self._stub.cancel_reservation(name=reservation, request_id=request_id(key), timeout=timeout())
 
     async def settle(self, reservation: str, usages: Iterable[UsedUnits], retain: timedelta, key: str) -> None:
         request = capacity_pb2.SettleReservationRequest(
@@ -216,7 +206,7 @@ class CapacityClient:
             request_id=request_id(key),
         )
         with translated("capacity"):
-            await self._stub.settle_reservation(request, timeout=_timeout())
+            await self._stub.settle_reservation(request, timeout=timeout())
 
     async def release(self, reservation: str, key: str) -> None:
         request = capacity_pb2.SettleReservationRequest(
@@ -225,7 +215,7 @@ class CapacityClient:
             request_id=request_id(key),
         )
         with translated("capacity"):
-            await self._stub.settle_reservation(request, timeout=_timeout())
+            await self._stub.settle_reservation(request, timeout=timeout())
 
 
 def _reservation(
@@ -254,7 +244,7 @@ class StabilityClient:
         )
         try:
             with translated("stability"):
-                found = await self._stub.judge_model(request, timeout=_timeout())
+                found = await self._stub.judge_model(request, timeout=timeout())
         except FleetError as error:
             # The judge's silence, or its refusal, is no verdict on the model.
             return Judgement(Verdict.ERROR, f"the judge could not be asked: {error.message}")
@@ -308,5 +298,5 @@ class AgentClients:
         found = self._clients.get(address)
         if found is None:
             stub: AsyncPlatform = self._open(address)
-            found = self._clients[address] = PlatformClient(stub, name=f"the agent at {address}", timeout=_TIMEOUT)
+            found = self._clients[address] = PlatformClient(stub, name=f"the agent at {address}", timeout=timeout)
         return found

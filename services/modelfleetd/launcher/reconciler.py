@@ -13,7 +13,6 @@ from typing import Final
 
 from modelfleetd.clock import Clock
 from modelfleetd.errors import FleetError
-from modelfleetd.kit import deadline
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.ports import World
 from modelfleetd.launcher.round import Round
@@ -77,10 +76,12 @@ class Reconciler:
         async with asyncio.TaskGroup() as rounds:
             while True:
                 self._woken.clear()
+                # Before the database is asked: the lease may have begun long before its answer is heard.
+                asked = self._clock.monotonic()
                 claims = await self._claim()
                 for claim in claims:
                     self._running += 1
-                    rounds.create_task(self._round(claim), name=claim.launch.name)
+                    rounds.create_task(self._round(claim, asked), name=claim.launch.name)
                 await self._pause()
 
     async def _claim(self) -> list[Claim]:
@@ -115,7 +116,7 @@ class Reconciler:
             if not done:
                 return
 
-    async def _round(self, claim: Claim) -> None:
+    async def _round(self, claim: Claim, asked: float) -> None:
         at_hand = Round(
             claim,
             store=self._store,
@@ -123,10 +124,10 @@ class Reconciler:
             stability=self._world.stability,
             clock=self._clock,
             traced=self._traced,
+            started=asked,
         )
         try:
-            with deadline.limit(claim.lease / 2):
-                await at_hand.run()
+            await at_hand.run()
         except FleetError as error:
             # The lease ends by itself; whoever claims the launch then settles what this round has left.
             _log.warning("%s: this round failed: %s", claim.launch.name, error.message)

@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from modelfleet.errors import DeadlineExceeded, ModelfleetError, Unavailable
 from modelfleetd import errors
 from modelfleetd.errors import DeadlinePassed, FleetError, PartUnavailable
+from modelfleetd.kit import deadline
+
+_TIMEOUT = 5.0
+# A call that hangs leaves the rest, for its caller to write down that it did.
+_SHARE = 0.6
 
 # What these say is not that the act was refused: it may have happened, or may happen if it is tried again.
 _UNDECIDED = frozenset(
@@ -23,6 +28,14 @@ _UNDECIDED = frozenset(
         errors.Code.UNIMPLEMENTED,
     }
 )
+
+
+def timeout() -> float:
+    """Returns the seconds that a call may take: clearly less than what is left of the work that it is part of."""
+    left = deadline.remaining()
+    if left is not None and left <= 0:
+        raise DeadlinePassed
+    return _TIMEOUT if left is None else min(_TIMEOUT, _SHARE * left)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Final
 
 from modelfleetd.clock import Clock
 from modelfleetd.errors import FleetError, StaleEpoch
+from modelfleetd.kit import deadline
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.telemetry import within_trace
 from modelfleetd.launcher import spans
@@ -56,15 +57,34 @@ _EVENTS: Final = {
 
 
 class LostClaim(Exception):
-    """Somebody else has changed or claimed the launch: this round is over."""
+    """Somebody else has changed or claimed the launch, or may do so soon: this round is over."""
 
 
 class Round:
     """One claim, from its first look until its lease is given back."""
 
     def __init__(
-        self, claim: Claim, *, store: Store, executor: Executor, stability: Stability, clock: Clock, traced: bool
+        self,
+        claim: Claim,
+        *,
+        store: Store,
+        executor: Executor,
+        stability: Stability,
+        clock: Clock,
+        traced: bool,
+        started: float,
     ) -> None:
+        """Prepares a round.
+
+        Args:
+            claim: the launch and its lease.
+            store: where it was claimed.
+            executor: acts.
+            stability: judges.
+            clock: of the machine.
+            traced: whether spans are kept.
+            started: when the claim was asked for, by the monotonic clock: the lease began no earlier.
+        """
         self.launch = claim.launch
         self._before = claim.launch
         self._lease = claim.lease
@@ -74,7 +94,7 @@ class Round:
         self._clock = clock
         self._traced = traced
         self._database_time = claim.now
-        self._started = clock.monotonic()
+        self._started = started
         self._looked = False
         # Seconds until the launch is due again; None where it has ended or is somebody else's.
         self.due: float | None = None
@@ -92,18 +112,22 @@ class Round:
     async def run(self) -> None:
         """Goes on until the launch has to wait, has ended, or the time is over."""
         try:
-            for _ in range(_MOST):
-                if self.left <= 0 or not await self._go_on():
-                    break
-            else:
-                await self._release(_BREATH)
+            with deadline.limit(max(0.0, self.left)):
+                for _ in range(_MOST):
+                    if not await self._go_on():
+                        break
+                else:
+                    await self._release(_BREATH)
         except LostClaim:
-            _log.debug("%s: changed by somebody else meanwhile", self.launch.name)
+            # Outside of the limit: it has passed where half of the lease has.
+            _log.debug("%s: changed by somebody else, or half of its lease is over", self.launch.name)
             await self._store.yield_lease(self._before)
             self.due = 0.0
 
     async def _go_on(self) -> bool:
         """Does one thing; says whether there may be more to do now."""
+        if self.left <= 0:
+            raise LostClaim
         launch = self.launch
         if launch.intent is not None and launch.intent.act not in ON_PLATFORM:
             return await self._settle_call(launch.intent)
@@ -180,8 +204,10 @@ class Round:
         return False
 
     async def _settle_call(self, intent: Intent) -> bool:
-        """Repeats a call that nobody knows the outcome of, with its own key."""
+        """Repeats a call that nobody knows the outcome of, with its own key. No agent's fence stands before it."""
         launch = self.launch
+        if not await self._store.is_held(launch):
+            raise LostClaim
         if launch.abort is not None and intent.act in (Act.FINALIZE, Act.ESTIMATE):
             # Whether it was finalised the registry says when it is told that the launch goes back.
             return await self._void(intent, "an abort came first")

@@ -52,16 +52,18 @@ class PlatformClient:
     Args:
         agent: the stub with its connection, such as `service.outbound.platform(address)`.
         name: what errors call the agent.
-        timeout: seconds that a call may take.
+        timeout: seconds that a call may take; a function is asked for every call.
     """
 
-    def __init__(self, agent: AsyncPlatform, *, name: str = "the platform agent", timeout: float = 5.0) -> None:
+    def __init__(
+        self, agent: AsyncPlatform, *, name: str = "the platform agent", timeout: float | Callable[[], float] = 5.0
+    ) -> None:
         self._agent = agent
         self._name = name
-        self._timeout = timeout
+        self._timeout: Callable[[], float] = timeout if callable(timeout) else lambda: timeout
 
     async def agent(self) -> Agent:
-        return wire.agent_from_proto(await self._call(self._agent.get_agent(timeout=self._timeout)))
+        return wire.agent_from_proto(await self._call(self._agent.get_agent(timeout=self._timeout())))
 
     async def apply(self, target: str, kind: TargetKind, fence: Fence, desired: DesiredServing) -> Applied:
         request = pb.ApplyServingRequest(
@@ -70,12 +72,12 @@ class PlatformClient:
             fence=wire.fence_to_proto(fence),
             desired=wire.desired_to_proto(desired),
         )
-        answer = await self._call(self._agent.apply_serving(request, timeout=self._timeout))
+        answer = await self._call(self._agent.apply_serving(request, timeout=self._timeout()))
         return wire.applied_from_proto(answer)
 
     async def observe(self, target: str, epoch: int = 0) -> ServingObservation:
         request = pb.ObserveServingRequest(target=target, epoch=epoch)
-        answer = await self._call(self._agent.observe_serving(request, timeout=self._timeout))
+        answer = await self._call(self._agent.observe_serving(request, timeout=self._timeout()))
         return wire.observation_from_proto(answer)
 
     async def list(self) -> tuple[ServingObservation, ...]:
@@ -83,7 +85,7 @@ class PlatformClient:
         token = ""
         while True:
             request = pb.ListServingRequest(page_size=_PAGE, page_token=token)
-            page = await self._call(self._agent.list_serving(request, timeout=self._timeout))
+            page = await self._call(self._agent.list_serving(request, timeout=self._timeout()))
             found += map(wire.observation_from_proto, page.targets)
             token = page.next_page_token
             if not token:
@@ -91,7 +93,7 @@ class PlatformClient:
 
     async def effects(self, after: int = 0, target: str = "", limit: int = 1000) -> EffectPage:
         request = pb.ListEffectsRequest(after_sequence=after, target=target, page_size=limit)
-        answer = await self._call(self._agent.list_effects(request, timeout=self._timeout))
+        answer = await self._call(self._agent.list_effects(request, timeout=self._timeout()))
         return wire.effects_from_proto(answer)
 
     async def _call(self, call: Awaitable[_Answer]) -> _Answer:

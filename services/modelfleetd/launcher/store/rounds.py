@@ -107,6 +107,16 @@ class Rounds:
         )
         return tag == "UPDATE 1"
 
+    async def is_held(self, launch: Launch) -> bool:
+        """Whether nobody has changed or claimed the launch since this process did."""
+        found = await self._database.fetchval(
+            "SELECT true FROM launches WHERE id = $1 AND version = $2 AND epoch = $3",
+            id_of(launch),
+            launch.version,
+            launch.epoch,
+        )
+        return bool(found)
+
     async def yield_lease(self, launch: Launch) -> None:
         """Gives the lease back at once, whatever the version: somebody's verb came in between."""
         await self._database.execute(
