@@ -6,9 +6,13 @@ import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from modelfleetd.launcher.domain.actions import Action, Judge, Wait
+import pytest
+
+from modelfleetd.errors import invalid
+from modelfleetd.launcher.domain.actions import Action, Advance, Judge, Wait
 from modelfleetd.launcher.domain.decide import next_action
 from modelfleetd.launcher.domain.launch import (
+    Act,
     GateVerdict,
     Launch,
     ModelFacts,
@@ -19,9 +23,10 @@ from modelfleetd.launcher.domain.launch import (
     begin_step,
 )
 from modelfleetd.launcher.domain.observed import Observed, Seen
-from modelfleetd.launcher.domain.outcomes import judged
+from modelfleetd.launcher.domain.outcomes import estimated, judged, refused
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, Room, Side, make
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from modelfleetd.launcher.domain.verbs import pause, resume, skip_step
 
 TYPE, CPU, EU = "modelTypes/ctr", "flavors/cpu", "regions/eu"
 OLD, NEW = f"{TYPE}/models/old", f"{TYPE}/models/new"
@@ -109,7 +114,7 @@ def says(launch: Launch, verdict: Verdict, now: datetime, *, final: bool) -> Lau
 
 
 def decides(launch: Launch, now: datetime) -> Action:
-    return next_action(launch, at_step(launch), now)
+    return next_action(launch, at_step(launch) if launch.state is State.SHIFTING else None, now)
 
 
 def judges(launch: Launch, verdict: Verdict, until: datetime, start: datetime = T0) -> tuple[Launch, list[datetime]]:
@@ -128,6 +133,44 @@ def judges(launch: Launch, verdict: Verdict, until: datetime, start: datetime = 
     return launch, asked
 
 
+# Before anything is changed
+
+
+def estimates(launch: Launch, now: datetime = T0, *, baseline: str = OLD, free: int = 20) -> Launch:
+    """Registry and capacity have answered."""
+    return estimated(
+        launch,
+        plan=planned(free=free),
+        candidate=facts(NEW),
+        baseline=facts(baseline),
+        revision=1,
+        gated=True,
+        now=now,
+    )
+
+
+def test_a_queued_launch_takes_over_from_whatever_the_one_before_it_has_made_the_baseline() -> None:
+    waiting = replace(pending(), queued=True, baseline="")
+    begins = decides(replace(waiting, queued=False), T0)
+    assert isinstance(begins, Advance) and begins.launch.state is State.ESTIMATING
+    launch = estimates(begins.launch, baseline=f"{TYPE}/models/newer")
+    assert launch.state is State.PREPARING and launch.baseline == f"{TYPE}/models/newer"
+    # From then on it is pinned.
+    again = estimates(replace(launch, state=State.ESTIMATING), baseline=OLD)
+    assert again.abort is not None and "no longer" in again.abort.reason
+
+
+def test_a_queued_launch_whose_candidate_has_become_the_baseline_is_cancelled_and_says_so() -> None:
+    waiting = replace(pending(), state=State.ESTIMATING, baseline="")
+    for launch in (
+        estimates(waiting, baseline=NEW),
+        refused(waiting, Act.ESTIMATE, invalid("launch.candidate", "must not be the baseline already"), T0),
+    ):
+        assert launch.abort is not None and "baseline" in launch.abort.reason
+        ends = decides(launch, T0)
+        assert isinstance(ends, Advance) and ends.launch.state is State.CANCELLED
+
+
 # Gates
 
 
@@ -142,3 +185,77 @@ def test_a_gate_is_always_asked_when_the_bake_ends() -> None:
     policy = Policy(bake_duration=90 * SECOND, stability_gate=StabilityGate(max_extensions=0))
     launch, asked = judges(baking(policy), Verdict.INCONCLUSIVE, T0 + 91 * SECOND)
     assert T0 + 90 * SECOND in asked and launch.paused
+
+
+def held(launch: Launch, until: datetime, start: datetime = T0) -> Launch:
+    """The judge is away for a while; the launch waits and does nothing else."""
+    launch, _ = judges(launch, Verdict.ERROR, until, start)
+    assert launch.abort is None and launch.step.gate_errors > 0
+    return launch
+
+
+def test_an_outage_of_the_judge_costs_a_launch_no_time_at_its_last_step() -> None:
+    begun = shifting(number=5)
+    begun = replace(begun, deadline=T0 + 60 * MINUTE)
+    begins = decides(begun, T0)
+    assert isinstance(begins, Advance)
+    back = T0 + 3 * 60 * MINUTE
+    launch = says(held(begins.launch, back), Verdict.PASS, back, final=True)
+    # What was held is no bake: the rest of it is still to come, and then there is time to give up the old replicas.
+    assert launch.bake_end is not None and back < launch.bake_end <= back + 5 * MINUTE
+    launch = says(launch, Verdict.PASS, launch.bake_end, final=True)
+    assert launch.step.passed and launch.bake_end is not None
+    step = launch.step_plan
+    draining = replace(
+        at_step(launch),
+        baseline=Observed(step.old_after, step.old_share, available=step.old_after, terminating=3),
+    )
+    for later in (MINUTE, 9 * MINUTE):
+        action = next_action(launch, draining, launch.bake_end + later)
+        assert isinstance(action, Wait) and action.reason == "Terminating"
+
+
+def test_an_outage_of_the_judge_uses_up_no_extension() -> None:
+    back = T0 + 60 * MINUTE
+    launch, asked = judges(held(baking(), back), Verdict.INCONCLUSIVE, back + 15 * MINUTE, back)
+    assert launch.step.extensions == 3 and not launch.paused and launch.abort is None
+    launch, _ = judges(launch, Verdict.INCONCLUSIVE, back + 21 * MINUTE, asked[-1] + MINUTE)
+    assert launch.paused and launch.abort is None
+
+
+def test_a_skip_during_an_outage_of_the_judge_leaves_time_for_the_rest_of_the_step() -> None:
+    late = T0 + 60 * MINUTE
+    launch = skip_step(held(baking(), late), "oncall", 1)
+    skipped = decides(launch, late)
+    assert isinstance(skipped, Advance) and skipped.launch.step.deadline is not None
+    assert skipped.launch.step.passed and skipped.launch.step.deadline >= late + 10 * MINUTE
+
+
+def test_a_pause_within_an_outage_of_the_judge_is_not_counted_twice() -> None:
+    launch = held(baking(), T0 + 20 * MINUTE)
+    since = launch.step.held_since
+    assert since is not None and launch.step.deadline is not None
+    before = launch.step.deadline
+    launch = pause(launch, "bob", "lunch", T0 + 20 * MINUTE)
+    launch = resume(launch, "bob", T0 + 30 * MINUTE)
+    launch = says(launch, Verdict.PASS, T0 + 40 * MINUTE, final=False)
+    assert launch.step.deadline == before + (T0 + 40 * MINUTE - since)
+    assert launch.step.bake_start == T0 + (T0 + 40 * MINUTE - since)
+
+
+def test_an_outage_of_the_judge_rolls_back_where_the_policy_says_so() -> None:
+    launch, _ = judges(
+        baking(Policy(stability_gate=StabilityGate(roll_back_on_error=True))), Verdict.ERROR, T0 + 14 * MINUTE
+    )
+    action = decides(launch, T0 + 16 * MINUTE)
+    if isinstance(action, Judge):
+        action = decides(says(launch, Verdict.ERROR, T0 + 16 * MINUTE, final=True), T0 + 16 * MINUTE)
+    assert isinstance(action, Advance) and action.event == "DeadlinePassed"
+
+
+@pytest.mark.parametrize("verdict", [Verdict.ERROR, Verdict.FAIL, Verdict.INCONCLUSIVE])
+def test_a_dry_run_gate_lets_every_step_pass_whatever_it_says(verdict: Verdict) -> None:
+    launch = baking(Policy(stability_gate=StabilityGate(dry_run=True)))
+    assert launch.bake_end is not None
+    launch = says(launch, verdict, launch.bake_end, final=True)
+    assert launch.step.passed and launch.abort is None and launch.step.gate_errors == 0

@@ -18,6 +18,7 @@ from modelfleetd.launcher.domain.launch import (
     Act,
     Launch,
     State,
+    accounted,
     ask_again,
     begin_step,
     enter,
@@ -113,11 +114,11 @@ def _overdue(launch: Launch, wait: Wait, now: datetime) -> str:
     """Why a launch that can only wait is to go back; empty while it is not. Pauses stop deadlines."""
     if launch.paused or launch.state is State.FINALIZING:
         return ""
-    if launch.deadline is not None and now >= launch.deadline:
-        return f"the launch's deadline has passed while it waited: {wait.message}"
-    if wait.reason == "GateErrored" and not launch.policy.stability_gate.roll_back_on_error:
+    if launch.step.held_since is not None and not launch.policy.stability_gate.roll_back_on_error:
         # An outage of the judge must not roll back every launch at once.
         return ""
+    if launch.deadline is not None and now >= launch.deadline:
+        return f"the launch's deadline has passed while it waited: {wait.message}"
     if launch.state is State.SHIFTING and launch.step.deadline is not None and now >= launch.step.deadline:
         return f"step {launch.step.number} has not got on before its deadline: {wait.message}"
     return ""
@@ -252,7 +253,8 @@ def _bake(launch: Launch, now: datetime) -> Action:
     """4, continued: the bake and its gates."""
     end = launch.bake_end
     assert end is not None
-    passed = replace(launch, step=replace(launch.step, passed=True))
+    passed = accounted(launch, now)
+    passed = replace(passed, step=replace(passed.step, passed=True, gate_errors=0, held_since=None))
     if launch.step.skipped_by:
         return Advance("BakeSkipped", f"{launch.step.skipped_by} ended the bake", passed, progress=False)
     over = now >= end

@@ -231,6 +231,8 @@ class StepState:
     passed: bool = False
     skipped_by: str = ""
     gate_errors: int = 0
+    # Since when its gate could not be asked, as far as that time is not accounted for yet.
+    held_since: datetime | None = None
     next_judge: datetime | None = None
 
 
@@ -362,6 +364,18 @@ def postponed(launch: Launch, by: timedelta) -> Launch:
         deadline=None if launch.deadline is None else launch.deadline + by,
         step=replace(step, deadline=None if step.deadline is None else step.deadline + by),
     )
+
+
+def accounted(launch: Launch, now: datetime) -> Launch:
+    """Time in which the gate could not judge is no bake, and counts against no deadline unless the policy says so."""
+    since = launch.step.held_since
+    if since is None:
+        return launch
+    # While it is paused its deadlines stand still anyway.
+    if not launch.paused and not launch.policy.stability_gate.roll_back_on_error:
+        launch = postponed(launch, now - since)
+    step, start = launch.step, launch.step.bake_start
+    return replace(launch, step=replace(step, held_since=now, bake_start=start and start + (now - since)))
 
 
 def begin_step(launch: Launch, number: int, now: datetime, region: int | None = None) -> Launch:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelfleetd.errors import FleetError, LaunchEnded, QuotaExceeded, ReplicaCannotStart, WrongState
+from modelfleetd.errors import FleetError, InvalidFields, LaunchEnded, QuotaExceeded, ReplicaCannotStart, WrongState
 from modelfleetd.launcher.domain import envelope as envelopes
 from modelfleetd.launcher.domain.actions import Wait
 from modelfleetd.launcher.domain.envelope import Envelope
@@ -23,6 +23,7 @@ from modelfleetd.launcher.domain.launch import (
     State,
     Status,
     Verdict,
+    accounted,
     ask_again,
     enter,
     going_back,
@@ -47,7 +48,7 @@ def backoff(retries: int) -> float:
 def looked(launch: Launch, now: datetime) -> Launch:
     """The launch could be looked at: time in which nobody could does not count against its deadlines."""
     late = timedelta(0) if launch.watched_until is None else now - launch.watched_until
-    if late > _MISSED and not launch.paused:
+    if late > _MISSED and not launch.paused and launch.step.held_since is None:
         launch = postponed(launch, late)
     return replace(launch, watched_until=None)
 
@@ -80,8 +81,15 @@ def estimated(
     gated: bool,
     now: datetime,
 ) -> Launch:
-    """The plan is made. An approval that covers it still counts; else the policy approves, or people are asked."""
+    """The plan is made. An approval that covers it still counts; else the policy approves, or people are asked.
+
+    The first plan of a launch that was queued pins its baseline: what ran before it may have put another one in place.
+    """
     pinned = baseline.name if baseline else ""
+    if launch.plan is None and not launch.baseline:
+        launch = replace(launch, baseline=pinned)
+    if pinned == launch.candidate:
+        return going_back(confirmed(launch), "registry", f"{pinned} is the baseline by now", now)
     if launch.baseline != pinned:
         changed = f"the baseline is {pinned or 'gone'}, no longer {launch.baseline or 'none'}"
         return going_back(confirmed(launch), "registry", changed, now)
@@ -132,12 +140,17 @@ def reservation_gone(launch: Launch) -> Launch:
 
 def judged(launch: Launch, verdict: GateVerdict, *, final: bool, now: datetime) -> Launch:
     """The gate has answered, or could not. Nothing is ever inferred from silence."""
-    if verdict.verdict is Verdict.ERROR:
-        errors = launch.step.gate_errors + 1
+    step = launch.step
+    if verdict.verdict is Verdict.ERROR and not launch.policy.stability_gate.dry_run:
+        errors = step.gate_errors + 1
         again = now + timedelta(seconds=backoff(errors))
-        return replace(launch, step=replace(launch.step, gate_errors=errors, next_judge=again))
-    launch = replace(launch, step=replace(launch.step, gate_errors=0))
-    return ask_again(_ruled(launch, verdict, final=final, now=now), now)
+        since = step.held_since or now
+        return replace(launch, step=replace(step, gate_errors=errors, next_judge=again, held_since=since))
+    launch = accounted(launch, now)
+    launch = replace(launch, step=replace(launch.step, gate_errors=0, held_since=None))
+    # Where it was held for a while, the rest of the bake is still to come.
+    over = launch.bake_end is None or now >= launch.bake_end
+    return ask_again(_ruled(launch, verdict, final=final and over, now=now), now)
 
 
 def _ruled(launch: Launch, verdict: GateVerdict, *, final: bool, now: datetime) -> Launch:
@@ -188,6 +201,9 @@ def refused(launch: Launch, act: Act, error: FleetError, now: datetime) -> Launc
     """An act was refused for good: nothing was changed by it. Says how the launch goes on."""
     after = replace(confirmed(launch), retries=launch.retries + 1)
     match act, error:
+        case Act.ESTIMATE, InvalidFields():
+            # What is asked for is no launch any more; no time makes it one.
+            return going_back(after, "registry", error.message, now)
         case Act.RESERVE, QuotaExceeded():
             # What was free when the plan was made is not any more: another plan may fit, within the envelope.
             return replace(enter(after, State.ESTIMATING, now), retries=after.retries)

@@ -13,6 +13,7 @@ from modelfleetd.launcher.domain.launch import (
     Launch,
     PauseReason,
     State,
+    accounted,
     going_back,
     postponed,
 )
@@ -65,6 +66,7 @@ def _check_state(launch: Launch, verb: str) -> None:
 def pause(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
     """Adds the author's reason to pause; a reason of the author's that is there already is replaced."""
     _check_state(launch, "PauseLaunch")
+    launch = accounted(launch, now)
     others = tuple(pause for pause in launch.pause_reasons if pause.author != author)
     return replace(
         launch,
@@ -76,6 +78,7 @@ def pause(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
 def resume(launch: Launch, author: str, now: datetime, *, any_author: bool = False) -> Launch:
     """Removes the author's reason to pause, or everybody's. The time that it was paused does not count."""
     _check_state(launch, "ResumeLaunch")
+    launch = accounted(launch, now)
     left = tuple(pause for pause in launch.pause_reasons if pause.author != author and not any_author)
     gates = [pause for pause in launch.pause_reasons if pause not in left and pause.author.startswith("gate/")]
     if gates:
