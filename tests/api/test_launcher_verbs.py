@@ -7,9 +7,11 @@ import uuid
 
 import pytest
 
+from modelfleet.common.v1 import serving_pb2
 from modelfleet.errors import ModelfleetError
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from tests.support.launcher import OLD, launcher_fleet, refused
+from modelfleet.registry.v1 import registry_pb2
+from tests.support.launcher import CPU, CTR, NEW, OLD, certify, launcher_fleet, refused
 from tests.support.servers import client_of
 from tests.support.wait import until
 
@@ -95,6 +97,23 @@ async def test_a_second_launch_on_a_route_is_refused_by_name_or_waits_its_turn(d
         await fleet.client.launcher.abort_launch(name="launches/first", reason="make room")
         await fleet.reaches(pb.Launch.ROLLED_BACK, "launches/first")
         await fleet.reaches(pb.Launch.SHIFTING, "launches/second")
+
+
+async def test_a_queued_launch_runs_after_one_that_has_succeeded(database_url: str) -> None:
+    async with launcher_fleet(database_url, old=10, new=10) as fleet:
+        await fleet.create("first", bake=0.5)
+        next_one = f"{CTR}/models/next"
+        spec = serving_pb2.ServingSpec(command=["serve", "{port}"], flavor=CPU)
+        await fleet.client.registry.create_model(
+            parent=CTR, model_id="next", model=registry_pb2.Model(serving_spec=spec)
+        )
+        await certify(fleet.client, next_one, 10)
+        await fleet.create("second", queue=True, candidate=next_one)
+        assert (await fleet.get("launches/second")).baseline == ""
+        await fleet.reaches(pb.Launch.SUCCEEDED, "launches/first")
+        second = await fleet.reaches(pb.Launch.SUCCEEDED, "launches/second")
+        assert second.baseline == NEW
+        assert (await fleet.client.registry.get_model_type(name=CTR)).baseline == next_one
 
 
 async def test_a_repeated_call_answers_the_same_and_does_nothing_twice(database_url: str) -> None:

@@ -58,7 +58,9 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
             launch = await self._planned(launch, keep_plan=request.validate_only)
         if request.validate_only:
             return wire.launch_to_proto(launch, (), self._clock.now())
-        launch = replace(launch, queued=bool(request.queue and busy))
+        if request.queue and busy:
+            # Its baseline is pinned when it starts: the launch before it is about to put another one in place.
+            launch = replace(launch, queued=True, baseline="")
         failpoint("launcher.before_verb.Created")
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, lambda: self._create(conn, launch))
@@ -167,7 +169,7 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
         return answer
 
     async def _new_launch(self, request: pb.CreateLaunchRequest) -> Launch:
-        """A launch as it is asked for, with the baseline pinned."""
+        """A launch as it is asked for, with the baseline of now pinned."""
         asked = request.launch
         launch_id = check_id(request.launch_id, "launch_id") if request.launch_id else f"l-{uuid.uuid4().hex[:12]}"
         MODEL_TYPE.parse(asked.model_type, "launch.model_type")

@@ -47,6 +47,8 @@ async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Est
         ReferenceNotFound, NotConfigured, CertificateMissing, PlanInfeasible, InvalidFields: why there is none.
     """
     type_ = await world.registry.model_type(launch.model_type)
+    if type_.baseline == launch.candidate:
+        raise invalid("launch.candidate", "must not be the baseline already")
     regions = launch.regions or type_.regions
     if not regions:
         raise NotConfigured(launch.model_type, "regions")
