@@ -23,6 +23,15 @@ class Serial(rpc.GRPCInferenceServiceServicer):
         # When the last request that was accepted will be done.
         self._free = 0.0
 
+    async def ServerLive(self, request, context):  # type: ignore[no-untyped-def]
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerMetadata(self, request, context):  # type: ignore[no-untyped-def]
+        return pb.ServerMetadataResponse(name="serial")
+
+    async def ModelMetadata(self, request, context):  # type: ignore[no-untyped-def]
+        return pb.ModelMetadataResponse(name=request.name)
+
     async def ServerReady(self, request, context):  # type: ignore[no-untyped-def]
         return pb.ServerReadyResponse(ready=True)
 
