@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--database-url",
         default=os.environ.get("MODELFLEET_DATABASE_URL"),
-        help="PostgreSQL, postgresql://user@host:port/database; $MODELFLEET_DATABASE_URL",
+        help="PostgreSQL, postgresql://user:password@host:port/database; $MODELFLEET_DATABASE_URL",
     )
     options = parser.parse_args(argv)
     if unknown := set(options.schemas) - set(SCHEMAS):
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("give --database-url, or MODELFLEET_DATABASE_URL")
     try:
         asyncio.run(migrate_all(options.database_url, options.schemas or SCHEMAS))
-    except (FleetError, RuntimeError) as error:
+    except (FleetError, RuntimeError, ValueError) as error:
         print(f"modelfleetd migrate: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0

@@ -118,6 +118,11 @@ def test_work_that_no_call_is_behind_can_belong_to_a_trace() -> None:
     "text",
     [
         "postgresql://root:hunter2@db:5432/fleet",
+        "postgresql://root:a/b#c@hunter2@db:5432/fleet",
+        "postgresql://root:/hunter2@db",
+        "PGPASSWORD=hunter2",
+        "postgresql://db/fleet?user=root&password=hunter2",
+        "client_secret: hunter2",
         "connect failed: password=hunter2 host=db",
         "{'password': 'hunter2'}",
         "authorization: Bearer hunter2",

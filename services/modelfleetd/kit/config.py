@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from modelfleetd.kit.database_url import check_database_url
+
 # Ports of a machine where every service runs beside the others.
 REGISTRY_PORT, CAPACITY_PORT, LAUNCHER_PORT, STABILITY_PORT = 8461, 8462, 8463, 8464
 
@@ -23,7 +25,9 @@ class ServiceConfig:
     """Configuration that all services have. Each field is the flag `--its-name` and `MODELFLEET_ITS_NAME`."""
 
     listen: str = _option("127.0.0.1:0", "address to serve gRPC on, host:port; port 0 takes a free one")
-    database_url: str = _option("", "PostgreSQL, postgresql://user@host:port/database")
+    database_url: str = _option(
+        "", "PostgreSQL, postgresql://user:password@host:port/database; as a flag, all users see it"
+    )
     registry_address: str = _option(f"127.0.0.1:{REGISTRY_PORT}", "where the registry answers")
     capacity_address: str = _option(f"127.0.0.1:{CAPACITY_PORT}", "where capacity answers")
     launcher_address: str = _option(f"127.0.0.1:{LAUNCHER_PORT}", "where the launcher answers")
@@ -96,6 +100,8 @@ class ServiceConfig:
 
     def check(self) -> None:
         """Raises ValueError where the configuration is unsafe or contradicts itself."""
+        if self.database_url:
+            check_database_url(self.database_url)
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("--tls-cert and --tls-key go together")
         if self.jwt_jwks and not self.jwt_issuer:

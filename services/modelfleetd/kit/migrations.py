@@ -20,6 +20,7 @@ from types import ModuleType
 import asyncpg
 
 from modelfleetd.errors import PartUnavailable
+from modelfleetd.kit.database_url import EXPECTATION, check_database_url
 from modelfleetd.kit.db import Connection
 
 _log = logging.getLogger(__name__)
@@ -40,12 +41,17 @@ async def migrate(url: str, schema: str, migrations: ModuleType) -> None:
     Raises:
         PartUnavailable: the database cannot be reached.
         RuntimeError: the schema is newer than this program.
+        ValueError: the URL cannot be read; nothing of it is shown.
     """
+    check_database_url(url)
     directory = directory_of(migrations)
     try:
         conn = await asyncpg.connect(url, timeout=10, target_session_attrs="read-write")
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:
         raise PartUnavailable("database") from error
+    except ValueError:
+        # The driver's words quote the URL.
+        raise ValueError(EXPECTATION) from None
     try:
         if await _current(conn, schema) == head(directory):
             return

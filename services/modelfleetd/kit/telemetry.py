@@ -179,8 +179,10 @@ def _nanoseconds(moment: datetime) -> int:
 
 # Whatever looks like a secret, wherever it comes from: passwords in URLs, tokens, private keys.
 _SECRETS = re.compile(
-    r"(?P<url>[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+(?=@)"
-    r"|(?P<pair>\b(?:password|passwd|secret|token|api[_-]?key|authorization)\b['\"]?\s*[=:]\s*['\"]?(?:bearer\s+)?)[^\s'\",;&]+"
+    # Up to the last @ of the word: a password that was not encoded may hold anything but a space.
+    r"(?P<url>[a-z][a-z0-9+.-]{0,20}://[^\s:/@]{0,200}:)\S+(?=@)"
+    r"|(?P<pair>\b(?!\w{0,20}page_token)[\w-]{0,30}(?:password|passwd|secret|token|api[_-]?key|authorization)\b"
+    r"['\"]?\s*[=:]\s*['\"]?(?:bearer\s+)?)[^\s'\",;&]+"
     r"|(?P<bearer>\bbearer\s+)[A-Za-z0-9._~+/-]+=*"
     r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",

@@ -21,6 +21,7 @@ import asyncpg
 
 from modelfleetd.errors import FleetError, PartUnavailable
 from modelfleetd.kit.migrations import migrate
+from modelfleetd.kit.telemetry import redact
 from modelfleetd.local.postgres import DATABASE
 from modelfleetd.local.programs import MAINTENANCE_URL, MIGRATED
 
@@ -103,8 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         asyncio.run(_prepare(options))
-    except (FleetError, RuntimeError) as error:
-        print(error, file=sys.stderr)
+    except Exception as error:  # noqa: BLE001  # one line, whatever it is: it ends in a log, which keeps no secrets
+        known = isinstance(error, (FleetError, RuntimeError, ValueError))
+        said = redact(str(error)).strip().split("\n", 1)[0]
+        print(said if known else f"{type(error).__name__}: {said}", file=sys.stderr)
         return 1
     return 0
 

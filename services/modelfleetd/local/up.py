@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelfleetd.kit.database_url import check_database_url
 from modelfleetd.local import leftovers, orphans, programs
 from modelfleetd.local.bounded_log import BoundedLog
 from modelfleetd.local.data_directory import HOST, DataDirectory, is_free, write_json
@@ -215,7 +216,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--database-url",
         default=os.environ.get("MODELFLEET_DATABASE_URL", ""),
-        help="PostgreSQL 15 or later to use instead of the embedded one; $MODELFLEET_DATABASE_URL",
+        help="PostgreSQL 15 or later to use instead of the embedded one; $MODELFLEET_DATABASE_URL, which no other "
+        "user of this machine sees",
     )
     parser.add_argument("--ready-seconds", type=float, default=60.0, help="give up when not ready by then (default 60)")
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
@@ -223,6 +225,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if not 0 < given.port < 65536:
         parser.error("--port must be between 1 and 65535")
+    if given.database_url:
+        try:
+            check_database_url(given.database_url)
+        except ValueError as error:
+            print(f"modelfleetd up: {error}", file=sys.stderr)
+            return 1
     options = Options(given.data_dir, given.port, given.database_url, given.ready_seconds)
     screen = Screen(quiet=given.quiet, as_json=given.json)
     try:
