@@ -247,6 +247,23 @@ async def test_a_holder_that_was_stalled_past_its_lease_cannot_touch_its_success
     await bench.succeeded()
 
 
+@pytest.mark.parametrize("how", ["taken over", "cancelled"])
+async def test_whoever_comes_too_late_to_record_the_end_leaves_no_certificate(bench: Bench, how: str) -> None:
+    async with bench.database.transaction() as conn:
+        late = await loadtests.claim(conn, "late", 30)
+    assert late is not None
+    await bench.let_the_lease_end()
+    async with bench.database.transaction() as conn:
+        if how == "cancelled":
+            await loadtests.cancel(conn, NAME, "Cancelled by alice.")
+        else:
+            assert await loadtests.claim(conn, "next", 30)
+    with pytest.raises(job._ClaimLost):
+        await bench.worker("late")._record(late, job._End(State.SUCCEEDED, "One replica carries 90.", 90.0))
+    assert await bench.database.fetchval("SELECT count(*) FROM certificates") == 0
+    assert await bench.state() is (State.CANCELLED if how == "cancelled" else State.PENDING)
+
+
 async def test_a_service_that_stops_hands_over_at_once(bench: Bench) -> None:
     bench.known.going_on.clear()
     stopping = asyncio.create_task(bench.worker("stops").round())

@@ -94,7 +94,7 @@ class LoadTests:
             try:
                 await self._work(claim, stopped)
             except (StaleEpoch, _ClaimLost):
-                _log.warning("%s was taken over by somebody else", claim.test.name)
+                _log.warning("%s has ended, or was taken over by somebody else", claim.test.name)
             except (PartUnavailable, DeadlinePassed, CloneNotGone) as error:
                 _log.warning("%s waits: %s", claim.test.name, error)
                 await self._give_up(claim, _RETRY_SECONDS)
@@ -210,12 +210,11 @@ class LoadTests:
         async with self._database.transaction() as conn:
             certificate = None if end.max_qps is None else self._certificate(claim, end.max_qps)
             if certificate is not None:
-                # Not where somebody cancelled it in the last moment.
-                if (await loadtests.lock(conn, claim.test.name)).state in ENDED:
-                    return
                 await certificates.insert(conn, certificate)
             name = None if certificate is None else certificate.name
-            await loadtests.finish(conn, claim.test.name, claim.epoch, end.state, end.message, name)
+            if not await loadtests.finish(conn, claim.test.name, claim.epoch, end.state, end.message, name):
+                # Cancelled in the last moment, or somebody else's by now: the certificate goes with the transaction.
+                raise _ClaimLost
 
     def _certificate(self, claim: Claim, max_qps: float) -> Certificate:
         test, now = claim.test, self._clock.now()
