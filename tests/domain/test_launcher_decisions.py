@@ -259,3 +259,21 @@ def test_a_dry_run_gate_lets_every_step_pass_whatever_it_says(verdict: Verdict) 
     assert launch.bake_end is not None
     launch = says(launch, verdict, launch.bake_end, final=True)
     assert launch.step.passed and launch.abort is None and launch.step.gate_errors == 0
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_a_bake_that_begins_anew_after_a_pause_has_all_of_its_time(others: bool) -> None:
+    launch, _ = judges(baking(), Verdict.INCONCLUSIVE, T0 + 30 * MINUTE)
+    assert launch.paused
+    now = T0 + 60 * MINUTE
+    if others:
+        launch = pause(launch, "bob", "lunch", T0 + 30 * MINUTE)
+        launch = resume(launch, "gate/stability", now)
+        assert launch.paused
+        launch = resume(launch, "bob", now)
+    else:
+        launch = resume(launch, "alice", now, any_author=True)
+    assert not launch.paused and launch.bake_end == now + 5 * MINUTE
+    assert launch.step.deadline == now + 15 * MINUTE
+    launch, asked = judges(launch, Verdict.INCONCLUSIVE, now + 20 * MINUTE, now)
+    assert asked and launch.abort is None and launch.step.extensions == 3

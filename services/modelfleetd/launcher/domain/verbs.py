@@ -83,7 +83,10 @@ def resume(launch: Launch, author: str, now: datetime, *, any_author: bool = Fal
     gates = [pause for pause in launch.pause_reasons if pause not in left and pause.author.startswith("gate/")]
     if gates:
         # Somebody has looked at what the gate could not decide: it gets its extensions once more.
-        again = replace(launch.step, extensions=0, bake_start=now, next_judge=None)
+        # Its deadline is the one of a step that begins when the pause does; below it is pushed on with the others.
+        policy = launch.policy
+        deadline = (launch.paused_since or now) + policy.step_deadline + policy.bake_duration
+        again = replace(launch.step, extensions=0, bake_start=now, next_judge=None, deadline=deadline)
         launch = replace(launch, step=again)
     if left or launch.paused_since is None:
         return replace(launch, pause_reasons=left)
