@@ -58,6 +58,13 @@ SPEC = "serving_spec."
 DEMAND = "demand_source."
 WRONG: list[tuple[AnyResource, str]] = [
     (team(display_name="x" * 201), "display_name"),
+    (
+        team(
+            role_bindings=(RoleBinding(role=Role.OWNER, members=("a",) * 1000),) * 5
+            + (RoleBinding(role=Role.OWNER, members=("a",)),)
+        ),
+        "role_bindings",
+    ),
     (team(on_call="x" * 201), "on_call"),
     (team(contacts=("a",) * 21), "contacts"),
     (team(contacts=("a", "")), "contacts[1]"),

@@ -53,9 +53,10 @@ class CapacityServicer(capacity_pb2_grpc.CapacityServiceServicer):
         return wire.flavor_to_proto(await flavors.get(self._database, request.name))
 
     async def ListFlavors(self, request: pb.ListFlavorsRequest, context: Context) -> pb.ListFlavorsResponse:
-        page = paging.read(request)
-        rows, token = page.cut(await flavors.page(self._database, _name(page), page.size + 1), lambda row: (row.name,))
-        return pb.ListFlavorsResponse(flavors=map(wire.flavor_to_proto, rows), next_page_token=token)
+        page = paging.read(request, str)
+        found = await flavors.page(self._database, _name(page), page.size + 1)
+        shown, token = page.answer(found, lambda row: (row.name,), wire.flavor_to_proto)
+        return pb.ListFlavorsResponse(flavors=shown, next_page_token=token)
 
     async def CreateFlavor(self, request: pb.CreateFlavorRequest, context: Context) -> pb.Flavor:
         wanted = wire.flavor_from_proto(request.flavor, names.FLAVOR.format(request.flavor_id))
@@ -89,9 +90,10 @@ class CapacityServicer(capacity_pb2_grpc.CapacityServiceServicer):
         return wire.pool_to_proto(await pools.get(self._database, request.name))
 
     async def ListPools(self, request: pb.ListPoolsRequest, context: Context) -> pb.ListPoolsResponse:
-        page = paging.read(request)
-        rows, token = page.cut(await pools.page(self._database, _name(page), page.size + 1), lambda row: (row.name,))
-        return pb.ListPoolsResponse(pools=map(wire.pool_to_proto, rows), next_page_token=token)
+        page = paging.read(request, str)
+        found = await pools.page(self._database, _name(page), page.size + 1)
+        shown, token = page.answer(found, lambda row: (row.name,), wire.pool_to_proto)
+        return pb.ListPoolsResponse(pools=shown, next_page_token=token)
 
     async def CreatePool(self, request: pb.CreatePoolRequest, context: Context) -> pb.Pool:
         wanted = wire.pool_from_proto(request.pool, names.POOL.format(request.pool_id))
@@ -150,11 +152,11 @@ class CapacityServicer(capacity_pb2_grpc.CapacityServiceServicer):
                 checked.add(booking.model)
 
     async def ListBookings(self, request: pb.ListBookingsRequest, context: Context) -> pb.ListBookingsResponse:
-        page = paging.read(request)
+        page = paging.read(request, str, str, str)
         model, flavor, region = map(str, page.position or ("", "", ""))
         found = await balances.bookings_page(self._database, request.pool, (model, flavor, region), page.size + 1)
-        rows, token = page.cut(found, lambda row: (row.model, row.flavor, row.region))
-        return pb.ListBookingsResponse(bookings=map(wire.bookings_to_proto, rows), next_page_token=token)
+        shown, token = page.answer(found, lambda row: (row.model, row.flavor, row.region), wire.bookings_to_proto)
+        return pb.ListBookingsResponse(bookings=shown, next_page_token=token)
 
     # Reservations
 
@@ -175,10 +177,11 @@ class CapacityServicer(capacity_pb2_grpc.CapacityServiceServicer):
     async def ListReservations(
         self, request: pb.ListReservationsRequest, context: Context
     ) -> pb.ListReservationsResponse:
-        page = paging.read(request)
+        page = paging.read(request, int)
         found = await reservations.page(self._database, request.pool, request.launch, _before(page), page.size + 1)
-        rows, token = page.cut(found, lambda row: (row.sequence,))
-        shown = [wire.reservation_to_proto(row.reservation) for row in rows]
+        shown, token = page.answer(
+            found, lambda row: (row.sequence,), lambda row: wire.reservation_to_proto(row.reservation)
+        )
         return pb.ListReservationsResponse(reservations=shown, next_page_token=token)
 
     async def ActivateReservation(self, request: pb.ActivateReservationRequest, context: Context) -> pb.Reservation:
@@ -214,10 +217,10 @@ class CapacityServicer(capacity_pb2_grpc.CapacityServiceServicer):
     async def ListLedgerEntries(
         self, request: pb.ListLedgerEntriesRequest, context: Context
     ) -> pb.ListLedgerEntriesResponse:
-        page = paging.read(request)
+        page = paging.read(request, int)
         found = await balances.ledger_page(self._database, request.pool, _before(page), page.size + 1)
-        rows, token = page.cut(found, lambda row: (row.sequence,))
-        return pb.ListLedgerEntriesResponse(entries=map(wire.ledger_entry_to_proto, rows), next_page_token=token)
+        shown, token = page.answer(found, lambda row: (row.sequence,), wire.ledger_entry_to_proto)
+        return pb.ListLedgerEntriesResponse(entries=shown, next_page_token=token)
 
     # Load tests
 
@@ -240,10 +243,11 @@ class CapacityServicer(capacity_pb2_grpc.CapacityServiceServicer):
         return wire.load_test_to_proto(await loadtests.get(self._database, request.name))
 
     async def ListLoadTests(self, request: pb.ListLoadTestsRequest, context: Context) -> pb.ListLoadTestsResponse:
-        page = paging.read(request)
+        page = paging.read(request, int)
         found = await loadtests.page(self._database, request.model, _before(page), page.size + 1)
-        rows, token = page.cut(found, lambda row: (row.sequence,))
-        shown = [wire.load_test_to_proto(row.load_test) for row in rows]
+        shown, token = page.answer(
+            found, lambda row: (row.sequence,), lambda row: wire.load_test_to_proto(row.load_test)
+        )
         return pb.ListLoadTestsResponse(load_tests=shown, next_page_token=token)
 
     async def CancelLoadTest(self, request: pb.CancelLoadTestRequest, context: Context) -> pb.LoadTest:
@@ -292,10 +296,11 @@ class CapacityServicer(capacity_pb2_grpc.CapacityServiceServicer):
     async def ListCertificates(
         self, request: pb.ListCertificatesRequest, context: Context
     ) -> pb.ListCertificatesResponse:
-        page = paging.read(request)
+        page = paging.read(request, int)
         found = await certificates.page(self._database, request.model, _before(page), page.size + 1)
-        rows, token = page.cut(found, lambda row: (row.sequence,))
-        shown = [wire.certificate_to_proto(row.certificate) for row in rows]
+        shown, token = page.answer(
+            found, lambda row: (row.sequence,), lambda row: wire.certificate_to_proto(row.certificate)
+        )
         return pb.ListCertificatesResponse(certificates=shown, next_page_token=token)
 
     async def CreateEstimate(self, request: pb.CreateEstimateRequest, context: Context) -> pb.Estimate:
@@ -330,10 +335,9 @@ class CapacityServicer(capacity_pb2_grpc.CapacityServiceServicer):
         return pb.Estimate.FromString(await certificates.estimate(self._database, request.name))
 
     async def ListEstimates(self, request: pb.ListEstimatesRequest, context: Context) -> pb.ListEstimatesResponse:
-        page = paging.read(request)
+        page = paging.read(request, int)
         found = await certificates.estimates_page(self._database, request.model, _before(page), page.size + 1)
-        rows, token = page.cut(found, lambda row: (row.sequence,))
-        shown = [pb.Estimate.FromString(row.answer) for row in rows]
+        shown, token = page.answer(found, lambda row: (row.sequence,), lambda row: pb.Estimate.FromString(row.answer))
         return pb.ListEstimatesResponse(estimates=shown, next_page_token=token)
 
 

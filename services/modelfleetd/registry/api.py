@@ -223,11 +223,11 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         if request.resource and not any(kind.pattern.match(request.resource) for kind in wire.KINDS):
             accepted = ", ".join(kind.pattern.template for kind in wire.KINDS)
             raise invalid("resource", f"must be empty or a name of the form {accepted}")
-        page = paging.read(request)
+        page = paging.read(request, int)
         before = None if page.position is None else int(page.position[0])
         stored = await self._store.revisions_before(request.resource, before, page.size + 1)
-        shown, token = page.cut(stored, key=lambda revision: (revision.number,))
-        return pb.ListRevisionsResponse(revisions=[wire.revision_of(each) for each in shown], next_page_token=token)
+        shown, token = page.answer(stored, lambda revision: (revision.number,), wire.revision_of)
+        return pb.ListRevisionsResponse(revisions=shown, next_page_token=token)
 
     async def WatchRevisions(
         self, request: pb.WatchRevisionsRequest, context: Context
@@ -246,7 +246,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def ListServingStatuses(
         self, request: pb.ListServingStatusesRequest, context: Context
     ) -> pb.ListServingStatusesResponse:
-        page = paging.read(request)
+        page = paging.read(request, str, str)
         after = None if page.position is None else (str(page.position[0]), str(page.position[1]))
         found = await self._store.serving(request.model_type, after, page.size + 1)
         shown, token = page.cut(found, key=lambda status: (status.model_type, status.region))
@@ -268,10 +268,10 @@ def _found(name: str, table: Mapping[str, M]) -> M:
 
 def _page(request: Any, snapshot: Snapshot, collection: str, table: Mapping[str, M]) -> tuple[Sequence[M], str]:
     """Returns the messages of a page of a collection, and the token of the next one."""
-    page = paging.read(request)
+    page = paging.read(request, str)
     after = None if page.position is None else str(page.position[0])
-    shown, token = page.cut(snapshot.page(collection, after, page.size + 1), key=lambda name: (name,))
-    return [table[name] for name in shown], token
+    found = snapshot.page(collection, after, page.size + 1)
+    return page.answer(found, lambda name: (name,), table.__getitem__)
 
 
 def _author(request: Any, launch: str = "") -> Author:

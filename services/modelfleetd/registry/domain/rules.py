@@ -33,6 +33,8 @@ MAX_PROSE: Final = 1000
 MAX_URI: Final = 2000
 MAX_LABELS: Final = 64
 MAX_ITEMS: Final = 100
+# Of all bindings of a team: every service keeps every team's bindings.
+MAX_MEMBERS: Final = 5000
 MAX_ARGUMENT: Final = 4096
 MAX_ATTRIBUTES_BYTES: Final = 64 * 1024
 MAX_ATTRIBUTES_DEPTH: Final = 20
@@ -92,6 +94,9 @@ def check_team(team: Team) -> Team:
     for index, contact in enumerate(team.contacts):
         wrong.text(contact, f"contacts[{index}]", MAX_TEXT, least=1)
     wrong.count(team.role_bindings, "role_bindings", 1000)
+    members = sum(len(binding.members) for binding in team.role_bindings)
+    too_many = f"must have at most {MAX_MEMBERS:,} members in all, they have {members:,}; bind groups instead"
+    wrong.expect(members <= MAX_MEMBERS, "role_bindings", too_many)
     for index, binding in enumerate(team.role_bindings):
         _binding(wrong, binding, f"role_bindings[{index}]")
     _labels(wrong, team.labels)
