@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from itertools import product
 
 import grpc
 import pytest
+from google.protobuf import field_mask_pb2
 from google.protobuf.message import Message
 
 from modelfleet import errors
@@ -15,6 +17,7 @@ from modelfleet.common.v1 import permission_pb2, serving_pb2
 from modelfleet.registry.v1 import registry_pb2
 from tests.support.contracts import Rpc, refused, rpcs
 from tests.support.fleet import Fleet, fleet
+from tests.support.wait import until
 
 ADMIN, SERVICE, VIEWER = permission_pb2.ADMIN, permission_pb2.SERVICE, permission_pb2.VIEWER
 # Roles that a team can bind; the others come from the installation's configuration.
@@ -134,3 +137,42 @@ def test_every_method_declares_a_rule(service: str) -> None:
     for rpc in rpcs(service):
         assert rpc.roles, f"{rpc.name} has no permission option and is denied to everybody"
         assert not rpc.resource or a_request(rpc) is not None or rpc.resource == "name"
+
+
+async def test_nothing_is_moved_into_a_team_in_which_the_caller_has_no_role(peopled: Fleet) -> None:
+    async def moved(principal: str, mask: list[str]) -> None:
+        async with peopled.client(principal) as client:
+            update = field_mask_pb2.FieldMask(paths=mask)
+            if principal.startswith("capacity"):
+                pool = capacity_pb2.Pool(name="pools/ours", team="teams/theirs")
+                await client.capacity.update_pool(pool=pool, update_mask=update)
+            else:
+                kind = registry_pb2.ModelType(name="modelTypes/ranker", team="teams/theirs", purpose="x")
+                await client.registry.update_model_type(model_type=kind, update_mask=update)
+
+    for principal, mask in product(("engineer-ours", "owner-ours", "capacity_owner-ours"), ([], ["team"])):
+        with pytest.raises(errors.PermissionDenied) as caught:
+            await moved(principal, mask)
+        assert caught.value.metadata["team"] == "teams/theirs"
+    # What the mask leaves out stays, whatever the request says of it.
+    await moved("engineer-ours", ["purpose"])
+    async with peopled.client() as client:
+        assert (await client.registry.get_model_type(name="modelTypes/ranker")).team == "teams/ours"
+        assert (await client.capacity.get_pool(name="pools/ours")).team == "teams/ours"
+        # Whoever has the role on both may.
+        for team in ("ours", "theirs"):
+            roles = (permission_pb2.ENGINEER, permission_pb2.CAPACITY_OWNER)
+            both = [registry_pb2.RoleBinding(role=role, members=["both", "capacity-both"]) for role in roles]
+            await client.registry.update_team(team=registry_pb2.Team(name=f"teams/{team}", role_bindings=both))
+        await moved("both", ["team"])
+
+        async def may_by_now() -> bool:
+            with contextlib.suppress(errors.PermissionDenied):
+                await moved("capacity-both", ["team"])
+                return True
+            return False
+
+        # Capacity has read the bindings a moment ago.
+        await until(may_by_now)
+        assert (await client.registry.get_model_type(name="modelTypes/ranker")).team == "teams/theirs"
+        assert (await client.capacity.get_pool(name="pools/ours")).team == "teams/theirs"

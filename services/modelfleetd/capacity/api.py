@@ -26,7 +26,7 @@ from modelfleetd.capacity.turns import Turns
 from modelfleetd.clock import Clock
 from modelfleetd.errors import ReferenceNotFound, WrongState, invalid
 from modelfleetd.kit import paging
-from modelfleetd.kit.auth import current_principal
+from modelfleetd.kit.auth import current_principal, expect_role_on_destination
 from modelfleetd.kit.db import Connection, Database
 
 _NEWEST = 2**62
@@ -106,6 +106,7 @@ class CapacityServicer(capacity_pb2_grpc.CapacityServiceServicer):
         return await change(self._database, request, pb.Pool, act)
 
     async def UpdatePool(self, request: pb.UpdatePoolRequest, context: Context) -> pb.Pool:
+        await expect_role_on_destination(request.pool.team, request.update_mask.paths)
         await self._check_pool(wire.pool_from_proto(request.pool, request.pool.name))
 
         async def act(conn: Connection) -> pb.Pool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -100,3 +100,24 @@ def current_principal() -> Principal:
     if principal is None:
         raise LookupError("the call has no principal yet")
     return principal
+
+
+async def expect_role_on_destination(team: str, mask: Collection[str]) -> None:
+    """Expects that the caller may do with another team's resources what it does here: for updates that move one there.
+
+    The permission interceptor has looked at the team that the resource belongs to now. This looks at the one that the
+    request names, by the same rule.
+
+    Args:
+        team: as the request has it; empty: none is named.
+        mask: of the update. Where it leaves the team out, the resource stays where it is.
+
+    Raises:
+        RoleMissing: the caller has no sufficient role there.
+    """
+    if not team or (mask and not {"team", "*"}.intersection(mask)):
+        return
+    expect = current_call().expect_role_on
+    if expect is None:
+        raise LookupError("the call's permission was not checked")
+    await expect(team)

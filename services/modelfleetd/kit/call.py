@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ class Call:
     span_id: int
     sampled: bool
     principal: Principal | None = None
+    # Raises RoleMissing unless the caller may call this very method on a team; set by the permission interceptor.
+    expect_role_on: Callable[[str], Awaitable[None]] | None = None
     # How it ended; OK until an interceptor knows better.
     code: Code = Code.OK
 

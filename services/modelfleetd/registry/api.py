@@ -15,7 +15,7 @@ from modelfleetd import names
 from modelfleetd.clock import Clock
 from modelfleetd.errors import ResourceNotFound, invalid
 from modelfleetd.kit import paging
-from modelfleetd.kit.auth import Role, current_principal
+from modelfleetd.kit.auth import Role, current_principal, expect_role_on_destination
 from modelfleetd.kit.codec import from_proto, to_proto
 from modelfleetd.registry import wire
 from modelfleetd.registry.domain import entries
@@ -138,6 +138,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 
     async def UpdateModelType(self, request: pb.UpdateModelTypeRequest, context: Context) -> pb.ModelType:
         names.MODEL_TYPE.parse(request.model_type.name, "model_type.name")
+        await expect_role_on_destination(request.model_type.team, request.update_mask.paths)
         model_type = from_proto(request.model_type, ModelType)
 
         def decide(ledger: Ledger) -> Edits:

@@ -15,6 +15,7 @@ from typing import Any
 
 from modelfleetd.errors import RoleMissing
 from modelfleetd.kit.auth import Principal, Role, RoleSource, TeamOf, current_principal
+from modelfleetd.kit.call import current_call
 from modelfleetd.kit.interceptors.base import Check, CheckingInterceptor, Context
 from modelfleetd.kit.method import Method, Permission
 
@@ -34,7 +35,15 @@ class PermissionInterceptor(CheckingInterceptor):
         path = tuple(rule.resource.split(".")) if rule.resource else ()
         needed = sorted(role.name for role in rule.any_of)
 
+        async def expect_on(team: str) -> None:
+            principal = current_principal()
+            if sufficient.isdisjoint(principal.roles_everywhere) and sufficient.isdisjoint(
+                await self._bound(principal, rule, team, team)
+            ):
+                raise RoleMissing(principal.name, method.name, needed, team)
+
         async def check(request: Any, _context: Context) -> None:
+            current_call().expect_role_on = expect_on
             principal = current_principal()
             # The usual case, without any look-up: the configuration says it all.
             if not sufficient.isdisjoint(principal.roles_everywhere):
