@@ -254,6 +254,7 @@ async def launcher_fleet(
     certified: tuple[str, ...] = (OLD, NEW),
     launcher: bool = True,
     everywhere: dict[str, Any] | None = None,
+    prediction: dict[str, Any] | None = None,
     **config: Any,
 ) -> AsyncIterator[Fleet]:
     """Runs everything; registers a route whose models need so many replicas, in a pool with so many spare units."""
@@ -277,14 +278,19 @@ async def launcher_fleet(
         if launcher:
             fleet.launcher = await stack.enter_async_context(another_launcher(fleet, **(shared | config)))
         fleet.client = await stack.enter_async_context(client_of(registry, capacity, fleet.launcher))
-        await _register(fleet.client, {OLD: old, NEW: new}, old + spare, regions, certified)
+        await _register(fleet.client, {OLD: old, NEW: new}, old + spare, regions, certified, prediction)
         if serving:
             await fleet.serve_old(old)
         yield fleet
 
 
 async def _register(
-    client: AsyncClient, replicas: dict[str, int], units: int, regions: tuple[str, ...], certified: tuple[str, ...]
+    client: AsyncClient,
+    replicas: dict[str, int],
+    units: int,
+    regions: tuple[str, ...],
+    certified: tuple[str, ...],
+    prediction: dict[str, Any] | None = None,
 ) -> None:
     await client.registry.create_team(team_id="feed", team=registry_pb2.Team(on_call="pager"))
     for region in regions:
@@ -294,7 +300,10 @@ async def _register(
     await client.registry.create_model_type(
         model_type_id="ctr",
         model_type=registry_pb2.ModelType(
-            team="teams/feed", regions=places, demand_source=registry_pb2.DemandSource(stated=demand)
+            team="teams/feed",
+            regions=places,
+            demand_source=registry_pb2.DemandSource(stated=demand),
+            predictions=[registry_pb2.Prediction(id="click", **(prediction or {}))],
         ),
     )
     await client.capacity.create_flavor(flavor_id="cpu", flavor=capacity_pb2.Flavor(unit_cost=1.0))

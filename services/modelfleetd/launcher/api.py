@@ -22,6 +22,7 @@ from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
 from modelfleetd.launcher import wire
 from modelfleetd.launcher.domain import envelope, policy, verbs
+from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import Launch, PhaseTime, State
 from modelfleetd.launcher.estimation import estimate
@@ -187,6 +188,13 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
         type_ = await self._world.registry.model_type(asked.model_type)
         in_force = wire.policy_from_proto(asked.policy, type_.tier)
         policy.check(in_force)
+        # One that is queued is compared with whatever is the baseline by then.
+        demanded = resolved(
+            in_force.stability_gate.criteria,
+            type_.predictions,
+            has_baseline=bool(type_.baseline) or request.queue,
+        )
+        in_force = replace(in_force, stability_gate=replace(in_force.stability_gate, criteria=demanded))
         if asked.candidate == type_.baseline:
             raise invalid("launch.candidate", "must not be the baseline already")
         now = self._clock.now()

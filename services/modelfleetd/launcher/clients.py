@@ -20,6 +20,7 @@ from modelfleetd.kit.codec import (
     from_proto,
     timestamp_to_proto,
 )
+from modelfleetd.launcher.domain.criteria import Declared
 from modelfleetd.launcher.domain.launch import ModelFacts, Share, Verdict
 from modelfleetd.launcher.domain.plan import Room
 from modelfleetd.launcher.domain.policy import Criterion, StabilityGate
@@ -39,6 +40,9 @@ from modelfleetd.platform.client import PlatformClient
 from modelfleetd.platform.model import ServingObservation, ServingSpec, TargetKind
 
 _REPORTED = 1_000
+# What a prediction is held to where the registry says nothing of it.
+_CALIBRATION = registry_pb2.Range(low=0.5, high=2.0)
+_MIN_POSITIVES = 10
 
 
 @contextmanager
@@ -66,6 +70,7 @@ class RegistryClient:
             revision=found.revision,
             regions=tuple(found.regions),
             predicts=bool(found.predictions),
+            predictions=tuple(map(_declared, found.predictions)),
         )
 
     async def model(self, name: str, path: str) -> SizedModel:
@@ -124,6 +129,11 @@ class RegistryClient:
         for start in range(0, len(statuses), _REPORTED):
             with translated("registry"):
                 await self._stub.report_serving(statuses=statuses[start : start + _REPORTED], timeout=timeout())
+
+
+def _declared(prediction: registry_pb2.Prediction) -> Declared:
+    calibration = prediction.calibration_range if prediction.HasField("calibration_range") else _CALIBRATION
+    return Declared(prediction.id, calibration.low, calibration.high, prediction.min_positives or _MIN_POSITIVES)
 
 
 def _status(seen: ServingObservation) -> registry_pb2.ServingStatus:
@@ -253,6 +263,7 @@ class StabilityClient:
 
 
 def _criterion(criterion: Criterion) -> stability_pb2.Criterion:
+    """A criterion whose range is whole: it was resolved when the plan was made."""
     made = stability_pb2.Criterion(
         prediction=criterion.prediction,
         max_ne_regression=criterion.max_ne_regression,
@@ -261,9 +272,8 @@ def _criterion(criterion: Criterion) -> stability_pb2.Criterion:
         include_immature=criterion.include_immature,
     )
     low, high = criterion.calibration_low, criterion.calibration_high
-    if low is not None or high is not None:
-        made.calibration.low = 0.0 if low is None else low
-        made.calibration.high = math.inf if high is None else high
+    if low is not None and high is not None:
+        made.calibration.low, made.calibration.high = low, high
     return made
 
 

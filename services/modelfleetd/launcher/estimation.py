@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from modelfleetd.errors import CertificateMissing, NotConfigured, invalid
 from modelfleetd.launcher.domain import plan as plans
 from modelfleetd.launcher.domain import replicas
+from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, Room, Side
+from modelfleetd.launcher.domain.policy import Criterion
 from modelfleetd.launcher.ports import Estimate, HeldUnits, SizedModel, TypeFacts, World
 from modelfleetd.names import MODEL, MODEL_TYPE, TARGET
 from modelfleetd.platform.model import ServingObservation
@@ -25,6 +27,8 @@ class Estimation:
     type: TypeFacts
     candidate: ModelFacts
     baseline: ModelFacts | None
+    # What the gate demands, as the judge can be asked it.
+    criteria: tuple[Criterion, ...]
     plan: Plan
     agents: Mapping[str, str]
 
@@ -57,6 +61,8 @@ async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Est
             raise invalid(
                 f"launch.regions[{index}]", f"must be one of the model type's regions: {', '.join(type_.regions)}"
             )
+    gate = launch.policy.stability_gate
+    criteria = resolved(gate.criteria, type_.predictions, has_baseline=bool(type_.baseline))
     candidate = await world.registry.model(launch.candidate, "launch.candidate")
     baseline = await world.registry.model(type_.baseline, "launch.model_type") if type_.baseline else None
     needs_new = await world.capacity.estimate(launch.candidate, f"{key}/candidate", keep=keep)
@@ -87,7 +93,7 @@ async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Est
         plans.make(Inputs(region, new, old, _room_of(rooms, region)), pace) for region, (new, old) in sides.items()
     )
     plan = Plan(planned, needs_new.name, needs_old.name if needs_old else "")
-    return Estimation(type_, candidate.facts, baseline.facts if baseline else None, plan, addresses)
+    return Estimation(type_, candidate.facts, baseline.facts if baseline else None, criteria, plan, addresses)
 
 
 async def _baseline_estimate(world: World, baseline: SizedModel | None, key: str, *, keep: bool) -> Estimate | None:

@@ -121,8 +121,9 @@ class Executor:
 
     async def _estimate(self, launch: Launch, key: str, now: datetime) -> Launch:
         found = await estimate(launch, self._world, key, keep=True)
+        gate = replace(launch.policy.stability_gate, criteria=found.criteria)
         return outcomes.estimated(
-            replace(launch, agents=found.agents),
+            replace(launch, agents=found.agents, policy=replace(launch.policy, stability_gate=gate)),
             plan=found.plan,
             candidate=found.candidate,
             baseline=found.baseline,

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Protocol
 
+from modelfleetd.launcher.domain.criteria import Declared
 from modelfleetd.launcher.domain.launch import ModelFacts, Share, Verdict
 from modelfleetd.launcher.domain.plan import Room
 from modelfleetd.launcher.domain.policy import StabilityGate
@@ -35,6 +36,7 @@ class TypeFacts:
     revision: int
     regions: tuple[str, ...]
     predicts: bool
+    predictions: tuple[Declared, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
