@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import asyncpg
 import grpc
 import pytest
 
-from modelfleetd.local import front_door, leftovers
+from modelfleetd.local import front_door, leftovers, postgres
 from modelfleetd.local.bounded_log import BoundedLog
 from modelfleetd.local.data_directory import MARKER, DataDirectory, free_port, is_free
 from modelfleetd.local.postgres import EmbeddedPostgres
@@ -57,6 +58,32 @@ def test_a_folder_that_cannot_be_made_is_said_with_the_flag_that_helps(tmp_path:
     (tmp_path / "file").touch()
     with pytest.raises(CannotRun, match="name another folder with --data-dir"):
         DataDirectory(tmp_path / "file" / "data").create()
+
+
+def _mode(path: Path) -> str:
+    return oct(stat.S_IMODE(path.stat().st_mode))
+
+
+def test_other_users_may_pass_through_the_folder_and_read_nothing_in_it(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path / "data")
+    for _ in range(2):
+        directory.create()
+        assert _mode(directory.path) == "0o711"
+        assert {_mode(place) for place in (directory.node, directory.logs, directory.run)} == {"0o700"}
+        # As an earlier version left it.
+        for place in (directory.path, directory.node, directory.logs, directory.run):
+            place.chmod(0o755)
+
+
+def test_the_usual_folder_is_the_users_and_as_root_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("MODELFLEET_DATA_DIR", "XDG_DATA_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert DataDirectory.default() == Path("~/.local/share/modelfleet")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert DataDirectory.default() == Path("/var/lib/modelfleet")
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert DataDirectory.default() == Path("/data/modelfleet")
 
 
 def test_ports_are_free_different_and_the_same_at_the_next_start(tmp_path: Path) -> None:
@@ -203,6 +230,17 @@ async def test_the_embedded_database_keeps_its_data_and_ends_cleanly(tmp_path: P
         await supervisor.stop(["postgres"])
         server.initialize()  # once made, it is left alone
     assert "database system is shut down" in (tmp_path / "postgres.log").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as the caller otherwise")
+def test_the_home_of_root_is_not_opened_for_the_database(reachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = reachable / "root"
+    home.mkdir(mode=0o700)
+    monkeypatch.setattr(postgres, "_home", lambda: home)
+    with pytest.raises(CannotRun, match="name a folder elsewhere with --data-dir"):
+        EmbeddedPostgres.at(home / "data" / "postgres").initialize()
+    assert _mode(home) == "0o700"
+    assert not (home / "data").exists()
 
 
 async def test_a_folder_with_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> None:

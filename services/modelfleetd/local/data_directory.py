@@ -5,6 +5,8 @@
 - logs/: what every process says, bounded
 - run/: of the present run: lock, status.json (address, ports, process ids), Envoy's configuration
 - ports.json: the ports of the last run, taken again so that addresses in the registry stay true
+
+Other users see none of it: they may only pass through the folder, as PostgreSQL must where it runs as another user.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from modelfleetd.local.refusals import CannotRun
 # (Not MODELFLEET_…: the node agent keeps those, which configure services, from its replicas.)
 MARKER = "MODELFLEETD_UP"
 HOST = "127.0.0.1"
+_PASSABLE, _PRIVATE = 0o711, 0o700
+# Root's own home is closed, and PostgreSQL, which does not run as root, must get through.
+_OF_ROOT = Path("/var/lib/modelfleet")
 
 
 class DataDirectory:
@@ -40,20 +45,26 @@ class DataDirectory:
 
     @classmethod
     def default(cls) -> Path:
-        """Returns $MODELFLEET_DATA_DIR, else the usual place for a user's data."""
+        """Returns $MODELFLEET_DATA_DIR, else the usual place for a user's data, or for the system's as root."""
         if given := os.environ.get("MODELFLEET_DATA_DIR"):
             return Path(given)
-        return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "modelfleet"
+        if given := os.environ.get("XDG_DATA_HOME"):
+            return Path(given) / "modelfleet"
+        return _OF_ROOT if os.geteuid() == 0 else Path("~/.local/share/modelfleet")
 
     def create(self) -> None:
-        """Makes the folders that are missing.
+        """Makes the folders that are missing, and closes them to other users.
 
         Raises:
             CannotRun: this user may not write there.
         """
         try:
-            for folder in (self.path, self.node, self.logs, self.run):
-                folder.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            for folder in (self.node, self.logs, self.run):
+                folder.mkdir(exist_ok=True)
+                folder.chmod(_PRIVATE)
+            if self.path.stat().st_uid == os.geteuid():
+                self.path.chmod(_PASSABLE)
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:

@@ -2,7 +2,8 @@
 
 Only the wheel's programs are used, so that the server is a process like the others: supervised, and stopped with them.
 PostgreSQL refuses to run as root. There it runs as the user `pgserver` (as the wheel does it), which is made if need be
-and must be able to reach the programs and the folder: directories on the way that are closed get o+x, no more.
+and must be able to reach the programs and the folder: directories on the way that are closed get o+x, no more. Only
+the home of root is not opened for the sake of the folder, which can be elsewhere.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ class EmbeddedPostgres:
         Raises:
             CannotRun: it cannot be made.
         """
+        if self.user is not None:
+            self._refuse_home(self.folder)
         if not (self.folder / "PG_VERSION").exists():
             self._make()
         if self.socket_folder != self.folder:
@@ -119,6 +122,14 @@ class EmbeddedPostgres:
             _let_everybody_run(self.programs.parent)
         folder.chmod(0o700)
 
+    def _refuse_home(self, folder: Path) -> None:
+        home = _home()
+        if home in folder.parents and not home.stat().st_mode & stat.S_IXOTH:
+            raise CannotRun(
+                f"PostgreSQL runs as the user {self.user}, who cannot pass through {home}: "
+                "name a folder elsewhere with --data-dir, such as /var/lib/modelfleet."
+            )
+
     def running_process(self) -> int | None:
         """Returns the id of the process that claims the folder, whether it is alive or not."""
         try:
@@ -146,6 +157,11 @@ def _socket_folder(folder: Path) -> Path:
         return folder
     name = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"modelfleet-{os.geteuid()}-{name}"
+
+
+def _home() -> Path:
+    """Returns the caller's home, as the system knows it."""
+    return Path(pwd.getpwuid(os.geteuid()).pw_dir)
 
 
 def _unprivileged_user() -> str:

@@ -210,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--data-dir",
         type=Path,
         default=DataDirectory.default(),
-        help="keeps everything (default ~/.local/share/modelfleet; $MODELFLEET_DATA_DIR)",
+        help="keeps everything (default ~/.local/share/modelfleet, as root /var/lib/modelfleet; $MODELFLEET_DATA_DIR)",
     )
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"of the front door (default {DEFAULT_PORT})")
     parser.add_argument(
