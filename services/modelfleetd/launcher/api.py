@@ -14,9 +14,9 @@ import grpc
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import launcher_pb2_grpc
 from modelfleetd.clock import Clock
-from modelfleetd.errors import invalid
+from modelfleetd.errors import RoleMissing, WrongState, invalid
 from modelfleetd.kit import paging
-from modelfleetd.kit.auth import Principal, current_principal
+from modelfleetd.kit.auth import Principal, Role, RoleSource, current_principal
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
@@ -33,6 +33,8 @@ from modelfleetd.names import LAUNCH, MODEL, MODEL_TYPE, POOL, REGION, check_id
 
 # A watcher gets the launch again when it has not changed for so long, so that it knows that it is still watching.
 _HEARTBEAT_SECONDS: Final = 15.0
+# Who may take capacity of a team's pool for another team's launch.
+_SPENDERS: Final = frozenset({Role.ENGINEER, Role.OWNER, Role.CAPACITY_OWNER, Role.ADMIN})
 
 Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 Verb: TypeAlias = Callable[[Launch, datetime], Launch]
@@ -41,8 +43,17 @@ Verb: TypeAlias = Callable[[Launch, datetime], Launch]
 class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
     """Launches, and what people do to them."""
 
-    def __init__(self, store: Store, world: World, wake: Callable[[], None], notifier: Notifier, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        world: World,
+        wake: Callable[[], None],
+        notifier: Notifier,
+        clock: Clock,
+        roles: RoleSource,
+    ) -> None:
         self._store = store
+        self._roles = roles
         self._world = world
         self._wake = wake
         self._notifier = notifier
@@ -56,6 +67,7 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
         busy = await self._store.active_on(launch.model_type)
         # What waits for another launch is planned when its turn comes: what is free now says little about then.
         if not (request.queue and busy and not request.validate_only):
+            await self._expect_bookings(launch)
             launch = await self._planned(launch, keep_plan=request.validate_only)
         if request.validate_only:
             return wire.launch_to_proto(launch, (), self._clock.now())
@@ -186,6 +198,7 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
             raise invalid("launch.reason", f"must have at most {verbs.MAX_REASON} characters")
         strategy = wire.strategy_from_proto(asked.strategy)
         type_ = await self._world.registry.model_type(asked.model_type)
+        await self._expect_pool(asked.pool, type_.team)
         in_force = wire.policy_from_proto(asked.policy, type_.tier)
         policy.check(in_force)
         # One that is queued is compared with whatever is the baseline by then.
@@ -215,6 +228,36 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
             baseline=type_.baseline,
             phase_times=(PhaseTime(State.PENDING, now),),
         )
+
+    async def _expect_pool(self, pool: str, team: str) -> None:
+        """Expects that a launch may take capacity of a pool: a pool of its own team, or one that the caller may use.
+
+        Raises:
+            RoleMissing: it is another team's.
+        """
+        found = await self._world.capacity.pool(pool)
+        if team in (found.team, found.parent_team):
+            return
+        principal = current_principal()
+        bound = principal.roles_everywhere | await self._roles.roles(principal, found.team)
+        bound |= await self._roles.roles(principal, None)
+        if bound.isdisjoint(_SPENDERS):
+            raise RoleMissing(principal.name, "CreateLaunch", sorted(role.name for role in _SPENDERS), found.team)
+
+    async def _expect_bookings(self, launch: Launch) -> None:
+        """Expects that what the baseline has booked can move into the launch's hold.
+
+        Raises:
+            WrongState: it is booked in another pool.
+        """
+        if not launch.baseline:
+            return
+        baseline = await self._world.registry.model(launch.baseline, "launch.model_type")
+        other = await self._world.capacity.booked_elsewhere(
+            launch.baseline, launch.pool, baseline.flavor, launch.regions
+        )
+        if other:
+            raise WrongState(launch.baseline, f"booked in {other}", [f"launches from {other}"])
 
     async def _planned(self, launch: Launch, *, keep_plan: bool) -> Launch:
         """Makes the plan as the launch itself will: whatever stands in its way is said to the caller at once."""

@@ -28,6 +28,7 @@ from modelfleetd.launcher.ports import (
     Estimate,
     HeldUnits,
     Judgement,
+    PoolFacts,
     SizedModel,
     TypeFacts,
     UsedUnits,
@@ -40,6 +41,8 @@ from modelfleetd.platform.client import PlatformClient
 from modelfleetd.platform.model import ServingObservation, ServingSpec, TargetKind
 
 _REPORTED = 1_000
+# Whoever only asks what is booked asks for no launch.
+_NO_LAUNCH = "launches/none"
 # What a prediction is held to where the registry says nothing of it.
 _CALIBRATION = registry_pb2.Range(low=0.5, high=2.0)
 _MIN_POSITIVES = 10
@@ -174,6 +177,32 @@ class CapacityClient:
     async def unit_cost(self, flavor: str) -> float:
         with translated("capacity"):
             return (await self._stub.get_flavor(name=flavor, timeout=timeout())).unit_cost
+
+    async def pool(self, name: str) -> PoolFacts:
+        with translated("capacity"), _referring("launch.pool", name):
+            found = await self._stub.get_pool(name=name, timeout=timeout())
+            parent = await self._stub.get_pool(name=found.parent, timeout=timeout()) if found.parent else None
+        return PoolFacts(found.team, parent.team if parent else "")
+
+    async def booked_elsewhere(self, model: str, pool: str, flavor: str, regions: Sequence[str]) -> str:
+        booked = await self._booked(model, pool, flavor, regions)
+        missing = {region for region in regions if region not in booked}
+        if not missing:
+            return ""
+        with translated("capacity"):
+            pools = [found async for found in self._stub.list_pools_all(page_size=1000, timeout=timeout())]
+        for found in pools:
+            serving = {usage.region for usage in found.usages if usage.flavor == flavor and usage.serving_units > 0}
+            there = sorted(missing & serving)
+            if found.name != pool and there and await self._booked(model, found.name, flavor, there):
+                return found.name
+        return ""
+
+    async def _booked(self, model: str, pool: str, flavor: str, regions: Sequence[str]) -> frozenset[str]:
+        """The regions in which a model has something booked in a pool: what a launch that replaces it would move."""
+        items = [HeldUnits(flavor, region, 0) for region in regions]
+        room = await self.room(pool, _NO_LAUNCH, items, [model])
+        return frozenset(region for (_, region), found in room.items() if found.booked > 0)
 
     async def room(
         self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str]

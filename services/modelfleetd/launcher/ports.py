@@ -59,6 +59,15 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolFacts:
+    """What capacity says of a pool: whose it is."""
+
+    team: str
+    # The team of the pool that it belongs to; empty where it stands alone.
+    parent_team: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HeldUnits:
     """Units of a flavor in a region."""
 
@@ -133,6 +142,14 @@ class Capacity(Protocol):
         ...
 
     async def unit_cost(self, flavor: str) -> float: ...
+
+    async def pool(self, name: str) -> PoolFacts:
+        """Raises ReferenceNotFound."""
+        ...
+
+    async def booked_elsewhere(self, model: str, pool: str, flavor: str, regions: Sequence[str]) -> str:
+        """Another pool in which a model is booked where this one has nothing of it; empty where there is none."""
+        ...
 
     async def room(
         self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str]
