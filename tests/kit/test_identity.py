@@ -183,6 +183,15 @@ async def test_certificates_are_reloaded_while_running(
         assert not await works(service, Tls(new.ca, *new.issue("client")))
 
 
+@pytest.mark.parametrize("broken", ["tls_cert", "tls_key", "tls_ca"])
+async def test_a_server_whose_files_are_no_certificates_says_which(secured: dict[str, Any], broken: str) -> None:
+    del secured["authority"]
+    Path(secured[broken]).write_text("no PEM")
+    with pytest.raises(ValueError, match=secured[broken]):
+        async with running("registry", build_with(FakeRegistry()), **secured):  # type: ignore[abstract]
+            raise AssertionError("unreachable")
+
+
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256"])
 async def test_a_token_says_who_calls(fake: FakeRegistry, roles: FakeRoles, tmp_path: Path, algorithm: str) -> None:
     issuer = Issuer(tmp_path, algorithm=algorithm)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 
+from modelfleet.transport import Tls
 from modelfleetd.kit.config import ServiceConfig
 
 _log = logging.getLogger(__name__)
@@ -18,7 +19,13 @@ def server_credentials(config: ServiceConfig) -> grpc.ServerCredentials:
     Where authorities are configured, callers must show a certificate, tokens or not: services have nothing else to say
     who they are, and grpc does not ask for a certificate that it would not insist on. People whose tokens say who they
     are come through a front door that has a certificate, or hold one.
+
+    Raises:
+        ValueError: a file is not what it should be.
+        OSError: a file cannot be read.
     """
+    # grpc would only say that it cannot listen.
+    Tls(config.tls_ca or None, config.tls_cert, config.tls_key).check()
     files = _Files(config)
     initial = files.read()
     return grpc.dynamic_ssl_server_credentials(
