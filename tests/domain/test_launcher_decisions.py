@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from modelfleetd.errors import invalid
-from modelfleetd.launcher.domain.actions import Action, Advance, Judge, Wait
+from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Judge, Wait
 from modelfleetd.launcher.domain.decide import next_action
 from modelfleetd.launcher.domain.launch import (
     Act,
     GateVerdict,
+    Intent,
     Launch,
     ModelFacts,
     PhaseTime,
@@ -22,11 +23,11 @@ from modelfleetd.launcher.domain.launch import (
     Verdict,
     begin_step,
 )
-from modelfleetd.launcher.domain.observed import Observed, Seen
-from modelfleetd.launcher.domain.outcomes import estimated, judged, refused
+from modelfleetd.launcher.domain.observed import Observed, Seen, ShareState, share_state
+from modelfleetd.launcher.domain.outcomes import confirmed, estimated, intended, judged, refused
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, Room, Side, make
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
-from modelfleetd.launcher.domain.verbs import pause, resume, skip_step
+from modelfleetd.launcher.domain.verbs import abort, pause, resume, skip_step
 
 TYPE, CPU, EU = "modelTypes/ctr", "flavors/cpu", "regions/eu"
 OLD, NEW = f"{TYPE}/models/old", f"{TYPE}/models/new"
@@ -277,3 +278,75 @@ def test_a_bake_that_begins_anew_after_a_pause_has_all_of_its_time(others: bool)
     assert launch.step.deadline == now + 15 * MINUTE
     launch, asked = judges(launch, Verdict.INCONCLUSIVE, now + 20 * MINUTE, now)
     assert asked and launch.abort is None and launch.step.extensions == 3
+
+
+# Going back
+
+
+def going(launch: Launch, now: datetime = T0) -> Launch:
+    """A launch that has just begun to go back."""
+    turns = next_action(abort(launch, "oncall", "it looks bad", now), at_step(launch), now)
+    assert isinstance(turns, Advance) and turns.launch.state is State.ROLLING_BACK
+    return turns.launch
+
+
+def returning(candidate: Observed, baseline: Observed, **changes: object) -> Seen:
+    seen = Seen(EU, candidate, baseline, requests=1_000, split_age=10 * SECOND, time=T0)
+    return replace(seen, **changes)  # type: ignore[arg-type]
+
+
+def test_stragglers_hold_the_way_back_for_a_bounded_time_only() -> None:
+    launch = going(shifting())
+    # Two in a hundred went to the candidate after the split, and then traffic stopped.
+    seen = returning(
+        Observed(10, 0, available=10, observed=200), Observed(50, 10_000, available=50, acknowledged=10_000)
+    )
+    waits = next_action(launch, seen, T0 + SECOND)
+    assert isinstance(waits, Wait) and waits.reason == "ShareReturning" and not waits.alarming
+    goes_on = next_action(launch, replace(seen, split_age=MINUTE), T0 + MINUTE)
+    assert isinstance(goes_on, Apply) and goes_on.act is Act.SHED
+    # Also where nobody knows how old the split is.
+    late = next_action(launch, replace(seen, split_age=timedelta(0)), T0 + 10 * MINUTE)
+    assert isinstance(late, Apply) and late.act is Act.SHED
+
+
+def test_a_share_that_a_third_model_has_dropped_does_not_hold_the_way_back() -> None:
+    launch = going(shifting())
+    seen = returning(
+        Observed(10, 0, available=10), Observed(50, 9_000, available=50, acknowledged=10_000, observed=10_000)
+    )
+    action = next_action(launch, seen, T0 + SECOND)
+    assert isinstance(action, Apply) and action.act is Act.SHED
+
+
+def test_whatever_the_way_back_waits_for_calls_people_after_a_while() -> None:
+    launch = going(shifting())
+    stuck = (
+        returning(Observed(10, 2_000, available=10, acknowledged=2_000), Observed(50, 8_000, starting=50)),
+        returning(Observed(10, 0, available=10), Observed(50, 10_000, available=50), current=False),
+        returning(Observed(0, 0, terminating=10), Observed(50, 10_000, available=50, acknowledged=10_000)),
+    )
+    for seen in stuck:
+        early, late = (next_action(launch, seen, T0 + wait) for wait in (9 * MINUTE, 10 * MINUTE))
+        assert isinstance(early, Wait) and not early.alarming
+        assert isinstance(late, Wait) and late.alarming
+    # What gets on gives it time again.
+    act = Intent(1, Act.GROW, "k", 1, EU, False, {}, T0 + 9 * MINUTE)
+    again = next_action(confirmed(intended(launch, act)), stuck[0], T0 + 18 * MINUTE)
+    assert isinstance(again, Wait) and not again.alarming
+
+
+def test_a_share_counts_as_there_when_both_sides_have_more_because_a_third_model_dropped_its_own() -> None:
+    def state(new: tuple[int, int], old: tuple[int, int]) -> ShareState:
+        (share, given), (rest, left) = new, old
+        candidate = Observed(9, share, available=9, acknowledged=given, observed=given)
+        return share_state(Seen(EU, candidate, Observed(9, rest, 9, 9, acknowledged=left, observed=left), requests=500))
+
+    assert state((1_800, 2_000), (7_200, 8_000)) is ShareState.OBSERVED
+    assert state((1_000, 1_111), (8_000, 8_889)) is ShareState.OBSERVED
+    assert state((1_800, 1_800), (7_200, 7_200)) is ShareState.OBSERVED
+    # One of the two sides has dropped its share, or has not got it yet.
+    assert state((1_800, 0), (7_200, 8_000)) is ShareState.PENDING
+    assert state((1_800, 10_000), (7_200, 0)) is ShareState.PENDING
+    assert state((1, 0), (9_999, 10_000)) is ShareState.PENDING
+    assert state((3_600, 1_800), (5_400, 7_200)) is ShareState.PENDING

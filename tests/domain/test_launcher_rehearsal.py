@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modelfleetd.launcher.domain.launch import State, Verdict
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
-from tests.support.rehearsal import NEW, OLD, TARGET, Rehearsal
+from tests.support.rehearsal import NEW, OLD, OTHER, TARGET, Rehearsal
 
 GATED = Policy(bake_duration=timedelta(seconds=8), stability_gate=StabilityGate())
 
@@ -134,6 +134,30 @@ async def test_a_candidate_that_dies_as_a_whole_is_taken_back_at_once() -> None:
     assert rehearsal.simulator.kill(NEW, 100) > 0
     await ends_as(rehearsal, State.ROLLED_BACK)
     assert rehearsal.launch.abort is not None and rehearsal.launch.abort.author == "availability"
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+async def test_an_experiment_without_replicas_stops_neither_the_launch_nor_its_way_back(aborted: bool) -> None:
+    rehearsal = Rehearsal(old=40, new=24, free=20, other_share=1_000)
+    await rehearsal.prepare()
+    rehearsal.simulator.failing_models.add(OTHER)
+    assert rehearsal.simulator.kill(OTHER, 100) > 0
+    await rehearsal.run(30)
+    assert rehearsal.launch.step.number > 1
+    if aborted:
+        rehearsal.abort()
+    started = rehearsal.clock.monotonic()
+    await ends_as(rehearsal, State.ROLLED_BACK if aborted else State.SUCCEEDED)
+    assert rehearsal.clock.monotonic() - started < 120
+    seen = await rehearsal.simulator.observe(TARGET)
+    assert seen.model(OLD if aborted else NEW).acknowledged_basis_points == 10_000
+
+
+async def test_a_hanging_call_that_comes_through_after_the_lease_does_no_harm() -> None:
+    rehearsal = Rehearsal(old=50, new=42, free=10, hang_rate=0.5, seed=3)
+    await rehearsal.prepare()
+    await ends_as(rehearsal, State.SUCCEEDED)
+    assert rehearsal.hung > 2
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))

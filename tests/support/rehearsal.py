@@ -5,7 +5,7 @@ lose calls, kill replicas, and crash the launcher at every commit and every call
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, cast
@@ -17,7 +17,8 @@ from modelfleetd.launcher.domain.launch import Launch, ModelFacts, PhaseTime, Sh
 from modelfleetd.launcher.domain.plan import Room
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
 from modelfleetd.launcher.executor import Executor
-from modelfleetd.launcher.ports import Estimate, HeldUnits, Judgement, SizedModel, TypeFacts, World
+from modelfleetd.launcher.ports import Estimate, HeldUnits, Judgement, PoolFacts, SizedModel, TypeFacts, World
+from modelfleetd.launcher.reconciler import LEASE_SECONDS
 from modelfleetd.launcher.round import Round
 from modelfleetd.launcher.store import Change, Claim, Store
 from modelfleetd.platform.ledger import Promise, Violation, violations
@@ -35,9 +36,10 @@ from modelfleetd.platform.model import (
 from modelfleetd.platform.simulator import Behaviour, Simulator
 
 TARGET, TYPE, CPU, REGION = "targets/ranker", "modelTypes/ranker", "flavors/cpu", "regions/local"
-OLD, NEW = f"{TYPE}/models/old", f"{TYPE}/models/new"
+OLD, NEW, OTHER = f"{TYPE}/models/old", f"{TYPE}/models/new", f"{TYPE}/models/other"
 SPEC = ServingSpec(command=("serve",), flavor=CPU)
-_LEASE = 1e6
+_LEASE = LEASE_SECONDS
+_OTHERS = 4
 
 
 class Crash(Exception):
@@ -109,13 +111,17 @@ class MemoryStore:
 
 @dataclass
 class CrashingPlatform:
-    """The simulator, with a launcher that may die before and after each call."""
+    """The simulator, with a launcher that may die before and after each call, or hang until others have gone on."""
 
     simulator: Simulator
     crashes: Crashes
+    hang_rate: float = 0.0
+    meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def apply(self, target: str, kind: TargetKind, fence: Fence, desired: DesiredServing) -> Applied:
         self.crashes.maybe()
+        if self.meanwhile is not None and self.crashes.draw.random() < self.hang_rate:
+            await self.meanwhile()
         applied = await self.simulator.apply(target, kind, fence, desired)
         self.crashes.maybe()
         return applied
@@ -162,6 +168,12 @@ class Books:
 
     async def unit_cost(self, flavor: str) -> float:
         return 1.0
+
+    async def pool(self, name: str) -> PoolFacts:
+        return PoolFacts("teams/t")
+
+    async def booked_elsewhere(self, *given: object) -> str:
+        return ""
 
     async def room(
         self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str]
@@ -211,7 +223,9 @@ class Rehearsal:
         free: int,
         seed: int = 0,
         crash_rate: float = 0.0,
+        hang_rate: float = 0.0,
         policy: Policy | None = None,
+        other_share: int = 0,
         **behaviour: Any,
     ) -> None:
         self.clock = ManualClock()
@@ -219,7 +233,10 @@ class Rehearsal:
         self.simulator = Simulator(self.clock, seed=seed, behaviour=Behaviour())
         self.crashes = Crashes(self.draw)
         self.books = Books(old, new, free, CrashingPlatform(self.simulator, self.crashes))
+        self.books.platform.hang_rate = hang_rate
+        self.books.platform.meanwhile = self._hangs
         self.crash_rate = crash_rate
+        self.other_share = other_share
         self.behaviour = Behaviour(**behaviour)
         self.policy = policy or Policy(bake_duration=timedelta(seconds=5), stability_gate=StabilityGate(disabled=True))
         world = World(self.books, self.books, self.books, cast("Any", self.books))
@@ -228,11 +245,15 @@ class Rehearsal:
         self.began = 0
         self.aborted_at: int | None = None
         self.crashed = 0
+        self.hung = 0
 
     async def prepare(self) -> None:
         """The baseline serves everything, and the launch is created."""
-        models = (DesiredModel(OLD, SPEC, self.books.old),)
-        shares = (ModelShare(OLD, 10_000),)
+        models: tuple[DesiredModel, ...] = (DesiredModel(OLD, SPEC, self.books.old),)
+        shares: tuple[ModelShare, ...] = (ModelShare(OLD, 10_000 - self.other_share),)
+        if self.other_share:
+            models = (*models, DesiredModel(OTHER, SPEC, _OTHERS))
+            shares = (*shares, ModelShare(OTHER, self.other_share))
         await self.simulator.apply(TARGET, TargetKind.ROUTE, Fence(1, "a"), DesiredServing(models))
         await self.clock.advance(10)
         await self.simulator.apply(TARGET, TargetKind.ROUTE, Fence(1, "b"), DesiredServing(models, shares))
@@ -289,6 +310,27 @@ class Rehearsal:
             self.crashed += 1
         self.assert_no_rise_after_abort()
 
+    def pause(self) -> None:
+        """A person pauses."""
+        launch = self.launch
+        if launch.state in verbs.ALLOWED["PauseLaunch"]:
+            self.store.save(verbs.pause(launch, "bob", "a look", self.clock.now()))
+
+    def resume(self) -> None:
+        """Everybody's reasons to pause are removed."""
+        launch = self.launch
+        if launch.state in verbs.ALLOWED["ResumeLaunch"]:
+            self.store.save(verbs.resume(launch, "bob", self.clock.now(), any_author=True))
+
+    async def _hangs(self) -> None:
+        """A call hangs for longer than the lease: another launcher goes on, and then it comes through after all."""
+        platform = self.books.platform
+        self.hung += 1
+        platform.meanwhile = None
+        await self.clock.advance(_LEASE)
+        await self.round()
+        platform.meanwhile = self._hangs
+
     async def run(self, seconds: float = 4_000, between: Callable[[], None] = lambda: None) -> Launch:
         """Lets rounds follow each other until the launch has ended."""
         end = self.clock.monotonic() + seconds
@@ -307,7 +349,8 @@ class Rehearsal:
         (region,) = plan.regions
         assert region.baseline is not None
         needs = {NEW: region.candidate.needs, OLD: region.baseline.needs}
-        promise = Promise(TARGET, lambda m, x: needs[m](x), {CPU: region.held(CPU)}, after=self.began)
+        held = region.held(CPU) + (_OTHERS if self.other_share else 0)
+        promise = Promise(TARGET, lambda m, x: needs[m](x) if m in needs else 0, {CPU: held}, after=self.began)
         return violations(self.simulator.ledger, [promise])
 
     def assert_no_rise_after_abort(self) -> None:

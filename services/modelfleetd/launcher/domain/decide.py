@@ -19,12 +19,13 @@ from modelfleetd.launcher.domain.launch import (
     Launch,
     State,
     accounted,
+    alarm_after,
     ask_again,
     begin_step,
     enter,
     going_back,
 )
-from modelfleetd.launcher.domain.observed import Seen, ShareState, share_state
+from modelfleetd.launcher.domain.observed import Seen, ShareState, in_proportion, share_state
 
 # Seconds until the next look, while something is expected any moment, and while only time passes.
 SOON: Final = 0.2
@@ -105,7 +106,7 @@ def _turn_round(launch: Launch, now: datetime) -> Action:
         # The registry has made the candidate the baseline: too late, a launch of its own has to undo that.
         late = replace(launch, abort=None)
         return Advance("AbortTooLate", "the registry has finalised it already", late, progress=False)
-    back = enter(launch, State.ROLLING_BACK, now)
+    back = alarm_after(enter(launch, State.ROLLING_BACK, now), now)
     last = launch.step.region if launch.touched else -1
     return Advance("StateChanged", f"rolls back, by {why}", replace(back, undoing=last), progress=False)
 
@@ -201,7 +202,10 @@ def _raise_share(launch: Launch, seen: Seen) -> Action:
     if new.desired < step.new_replicas or old.desired < step.old_before:
         wanted_new, wanted_old = max(new.desired, step.new_replicas), max(old.desired, step.old_before)
         if not _covered(launch, seen, wanted_new, wanted_old):
-            return Wait("Terminating", "waits for old replicas to end, whose capacity the next ones take", SOON)
+            if new.terminating or old.terminating:
+                return Wait("Terminating", "waits for old replicas to end, whose capacity the next ones take", SOON)
+            kept = f"the baseline keeps {old.desired} replicas for the traffic that it has, {old.weight} basis points"
+            return Wait("HoldShort", f"waits for room in its hold: {kept}", SOON, alarming=True)
         more = f"starts {wanted_new - new.desired} replicas of the candidate"
         return Apply(Act.START, plan.region, wanted_new, wanted_old, new.share, more)
     needed = plan.candidate.needs(step.share)
@@ -289,20 +293,22 @@ def _give_up_old(launch: Launch, seen: Seen, now: datetime) -> Action:
     """5 to 7: old replicas are reduced; their capacity counts as free, within the hold, once they are terminated."""
     plan, step = launch.region_plan, launch.step_plan
     new, old = seen.candidate, seen.baseline
-    needed = plan.candidate.needs(max(new.share, new.acknowledged))
+    needed = plan.candidate.needs(new.share if in_proportion(seen) else new.weight)
     if new.available < needed:
         short = f"waits for replicas of the candidate: {new.available} of {needed} are available"
         return Wait("CandidateShort", short, SOON, alarming=True)
-    if old.desired > step.old_after:
-        if old.available < step.old_after:
-            short = f"waits for replicas of the baseline: {old.available} of {step.old_after} are available"
+    # More than the plan says while it carries what another model of the route has dropped.
+    kept = max(step.old_after, plan.baseline.needs(old.weight) if plan.baseline else 0)
+    if old.desired > kept:
+        if old.available < kept:
+            short = f"waits for replicas of the baseline: {old.available} of {kept} are available"
             return Wait("BaselineShort", short, SOON, alarming=True)
-        fewer = f"reduces the baseline from {old.desired} to {step.old_after} replicas"
-        return Apply(Act.REDUCE, plan.region, new.desired, step.old_after, new.share, fewer)
+        fewer = f"reduces the baseline from {old.desired} to {kept} replicas"
+        return Apply(Act.REDUCE, plan.region, new.desired, kept, new.share, fewer)
     if step.number < len(plan.steps):
         following = begin_step(launch, step.number + 1, now)
         return Advance("StepEnded", f"step {step.number} is done; goes on to {step.number + 1}", following)
-    if old.existing > step.old_after:
+    if old.existing > kept:
         return Wait("Terminating", "waits for the last old replicas to end", SOON)
     assert launch.plan is not None
     if launch.step.region + 1 < len(launch.plan.regions):

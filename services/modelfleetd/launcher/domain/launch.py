@@ -223,7 +223,8 @@ class StepState:
     region: int = 0
     number: int = 0
     start_time: datetime | None = None
-    # Past it the step rolls back; pauses and times when nobody could look push it on.
+    # Past it the step rolls back; pauses and times when nobody could look push it on. On the way back people are
+    # called once it is past: nothing has got on for so long.
     deadline: datetime | None = None
     bake_start: datetime | None = None
     extensions: int = 0
@@ -392,6 +393,11 @@ def ask_again(launch: Launch, now: datetime) -> Launch:
     if end is not None and now < end:
         again = min(again, end)
     return replace(launch, step=replace(launch.step, next_judge=again))
+
+
+def alarm_after(launch: Launch, now: datetime) -> Launch:
+    """On the way back something got on: people are called where nothing does from now on, for as long as a step may."""
+    return replace(launch, step=replace(launch.step, deadline=now + launch.policy.step_deadline))
 
 
 def going_back(launch: Launch, author: str, reason: str, now: datetime) -> Launch:

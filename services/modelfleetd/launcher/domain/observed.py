@@ -94,13 +94,26 @@ class ShareState(enum.Enum):
     DIFFERS = 4
 
 
+def in_proportion(seen: Seen) -> bool:
+    """Whether the proxy gives both sides what is asked for, and in the same proportion what other models have dropped.
+
+    A model without an available replica hands its share to the others; no act on these two sides would change that.
+    """
+    new, old = seen.candidate, seen.baseline
+    asked, given = new.share + old.share, new.acknowledged + old.acknowledged
+    if given <= asked:
+        return (new.acknowledged, old.acknowledged) == (new.share, old.share)
+    # Exact up to the rounding of each of them to whole basis points.
+    return abs(new.acknowledged * asked - new.share * given) < asked
+
+
 def share_state(seen: Seen) -> ShareState:
     """Says whether the shares that are asked for are really there (LAUNCH.md, One step, 4)."""
     asked, given = seen.candidate, seen.baseline
-    if not seen.current or asked.acknowledged != asked.share or given.acknowledged != given.share:
+    if not seen.current or not in_proportion(seen):
         return ShareState.PENDING
     if seen.requests < shares.LOW_TRAFFIC:
         return ShareState.LOW_TRAFFIC if seen.split_age >= OBSERVING else ShareState.PENDING
-    if all(shares.agrees(side.share, side.observed, seen.requests) for side in (asked, given)):
+    if all(shares.agrees(side.acknowledged, side.observed, seen.requests) for side in (asked, given)):
         return ShareState.OBSERVED
     return ShareState.DIFFERS

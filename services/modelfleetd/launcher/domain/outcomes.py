@@ -24,6 +24,7 @@ from modelfleetd.launcher.domain.launch import (
     Status,
     Verdict,
     accounted,
+    alarm_after,
     ask_again,
     enter,
     going_back,
@@ -55,6 +56,8 @@ def looked(launch: Launch, now: datetime) -> Launch:
 
 def intended(launch: Launch, intent: Intent) -> Launch:
     """An act is about to be done."""
+    if launch.state is State.ROLLING_BACK:
+        launch = alarm_after(launch, intent.create_time)
     return replace(launch, intent=intent, intents=intent.number, touched=launch.touched or intent.act in ON_PLATFORM)
 
 

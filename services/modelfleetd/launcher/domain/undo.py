@@ -6,25 +6,29 @@ candidate's never rises.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Wait
-from modelfleetd.launcher.domain.launch import Act, Launch, State, enter
-from modelfleetd.launcher.domain.observed import Seen, ShareState, share_state
+from modelfleetd.launcher.domain.launch import Act, Launch, State, alarm_after, enter
+from modelfleetd.launcher.domain.observed import OBSERVING, Seen, in_proportion
 from modelfleetd.launcher.domain.plan import RegionPlan
 from modelfleetd.launcher.domain.replicas import share_of
+from modelfleetd.launcher.domain.shares import LOW_TRAFFIC, agrees
 
 SOON: Final = 0.2
 # Weight goes back in parts of at least this many basis points while more old replicas are still starting.
 _PART: Final = 1_000
+# Requests that were on their way count for so long; then the proxy's word is taken.
+_STRAGGLING: Final = timedelta(seconds=30)
 
 
 def next_action(launch: Launch, seen: Seen | None, now: datetime) -> Action:
     """Says what to do next on the way back."""
     if launch.touched and launch.undoing >= 0:
         assert seen is not None and launch.plan is not None
-        return _undo(launch, launch.plan.regions[launch.undoing], seen)
+        action = _undo(launch, launch.plan.regions[launch.undoing], seen, now)
+        return replace(action, alarming=_late(launch, now)) if isinstance(action, Wait) else action
     if not launch.forgone:
         return Call(Act.FORGO, "tells the registry that it went back", progress=False)
     if launch.reservation and not launch.settled:
@@ -33,14 +37,19 @@ def next_action(launch: Launch, seen: Seen | None, now: datetime) -> Action:
     return Advance("StateChanged", "everything is as it was", back, progress=False)
 
 
-def _undo(launch: Launch, plan: RegionPlan, seen: Seen) -> Action:
+def _late(launch: Launch, now: datetime) -> bool:
+    """Whether nothing has got on for so long that people have to look."""
+    return launch.step.deadline is not None and now >= launch.step.deadline
+
+
+def _undo(launch: Launch, plan: RegionPlan, seen: Seen, now: datetime) -> Action:
     new, old, goal = seen.candidate, seen.baseline, plan.candidate.share
     if not seen.known:
-        return _region_done(launch, plan)
+        return _region_done(launch, plan, now)
+    returned = _returned(seen, late=_late(launch, now))
     if new.share > goal:
-        return _give_back(plan, seen, goal)
-    state = share_state(seen)
-    if state in (ShareState.PENDING, ShareState.DIFFERS) and plan.baseline is not None:
+        return _give_back(plan, seen, goal, returned=returned)
+    if not returned and plan.baseline is not None:
         return Wait("ShareReturning", "waits for the traffic to be back with the baseline", SOON)
     if new.desired > plan.candidate.running:
         shed = f"ends the candidate's {new.desired - plan.candidate.running} replicas"
@@ -52,10 +61,23 @@ def _undo(launch: Launch, plan: RegionPlan, seen: Seen) -> Action:
         return _apply(Act.RESTORE, plan, new.desired, plan.baseline.running, new.share, restored)
     if plan.baseline is not None and old.existing > plan.baseline.running:
         return Wait("Terminating", "waits for surplus replicas of the baseline to end", SOON)
-    return _region_done(launch, plan)
+    return _region_done(launch, plan, now)
 
 
-def _give_back(plan: RegionPlan, seen: Seen, goal: int) -> Action:
+def _returned(seen: Seen, *, late: bool) -> bool:
+    """Whether what was taken from the candidate is really gone. What others are given is not the candidate's matter."""
+    new = seen.candidate
+    if not seen.current or not (new.acknowledged <= new.share or in_proportion(seen)):
+        return False
+    if seen.split_age >= _STRAGGLING or late:
+        # Where traffic has stopped, the last requests would be held against it for ever.
+        return True
+    if seen.requests < LOW_TRAFFIC:
+        return seen.split_age >= OBSERVING
+    return new.observed <= new.acknowledged or agrees(new.acknowledged, new.observed, seen.requests)
+
+
+def _give_back(plan: RegionPlan, seen: Seen, goal: int, *, returned: bool) -> Action:
     """The candidate still has a share that it has to give back."""
     new, old = seen.candidate, seen.baseline
     if plan.baseline is None:
@@ -64,7 +86,8 @@ def _give_back(plan: RegionPlan, seen: Seen, goal: int) -> Action:
         # Better too few old replicas than none at all.
         return _apply(Act.RETURN, plan, new.desired, old.desired, goal, "the candidate has no replica: all goes back")
     # What the candidate has beyond its weight makes room for the old side.
-    spare = _needed(plan, seen)
+    # All of it stays until the proxy has settled.
+    spare = max(plan.candidate.running, plan.candidate.needs(new.weight)) if returned else new.desired
     if new.desired > spare:
         shed = f"ends {new.desired - spare} replicas of the candidate that have no weight"
         return _apply(Act.SHED, plan, spare, old.desired, new.share, shed)
@@ -73,7 +96,7 @@ def _give_back(plan: RegionPlan, seen: Seen, goal: int) -> Action:
         more = f"grows the baseline from {old.desired} to {grown} replicas"
         return _apply(Act.GROW, plan, new.desired, grown, new.share, more)
     # Available ones beyond what is asked for are about to be drained.
-    keeps = _keeps(plan, min(old.available, old.desired), goal)
+    keeps = _keeps(plan, seen, goal)
     gain = new.share - keeps
     if gain > 0 and (gain >= _PART or keeps == goal or old.available >= old.desired):
         back = f"returns {gain} basis points to the baseline"
@@ -87,14 +110,6 @@ def _give_back(plan: RegionPlan, seen: Seen, goal: int) -> Action:
     )
 
 
-def _needed(plan: RegionPlan, seen: Seen) -> int:
-    """Replicas that the candidate has to keep: for its weight, and all of them until the proxy has settled."""
-    new = seen.candidate
-    if share_state(seen) in (ShareState.PENDING, ShareState.DIFFERS):
-        return new.desired
-    return max(plan.candidate.running, plan.candidate.needs(new.weight))
-
-
 def _grown(plan: RegionPlan, seen: Seen) -> int:
     """Replicas of the baseline that the hold has room for, up to what the whole share needs."""
     assert plan.baseline is not None
@@ -102,17 +117,23 @@ def _grown(plan: RegionPlan, seen: Seen) -> int:
     return min(plan.old_at_start, seen.baseline.desired + room)
 
 
-def _keeps(plan: RegionPlan, available: int, goal: int) -> int:
+def _keeps(plan: RegionPlan, seen: Seen, goal: int) -> int:
     """The share that the candidate keeps, because the old replicas that are available cannot carry it."""
     assert plan.baseline is not None
-    most = plan.both - goal
-    return plan.both - share_of(plan.baseline.full, available, plan.baseline.least, most)
+    new, old = seen.candidate, seen.baseline
+    carried = share_of(plan.baseline.full, min(old.available, old.desired), plan.baseline.least)
+    asked, given = new.share + old.share, new.acknowledged + old.acknowledged
+    if old.available < old.desired and given > asked:
+        # Another model has dropped its share, so each point that is asked for weighs more. Worth waiting for those that
+        # are starting; where none is, going back comes first.
+        carried = carried * asked // given
+    return plan.both - min(plan.both - goal, carried)
 
 
 def _apply(act: Act, plan: RegionPlan, new: int, old: int, share: int | None, message: str) -> Apply:
     return Apply(act, plan.region, new, old, share, message, progress=False)
 
 
-def _region_done(launch: Launch, plan: RegionPlan) -> Advance:
-    done = replace(launch, undoing=launch.undoing - 1)
+def _region_done(launch: Launch, plan: RegionPlan, now: datetime) -> Advance:
+    done = replace(alarm_after(launch, now), undoing=launch.undoing - 1)
     return Advance("RegionUndone", f"{plan.region} is as it was", done, progress=False)
