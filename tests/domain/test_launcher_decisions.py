@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from modelfleetd.errors import invalid
-from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Judge, Wait
+from modelfleetd.errors import FleetError, ResourceNotFound, RevisionMismatch, invalid
+from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.decide import next_action
 from modelfleetd.launcher.domain.launch import (
     Act,
@@ -22,9 +22,10 @@ from modelfleetd.launcher.domain.launch import (
     Strategy,
     Verdict,
     begin_step,
+    enter,
 )
 from modelfleetd.launcher.domain.observed import Observed, Seen, ShareState, share_state
-from modelfleetd.launcher.domain.outcomes import confirmed, estimated, intended, judged, refused
+from modelfleetd.launcher.domain.outcomes import confirmed, estimated, finalized, forgone, intended, judged, refused
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, Room, Side, make
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
 from modelfleetd.launcher.domain.verbs import abort, pause, resume, skip_step
@@ -350,3 +351,40 @@ def test_a_share_counts_as_there_when_both_sides_have_more_because_a_third_model
     assert state((1_800, 10_000), (7_200, 0)) is ShareState.PENDING
     assert state((1, 0), (9_999, 10_000)) is ShareState.PENDING
     assert state((3_600, 1_800), (5_400, 7_200)) is ShareState.PENDING
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("past", [timedelta(minutes=16), timedelta(days=8)])
+def test_an_act_that_is_refused_for_ever_is_given_up_at_the_deadline(past: timedelta) -> None:
+    launch = refused(shifting(), Act.START, invalid("desired.models[0]", "must be something else"), T0)
+    nothing = Seen(EU, Observed(), Observed(50, 10_000, available=50, acknowledged=10_000, observed=10_000))
+    again = next_action(launch, nothing, T0 + MINUTE)
+    assert isinstance(again, Apply)
+    given_up = next_action(launch, nothing, T0 + past)
+    assert isinstance(given_up, Advance) and given_up.launch.abort is not None
+    assert given_up.launch.abort.author == "deadline"
+
+
+@pytest.mark.parametrize("error", [invalid("splits", "must sum to 10,000"), ResourceNotFound(TYPE)])
+def test_a_launch_that_the_registry_will_never_have_goes_back(error: FleetError) -> None:
+    ready = enter(shifting(number=5), State.FINALIZING, T0)
+    launch = refused(ready, Act.FINALIZE, error, T0)
+    assert launch.abort is not None and launch.abort.author == "registry"
+    goes = decides(launch, T0)
+    assert isinstance(goes, Call) and goes.act is Act.FORGO
+    goes = decides(forgone(launch), T0)
+    assert isinstance(goes, Advance) and goes.launch.state is State.ROLLING_BACK
+
+
+def test_a_launch_that_the_registry_always_finds_changed_ends_at_its_deadline() -> None:
+    ready = enter(shifting(number=5), State.FINALIZING, T0)
+    launch = refused(ready, Act.FINALIZE, RevisionMismatch(1, 2), T0)
+    assert launch.abort is None and isinstance(decides(launch, T0 + MINUTE), Call)
+    late = decides(launch, T0 + timedelta(days=8))
+    assert isinstance(late, Advance) and late.launch.abort is not None
+    # Once the registry has made it the baseline, nothing but settling is left.
+    done = replace(finalized(launch, 7), retries=3)
+    settles = decides(done, T0 + timedelta(days=8))
+    assert isinstance(settles, Call) and settles.act is Act.SETTLE

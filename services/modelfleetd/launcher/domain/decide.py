@@ -60,7 +60,7 @@ def next_action(launch: Launch, seen: Seen | None, now: datetime) -> Action:
         return _turn_round(launch, now)
     action = _forward(launch, seen, now)
     # What is refused again and again is a wait as well.
-    trying = launch.retries > 0 and launch.state in UNCHANGED
+    trying = launch.retries > 0 and isinstance(action, Apply | Call)
     wait = Wait("Retrying", "what it asks for is refused", 0) if trying else action
     if isinstance(wait, Wait) and (overdue := _overdue(launch, wait, now)):
         turned = going_back(launch, "deadline", overdue, now)
@@ -113,7 +113,7 @@ def _turn_round(launch: Launch, now: datetime) -> Action:
 
 def _overdue(launch: Launch, wait: Wait, now: datetime) -> str:
     """Why a launch that can only wait is to go back; empty while it is not. Pauses stop deadlines."""
-    if launch.paused or launch.state is State.FINALIZING:
+    if launch.paused or launch.revision:
         return ""
     if launch.step.held_since is not None and not launch.policy.stability_gate.roll_back_on_error:
         # An outage of the judge must not roll back every launch at once.

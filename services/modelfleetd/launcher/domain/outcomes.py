@@ -7,7 +7,15 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelfleetd.errors import FleetError, InvalidFields, LaunchEnded, QuotaExceeded, ReplicaCannotStart, WrongState
+from modelfleetd.errors import (
+    FleetError,
+    InvalidFields,
+    LaunchEnded,
+    QuotaExceeded,
+    ReplicaCannotStart,
+    RevisionMismatch,
+    WrongState,
+)
 from modelfleetd.launcher.domain import envelope as envelopes
 from modelfleetd.launcher.domain.actions import Wait
 from modelfleetd.launcher.domain.envelope import Envelope
@@ -219,6 +227,9 @@ def refused(launch: Launch, act: Act, error: FleetError, now: datetime) -> Launc
             return going_back(after, "platform", error.message, now)
         case Act.FINALIZE, LaunchEnded():
             return going_back(replace(after, forgone=True), "registry", error.message, now)
+        case Act.FINALIZE, _ if not isinstance(error, RevisionMismatch):
+            # The registry will never have it, so the candidate cannot stay.
+            return going_back(after, "registry", error.message, now)
         case Act.FORGO, LaunchEnded() if launch.state is State.ROLLING_BACK:
             return enter(after, State.FAILED, now)
         case Act.FORGO, LaunchEnded():
