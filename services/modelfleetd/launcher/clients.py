@@ -185,23 +185,25 @@ class CapacityClient:
         return PoolFacts(found.team, parent.team if parent else "")
 
     async def booked_elsewhere(self, model: str, pool: str, flavor: str, regions: Sequence[str]) -> str:
-        booked = await self._booked(model, pool, flavor, regions)
-        missing = {region for region in regions if region not in booked}
+        with translated("capacity"), _referring("launch.pool", pool):
+            own = await self._stub.get_pool(name=pool, timeout=timeout())
+        missing = set(regions) - await self._booked(model, own, flavor, regions)
         if not missing:
             return ""
         with translated("capacity"):
             pools = [found async for found in self._stub.list_pools_all(page_size=1000, timeout=timeout())]
         for found in pools:
-            serving = {usage.region for usage in found.usages if usage.flavor == flavor and usage.serving_units > 0}
-            there = sorted(missing & serving)
-            if found.name != pool and there and await self._booked(model, found.name, flavor, there):
+            if found.name != pool and await self._booked(model, found, flavor, missing):
                 return found.name
         return ""
 
-    async def _booked(self, model: str, pool: str, flavor: str, regions: Sequence[str]) -> frozenset[str]:
+    async def _booked(self, model: str, pool: capacity_pb2.Pool, flavor: str, regions: Iterable[str]) -> frozenset[str]:
         """The regions in which a model has something booked in a pool: what a launch that replaces it would move."""
-        items = [HeldUnits(flavor, region, 0) for region in regions]
-        room = await self.room(pool, _NO_LAUNCH, items, [model])
+        serving = {usage.region for usage in pool.usages if usage.flavor == flavor and usage.serving_units > 0}
+        items = [HeldUnits(flavor, region, 0) for region in sorted(serving.intersection(regions))]
+        if not items:
+            return frozenset()
+        room = await self.room(pool.name, _NO_LAUNCH, items, [model])
         return frozenset(region for (_, region), found in room.items() if found.booked > 0)
 
     async def room(
