@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -14,8 +15,8 @@ import grpc
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import launcher_pb2_grpc
 from modelfleetd.clock import Clock
-from modelfleetd.errors import RoleMissing, WrongState, invalid
-from modelfleetd.kit import paging
+from modelfleetd.errors import FleetError, RoleMissing, WrongState, invalid
+from modelfleetd.kit import deadline, paging
 from modelfleetd.kit.auth import Principal, Role, RoleSource, current_principal
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.failpoint import failpoint
@@ -23,16 +24,22 @@ from modelfleetd.kit.idempotency import answered, once
 from modelfleetd.launcher import wire
 from modelfleetd.launcher.domain import envelope, policy, verbs
 from modelfleetd.launcher.domain.criteria import resolved
+from modelfleetd.launcher.domain.decide import region_to_observe
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import Launch, PhaseTime, State
 from modelfleetd.launcher.estimation import estimate
+from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.ports import World
 from modelfleetd.launcher.store import Store
 from modelfleetd.launcher.watch import Notifier
 from modelfleetd.names import LAUNCH, MODEL, MODEL_TYPE, POOL, REGION, check_id
 
+_log = logging.getLogger(__name__)
+
 # A watcher gets the launch again when it has not changed for so long, so that it knows that it is still watching.
 _HEARTBEAT_SECONDS: Final = 15.0
+# How long an abort waits for its agent to refuse whoever acted until then.
+_FENCE_SECONDS: Final = 1.0
 # Who may take capacity of a team's pool for another team's launch.
 _SPENDERS: Final = frozenset({Role.ENGINEER, Role.OWNER, Role.CAPACITY_OWNER, Role.ADMIN})
 
@@ -58,6 +65,7 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
         self._wake = wake
         self._notifier = notifier
         self._clock = clock
+        self._executor = Executor(world, clock)
 
     async def CreateLaunch(self, request: pb.CreateLaunchRequest, context: Context) -> pb.Launch:
         async with self._store.transaction() as conn:
@@ -145,7 +153,9 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
 
     async def AbortLaunch(self, request: pb.AbortLaunchRequest, context: Context) -> pb.Launch:
         who, reason = _caller(), verbs.check_reason(request.reason)
-        return await self._steer(request, "Aborted", reason, lambda launch, now: verbs.abort(launch, who, reason, now))
+        return await self._steer(
+            request, "Aborted", reason, lambda launch, now: verbs.abort(launch, who, reason, now), fence=True
+        )
 
     async def ApproveLaunch(self, request: pb.ApproveLaunchRequest, context: Context) -> pb.Launch:
         who, digest = _caller(), request.envelope_digest
@@ -161,25 +171,52 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
 
     # What they share
 
-    async def _steer(self, request: _Steering, event: str, message: str, verb: Verb) -> pb.Launch:
-        """Does a verb in one transaction, once for each request_id, and has the launch looked at."""
-        who = _caller()
+    async def _steer(
+        self, request: _Steering, event: str, message: str, verb: Verb, *, fence: bool = False
+    ) -> pb.Launch:
+        """Does a verb in one transaction, once for each request_id, and has the launch looked at.
+
+        Args:
+            request: of the verb.
+            event: what it is called in the history.
+            message: what the history says of it.
+            verb: makes the launch after it.
+            fence: whether whoever acts for the launch now is to do nothing more.
+        """
+        who, taken = _caller(), None
 
         async def act() -> pb.Launch:
+            nonlocal taken
             launch, now = await self._store.lock(conn, request.name)
             after = verb(launch, now)
             if after != launch:
                 said = Event(event, message, now, step=launch.step.number, actor=who)
-                after = await self._store.put(conn, after, said)
+                after = await self._store.put(conn, after, said, fence=fence)
+                taken = after if fence else None
             return wire.launch_to_proto(after, (), now)
 
         failpoint(f"launcher.before_verb.{event}")
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, act)
         failpoint(f"launcher.after_verb.{event}")
+        if taken is not None:
+            await self._fence(taken)
         self._wake()
         self._notifier.changed(request.name)
         return answer
+
+    async def _fence(self, launch: Launch) -> None:
+        """Has the agent refuse the launch's former holder. Where it does not answer soon, the next round does that."""
+        unsettled = launch.intent.region if launch.intent else ""
+        region = unsettled or region_to_observe(launch)
+        if not region:
+            return
+        try:
+            with deadline.limit(_FENCE_SECONDS):
+                async with asyncio.timeout(_FENCE_SECONDS):
+                    await self._executor.observe(launch, region, launch.epoch)
+        except (FleetError, TimeoutError) as error:
+            _log.info("%s: its agent is not fenced yet: %s", launch.name, error)
 
     async def _new_launch(self, request: pb.CreateLaunchRequest) -> Launch:
         """A launch as it is asked for, with the baseline of now pinned."""

@@ -91,16 +91,28 @@ class Launches:
             raise ResourceNotFound(name)
         return launch_of(row), row["now"]
 
-    async def put(self, conn: Connection, launch: Launch, event: Event) -> Launch:
-        """Writes what a verb made of a locked launch, and has the launch looked at now."""
-        after = replace(launch, version=launch.version + 1)
-        await conn.execute(
+    async def put(self, conn: Connection, launch: Launch, event: Event, *, fence: bool = False) -> Launch:
+        """Writes what a verb made of a locked launch, and has the launch looked at now.
+
+        Args:
+            conn: with the transaction that locked it.
+            launch: as it is from now on.
+            event: what was done to it.
+            fence: takes the launch from whoever holds it: the lease ends, and the epoch is a newer one.
+        """
+        epoch = await conn.fetchval(
             """UPDATE launches SET body = $2, version = $3, update_time = now(),
-                   next_due_time = CASE WHEN end_time IS NULL THEN now() END WHERE id = $1""",
-            id_of(after),
-            body_of(after),
-            after.version,
+                   next_due_time = CASE WHEN end_time IS NULL THEN now() END,
+                   epoch = CASE WHEN $4 THEN nextval('fence') ELSE epoch END,
+                   lease_holder = CASE WHEN $4 THEN NULL ELSE lease_holder END,
+                   lease_expire_time = CASE WHEN $4 THEN NULL ELSE lease_expire_time END
+               WHERE id = $1 RETURNING epoch""",
+            id_of(launch),
+            body_of(launch),
+            launch.version + 1,
+            fence,
         )
+        after = replace(launch, version=launch.version + 1, epoch=epoch)
         await self.say(conn, after, event)
         return after
 
