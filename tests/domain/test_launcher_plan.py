@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from modelfleetd.errors import PlanInfeasible
 from modelfleetd.launcher.domain.envelope import Envelope, of_plan, within
-from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side, make
+from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side, make, together
 from modelfleetd.launcher.domain.policy import Policy
 from modelfleetd.launcher.domain.replicas import inferred_full, replicas_for, share_of
 from modelfleetd.launcher.domain.shares import agrees
@@ -74,6 +74,14 @@ def test_a_limit_that_is_too_tight_is_named() -> None:
         swap(50, 50, free=50, pace=Pace(max_step=500, max_steps=5))
     with pytest.raises(PlanInfeasible, match="longer than the launch's deadline"):
         swap(50, 50, free=50, pace=Pace(bake=timedelta(hours=3), deadline=timedelta(hours=10)))
+
+
+def test_regions_that_each_fit_the_deadline_are_refused_where_together_they_do_not() -> None:
+    pace = Pace(bake=timedelta(hours=1), deadline=timedelta(hours=12))
+    region = swap(50, 50, free=50, pace=pace)
+    assert together((region, region), pace).expected_duration < pace.deadline
+    with pytest.raises(PlanInfeasible, match="15 steps in 3 regions take .* longer than the launch's deadline"):
+        together((region, region, region), pace)
 
 
 def test_more_replicas_than_the_share_needs_are_counted_while_they_run() -> None:

@@ -92,7 +92,9 @@ async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Est
     planned = tuple(
         plans.make(Inputs(region, new, old, _room_of(rooms, region)), pace) for region, (new, old) in sides.items()
     )
-    plan = Plan(planned, needs_new.name, needs_old.name if needs_old else "")
+    plan = plans.together(
+        planned, pace, candidate_estimate=needs_new.name, baseline_estimate=needs_old.name if needs_old else ""
+    )
     return Estimation(type_, candidate.facts, baseline.facts if baseline else None, criteria, plan, addresses)
 
 

@@ -221,6 +221,26 @@ def make(inputs: Inputs, pace: Pace) -> RegionPlan:
     return RegionPlan(inputs.region, inputs.candidate, inputs.baseline, _holds(inputs, shares), steps)
 
 
+def together(
+    regions: tuple[RegionPlan, ...], pace: Pace, *, candidate_estimate: str = "", baseline_estimate: str = ""
+) -> Plan:
+    """Makes the whole plan of those of its regions, which are launched one after another.
+
+    Raises:
+        PlanInfeasible: together they take longer than the launch may.
+    """
+    plan = Plan(regions, candidate_estimate, baseline_estimate)
+    if plan.expected_duration > pace.deadline:
+        steps = sum(len(region.steps) for region in regions)
+        why = (
+            f"{steps} steps in {len(regions)} regions take {plan.expected_duration}, "
+            f"longer than the launch's deadline of {pace.deadline}"
+        )
+        last = regions[-1]
+        raise PlanInfeasible(why, missing_units=0, flavor=last.candidate.flavor, region=last.region)
+    return plan
+
+
 def _cost(side: Side | None, replicas: int) -> float:
     return 0.0 if side is None else side.unit_cost * side.units * replicas
 
