@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from modelfleetd.errors import FleetError, ResourceNotFound, RevisionMismatch, invalid
+from modelfleetd.errors import FleetError, QuotaExceeded, QuotaShortage, ResourceNotFound, RevisionMismatch, invalid
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.decide import next_action
 from modelfleetd.launcher.domain.launch import (
@@ -25,16 +25,27 @@ from modelfleetd.launcher.domain.launch import (
     enter,
 )
 from modelfleetd.launcher.domain.observed import Observed, Seen, ShareState, share_state
-from modelfleetd.launcher.domain.outcomes import confirmed, estimated, finalized, forgone, intended, judged, refused
+from modelfleetd.launcher.domain.outcomes import (
+    backoff,
+    confirmed,
+    estimated,
+    finalized,
+    forgone,
+    intended,
+    judged,
+    refused,
+    reserved,
+)
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, Room, Side, make
-from modelfleetd.launcher.domain.policy import Policy, StabilityGate
-from modelfleetd.launcher.domain.verbs import abort, pause, resume, skip_step
+from modelfleetd.launcher.domain.policy import Approval, Policy, StabilityGate
+from modelfleetd.launcher.domain.verbs import abort, approve, pause, resume, skip_step
 
 TYPE, CPU, EU = "modelTypes/ctr", "flavors/cpu", "regions/eu"
 OLD, NEW = f"{TYPE}/models/old", f"{TYPE}/models/new"
 T0 = datetime(2025, 1, 1, tzinfo=UTC)
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 POLICY = Policy()
+SHORT = QuotaShortage("pools/p", CPU, EU, 70, 60)
 
 
 def planned(old: int = 50, new: int = 50, free: int = 20) -> Plan:
@@ -171,6 +182,79 @@ def test_a_queued_launch_whose_candidate_has_become_the_baseline_is_cancelled_an
         assert launch.abort is not None and "baseline" in launch.abort.reason
         ends = decides(launch, T0)
         assert isinstance(ends, Advance) and ends.launch.state is State.CANCELLED
+
+
+def awaiting(now: datetime = T0) -> Launch:
+    """A launch whose plan is made and that nobody has approved."""
+    launch = estimates(replace(pending(Policy(approval=Approval.REQUIRED)), state=State.ESTIMATING), now)
+    assert launch.state is State.AWAITING_APPROVAL
+    return launch
+
+
+def approved(launch: Launch, now: datetime) -> Launch:
+    assert launch.envelope is not None
+    return approve(launch, "carol", launch.envelope.digest, now)
+
+
+def test_a_pause_stops_the_deadline_of_an_approval() -> None:
+    day = timedelta(days=1)
+    launch = resume(pause(awaiting(), "bob", "holidays", T0 + day), "bob", T0 + 11 * day)
+    # The launch's own deadline began with it and is as long.
+    launch = replace(launch, deadline=None)
+    assert isinstance(decides(launch, T0 + 16 * day), Wait)
+    late = decides(launch, T0 + 17 * day)
+    assert isinstance(late, Advance) and late.event == "Rejected"
+
+
+def test_a_plan_that_waited_long_for_its_approval_is_made_again_and_stays_approved_within_its_envelope() -> None:
+    soon = decides(approved(awaiting(), T0 + MINUTE), T0 + MINUTE)
+    assert isinstance(soon, Advance) and soon.launch.state is State.PREPARING
+    now = T0 + timedelta(days=3)
+    late = decides(approved(awaiting(), now), now)
+    assert isinstance(late, Advance) and late.launch.state is State.ESTIMATING
+    within = estimates(late.launch, now, free=6)
+    assert within.state is State.PREPARING and within.envelope is not None
+    assert within.envelope.approved_by == "carol"
+    beyond = estimated(
+        late.launch,
+        plan=planned(new=60),
+        candidate=facts(NEW),
+        baseline=facts(OLD),
+        revision=1,
+        gated=True,
+        now=now,
+    )
+    assert beyond.state is State.AWAITING_APPROVAL and beyond.envelope is not None
+    assert beyond.envelope.approved_by == "" and beyond.approval_deadline == now + timedelta(days=7)
+
+
+def test_capacity_that_is_refused_again_and_again_is_asked_for_ever_less_often_and_in_one_phase() -> None:
+    launch = replace(
+        estimates(replace(pending(), state=State.ESTIMATING, phase_times=(PhaseTime(State.ESTIMATING, T0),))),
+        deadline=T0 + timedelta(days=7),
+    )
+    for _ in range(10):
+        reserves = decides(launch, T0)
+        assert isinstance(reserves, Call) and reserves.act is Act.RESERVE
+        launch = refused(launch, Act.RESERVE, QuotaExceeded([SHORT]), T0)
+        asks = decides(launch, T0)
+        assert isinstance(asks, Call) and asks.act is Act.ESTIMATE
+        launch = estimates(launch)
+    assert launch.retries == 10 and backoff(launch.retries) == 30
+    assert [phase.state for phase in launch.phase_times] == [State.ESTIMATING, State.PREPARING]
+    given_up = decides(launch, T0 + timedelta(days=7))
+    assert isinstance(given_up, Advance) and given_up.event == "DeadlinePassed"
+    assert reserved(launch, "reservations/r").retries == 0
+
+
+def test_a_plan_that_leaves_the_envelope_while_capacity_is_short_is_shown_to_people_again() -> None:
+    prepares = decides(approved(awaiting(), T0), T0)
+    assert isinstance(prepares, Advance)
+    launch = refused(prepares.launch, Act.RESERVE, QuotaExceeded([SHORT]), T0)
+    launch = estimated(
+        launch, plan=planned(new=60), candidate=facts(NEW), baseline=facts(OLD), revision=1, gated=True, now=T0
+    )
+    assert launch.state is State.AWAITING_APPROVAL
 
 
 # Gates

@@ -80,7 +80,7 @@ def test_regions_that_each_fit_the_deadline_are_refused_where_together_they_do_n
     pace = Pace(bake=timedelta(hours=1), deadline=timedelta(hours=12))
     region = swap(50, 50, free=50, pace=pace)
     assert together((region, region), pace).expected_duration < pace.deadline
-    with pytest.raises(PlanInfeasible, match="15 steps in 3 regions take .* longer than the launch's deadline"):
+    with pytest.raises(PlanInfeasible, match=r"15 steps in 3 regions take .* longer than the launch's deadline"):
         together((region, region, region), pace)
 
 

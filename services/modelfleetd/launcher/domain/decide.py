@@ -8,7 +8,7 @@ Everything is decided from what is really there: a launch that was left alone fo
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd.launcher.domain import undo
@@ -31,6 +31,8 @@ from modelfleetd.launcher.domain.observed import Seen, ShareState, in_proportion
 SOON: Final = 0.2
 CAPACITY_RETRY: Final = 10.0
 WATCH: Final = (2.0, 30.0)
+# So long a plan is good for a launch that people had to approve: then it is made again.
+_PLAN_LASTS: Final = timedelta(minutes=10)
 # How often people's answers are looked for; verbs wake the launch at once.
 PEOPLE: Final = 60.0
 
@@ -150,19 +152,23 @@ def _leave_queue(launch: Launch, now: datetime) -> Action:
 def _await_approval(launch: Launch, now: datetime) -> Action:
     if launch.envelope is not None and launch.envelope.approved_by:
         by = launch.envelope.approved_by
+        if launch.plan_time is None or now >= launch.plan_time + _PLAN_LASTS:
+            again = f"approved by {by}; its plan is old and is made again"
+            return Advance("StateChanged", again, enter(launch, State.ESTIMATING, now))
         return Advance("StateChanged", f"approved by {by}; prepares", enter(launch, State.PREPARING, now))
-    entered = launch.phase_times[-1].start_time
-    if now >= entered + launch.policy.approval_deadline and not launch.paused:
+    until = launch.approval_deadline or launch.phase_times[-1].start_time + launch.policy.approval_deadline
+    if now >= until and not launch.paused:
         nobody = f"nobody approved it within {launch.policy.approval_deadline}"
         return Advance("Rejected", nobody, going_back(launch, "deadline", nobody, now), progress=False)
-    left = entered + launch.policy.approval_deadline
     return Wait(
-        "AwaitingApproval", f"waits for somebody other than {launch.actor} to approve it, until {left:%F %R}", PEOPLE
+        "AwaitingApproval", f"waits for somebody other than {launch.actor} to approve it, until {until:%F %R}", PEOPLE
     )
 
 
 def _prepare(launch: Launch, now: datetime) -> Action:
     if not launch.reservation:
+        if launch.plan_time is None:
+            return Call(Act.ESTIMATE, "asks again what both models need and what is free")
         return Call(Act.RESERVE, "reserves the peak of the swap")
     if not launch.activated:
         return Call(Act.ACTIVATE, "says that replicas are about to be started")

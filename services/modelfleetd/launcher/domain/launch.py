@@ -45,7 +45,7 @@ TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
     State.PENDING: frozenset({State.ESTIMATING, State.CANCELLED}),
     State.ESTIMATING: frozenset({State.AWAITING_APPROVAL, State.PREPARING, State.CANCELLED}),
     State.AWAITING_APPROVAL: frozenset({State.ESTIMATING, State.PREPARING, State.CANCELLED}),
-    State.PREPARING: frozenset({State.ESTIMATING, State.SHIFTING, State.ROLLING_BACK, State.CANCELLED}),
+    State.PREPARING: frozenset({State.AWAITING_APPROVAL, State.SHIFTING, State.ROLLING_BACK, State.CANCELLED}),
     State.SHIFTING: frozenset({State.FINALIZING, State.ROLLING_BACK}),
     State.FINALIZING: frozenset({State.SUCCEEDED, State.ROLLING_BACK}),
     State.SUCCEEDED: frozenset(),
@@ -278,6 +278,10 @@ class Launch:
     # When the candidate was first given weight: gates judge from here.
     weight_time: datetime | None = None
     deadline: datetime | None = None
+    # Until when somebody may approve it.
+    approval_deadline: datetime | None = None
+    # When the plan was made; None where it is to be made again, since what was free is not any more.
+    plan_time: datetime | None = None
     # When it means to look next; a look that comes later than that pushes the deadlines on.
     watched_until: datetime | None = None
     reservation: str = ""
@@ -363,6 +367,7 @@ def postponed(launch: Launch, by: timedelta) -> Launch:
     return replace(
         launch,
         deadline=None if launch.deadline is None else launch.deadline + by,
+        approval_deadline=None if launch.approval_deadline is None else launch.approval_deadline + by,
         step=replace(step, deadline=None if step.deadline is None else step.deadline + by),
     )
 

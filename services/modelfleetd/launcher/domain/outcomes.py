@@ -112,9 +112,13 @@ def estimated(
         baseline=pinned,
         strategy=launch.strategy.name,
     )
+    # A plan that is made again for capacity that was refused is one more attempt: it waits longer each time.
     launch = replace(
-        confirmed(launch),
+        launch,
+        intent=None,
+        retries=launch.retries if launch.state is State.PREPARING else 0,
         plan=plan,
+        plan_time=now,
         candidate_facts=candidate,
         baseline_facts=baseline,
         expected_revision=revision,
@@ -122,7 +126,10 @@ def estimated(
     )
     approved = _approved(launch, made, now)
     launch = replace(launch, envelope=approved)
-    return enter(launch, State.PREPARING if approved.approved_by else State.AWAITING_APPROVAL, now)
+    if not approved.approved_by:
+        waiting = replace(launch, approval_deadline=now + launch.policy.approval_deadline)
+        return enter(waiting, State.AWAITING_APPROVAL, now)
+    return launch if launch.state is State.PREPARING else enter(launch, State.PREPARING, now)
 
 
 def _approved(launch: Launch, made: Envelope, now: datetime) -> Envelope:
@@ -217,7 +224,7 @@ def refused(launch: Launch, act: Act, error: FleetError, now: datetime) -> Launc
             return going_back(after, "registry", error.message, now)
         case Act.RESERVE, QuotaExceeded():
             # What was free when the plan was made is not any more: another plan may fit, within the envelope.
-            return replace(enter(after, State.ESTIMATING, now), retries=after.retries)
+            return replace(after, plan_time=None)
         case Act.ACTIVATE, WrongState():
             # It waited so long that its reservation has expired.
             return replace(after, reservation="")
