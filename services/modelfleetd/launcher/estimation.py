@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from modelfleetd.errors import CertificateMissing, NotConfigured, invalid
 from modelfleetd.launcher.domain import plan as plans
@@ -18,6 +19,10 @@ from modelfleetd.names import MODEL, MODEL_TYPE, TARGET
 from modelfleetd.platform.model import ServingObservation
 
 _LEAST = 2
+# Regions that are asked about at a time.
+AT_ONCE: Final = 16
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,14 @@ class Estimation:
     criteria: tuple[Criterion, ...]
     plan: Plan
     agents: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What both models need."""
+
+    candidate: Estimate
+    baseline: Estimate | None
 
 
 def target_of(model_type: str) -> str:
@@ -65,24 +78,41 @@ async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Est
     criteria = resolved(gate.criteria, type_.predictions, has_baseline=bool(type_.baseline))
     candidate = await world.registry.model(launch.candidate, "launch.candidate")
     baseline = await world.registry.model(type_.baseline, "launch.model_type") if type_.baseline else None
-    needs_new = await world.capacity.estimate(launch.candidate, f"{key}/candidate", keep=keep)
-    needs_old = await _baseline_estimate(world, baseline, key, keep=keep)
-    addresses = dict(zip(regions, await asyncio.gather(*map(world.registry.agent_address, regions)), strict=True))
+    needs = await _needs(world, candidate, baseline, key, keep=False)
+    addresses = dict(zip(regions, await _each(regions, world.registry.agent_address), strict=True))
     target = target_of(launch.model_type)
-    seen = {region: await world.platforms.at(address).observe(target) for region, address in addresses.items()}
+    observed = await _each(regions, lambda region: world.platforms.at(addresses[region]).observe(target))
+    seen = dict(zip(regions, observed, strict=True))
     costs = {
         model.flavor: await world.capacity.unit_cost(model.flavor)
         for model in (candidate, baseline)
         if model is not None
     }
-    sides = {
-        region: (
-            _side(candidate, needs_new, region, seen[region], costs),
-            _side(baseline, needs_old, region, seen[region], costs) if baseline else None,
-        )
-        for region in regions
-    }
-    rooms = await _rooms(launch, world, sides)
+
+    def sides_of(needs: _Needs) -> Mapping[str, tuple[Side, Side | None]]:
+        return {
+            region: (
+                _side(candidate, needs.candidate, region, seen[region], costs),
+                _side(baseline, needs.baseline, region, seen[region], costs) if baseline else None,
+            )
+            for region in regions
+        }
+
+    rooms = await _rooms(launch, world, sides_of(needs))
+    plan = _plan(launch, needs, sides_of(needs), rooms)
+    if keep:
+        # Only what a plan was made of is kept: there may be none for days, and everything is asked again and again.
+        needs = await _needs(world, candidate, baseline, key, keep=True)
+        plan = _plan(launch, needs, sides_of(needs), rooms)
+    return Estimation(type_, candidate.facts, baseline.facts if baseline else None, criteria, plan, addresses)
+
+
+def _plan(
+    launch: Launch,
+    needs: _Needs,
+    sides: Mapping[str, tuple[Side, Side | None]],
+    rooms: Mapping[tuple[str, str], Room],
+) -> Plan:
     pace = Pace(
         max_step=launch.policy.max_step_basis_points,
         max_steps=launch.policy.max_steps,
@@ -92,10 +122,24 @@ async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Est
     planned = tuple(
         plans.make(Inputs(region, new, old, _room_of(rooms, region)), pace) for region, (new, old) in sides.items()
     )
-    plan = plans.together(
-        planned, pace, candidate_estimate=needs_new.name, baseline_estimate=needs_old.name if needs_old else ""
-    )
-    return Estimation(type_, candidate.facts, baseline.facts if baseline else None, criteria, plan, addresses)
+    of_baseline = needs.baseline.name if needs.baseline else ""
+    return plans.together(planned, pace, candidate_estimate=needs.candidate.name, baseline_estimate=of_baseline)
+
+
+async def _each(regions: Sequence[str], ask: Callable[[str], Awaitable[_T]]) -> list[_T]:
+    """Asks about every region, several at once."""
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(region: str) -> _T:
+        async with slots:
+            return await ask(region)
+
+    return await asyncio.gather(*map(one, regions))
+
+
+async def _needs(world: World, candidate: SizedModel, baseline: SizedModel | None, key: str, *, keep: bool) -> _Needs:
+    of_candidate = await world.capacity.estimate(candidate.facts.name, f"{key}/candidate", keep=keep)
+    return _Needs(of_candidate, await _baseline_estimate(world, baseline, key, keep=keep))
 
 
 async def _baseline_estimate(world: World, baseline: SizedModel | None, key: str, *, keep: bool) -> Estimate | None:

@@ -119,6 +119,20 @@ class Executor:
         else:
             await self._world.capacity.cancel(reservation, key)
 
+    async def why_not(self, launch: Launch, now: datetime) -> tuple[Launch, str] | None:
+        """Why there is still no plan for a launch, as `perform` says it; None where there is one. Nothing is stored.
+
+        Raises:
+            FleetError: it cannot be asked now.
+        """
+        try:
+            await estimate(launch, self._world, f"{launch.uid}/plan", keep=False)
+        except FleetError as error:
+            if is_undecided(error):
+                raise
+            return outcomes.refused(launch, Act.ESTIMATE, error, now), f"refused: {error.message}"
+        return None
+
     async def _estimate(self, launch: Launch, key: str, now: datetime) -> Launch:
         found = await estimate(launch, self._world, key, keep=True)
         gate = replace(launch.policy.stability_gate, criteria=found.criteria)

@@ -169,12 +169,30 @@ class Round:
             case Judge():
                 await self._judge(final=action.final)
                 return True
+            case Call(act=Act.ESTIMATE) if launch.retries > 0:
+                return await self._estimate_again(launch, action)
             case Apply() | Call():
-                intent = intent_of(action, launch, observation, self.now)
-                await self._record(_on_the_move(outcomes.intended(launch, intent)), intent=intent)
-                return await self._act(intent, action.message)
+                return await self._intend(launch, action, observation)
 
     # Acting
+
+    async def _intend(self, launch: Launch, action: Apply | Call, observation: ServingObservation | None) -> bool:
+        """Records what is about to be done, and does it."""
+        intent = intent_of(action, launch, observation, self.now)
+        await self._record(_on_the_move(outcomes.intended(launch, intent)), intent=intent)
+        return await self._act(intent, action.message)
+
+    async def _estimate_again(self, launch: Launch, action: Call) -> bool:
+        """Estimates for good only where there is a plan by now: each attempt would leave an intent behind."""
+        try:
+            refusal = await self._executor.why_not(launch, self.now)
+        except FleetError as error:
+            await self._hold(f"cannot find out what it needs: {error.message}")
+            return False
+        if refusal is None:
+            return await self._intend(launch, action, None)
+        await self._refused(*refusal, action.message)
+        return False
 
     async def _act(self, intent: Intent, message: str) -> bool:
         """Does what is intended, and records the outcome."""
@@ -187,21 +205,33 @@ class Round:
         except FleetError as error:
             await self._undecided(intent, error)
             return False
-        done = outcome == "done"
-        event = self._event(_EVENTS[intent.act] if done else "Refused", message if done else f"{message}: {outcome}")
         span = spans.of_call(self.launch, intent, outcome, self.now)
         settled = Settled(intent.number, outcome)
-        if done:
+        if outcome == "done":
+            event = self._event(_EVENTS[intent.act], message)
             await self._record(after, [event], settled=settled, more_spans=[span])
             return not self.launch.ended
+        await self._refused(after, outcome, message, settled, [span])
+        return False
+
+    async def _refused(
+        self,
+        after: Launch,
+        outcome: str,
+        message: str,
+        settled: Settled | None = None,
+        more_spans: Sequence[spans.Span] = (),
+    ) -> None:
+        """Records a refusal, and waits before the next attempt. What is said already is not said again."""
         wait = outcomes.backoff(after.retries)
         why = outcome.removeprefix("refused: ").rstrip(".")
         waiting = Wait("Refused", f"tries again, because it was refused: {why}", wait, alarming=after.retries > 3)
         waits = replace(after, conditions=outcomes.conditions(after, waiting, None, self.now))
         waits = replace(waits, watched_until=self.now + timedelta(seconds=wait))
         turned = after.abort is not None and self.launch.abort is None
-        await self._record(waits, [event], settled=settled, more_spans=[span], due=0.0 if turned else wait)
-        return False
+        said = any(known.message == waiting.message for known in self.launch.conditions)
+        events = [] if said else [self._event("Refused", f"{message}: {outcome}")]
+        await self._record(waits, events, settled=settled, more_spans=more_spans, due=0.0 if turned else wait)
 
     async def _settle_call(self, intent: Intent) -> bool:
         """Repeats a call that nobody knows the outcome of, with its own key. No agent's fence stands before it."""
