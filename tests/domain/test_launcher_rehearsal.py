@@ -169,7 +169,11 @@ async def test_a_hanging_call_that_comes_through_after_the_lease_does_no_harm() 
     abort_at=st.none() | st.floats(0, 120),
     crash_rate=st.sampled_from([0.0, 0.02, 0.1]),
     lost=st.sampled_from([0.0, 0.1]),
+    hang_rate=st.sampled_from([0.0, 0.0, 0.2]),
     life=st.sampled_from([None, 400.0]),
+    gated=st.booleans(),
+    restless=st.sampled_from([0.0, 0.05]),
+    other_share=st.sampled_from([0, 0, 1_000]),
 )
 def test_whatever_goes_wrong_the_promises_hold_and_the_launch_converges(
     seed: int,
@@ -179,9 +183,14 @@ def test_whatever_goes_wrong_the_promises_hold_and_the_launch_converges(
     abort_at: float | None,
     crash_rate: float,
     lost: float,
+    hang_rate: float,
     life: float | None,
+    gated: bool,
+    restless: float,
+    other_share: int,
 ) -> None:
     async def story() -> None:
+        nonlocal restless
         rehearsal = Rehearsal(
             old=old,
             new=max(2, round(old * ratio)),
@@ -190,7 +199,10 @@ def test_whatever_goes_wrong_the_promises_hold_and_the_launch_converges(
             crash_rate=crash_rate,
             lost_call_rate=lost / 2,
             lost_answer_rate=lost,
+            hang_rate=hang_rate,
             mean_life_seconds=life,
+            other_share=other_share,
+            **({"policy": GATED} if gated else {}),
         )
         await rehearsal.prepare()
         start = rehearsal.clock.monotonic()
@@ -198,13 +210,21 @@ def test_whatever_goes_wrong_the_promises_hold_and_the_launch_converges(
         def between() -> None:
             if abort_at is not None and rehearsal.clock.monotonic() - start >= abort_at:
                 rehearsal.abort()
+            if rehearsal.draw.random() < restless:
+                # People pause and resume, and the judge comes and goes.
+                rehearsal.draw.choice((rehearsal.pause, rehearsal.resume))()
+                rehearsal.books.verdict = rehearsal.draw.choice(
+                    (Verdict.PASS, Verdict.PASS, Verdict.ERROR, Verdict.INCONCLUSIVE)
+                )
 
         launch = await rehearsal.run(2_500, between)
         if launch.plan is None:
             return  # It does not fit; there is nothing to promise.
         assert rehearsal.broken_promises() == [], "\n".join(rehearsal.store.events)
         rehearsal.simulator.behaviour = type(rehearsal.behaviour)()
-        rehearsal.crashes.rate = 0.0
+        rehearsal.crashes.rate = rehearsal.books.platform.hang_rate = restless = 0.0
+        rehearsal.books.verdict = Verdict.PASS
+        rehearsal.resume()
         launch = await rehearsal.run(5_000, between)
         assert launch.ended, "\n".join(rehearsal.store.events[-40:])
         assert rehearsal.broken_promises() == [], "\n".join(rehearsal.store.events)
