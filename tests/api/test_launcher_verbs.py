@@ -11,6 +11,7 @@ from modelfleet.common.v1 import serving_pb2
 from modelfleet.errors import ModelfleetError
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.registry.v1 import registry_pb2
+from modelfleetd.launcher.store import Store
 from tests.support.launcher import CPU, CTR, NEW, OLD, certify, launcher_fleet, refused
 from tests.support.servers import client_of
 from tests.support.wait import until
@@ -114,6 +115,21 @@ async def test_a_queued_launch_runs_after_one_that_has_succeeded(database_url: s
         second = await fleet.reaches(pb.Launch.SUCCEEDED, "launches/second")
         assert second.baseline == NEW
         assert (await fleet.client.registry.get_model_type(name=CTR)).baseline == next_one
+
+
+async def test_a_launch_that_may_wait_waits_where_another_one_was_faster(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with launcher_fleet(database_url, old=10, new=10) as fleet:
+        await fleet.create("first", bake=60)
+
+        async def nobody_yet(_store: Store, _model_type: str) -> None:
+            return None
+
+        monkeypatch.setattr(Store, "first_on", nobody_yet)
+        await fleet.create("second", queue=True)
+        queued = await fleet.waits("RouteBusy", "launches/second")
+        assert queued.state == pb.Launch.PENDING and queued.baseline == ""
 
 
 async def test_a_repeated_call_answers_the_same_and_does_nothing_twice(database_url: str) -> None:

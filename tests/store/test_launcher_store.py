@@ -17,6 +17,8 @@ from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import Act, Intent, Launch, PhaseTime, State, Strategy, enter
 from modelfleetd.launcher.domain.policy import Policy
 from modelfleetd.launcher.store import Change, Settled, Store
+from modelfleetd.launcher.store.launches import page_query
+from modelfleetd.launcher.store.rounds import CLAIM
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -137,6 +139,70 @@ async def test_one_launch_is_active_on_a_route_and_the_queue_moves_on_when_it_en
     assert not await store.leave_queue(claims["launches/third"].launch)
     assert await store.leave_queue(claims["launches/second"].launch)
     assert not (await store.get("launches/second")).queued
+
+
+async def test_nobody_goes_past_the_queue_of_a_route(store: Store) -> None:
+    await insert(store, launch("first"), launch("second", queued=True))
+    claims = {claim.launch.name: claim for claim in await store.claim("a", 30, 10)}
+    ended = enter(claims["launches/first"].launch, State.CANCELLED, NOW)
+    assert await store.record(Change(claims["launches/first"].launch, ended, due=0.0)) is not None
+    with pytest.raises(RouteBusy) as raised:
+        await insert(store, launch("third"))
+    assert raised.value.metadata["launch"] == "launches/second"
+    await insert(store, launch("other", "another_route"))
+
+
+async def test_of_those_who_come_to_a_route_at_once_one_gets_it(store: Store) -> None:
+    came = await asyncio.gather(
+        *(insert(store, launch(f"l{i}", queued=i % 2 == 1)) for i in range(8)), return_exceptions=True
+    )
+    assert all(found is None or isinstance(found, RouteBusy) for found in came)
+    rows = await store.page(before=None, limit=100)
+    assert sum(not found.queued for _, found in rows) <= 1
+    active = [number for number, found in rows if not found.queued]
+    assert active in ([], [min(number for number, _ in rows)])
+
+
+async def _plan_of(database_url: str, statement: str, *arguments: object) -> str:
+    """How the database goes about a statement, among many launches that have ended and some that have not."""
+    database = await Database.open(database_url, "launcher", max_size=1)
+    try:
+        await database.execute(
+            """INSERT INTO launches (id, uid, model_type, actor, state, queued, version, epoch, next_due_time, body,
+                                     create_time, update_time, end_time)
+               SELECT 'l' || n, gen_random_uuid(), 'modelTypes/t' || n % 200, 'a', CASE WHEN open THEN 'PENDING' ELSE
+                      'CANCELLED' END, open, 1, 0, CASE WHEN open THEN now() + interval '1 h' END, '{}', now(), now(),
+                      CASE WHEN NOT open THEN now() END
+               FROM generate_series(1, 20000) AS n, LATERAL (SELECT n % 100 = 0) AS o(open)"""
+        )
+        await database.execute("ANALYZE launches")
+        rows = await database.fetch(f"EXPLAIN {statement}", *arguments)
+        return "\n".join(row["QUERY PLAN"] for row in rows)
+    finally:
+        await database.close()
+
+
+async def test_what_is_due_is_found_by_its_index(database_url: str) -> None:
+    plan = await _plan_of(database_url, CLAIM, 32, "a", 10.0)
+    assert "launches_due" in plan and "Seq Scan on launches" not in plan, plan
+
+
+@pytest.mark.parametrize(
+    ("asked", "index"),
+    [
+        ({"model_type": "modelTypes/t7"}, "launches_of_route"),
+        ({"model_type": "modelTypes/t7", "before": 15_000}, "launches_of_route"),
+        ({"model_type": "modelTypes/t0", "active_only": True}, "launches_open"),
+        ({"active_only": True}, "launches_active"),
+        ({"before": 15_000}, "launches_number_key"),
+    ],
+)
+async def test_a_page_of_launches_is_read_from_an_index(
+    database_url: str, asked: dict[str, object], index: str
+) -> None:
+    statement, arguments = page_query(**({"before": None, "limit": 51} | asked))  # type: ignore[arg-type]
+    plan = await _plan_of(database_url, statement, *arguments)
+    assert index in plan and "Seq Scan" not in plan and "Sort" not in plan, plan
 
 
 async def test_what_is_not_due_is_not_claimed_and_the_sweeper_finds_what_sleeps_too_long(store: Store) -> None:

@@ -72,19 +72,16 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
             if (before := await answered(conn, request, pb.Launch)) is not None:
                 return before
         launch = await self._new_launch(request)
-        busy = await self._store.active_on(launch.model_type)
+        busy = await self._store.first_on(launch.model_type)
         # What waits for another launch is planned when its turn comes: what is free now says little about then.
         if not (request.queue and busy and not request.validate_only):
             await self._expect_bookings(launch)
             launch = await self._planned(launch, keep_plan=request.validate_only)
         if request.validate_only:
             return wire.launch_to_proto(launch, (), self._clock.now())
-        if request.queue and busy:
-            # Its baseline is pinned when it starts: the launch before it is about to put another one in place.
-            launch = replace(launch, queued=True, baseline="")
         failpoint("launcher.before_verb.Created")
         async with self._store.transaction() as conn:
-            answer = await once(conn, request, pb.Launch, lambda: self._create(conn, launch))
+            answer = await once(conn, request, pb.Launch, lambda: self._create(conn, launch, queue=request.queue))
         failpoint("launcher.after_verb.Created")
         self._wake()
         return answer
@@ -311,7 +308,10 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
         )
         return replace(launch, plan=found.plan, envelope=made)
 
-    async def _create(self, conn: Connection, launch: Launch) -> pb.Launch:
+    async def _create(self, conn: Connection, launch: Launch, *, queue: bool) -> pb.Launch:
+        if queue and await self._store.ahead_on(conn, launch.model_type):
+            # Its baseline is pinned when it starts: the launch before it is about to put another one in place.
+            launch = replace(launch, queued=True, baseline="")
         await self._store.insert(conn, launch)
         what = f"launches {launch.candidate} on {launch.model_type}"
         created = Event("Created", what, launch.create_time, actor=launch.actor)

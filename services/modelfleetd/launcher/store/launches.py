@@ -19,6 +19,27 @@ from modelfleetd.names import LAUNCH
 
 VERDICTS_SHOWN = 100
 
+_FIRST = "SELECT id FROM launches WHERE model_type = $1 AND end_time IS NULL ORDER BY queued, number LIMIT 1"
+
+
+def page_query(
+    *, before: int | None, limit: int, model_type: str = "", active_only: bool = False
+) -> tuple[str, list[object]]:
+    """The statement of a page, with its arguments: what is not asked for is no condition, so each has its index."""
+    conditions, arguments = ["true"], list[object]([limit])
+    for condition, value in (("number <", before), ("model_type =", model_type or None)):
+        if value is not None:
+            arguments.append(value)
+            conditions.append(f"{condition} ${len(arguments)}")
+    if active_only:
+        conditions.append("end_time IS NULL")
+    where = " AND ".join(conditions)
+    return f"SELECT number, {COLUMNS} FROM launches WHERE {where} ORDER BY number DESC LIMIT $1", arguments
+
+
+def _name(found: str | None) -> str | None:
+    return None if found is None else LAUNCH.format(found)
+
 
 class Launches:
     """The side of the store that the API uses."""
@@ -30,12 +51,15 @@ class Launches:
         return self._database.transaction()
 
     async def insert(self, conn: Connection, launch: Launch) -> None:
-        """Stores a new launch.
+        """Stores a new launch. One that is not queued goes past nobody: not past those that are queued, either.
 
         Raises:
-            RouteBusy: another launch is active on the route, and this one is not queued.
+            RouteBusy: there is another launch on the route, and this one is not queued.
             ResourceExists: the id is taken.
         """
+        ahead = await self.ahead_on(conn, launch.model_type)
+        if ahead is not None and not launch.queued:
+            raise RouteBusy(launch.model_type, ahead)
         try:
             await conn.execute(
                 """INSERT INTO launches (id, uid, model_type, actor, state, queued, version, epoch, next_due_time, body,
@@ -52,18 +76,16 @@ class Launches:
                 launch.create_time,
             )
         except asyncpg.UniqueViolationError as error:
-            if error.constraint_name == "one_active_launch_per_route":
-                raise RouteBusy(
-                    launch.model_type, await self.active_on(launch.model_type) or "another launch"
-                ) from error
             raise ResourceExists(launch.name) from error
 
-    async def active_on(self, model_type: str) -> str | None:
-        """The launch that is active on a route."""
-        found = await self._database.fetchval(
-            "SELECT id FROM launches WHERE model_type = $1 AND end_time IS NULL AND NOT queued", model_type
-        )
-        return None if found is None else LAUNCH.format(found)
+    async def first_on(self, model_type: str) -> str | None:
+        """The launch that is active on a route, or else the first that is queued for it."""
+        return _name(await self._database.fetchval(_FIRST, model_type))
+
+    async def ahead_on(self, conn: Connection, model_type: str) -> str | None:
+        """The same, and until the transaction ends nobody else comes to the route."""
+        await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"launches of {model_type}")
+        return _name(await conn.fetchval(_FIRST, model_type))
 
     async def get(self, name: str) -> Launch:
         """Reads a launch.
@@ -136,16 +158,8 @@ class Launches:
         self, *, before: int | None, limit: int, model_type: str = "", active_only: bool = False
     ) -> list[tuple[int, Launch]]:
         """Launches with their numbers, newest first, from a number downwards."""
-        conditions = [
-            "($1::bigint IS NULL OR number < $1)",
-            *(["model_type = $3"] if model_type else []),
-            *(["end_time IS NULL"] if active_only else []),
-        ]
-        arguments: list[object] = [before, limit, *([model_type] if model_type else [])]
-        rows = await self._database.fetch(
-            f"SELECT number, {COLUMNS} FROM launches WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT $2",
-            *arguments,
-        )
+        statement, arguments = page_query(before=before, limit=limit, model_type=model_type, active_only=active_only)
+        rows = await self._database.fetch(statement, *arguments)
         return [(row["number"], launch_of(row)) for row in rows]
 
     async def verdicts(self, names: Sequence[str]) -> dict[str, tuple[GateVerdict, ...]]:

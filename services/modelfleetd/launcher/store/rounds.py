@@ -11,7 +11,7 @@ from modelfleetd.launcher.documents import to_document
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.store.rows import COLUMNS, Change, Claim, body_of, id_of, intent_row, launch_of, looks_of
 
-_CLAIM = f"""
+CLAIM = f"""
 WITH due AS (
     SELECT id AS due_id FROM launches
     WHERE end_time IS NULL AND next_due_time <= now() AND (lease_expire_time IS NULL OR lease_expire_time <= now())
@@ -67,7 +67,7 @@ class Rounds:
 
     async def claim(self, holder: str, lease: float, limit: int) -> list[Claim]:
         """Claims launches that are due, the longest due first, each with a fresh epoch."""
-        rows = await self._database.fetch(_CLAIM, limit, holder, lease)
+        rows = await self._database.fetch(CLAIM, limit, holder, lease)
         return [Claim(launch_of(row), row["now"], lease) for row in rows]
 
     async def record(self, change: Change) -> Launch | None:
