@@ -205,6 +205,9 @@ def test_whatever_goes_wrong_the_promises_hold_and_the_launch_converges(
             **({"policy": GATED} if gated else {}),
         )
         await rehearsal.prepare()
+        if other_share and restless:
+            rehearsal.simulator.failing_models.add(OTHER)
+            rehearsal.simulator.kill(OTHER, 100)
         start = rehearsal.clock.monotonic()
 
         def between() -> None:
