@@ -152,6 +152,6 @@ lock: ## Write requirements.lock anew from pyproject.toml, keeping versions that
 	@build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-emit-index-url \
 	  --custom-compile-command 'make lock' $(ARGS) pyproject.toml -o requirements.lock >/dev/null
 
-clean: ## Remove everything that make has made, the data of `make up` included
-	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .modelfleet
+clean: ## Remove everything that make has made here; the data of `make up` stays where it is
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find services clients tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -27,7 +27,7 @@ class _Root(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Imports the module of a noun."""
         if cmd_name not in _COMMANDS:
-            return None
+            raise click.UsageError(f"no command '{cmd_name}'; there are: {', '.join(_COMMANDS)}", ctx)
         module = __import__(_COMMANDS[cmd_name][0], fromlist=["group"])
         command = module.group
         assert isinstance(command, click.Command)
@@ -42,7 +42,7 @@ class _Root(click.Group):
 @click.command(
     cls=_Root,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Address: --address, or $MODELFLEET_ADDRESS, or 127.0.0.1:8460 (what `modelfleetd up` listens on).",
+    epilog="Where: --address after the command, $MODELFLEET_ADDRESS, or 127.0.0.1:8460 (`modelfleetd up`).",
 )
 @click.version_option(package_name="modelfleet", prog_name="modelfleet")
 def root() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,7 +119,7 @@ def list_launches(session: Session, model_type: str, active: bool, limit: int) -
     columns: list[render.Column] = [
         ("LAUNCH", lambda m: render.short(m.name)),
         ("CANDIDATE", lambda m: m.candidate.removeprefix("modelTypes/").replace("/models/", "/")),
-        ("STATE", lambda m: render.enum(m, "state")),
+        ("STATE", lambda m: render.enum(m, "state") + (" (paused)" if m.pause_reasons else "")),
         ("STEP", launch_view.step_of),
         ("SHARE", launch_view.share_of),
         ("BY", lambda m: m.actor),
@@ -149,7 +149,7 @@ def describe(session: Session, launch: str) -> None:
 @click.argument("launch")
 @with_session
 def watch(session: Session, launch: str) -> None:
-    """Follow a launch live until it ends. Exit status 1 unless it succeeds."""
+    """Follow a launch live until it ends. Exit status 1 unless it succeeds. With -o json, a line for each change."""
     _watch(session, _name(launch))
 
 
@@ -172,11 +172,17 @@ def _updates(session: Session, name: str) -> Iterator[pb.Launch]:
             time.sleep(_PAUSE_SECONDS)
 
 
+def _stream(session: Session, updates: Iterator[pb.Launch]) -> pb.Launch | None:
+    """Prints every change as it comes: a line of JSON, or a document of YAML."""
+    last = None
+    for last in updates:
+        render.emit(session, render.as_data(last))
+    return last
+
+
 def _watch(session: Session, name: str) -> None:
     updates = _updates(session, name)
-    last = launch_view.follow(updates) if session.is_table else next(iter(deque(updates, maxlen=1)), None)
-    if last is not None and not session.is_table:
-        render.dump(session, render.as_data(last))
+    last = launch_view.follow(updates) if session.is_table else _stream(session, updates)
     if last is not None and last.state != pb.Launch.SUCCEEDED:
         raise click.ClickException(f"{name} ended as {render.enum(last, 'state')}. {last.summary}".strip())
 
@@ -190,13 +196,16 @@ def events(session: Session, launch: str) -> None:
     render.listing(session, found, launch_view.EVENT_COLUMNS, "Nothing happened yet.")
 
 
-def _after(session: Session, launch: pb.Launch) -> None:
-    if session.is_table:
-        click.echo(f"{launch.name} is {render.enum(launch, 'state')}. {launch.summary}".strip())
-        for why in launch.pause_reasons:
-            click.echo(f"paused by {why.author}: {why.reason}")
-    else:
+def _after(session: Session, launch: pb.Launch, done: str) -> None:
+    """Says that a verb was taken; the launcher acts on it next, so the state is still the one before."""
+    if not session.is_table:
         render.dump(session, render.as_data(launch))
+        return
+    click.echo(f"{launch.name}: {done}")
+    for why in launch.pause_reasons:
+        click.echo(f"paused by {why.author}: {why.reason}")
+    if launch.state not in launch_view.ENDED:
+        click.echo(f"follow it: modelfleet launch watch {render.short(launch.name)}")
 
 
 @group.command("pause")
@@ -205,7 +214,7 @@ def _after(session: Session, launch: pb.Launch) -> None:
 @with_session
 def pause(session: Session, launch: str, reason: str) -> None:
     """Hold a launch where it is: weights stay, gates go on being measured."""
-    _after(session, session.client.launcher.pause_launch(name=_name(launch), reason=reason))
+    _after(session, session.client.launcher.pause_launch(name=_name(launch), reason=reason), "pause taken")
 
 
 @group.command("resume")
@@ -214,7 +223,14 @@ def pause(session: Session, launch: str, reason: str) -> None:
 @with_session
 def resume(session: Session, launch: str, any_author: bool) -> None:
     """Remove your reason to pause; the launch goes on when none is left."""
-    _after(session, session.client.launcher.resume_launch(name=_name(launch), any_author=any_author))
+    found = session.client.launcher.resume_launch(name=_name(launch), any_author=any_author)
+    if found.pause_reasons and not any_author:
+        others = ", ".join(why.author for why in found.pause_reasons)
+        raise click.ClickException(
+            f"{found.name} stays paused, by {others}; to remove their reasons too: "
+            f"modelfleet launch resume {render.short(found.name)} --any-author"
+        )
+    _after(session, found, "resumed")
 
 
 @group.command("skip")
@@ -225,7 +241,7 @@ def resume(session: Session, launch: str, any_author: bool) -> None:
 def skip(session: Session, launch: str, expected_step: int, reason: str) -> None:
     """End the bake of a step; capacity and availability are never skipped."""
     found = session.client.launcher.skip_launch_step(name=_name(launch), expected_step=expected_step, reason=reason)
-    _after(session, found)
+    _after(session, found, f"the bake of step {expected_step} is over")
 
 
 @group.command("abort")
@@ -239,7 +255,7 @@ def abort(session: Session, launch: str, reason: str, watch: bool) -> None:
     if watch and session.is_table:
         launch_view.follow(_updates(session, found.name))
     else:
-        _after(session, found)
+        _after(session, found, "abort taken; everything goes back")
 
 
 @group.command("approve")
@@ -254,11 +270,14 @@ def approve(session: Session, launch: str, envelope: str | None, yes: bool) -> N
     if envelope is None:
         found = session.client.launcher.get_launch(name=_name(launch))
         envelope = found.envelope.digest
-        if envelope and not yes:
+        if found.state == pb.Launch.AWAITING_APPROVAL and not yes:
+            if not sys.stdin.isatty():
+                raise click.UsageError("nobody is there to confirm it; give --yes, or the digest with --envelope")
             for part in launch_view.envelope_parts(found):
                 click.echo(part)
             click.confirm("Approve this?", abort=True)
-    _after(session, session.client.launcher.approve_launch(name=_name(launch), envelope_digest=envelope))
+    answer = session.client.launcher.approve_launch(name=_name(launch), envelope_digest=envelope)
+    _after(session, answer, "approved")
 
 
 @group.command("reject")
@@ -267,4 +286,4 @@ def approve(session: Session, launch: str, envelope: str | None, yes: bool) -> N
 @with_session
 def reject(session: Session, launch: str, reason: str) -> None:
     """Reject what a launch waits with; it ends as CANCELLED."""
-    _after(session, session.client.launcher.reject_launch(name=_name(launch), reason=reason))
+    _after(session, session.client.launcher.reject_launch(name=_name(launch), reason=reason), "rejected")

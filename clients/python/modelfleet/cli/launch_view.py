@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -42,8 +43,14 @@ def step_of(launch: pb.Launch) -> str:
 
 def share_of(launch: pb.Launch) -> str:
     """The candidate's share, region by region where they differ."""
-    shares = [render.percent(region.candidate.observed_basis_points) for region in launch.progress]
+    shares = [render.percent(region.candidate.intended_basis_points) for region in launch.progress]
     return shares[0] if len(set(shares)) == 1 else ", ".join(shares)
+
+
+def _observed(region: pb.RegionProgress, side: pb.SideProgress) -> str:
+    """The share by requests; a dash where there were none since the split, and so nothing to observe."""
+    seen = region.candidate.observed_basis_points + region.baseline.observed_basis_points
+    return render.percent(side.observed_basis_points) if seen else "-"
 
 
 def took(launch: pb.Launch) -> str:
@@ -126,7 +133,7 @@ def describe_parts(launch: pb.Launch, events: Sequence[pb.LaunchEvent]) -> Itera
         yield Text("")
         yield render.table(
             ["GATE", "STEP", "VERDICT", "WHY"],
-            [[v.gate, str(v.step), render.enum(v, "verdict"), v.explanation] for v in launch.gate_verdicts[-10:]],
+            [[v.gate, str(v.step), render.enum(v, "verdict"), v.explanation] for v in _latest(launch)[-10:]],
         )
     if launch.phase_times:
         yield Text("")
@@ -136,6 +143,12 @@ def describe_parts(launch: pb.Launch, events: Sequence[pb.LaunchEvent]) -> Itera
         yield render.table(
             [name for name, _ in EVENT_COLUMNS], [[c(e) for _, c in EVENT_COLUMNS] for e in events[-30:]]
         )
+
+
+def _latest(launch: pb.Launch) -> list[pb.GateVerdict]:
+    """The last verdict of each run of equal ones: a gate is asked many times, and mostly says the same."""
+    runs = groupby(launch.gate_verdicts, key=lambda v: (v.gate, v.region, v.step, v.verdict))
+    return [list(run)[-1] for _, run in runs]
 
 
 def _phase_took(phase: pb.PhaseTime) -> str:
@@ -150,7 +163,7 @@ def _progress_parts(launch: pb.Launch) -> Iterator[RenderableType]:
             [
                 label,
                 render.percent(side.intended_basis_points),
-                render.percent(side.observed_basis_points),
+                _observed(region, side),
                 f"{side.available_replicas}/{side.desired_replicas}",
                 str(side.total_replicas),
                 str(side.requests),
@@ -191,8 +204,8 @@ def frame(launch: pb.Launch) -> RenderableType:
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             Text(f"{render.short(region.region)} traffic"),
-            ProgressBar(total=10_000, completed=side.observed_basis_points, width=40),
-            Text(f"{render.percent(side.observed_basis_points)} of {render.percent(side.intended_basis_points)}"),
+            ProgressBar(total=10_000, completed=side.intended_basis_points, width=40),
+            Text(f"{render.percent(side.intended_basis_points)} intended, {_observed(region, side)} observed"),
         )
         parts.append(bar)
     parts.extend(_progress_parts(launch))
@@ -202,7 +215,7 @@ def frame(launch: pb.Launch) -> RenderableType:
     parts.extend(Text(f"paused by {why.author}: {why.reason}", style="yellow") for why in launch.pause_reasons)
     if launch.HasField("abort"):
         parts.append(Text(f"going back because {launch.abort.author} says: {launch.abort.reason}", style="yellow"))
-    for verdict in launch.gate_verdicts[-3:]:
+    for verdict in _latest(launch)[-3:]:
         line = f"{verdict.gate} at step {verdict.step}: {render.enum(verdict, 'verdict')}: {verdict.explanation}"
         parts.append(Text(line))
     return Group(*parts)

@@ -19,6 +19,8 @@ from rich.text import Text
 
 from modelfleet.cli.session import Session
 
+_PIPE_WIDTH = 400
+
 Column = tuple[str, Callable[[Any], str]]
 
 _STYLES = {
@@ -32,7 +34,9 @@ _STYLES = {
 
 def console() -> Console:
     """The terminal; without colour and cut to nothing where it is none."""
-    return Console(soft_wrap=False, highlight=False)
+    terminal = Console(highlight=False)
+    # In a pipe nobody folds lines: a table is as wide as it has to be.
+    return terminal if terminal.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
 
 
 def as_data(message: Message) -> Any:
@@ -46,6 +50,15 @@ def dump(session: Session, data: Any) -> None:
         click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
     else:
         click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def emit(session: Session, data: Any) -> None:
+    """Prints one of several: a line of JSON, or a document of YAML."""
+    if session.output == "yaml":
+        click.echo("---")
+        dump(session, data)
+    else:
+        click.echo(json.dumps(data, ensure_ascii=False))
 
 
 def show(session: Session, message: Message) -> None:
@@ -74,7 +87,9 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
     result = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
     for index, header in enumerate(headers):
         numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
-        result.add_column(header, justify="right" if numeric else "left", overflow="fold")
+        result.add_column(
+            header, justify="right" if numeric else "left", overflow="fold", no_wrap=index < len(headers) - 1
+        )
     for row in rows:
         result.add_row(*(Text(value, style=_STYLES.get(value, "")) for value in row))
     return result

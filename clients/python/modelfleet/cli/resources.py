@@ -107,10 +107,27 @@ def read_fields(file: str | None, assignments: Sequence[str]) -> dict[str, Any]:
 
 def parse(data: dict[str, Any], message: Message) -> Message:
     """Fills a message from plain data; what does not fit is named, with what would be accepted."""
+    _refuse_enum_numbers(data, message.DESCRIPTOR, "")
     try:
         return ParseDict(data, message)
     except ParseError as error:
         raise click.UsageError(_explain(str(error))) from None
+
+
+def _refuse_enum_numbers(data: Any, descriptor: Any, path: str) -> None:
+    """Values of enums are written by name: the numbers are the wire's, and tier=1 would be TIER0."""
+    if not isinstance(data, dict):
+        return
+    for key, value in data.items():
+        field = descriptor.fields_by_name.get(key)
+        if field is None:
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            if field.enum_type is not None and isinstance(item, int):
+                names = ", ".join(known.name for known in field.enum_type.values if known.number)
+                raise click.UsageError(f"{path}{key}: write the name and not a number: {names}")
+            if field.message_type is not None and not field.message_type.GetOptions().map_entry:
+                _refuse_enum_numbers(item, field.message_type, f"{path}{key}.")
 
 
 def _explain(text: str) -> str:

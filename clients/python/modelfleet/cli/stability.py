@@ -77,9 +77,10 @@ def judge(session: Session, model: str, baseline: str, last: Duration) -> None:
     found = session.client.stability.judge_model(model=name, baseline=other, start_time=_since(last))
     if session.is_table:
         click.echo(f"{render.enum(found, 'verdict')}: {found.explanation}")
-        for finding in found.findings:
-            label = f"{finding.prediction} {render.enum(finding, 'metric').lower()}"
-            click.echo(f"  {label}: {render.enum(finding, 'verdict')}: {finding.explanation}")
+        for finding in found.findings if len(found.findings) > 1 else ():
+            click.echo(f"  {render.enum(finding, 'verdict')}: {finding.explanation}")
+        if other and not any(finding.HasField("baseline") for finding in found.findings):
+            click.echo("  Not compared with the baseline: the registry demands no NE of this prediction (ne_range).")
     else:
         render.dump(session, render.as_data(found))
     if render.enum(found, "verdict") != "PASS":
