@@ -191,7 +191,7 @@ class EtagMismatch(FleetError, code=Code.ABORTED):
 
 class RouteBusy(FleetError, code=Code.ABORTED):
     def __init__(self, model_type: str, launch: str) -> None:
-        message = f"{launch} is active on {model_type}; wait for it, or create the launch with queue."
+        message = f"{launch} is active on {model_type}; wait for its end, or create the launch with queue (--queue)."
         super().__init__(message, model_type=model_type, launch=launch)
 
 

@@ -15,7 +15,7 @@ import grpc
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import launcher_pb2_grpc
 from modelfleetd.clock import Clock
-from modelfleetd.errors import FleetError, RoleMissing, WrongState, invalid
+from modelfleetd.errors import FleetError, RoleMissing, RouteBusy, WrongState, invalid
 from modelfleetd.kit import deadline, paging
 from modelfleetd.kit.auth import Principal, Role, RoleSource, current_principal
 from modelfleetd.kit.db import Connection
@@ -73,6 +73,8 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
                 return before
         launch = await self._new_launch(request)
         busy = await self._store.first_on(launch.model_type)
+        if busy and not request.queue and not request.validate_only:
+            raise RouteBusy(launch.model_type, busy)
         # What waits for another launch is planned when its turn comes: what is free now says little about then.
         if not (request.queue and busy and not request.validate_only):
             await self._expect_bookings(launch)
@@ -90,18 +92,19 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
         return await self._shown(await self._store.get(request.name))
 
     async def ListLaunches(self, request: pb.ListLaunchesRequest, context: Context) -> pb.ListLaunchesResponse:
-        page = paging.read(request)
+        page = paging.read(request, int)
         before = int(page.position[0]) if page.position else None
         rows = await self._store.page(
             before=before, limit=page.size + 1, model_type=request.model_type, active_only=request.active_only
         )
-        shown, token = page.cut(rows, key=lambda row: (row[0],))
-        verdicts = await self._store.verdicts([launch.name for _, launch in shown])
+        verdicts = await self._store.verdicts([launch.name for _, launch in rows])
         now = self._clock.now()
-        return pb.ListLaunchesResponse(
-            launches=[wire.launch_to_proto(launch, verdicts.get(launch.name, ()), now) for _, launch in shown],
-            next_page_token=token,
+        shown, token = page.answer(
+            rows,
+            lambda row: (row[0],),
+            lambda row: wire.launch_to_proto(row[1], verdicts.get(row[1].name, ()), now),
         )
+        return pb.ListLaunchesResponse(launches=shown, next_page_token=token)
 
     async def WatchLaunch(self, request: pb.WatchLaunchRequest, context: Context) -> AsyncIterator[pb.Launch]:
         async with self._notifier.watching(request.name) as changed:
@@ -123,13 +126,11 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
     async def ListLaunchEvents(
         self, request: pb.ListLaunchEventsRequest, context: Context
     ) -> pb.ListLaunchEventsResponse:
-        page = paging.read(request)
+        page = paging.read(request, int)
         after = int(page.position[0]) if page.position else 0
         rows = await self._store.events(request.name, after=after, limit=page.size + 1)
-        shown, token = page.cut(rows, key=lambda event: (event.sequence,))
-        return pb.ListLaunchEventsResponse(
-            events=[wire.event_to_proto(event) for event in shown], next_page_token=token
-        )
+        shown, token = page.answer(rows, lambda event: (event.sequence,), wire.event_to_proto)
+        return pb.ListLaunchEventsResponse(events=shown, next_page_token=token)
 
     async def PauseLaunch(self, request: pb.PauseLaunchRequest, context: Context) -> pb.Launch:
         who, reason = _caller(), verbs.check_reason(request.reason)

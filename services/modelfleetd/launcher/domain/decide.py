@@ -26,6 +26,7 @@ from modelfleetd.launcher.domain.launch import (
     going_back,
 )
 from modelfleetd.launcher.domain.observed import Seen, ShareState, in_proportion, share_state
+from modelfleetd.launcher.domain.words import count, percent, span
 
 # Seconds until the next look, while something is expected any moment, and while only time passes.
 SOON: Final = 0.2
@@ -210,9 +211,9 @@ def _raise_share(launch: Launch, seen: Seen) -> Action:
         if not _covered(launch, seen, wanted_new, wanted_old):
             if new.terminating or old.terminating:
                 return Wait("Terminating", "waits for old replicas to end, whose capacity the next ones take", SOON)
-            kept = f"the baseline keeps {old.desired} replicas for the traffic that it has, {old.weight} basis points"
+            kept = f"the baseline keeps {old.desired} replicas for the {percent(old.weight)} of the traffic that it has"
             return Wait("HoldShort", f"waits for room in its hold: {kept}", SOON, alarming=True)
-        more = f"starts {wanted_new - new.desired} replicas of the candidate"
+        more = f"starts {count(wanted_new - new.desired, 'replica')} of the candidate"
         return Apply(Act.START, plan.region, wanted_new, wanted_old, new.share, more)
     needed = plan.candidate.needs(step.share)
     if new.available < needed:
@@ -222,7 +223,7 @@ def _raise_share(launch: Launch, seen: Seen) -> Action:
             f"waits for replicas of the candidate: {new.available} of {needed} are available{why}",
             SOON,
         )
-    shift = f"shifts the candidate's share from {new.share} to {step.share} basis points"
+    shift = f"shifts the candidate's share from {percent(new.share)} to {percent(step.share)}"
     return Apply(Act.SHIFT, plan.region, new.desired, old.desired, step.share, shift, raises=True)
 
 
@@ -240,9 +241,9 @@ def _covered(launch: Launch, seen: Seen, new: int, old: int) -> bool:
 def _await_share(launch: Launch, seen: Seen, state: ShareState) -> Action:
     step = launch.step_plan
     if state is ShareState.DIFFERS:
-        seen_share = f"{seen.candidate.observed} basis points after {seen.requests} requests"
+        seen_share = f"{percent(seen.candidate.observed)} after {seen.requests} requests"
         return Wait("ShareDiffers", f"waits for the candidate's share to become {step.share}; it is {seen_share}", SOON)
-    return Wait("ShareShifting", f"waits for the proxy to give the candidate {step.share} basis points", SOON)
+    return Wait("ShareShifting", f"waits for the proxy to give the candidate {percent(step.share)}", SOON)
 
 
 def _begin_bake(launch: Launch, state: ShareState, now: datetime) -> Action:
@@ -251,7 +252,7 @@ def _begin_bake(launch: Launch, state: ShareState, now: datetime) -> Action:
     step = replace(launch.step, bake_start=now)
     share = launch.step_plan.share
     baking = ask_again(replace(launch, step=step, weight_time=launch.weight_time or now), now)
-    message = f"the candidate has its {share} basis points ({seen_by}); bakes for {launch.policy.bake_duration}"
+    message = f"the candidate has its {percent(share)} ({seen_by}); bakes for {span(launch.policy.bake_duration)}"
     return Advance("BakeBegan", message, baking, progress=False)
 
 

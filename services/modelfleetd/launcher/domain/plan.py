@@ -15,6 +15,7 @@ from typing import Final
 from modelfleetd.errors import PlanInfeasible
 from modelfleetd.launcher.domain.replicas import replicas_for
 from modelfleetd.launcher.domain.shares import FULL
+from modelfleetd.launcher.domain.words import percent
 
 # Where the room decides, shares lie on this grid of basis points: a step that moves less is not worth its bake.
 GRID: Final = 25
@@ -364,7 +365,7 @@ def _infeasible(inputs: Inputs, pace: Pace) -> PlanInfeasible:
     enough = sum(_peak(inputs, candidate.share, inputs.goal).values()) - room.units
     if enough <= 0 or not (wide := _shares(inputs, pace, enough)):
         needed = -(-(inputs.goal - candidate.share) // pace.max_step)
-        why = f"it takes {needed} steps of at most {pace.max_step} basis points, and {pace.max_steps} are allowed"
+        why = f"it takes {needed} steps of at most {percent(pace.max_step)}, and {pace.max_steps} are allowed"
         return PlanInfeasible(why, missing_units=0, flavor=flavor, region=region)
     low, high = 0, enough
     while high - low > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from modelfleetd.launcher.domain.launch import Launch, State
+from modelfleetd.launcher.domain.words import percent, span
 
 
 def sentence(launch: Launch, now: datetime) -> str:
@@ -16,8 +17,13 @@ def sentence(launch: Launch, now: datetime) -> str:
     paused = launch.condition("Paused")
     if paused is not None and launch.pause_reasons and launch.state is not State.ROLLING_BACK:
         first = launch.pause_reasons[0]
-        lasts = _lasts(now, launch.paused_since or first.time)
-        return f"{where} Paused for {lasts} by {first.author}: {first.reason}. ResumeLaunch ends the pause."
+        # A gate's reason, or somebody else's, goes only with everybody's.
+        command = f"modelfleet launch resume {launch.name.rpartition('/')[2]}"
+        everybody = " --any-author" if first.author.startswith("gate/") else ""
+        return (
+            f"{where} Paused for {_lasts(now, first.time)} by {first.author}: {first.reason.rstrip('.')}. "
+            f"It goes on after: {command}{everybody}."
+        )
     waiting = launch.condition("Waiting")
     if waiting is None:
         return f"{where} Since {_lasts(now, since)}."
@@ -37,8 +43,8 @@ def _where(launch: Launch) -> str:
             return "Reserves capacity."
         case State.SHIFTING:
             step, plan = launch.step, launch.region_plan
-            share = launch.step_plan.share / 100
-            return f"Step {step.number} of {len(plan.steps)} in {plan.region} ({share:g} % for the candidate)."
+            share = percent(launch.step_plan.share)
+            return f"Step {step.number} of {len(plan.steps)} in {plan.region} ({share} for the candidate)."
         case State.FINALIZING:
             return "Every step is done; writes roles and split to the registry."
         case State.ROLLING_BACK:
@@ -59,10 +65,4 @@ def _ended(launch: Launch) -> str:
 
 
 def _lasts(now: datetime, since: datetime) -> str:
-    seconds = max(0, round((now - since).total_seconds()))
-    if seconds < 120:
-        return f"{seconds} s"
-    minutes = seconds // 60
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
+    return span(now - since)

@@ -15,6 +15,7 @@ from modelfleetd.launcher.domain.observed import OBSERVING, Seen, in_proportion
 from modelfleetd.launcher.domain.plan import RegionPlan
 from modelfleetd.launcher.domain.replicas import share_of
 from modelfleetd.launcher.domain.shares import LOW_TRAFFIC, agrees
+from modelfleetd.launcher.domain.words import count, percent
 
 SOON: Final = 0.2
 # Weight goes back in parts of at least this many basis points while more old replicas are still starting.
@@ -52,7 +53,7 @@ def _undo(launch: Launch, plan: RegionPlan, seen: Seen, now: datetime) -> Action
     if not returned and plan.baseline is not None:
         return Wait("ShareReturning", "waits for the traffic to be back with the baseline", SOON)
     if new.desired > plan.candidate.running:
-        shed = f"ends the candidate's {new.desired - plan.candidate.running} replicas"
+        shed = f"ends the candidate's {count(new.desired - plan.candidate.running, 'replica')}"
         return _apply(Act.SHED, plan, plan.candidate.running, old.desired, new.share, shed)
     if new.existing > plan.candidate.running:
         return Wait("Terminating", "waits for the candidate's replicas to end", SOON)
@@ -89,7 +90,7 @@ def _give_back(plan: RegionPlan, seen: Seen, goal: int, *, returned: bool) -> Ac
     # All of it stays until the proxy has settled.
     spare = max(plan.candidate.running, plan.candidate.needs(new.weight)) if returned else new.desired
     if new.desired > spare:
-        shed = f"ends {new.desired - spare} replicas of the candidate that have no weight"
+        shed = f"ends {count(new.desired - spare, 'replica')} of the candidate without weight"
         return _apply(Act.SHED, plan, spare, old.desired, new.share, shed)
     grown = _grown(plan, seen)
     if grown > old.desired:
@@ -99,7 +100,7 @@ def _give_back(plan: RegionPlan, seen: Seen, goal: int, *, returned: bool) -> Ac
     keeps = _keeps(plan, seen, goal)
     gain = new.share - keeps
     if gain > 0 and (gain >= _PART or keeps == goal or old.available >= old.desired):
-        back = f"returns {gain} basis points to the baseline"
+        back = f"returns {percent(gain)} to the baseline"
         return _apply(Act.RETURN, plan, new.desired, old.desired, keeps, back)
     have = f"{old.available} of {old.desired} are available"
     why = f" ({old.message})" if old.message else ""

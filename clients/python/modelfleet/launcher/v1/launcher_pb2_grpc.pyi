@@ -46,7 +46,8 @@ class LauncherServiceStub:
     it again on what is free by then.
 
     Errors: ROUTE_BUSY with the name of the active launch, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE with what is
-    missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD.
+    missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD; ROLE_MISSING where the pool is another team's; WRONG_STATE
+    where the baseline's capacity is booked in another pool.
     """
     GetLaunch: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.GetLaunchRequest, _launcher_pb2.Launch]
     """Reads a launch."""
@@ -93,7 +94,8 @@ class LauncherServiceAsyncStub(LauncherServiceStub):
     it again on what is free by then.
 
     Errors: ROUTE_BUSY with the name of the active launch, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE with what is
-    missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD.
+    missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD; ROLE_MISSING where the pool is another team's; WRONG_STATE
+    where the baseline's capacity is booked in another pool.
     """
     GetLaunch: _aio.UnaryUnaryMultiCallable[_launcher_pb2.GetLaunchRequest, _launcher_pb2.Launch]  # type: ignore[assignment]
     """Reads a launch."""
@@ -143,7 +145,8 @@ class LauncherServiceServicer(metaclass=_abc_1.ABCMeta):
         it again on what is free by then.
 
         Errors: ROUTE_BUSY with the name of the active launch, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE with what is
-        missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD.
+        missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD; ROLE_MISSING where the pool is another team's; WRONG_STATE
+        where the baseline's capacity is booked in another pool.
         """
 
     @_abc_1.abstractmethod
