@@ -213,3 +213,11 @@ async def test_simulating_says_what_reserving_then_does_in_any_state(fleet: Capa
         assert [fit.item for fit in simulated.items] == list(made.items)
         held.append(made.name)
     assert await fleet.differences() == []
+
+
+async def test_simulating_where_the_pool_has_no_quota_says_that_nothing_is_there(fleet: CapacityFleet) -> None:
+    await make_pool(fleet.client, 40, "small")
+    elsewhere = hold("elsewhere", 3, pool="pools/small", region=US)
+    simulated = await fleet.client.capacity.simulate_reservation(reservation=elsewhere)
+    assert not simulated.fits
+    assert (simulated.items[0].available_units, simulated.items[0].missing_units) == (0, 3)

@@ -32,16 +32,16 @@ async def decide(reads: Reads, asked: Asked, *, lock: bool) -> Admission:
     """
     usages = await balances.of_places(reads, asked.pool, asked.places, lock=lock)
     if len(usages) < len(asked.items):
-        await _check_references(reads, asked)
+        await _check_references(reads, asked, lock=lock)
     bookings = await balances.bookings_of(reads, asked.pool, asked.replaced_models)
     return admit(asked, bookings, {place: usage.available_units for place, usage in usages.items()})
 
 
-async def _check_references(reads: Reads, asked: Asked) -> None:
+async def _check_references(reads: Reads, asked: Asked, *, lock: bool) -> None:
     """A place without a balance has no quota; tells that from a name that does not exist."""
     if not await pools.exists(reads, asked.pool):
         raise ReferenceNotFound("reservation.pool", asked.pool)
-    missing = await flavors.missing(reads, {item.flavor for item in asked.items})
+    missing = await flavors.missing(reads, {item.flavor for item in asked.items}, lock=lock)
     for index, item in enumerate(asked.items):
         if item.flavor in missing:
             raise ReferenceNotFound(f"reservation.items[{index}].flavor", item.flavor)

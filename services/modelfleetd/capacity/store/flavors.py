@@ -26,10 +26,11 @@ async def page(reads: Reads, after: str, limit: int) -> list[Flavor]:
     return [_flavor(row) for row in rows]
 
 
-async def missing(reads: Reads, names: Iterable[str]) -> set[str]:
-    """Returns the names that no flavor has; the others cannot be deleted before the transaction ends."""
+async def missing(reads: Reads, names: Iterable[str], *, lock: bool = True) -> set[str]:
+    """Returns the names that no flavor has; with `lock` the others cannot be deleted before the transaction ends."""
     wanted = set(names)
-    rows = await reads.fetch("SELECT name FROM flavors WHERE name = ANY($1) FOR KEY SHARE", sorted(wanted))
+    locking = "FOR KEY SHARE" if lock else ""
+    rows = await reads.fetch(f"SELECT name FROM flavors WHERE name = ANY($1) {locking}", sorted(wanted))
     return wanted - {row["name"] for row in rows}
 
 
