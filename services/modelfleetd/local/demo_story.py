@@ -195,13 +195,11 @@ def _conclude(summary: Summary, screen: DemoScreen) -> None:
 def summary_lines(summary: Summary) -> list[str]:
     """Returns the summary, a line each."""
     lines = [f"{summary.state}: {summary.summary}"]
-    if summary.reason:
-        lines.append(f"went back because of {summary.reason}")
     lines += summary.steps
     lines.append("time      " + ", ".join(f"{state} {seconds:.1f} s" for state, seconds in summary.phases.items()))
     for model, ledger in summary.replicas.items():
         told = ", ".join(f"{number} {what}" for what, number in ledger.items() if number or what == "running")
-        lines.append(f"replicas  {model.rpartition('/')[2]}: {told}")
+        lines.append(f"replicas  {model.rpartition('/')[2]}: {told} when the launch ended")
     lines.append(f"peak      {summary.peak_units} units in use at most; {summary.hold_units} were held")
     served = ", ".join(f"{number:,} by {model}" for model, number in summary.requests.items())
     lines.append(f"requests  {served}; {summary.failed_requests} failed")
