@@ -26,6 +26,7 @@ from modelfleet.launcher.v1 import launcher_pb2
 from modelfleet.registry.v1 import registry_pb2
 from modelfleet.services import AsyncPlatform
 from modelfleet.transport import Options
+from modelfleetd.errors import PartUnavailable
 from modelfleetd.local.demo_system import System, running_system
 from modelfleetd.platform.client import PlatformClient
 from modelfleetd.platform.ledger import Promise, Violation, peak, violations
@@ -155,8 +156,15 @@ class Whole:
             return False
         return True
 
+    async def _answers(self) -> bool:
+        with contextlib.suppress(PartUnavailable):
+            await self.platform.agent()
+            return True
+        return False
+
     async def effects(self) -> list[Effect]:
-        """The node's whole ledger."""
+        """The node's whole ledger; a node that was just killed is waited for."""
+        await until(self._answers, timeout=20)
         effects: list[Effect] = []
         while True:
             page = await self.platform.effects(effects[-1].sequence if effects else 0)
