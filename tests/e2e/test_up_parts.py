@@ -307,17 +307,22 @@ async def test_calls_above_the_limit_are_shed_as_resource_exhausted(
     path = tmp_path / "envoy.json"
     path.write_text(json.dumps(front_door.configuration(port, admin, ports)))
     supervisor = Supervisor(tmp_path, pytest.fail)
-    supervisor.start(Program("envoy", (str(front_door.envoy_program()), "--config-path", str(path))))
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        await asyncio.wait_for(channel.channel_ready(), 20)
-        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{service}/Wait")
-        calls = [asyncio.ensure_future(_code(method)) for _ in range(6)]
-        await until(lambda: sum(call.done() for call in calls) == 4)
+    # Without hot restart there is no shared memory, which another user's Envoy may own.
+    envoy = (str(front_door.envoy_program()), "--config-path", str(path), "--disable-hot-restart", "--concurrency", "1")
+    supervisor.start(Program("envoy", envoy))
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await asyncio.wait_for(channel.channel_ready(), 20)
+            method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{service}/Wait")
+            calls = [asyncio.ensure_future(_code(method)) for _ in range(6)]
+            await until(lambda: sum(call.done() for call in calls) == 4)
+            release.set()
+            codes = await asyncio.gather(*calls)
+        assert sorted(code.name for code in codes) == ["OK"] * 2 + ["RESOURCE_EXHAUSTED"] * 4
+    finally:
         release.set()
-        codes = await asyncio.gather(*calls)
-    assert sorted(code.name for code in codes) == ["OK"] * 2 + ["RESOURCE_EXHAUSTED"] * 4
-    await supervisor.stop(["envoy"])
-    await server.stop(None)
+        await supervisor.stop(["envoy"])
+        await server.stop(None)
 
 
 async def _code(method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]) -> grpc.StatusCode:
