@@ -37,7 +37,18 @@ IMPORTS = (
     ("modelfleet.common.v1", ("permission_pb2", "serving_pb2")),
     ("modelfleet.launcher.v1", ("launcher_pb2",)),
     ("modelfleet.platform.v1", ("platform_pb2",)),
-    ("modelfleet.registry.v1", ("registry_pb2",)),
+    (
+        "modelfleet.registry.v1",
+        (
+            "assets_pb2",
+            "classification_pb2",
+            "criticality_pb2",
+            "evidence_pb2",
+            "history_pb2",
+            "registry_pb2",
+            "standard_pb2",
+        ),
+    ),
     ("modelfleet.stability.v1", ("stability_pb2",)),
     ("modelfleet.transport", ("Options",)),
 )

@@ -7,6 +7,7 @@ FleetError
 ├── ResourceNotFound         NOT_FOUND
 ├── ResourceExists           ALREADY_EXISTS
 ├── RequestIdReused          ALREADY_EXISTS        same request_id, other content
+├── UriTaken                 ALREADY_EXISTS        another asset has the URI
 ├── EtagMismatch             ABORTED               somebody else changed it
 ├── RouteBusy                ABORTED               another launch is active on the route
 ├── RevisionOutOfRange       OUT_OF_RANGE          a revision that is gone or not there yet
@@ -17,6 +18,9 @@ FleetError
 ├── ResourceInUse            FAILED_PRECONDITION   others refer to it
 ├── FieldOwnedByLaunches     FAILED_PRECONDITION   only a launch may set it
 ├── ReferenceNotFound        FAILED_PRECONDITION   the request refers to what does not exist
+├── EntriesInvalidated       FAILED_PRECONDITION   a schema or scheme that entries would not fulfil
+├── CriticalityNeedsApproval FAILED_PRECONDITION   TIER0 and TIER1 go by request
+├── RequestPending           FAILED_PRECONDITION   one is waiting for a decision already
 ├── RevisionMismatch         FAILED_PRECONDITION   the registry has moved on
 ├── WrongState               FAILED_PRECONDITION   the verb is not allowed now
 ├── StepMovedOn              FAILED_PRECONDITION
@@ -135,7 +139,9 @@ class FleetError(Exception):
         self.violations = tuple(violations)
         self.quota = tuple(shortages)
         self.retry_after = retry_after
-        self.preconditions = () if subject is None else (Precondition(self.reason, subject, message),)
+        self.preconditions: tuple[Precondition, ...] = (
+            () if subject is None else (Precondition(self.reason, subject, message),)
+        )
 
 
 def _as_text(value: object) -> str:
@@ -181,6 +187,11 @@ class RequestIdReused(FleetError, code=Code.ALREADY_EXISTS):
     def __init__(self, request_id: str) -> None:
         message = f"request_id {request_id} was used before with other content; make a new UUID for each new intent."
         super().__init__(message, request_id=request_id)
+
+
+class UriTaken(FleetError, code=Code.ALREADY_EXISTS):
+    def __init__(self, uri: str, asset: str) -> None:
+        super().__init__(f"{asset} has the URI {uri} already; change that one.", uri=uri, asset=asset)
 
 
 class EtagMismatch(FleetError, code=Code.ABORTED):
@@ -242,6 +253,33 @@ class ReferenceNotFound(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, field: str, resource: str) -> None:
         message = f"{field} refers to {resource}, which does not exist; create it first."
         super().__init__(message, subject=resource, field=field, resource=resource)
+
+
+class EntriesInvalidated(FleetError, code=Code.FAILED_PRECONDITION):
+    """Entries that would no longer be valid, each with what is wrong: `problems` by name, of `count` in all."""
+
+    def __init__(self, resource: str, problems: Mapping[str, str], count: int) -> None:
+        shown = "; ".join(f"{name}: {problem}" for name, problem in list(problems.items())[:3])
+        more = f"; and {count - 3:,} more" if count > 3 else ""
+        message = (
+            f"{resource} would make {count:,} entries invalid: {shown}{more}. Mend them first, or write it with force."
+        )
+        super().__init__(message, subject=resource, resource=resource, count=count, entries=list(problems)[:100])
+        self.preconditions = tuple(
+            Precondition(self.reason, name, problem) for name, problem in list(problems.items())[:100]
+        )
+
+
+class CriticalityNeedsApproval(FleetError, code=Code.FAILED_PRECONDITION):
+    def __init__(self, resource: str, tier: str, command: str) -> None:
+        message = f"{resource} comes to {tier} by a request that another person approves; run: {command}"
+        super().__init__(message, subject=resource, resource=resource, tier=tier, command=command)
+
+
+class RequestPending(FleetError, code=Code.FAILED_PRECONDITION):
+    def __init__(self, resource: str, request: str) -> None:
+        message = f"{request} for {resource} waits for a decision already; withdraw it first."
+        super().__init__(message, subject=resource, resource=resource, request=request)
 
 
 class RevisionMismatch(FleetError, code=Code.FAILED_PRECONDITION):

@@ -107,6 +107,7 @@ RISK_ASSESSMENT: Final = Pattern("modelTypes/{model_type}/models/{model}/riskAss
 ASSET: Final = Pattern("assets/{asset}")
 EXTENSION_SCHEMA: Final = Pattern("extensionSchemas/{schema}")
 NAMING_SCHEME: Final = Pattern("namingSchemes/{scheme}")
+CRITICALITY_REQUEST: Final = Pattern("criticalityRequests/{criticality_request}")
 REVISION: Final = Pattern("revisions/{revision}")
 
 # Capacity.
@@ -144,6 +145,7 @@ BY_TYPE: Final[Mapping[str, Pattern]] = {
     "modelfleet.dev/Asset": ASSET,
     "modelfleet.dev/ExtensionSchema": EXTENSION_SCHEMA,
     "modelfleet.dev/NamingScheme": NAMING_SCHEME,
+    "modelfleet.dev/CriticalityRequest": CRITICALITY_REQUEST,
     "modelfleet.dev/Revision": REVISION,
     "modelfleet.dev/Flavor": FLAVOR,
     "modelfleet.dev/Pool": POOL,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from modelfleetd.errors import InvalidFields
 from modelfleetd.registry.domain import entries
-from modelfleetd.registry.domain.resources import ModelType, Tier
+from modelfleetd.registry.domain.resource import Tier
+from modelfleetd.registry.domain.resources import ModelType
 from tests.support.registry import LedgerOf, model_type, team
 
 SIZE = 6

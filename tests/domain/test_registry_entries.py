@@ -19,6 +19,7 @@ from modelfleetd.errors import (
     RoleMissing,
 )
 from modelfleetd.registry.domain import entries
+from modelfleetd.registry.domain.resource import Tier
 from modelfleetd.registry.domain.resources import (
     DemandSource,
     FailoverShare,
@@ -30,7 +31,6 @@ from modelfleetd.registry.domain.resources import (
     Role,
     RoleBinding,
     Team,
-    Tier,
 )
 from modelfleetd.registry.domain.revisions import Edits
 from modelfleetd.registry.domain.serving import Protocol

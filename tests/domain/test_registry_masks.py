@@ -13,7 +13,8 @@ from modelfleetd.errors import InvalidFields
 from modelfleetd.registry.domain.documents import diff, owner_of
 from modelfleetd.registry.domain.masks import merge
 from modelfleetd.registry.domain.paths import join, split
-from modelfleetd.registry.domain.resources import DemandSource, ModelType, Owner, RegionDemand, Tier
+from modelfleetd.registry.domain.resource import Owner, Tier
+from modelfleetd.registry.domain.resources import DemandSource, ModelType, RegionDemand
 from tests.support.registry import model_type
 
 FIELDS = [field.name for field in dataclasses.fields(ModelType) if owner_of(field) is None]

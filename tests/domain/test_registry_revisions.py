@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from modelfleetd.registry.domain.documents import diff, document
 from modelfleetd.registry.domain.paths import split as split_path
-from modelfleetd.registry.domain.resources import ModelRole, ModelType, Tier
+from modelfleetd.registry.domain.resource import Tier
+from modelfleetd.registry.domain.resources import ModelRole, ModelType
 from modelfleetd.registry.domain.revisions import Action, Edit, Stamp, chain, revise
 from tests.domain.test_registry_masks import model_types
 from tests.support.registry import START, model_type, serving, team

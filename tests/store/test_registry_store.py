@@ -63,7 +63,7 @@ async def test_a_revision_is_there_whole_or_not_at_all(store: Store, database: D
     await create(store, follower, "c")
     for table, expected in (("revisions", 2), ("changes", 2), ("resources", 2), ("requests", 2)):
         assert await database.fetchval(f"SELECT count(*) FROM {table}") == expected
-    number, hash_, resources = await store.load()
+    number, hash_, resources = await store.load(["team", "region", "model_type", "model"])
     assert (number, hash_) == (2, follower.snapshot.hash)
     assert {pb.Team.FromString(state).name for _, state in resources} == {"teams/a", "teams/c"}
 
@@ -119,7 +119,7 @@ async def test_a_deletion_leaves_history_and_no_state(store: Store, database: Da
         return entries.delete_team(ledger, "teams/a", "")
 
     await Writer(store, follower).change(request, Empty, "teams/a", Author("a"), decide)
-    assert (await store.load())[2] == []
+    assert (await store.load(["team", "region", "model_type", "model"]))[2] == []
     assert [each.number for each in await store.revisions_before("teams/a", None, 10)] == [2, 1]
     assert [each.number for each in await store.revisions_before("teams/a", 2, 10)] == [1]
     assert await store.revisions_before("teams/b", None, 10) == []

@@ -7,15 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from modelfleetd.registry.domain.resources import (
-    AnyResource,
-    Model,
-    ModelRole,
-    ModelType,
-    Region,
-    Team,
-    parent_of,
-)
+from modelfleetd.registry.domain.assets import Asset
+from modelfleetd.registry.domain.resource import parent_of
+from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Edits, Stamp, revise
 from modelfleetd.registry.domain.serving import ModelShare, RegionSplit, ServingSpec
 
@@ -99,6 +93,10 @@ class LedgerOf:
     def find(self, name: str) -> AnyResource | None:
         return self.entries.get(name)
 
+    def every(self, kind: type[R]) -> Sequence[R]:
+        found = [entry for entry in self.entries.values() if isinstance(entry, kind)]
+        return sorted(found, key=lambda each: each.name)
+
 
 def _references(entry: AnyResource) -> Iterable[str]:
     if isinstance(entry, Region):
@@ -107,6 +105,8 @@ def _references(entry: AnyResource) -> Iterable[str]:
         stated = () if entry.demand_source is None else entry.demand_source.stated
         regions = [*(each.region for each in stated), *(each.region for each in entry.splits)]
         return [entry.team, *entry.regions, *entry.upstream_types, *regions]
+    if isinstance(entry, Asset):
+        return [entry.team, *entry.model_types, *entry.models]
     return ()
 
 

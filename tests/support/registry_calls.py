@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message_factory import GetMessageClass
 
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.registry.v1 import registry_pb2 as pb
@@ -39,7 +40,7 @@ class Registry:
         return Registry(self.channel, principal, self.timeout)
 
     def __getattr__(self, method: str) -> Any:
-        request_type = getattr(pb, _METHODS[method].input_type.name)
+        request_type = GetMessageClass(_METHODS[method].input_type)
 
         def call(**fields: Any) -> Any:
             if "request_id" in request_type.DESCRIPTOR.fields_by_name:

@@ -9,7 +9,15 @@ from modelfleet.capacity.v1 import capacity_pb2
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2
 from modelfleet.platform.v1 import platform_pb2
-from modelfleet.registry.v1 import registry_pb2
+from modelfleet.registry.v1 import (
+    assets_pb2,
+    classification_pb2,
+    criticality_pb2,
+    evidence_pb2,
+    history_pb2,
+    registry_pb2,
+    standard_pb2,
+)
 from modelfleet.stability.v1 import stability_pb2
 from modelfleet.transport import Options
 
@@ -27,6 +35,8 @@ class AsyncRegistry:
         timeout: float | None = None,
         name: str = ...,
         min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.Team:
         """Reads a team."""
     async def list_teams(
@@ -38,6 +48,10 @@ class AsyncRegistry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.ListTeamsResponse:
         """Lists teams."""
     def list_teams_all(
@@ -49,6 +63,10 @@ class AsyncRegistry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> AsyncGenerator[registry_pb2.Team]:
         """Lists teams. Goes through all pages."""
     async def create_team(
@@ -98,6 +116,8 @@ class AsyncRegistry:
         timeout: float | None = None,
         name: str = ...,
         min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.Region:
         """Reads a region."""
     async def list_regions(
@@ -109,6 +129,10 @@ class AsyncRegistry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.ListRegionsResponse:
         """Lists regions."""
     def list_regions_all(
@@ -120,6 +144,10 @@ class AsyncRegistry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> AsyncGenerator[registry_pb2.Region]:
         """Lists regions. Goes through all pages."""
     async def create_region(
@@ -169,6 +197,8 @@ class AsyncRegistry:
         timeout: float | None = None,
         name: str = ...,
         min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.ModelType:
         """Reads a model type."""
     async def list_model_types(
@@ -180,6 +210,10 @@ class AsyncRegistry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.ListModelTypesResponse:
         """Lists model types."""
     def list_model_types_all(
@@ -191,6 +225,10 @@ class AsyncRegistry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> AsyncGenerator[registry_pb2.ModelType]:
         """Lists model types. Goes through all pages."""
     async def create_model_type(
@@ -240,6 +278,8 @@ class AsyncRegistry:
         timeout: float | None = None,
         name: str = ...,
         min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.Model:
         """Reads a model."""
     async def list_models(
@@ -252,6 +292,10 @@ class AsyncRegistry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.ListModelsResponse:
         """Lists the models of a type, or of all types with the parent modelTypes/-."""
     def list_models_all(
@@ -264,6 +308,10 @@ class AsyncRegistry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> AsyncGenerator[registry_pb2.Model]:
         """Lists the models of a type, or of all types with the parent modelTypes/-. Goes through all
         pages.
@@ -308,6 +356,611 @@ class AsyncRegistry:
         reason: str = ...,
     ) -> empty_pb2.Empty:
         """Deletes a model that has no role that serves."""
+    async def get_asset(
+        self,
+        request: assets_pb2.GetAssetRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> assets_pb2.Asset:
+        """Reads an asset."""
+    async def list_assets(
+        self,
+        request: assets_pb2.ListAssetsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> assets_pb2.ListAssetsResponse:
+        """Lists assets."""
+    def list_assets_all(
+        self,
+        request: assets_pb2.ListAssetsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> AsyncGenerator[assets_pb2.Asset]:
+        """Lists assets. Goes through all pages."""
+    async def create_asset(
+        self,
+        request: assets_pb2.CreateAssetRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        asset_id: str = ...,
+        asset: assets_pb2.Asset | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> assets_pb2.Asset:
+        """Creates an asset."""
+    async def update_asset(
+        self,
+        request: assets_pb2.UpdateAssetRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        asset: assets_pb2.Asset | None = ...,
+        update_mask: field_mask_pb2.FieldMask | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> assets_pb2.Asset:
+        """Changes fields of an asset."""
+    async def delete_asset(
+        self,
+        request: assets_pb2.DeleteAssetRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes an asset."""
+    async def lookup_entries(
+        self,
+        request: assets_pb2.LookupEntriesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        query: str = ...,
+        page_size: int = ...,
+        min_revision: int = ...,
+    ) -> assets_pb2.LookupEntriesResponse:
+        """Finds model types and models by what somebody knows of them: a part of a name, an asset's
+        URI, a checkpoint, the address of an endpoint.
+        """
+    async def get_extension_schema(
+        self,
+        request: classification_pb2.GetExtensionSchemaRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> classification_pb2.ExtensionSchema:
+        """Reads a schema of attributes."""
+    async def list_extension_schemas(
+        self,
+        request: classification_pb2.ListExtensionSchemasRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> classification_pb2.ListExtensionSchemasResponse:
+        """Lists schemas of attributes."""
+    def list_extension_schemas_all(
+        self,
+        request: classification_pb2.ListExtensionSchemasRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> AsyncGenerator[classification_pb2.ExtensionSchema]:
+        """Lists schemas of attributes. Goes through all pages."""
+    async def create_extension_schema(
+        self,
+        request: classification_pb2.CreateExtensionSchemaRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        extension_schema_id: str = ...,
+        extension_schema: classification_pb2.ExtensionSchema | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+        force: bool = ...,
+    ) -> classification_pb2.ExtensionSchema:
+        """Creates a schema of attributes."""
+    async def update_extension_schema(
+        self,
+        request: classification_pb2.UpdateExtensionSchemaRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        extension_schema: classification_pb2.ExtensionSchema | None = ...,
+        update_mask: field_mask_pb2.FieldMask | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+        force: bool = ...,
+    ) -> classification_pb2.ExtensionSchema:
+        """Changes fields of a schema of attributes."""
+    async def delete_extension_schema(
+        self,
+        request: classification_pb2.DeleteExtensionSchemaRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes a schema of attributes."""
+    async def get_naming_scheme(
+        self,
+        request: classification_pb2.GetNamingSchemeRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> classification_pb2.NamingScheme:
+        """Reads a naming scheme."""
+    async def list_naming_schemes(
+        self,
+        request: classification_pb2.ListNamingSchemesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> classification_pb2.ListNamingSchemesResponse:
+        """Lists naming schemes."""
+    def list_naming_schemes_all(
+        self,
+        request: classification_pb2.ListNamingSchemesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> AsyncGenerator[classification_pb2.NamingScheme]:
+        """Lists naming schemes. Goes through all pages."""
+    async def create_naming_scheme(
+        self,
+        request: classification_pb2.CreateNamingSchemeRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        naming_scheme_id: str = ...,
+        naming_scheme: classification_pb2.NamingScheme | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+        force: bool = ...,
+    ) -> classification_pb2.NamingScheme:
+        """Creates a naming scheme."""
+    async def update_naming_scheme(
+        self,
+        request: classification_pb2.UpdateNamingSchemeRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        naming_scheme: classification_pb2.NamingScheme | None = ...,
+        update_mask: field_mask_pb2.FieldMask | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+        force: bool = ...,
+    ) -> classification_pb2.NamingScheme:
+        """Changes fields of a naming scheme."""
+    async def delete_naming_scheme(
+        self,
+        request: classification_pb2.DeleteNamingSchemeRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes a naming scheme."""
+    async def explain_name(
+        self,
+        request: classification_pb2.ExplainNameRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        id: str = ...,
+        scheme: str = ...,
+    ) -> classification_pb2.ExplainNameResponse:
+        """Explains an id of a model type word by word, registered or not."""
+    async def request_criticality(
+        self,
+        request: criticality_pb2.RequestCriticalityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        resource: str = ...,
+        tier: serving_pb2.Tier.ValueType | str = ...,
+        evidence: criticality_pb2.CriticalityEvidence | None = ...,
+        lifetime: duration_pb2.Duration | timedelta | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> criticality_pb2.CriticalityRequest:
+        """Asks for TIER0 or TIER1 for a model type or model, with evidence."""
+    async def get_criticality_request(
+        self,
+        request: criticality_pb2.GetCriticalityRequestRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> criticality_pb2.CriticalityRequest:
+        """Reads a request for a tier."""
+    async def list_criticality_requests(
+        self,
+        request: criticality_pb2.ListCriticalityRequestsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> criticality_pb2.ListCriticalityRequestsResponse:
+        """Lists requests for tiers."""
+    def list_criticality_requests_all(
+        self,
+        request: criticality_pb2.ListCriticalityRequestsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> AsyncGenerator[criticality_pb2.CriticalityRequest]:
+        """Lists requests for tiers. Goes through all pages."""
+    async def approve_criticality(
+        self,
+        request: criticality_pb2.ApproveCriticalityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> criticality_pb2.CriticalityRequest:
+        """Approves a request: the entry gets its tier in the same revision."""
+    async def reject_criticality(
+        self,
+        request: criticality_pb2.RejectCriticalityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> criticality_pb2.CriticalityRequest:
+        """Rejects a request."""
+    async def withdraw_criticality(
+        self,
+        request: criticality_pb2.WithdrawCriticalityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> criticality_pb2.CriticalityRequest:
+        """Takes a request back."""
+    async def get_evaluation_report(
+        self,
+        request: evidence_pb2.GetEvaluationReportRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> evidence_pb2.EvaluationReport:
+        """Reads an evaluation report."""
+    async def list_evaluation_reports(
+        self,
+        request: evidence_pb2.ListEvaluationReportsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> evidence_pb2.ListEvaluationReportsResponse:
+        """Lists evaluation reports, the newest evaluation last."""
+    def list_evaluation_reports_all(
+        self,
+        request: evidence_pb2.ListEvaluationReportsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> AsyncGenerator[evidence_pb2.EvaluationReport]:
+        """Lists evaluation reports, the newest evaluation last. Goes through all pages."""
+    async def create_evaluation_report(
+        self,
+        request: evidence_pb2.CreateEvaluationReportRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        report_id: str = ...,
+        evaluation_report: evidence_pb2.EvaluationReport | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> evidence_pb2.EvaluationReport:
+        """Creates an evaluation report."""
+    async def delete_evaluation_report(
+        self,
+        request: evidence_pb2.DeleteEvaluationReportRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes an evaluation report."""
+    async def get_risk_assessment(
+        self,
+        request: evidence_pb2.GetRiskAssessmentRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> evidence_pb2.RiskAssessment:
+        """Reads a risk assessment."""
+    async def list_risk_assessments(
+        self,
+        request: evidence_pb2.ListRiskAssessmentsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> evidence_pb2.ListRiskAssessmentsResponse:
+        """Lists risk assessments."""
+    def list_risk_assessments_all(
+        self,
+        request: evidence_pb2.ListRiskAssessmentsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> AsyncGenerator[evidence_pb2.RiskAssessment]:
+        """Lists risk assessments. Goes through all pages."""
+    async def create_risk_assessment(
+        self,
+        request: evidence_pb2.CreateRiskAssessmentRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        assessment_id: str = ...,
+        risk_assessment: evidence_pb2.RiskAssessment | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> evidence_pb2.RiskAssessment:
+        """Creates a risk assessment."""
+    async def delete_risk_assessment(
+        self,
+        request: evidence_pb2.DeleteRiskAssessmentRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes a risk assessment."""
+    async def evaluate_evidence(
+        self,
+        request: evidence_pb2.EvaluateEvidenceRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model: str = ...,
+        rules: Iterable[evidence_pb2.EvidenceRule] = ...,
+        baseline: str = ...,
+        min_revision: int = ...,
+    ) -> evidence_pb2.EvaluateEvidenceResponse:
+        """Judges a model by its evidence, rule by rule, with the rows that decided."""
+    async def list_lint_rules(
+        self, request: standard_pb2.ListLintRulesRequest | None = None, /, *, timeout: float | None = None
+    ) -> standard_pb2.ListLintRulesResponse:
+        """Lists the rules of the minimum standard."""
+    async def lint_entries(
+        self,
+        request: standard_pb2.LintEntriesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        resource: str = ...,
+        team: str = ...,
+        surface: str = ...,
+        min_severity: standard_pb2.Severity.ValueType | str = ...,
+        show_waived: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+    ) -> standard_pb2.LintEntriesResponse:
+        """Lists what entries lack, with how to mend it."""
+    def lint_entries_all(
+        self,
+        request: standard_pb2.LintEntriesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        resource: str = ...,
+        team: str = ...,
+        surface: str = ...,
+        min_severity: standard_pb2.Severity.ValueType | str = ...,
+        show_waived: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+    ) -> AsyncGenerator[standard_pb2.LintFinding]:
+        """Lists what entries lack, with how to mend it. Goes through all pages."""
+    async def get_fleet_report(
+        self,
+        request: standard_pb2.GetFleetReportRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        group_by: standard_pb2.GetFleetReportRequest.Grouping.ValueType | str = ...,
+        min_revision: int = ...,
+    ) -> standard_pb2.GetFleetReportResponse:
+        """Counts the fleet, by team or surface: tiers, baselines, coverage of monitoring, findings."""
+    async def list_inventory_findings(
+        self,
+        request: standard_pb2.ListInventoryFindingsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        region: str = ...,
+        model_type: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> standard_pb2.ListInventoryFindingsResponse:
+        """Compares what agents report to be serving with the ledger."""
+    def list_inventory_findings_all(
+        self,
+        request: standard_pb2.ListInventoryFindingsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        region: str = ...,
+        model_type: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> AsyncGenerator[standard_pb2.InventoryFinding]:
+        """Compares what agents report to be serving with the ledger. Goes through all pages."""
+    async def apply_entries(
+        self,
+        request: registry_pb2.ApplyEntriesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        changes: Iterable[registry_pb2.EntryChange] = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+        adopt_serving: bool = ...,
+    ) -> registry_pb2.ApplyEntriesResponse:
+        """Creates, changes and deletes several entries in one transaction and one revision: all or
+        nothing.
+        """
     async def adopt_serving(
         self,
         request: registry_pb2.AdoptServingRequest | None = None,
@@ -376,6 +1029,61 @@ class AsyncRegistry:
         """Lists revisions, newest first; of one resource with its name in `resource`. Goes through
         all pages.
         """
+    async def diff_revisions(
+        self,
+        request: registry_pb2.DiffRevisionsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        from_revision: int = ...,
+        from_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        to_revision: int = ...,
+        to_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        resource: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> registry_pb2.DiffRevisionsResponse:
+        """Compares the ledger at two points, entry by entry and field by field."""
+    def diff_revisions_all(
+        self,
+        request: registry_pb2.DiffRevisionsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        from_revision: int = ...,
+        from_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        to_revision: int = ...,
+        to_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        resource: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> AsyncGenerator[registry_pb2.ResourceChange]:
+        """Compares the ledger at two points, entry by entry and field by field. Goes through all
+        pages.
+        """
+    def read_history(
+        self,
+        request: history_pb2.ReadHistoryRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        after_revision: int = ...,
+        with_state: bool = ...,
+    ) -> AsyncGenerator[history_pb2.ReadHistoryResponse]:
+        """Streams the history as it is stored, for verification: `modelfleet registry verify`
+        computes every hash itself.
+        """
+    async def compact_history(
+        self,
+        request: history_pb2.CompactHistoryRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        oldest_kept: int = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+    ) -> history_pb2.CompactHistoryResponse:
+        """Forgets old revisions; states as of the ones that are kept stay."""
     def watch_revisions(
         self,
         request: registry_pb2.WatchRevisionsRequest | None = None,
@@ -383,6 +1091,9 @@ class AsyncRegistry:
         *,
         timeout: float | None = None,
         after_revision: int = ...,
+        model_types: Iterable[str] = ...,
+        surface: str = ...,
+        team: str = ...,
     ) -> AsyncGenerator[registry_pb2.WatchRevisionsResponse]:
         """Streams revisions in order, complete and without repetition, from a revision on, with a
         heartbeat while nothing changes.
@@ -1159,6 +1870,8 @@ class Registry:
         timeout: float | None = None,
         name: str = ...,
         min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.Team:
         """Reads a team."""
     def list_teams(
@@ -1170,6 +1883,10 @@ class Registry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.ListTeamsResponse:
         """Lists teams."""
     def list_teams_all(
@@ -1181,6 +1898,10 @@ class Registry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> Generator[registry_pb2.Team]:
         """Lists teams. Goes through all pages."""
     def create_team(
@@ -1230,6 +1951,8 @@ class Registry:
         timeout: float | None = None,
         name: str = ...,
         min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.Region:
         """Reads a region."""
     def list_regions(
@@ -1241,6 +1964,10 @@ class Registry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.ListRegionsResponse:
         """Lists regions."""
     def list_regions_all(
@@ -1252,6 +1979,10 @@ class Registry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> Generator[registry_pb2.Region]:
         """Lists regions. Goes through all pages."""
     def create_region(
@@ -1301,6 +2032,8 @@ class Registry:
         timeout: float | None = None,
         name: str = ...,
         min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.ModelType:
         """Reads a model type."""
     def list_model_types(
@@ -1312,6 +2045,10 @@ class Registry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.ListModelTypesResponse:
         """Lists model types."""
     def list_model_types_all(
@@ -1323,6 +2060,10 @@ class Registry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> Generator[registry_pb2.ModelType]:
         """Lists model types. Goes through all pages."""
     def create_model_type(
@@ -1372,6 +2113,8 @@ class Registry:
         timeout: float | None = None,
         name: str = ...,
         min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.Model:
         """Reads a model."""
     def list_models(
@@ -1384,6 +2127,10 @@ class Registry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> registry_pb2.ListModelsResponse:
         """Lists the models of a type, or of all types with the parent modelTypes/-."""
     def list_models_all(
@@ -1396,6 +2143,10 @@ class Registry:
         page_size: int = ...,
         page_token: str = ...,
         min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> Generator[registry_pb2.Model]:
         """Lists the models of a type, or of all types with the parent modelTypes/-. Goes through all
         pages.
@@ -1440,6 +2191,611 @@ class Registry:
         reason: str = ...,
     ) -> empty_pb2.Empty:
         """Deletes a model that has no role that serves."""
+    def get_asset(
+        self,
+        request: assets_pb2.GetAssetRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> assets_pb2.Asset:
+        """Reads an asset."""
+    def list_assets(
+        self,
+        request: assets_pb2.ListAssetsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> assets_pb2.ListAssetsResponse:
+        """Lists assets."""
+    def list_assets_all(
+        self,
+        request: assets_pb2.ListAssetsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> Generator[assets_pb2.Asset]:
+        """Lists assets. Goes through all pages."""
+    def create_asset(
+        self,
+        request: assets_pb2.CreateAssetRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        asset_id: str = ...,
+        asset: assets_pb2.Asset | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> assets_pb2.Asset:
+        """Creates an asset."""
+    def update_asset(
+        self,
+        request: assets_pb2.UpdateAssetRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        asset: assets_pb2.Asset | None = ...,
+        update_mask: field_mask_pb2.FieldMask | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> assets_pb2.Asset:
+        """Changes fields of an asset."""
+    def delete_asset(
+        self,
+        request: assets_pb2.DeleteAssetRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes an asset."""
+    def lookup_entries(
+        self,
+        request: assets_pb2.LookupEntriesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        query: str = ...,
+        page_size: int = ...,
+        min_revision: int = ...,
+    ) -> assets_pb2.LookupEntriesResponse:
+        """Finds model types and models by what somebody knows of them: a part of a name, an asset's
+        URI, a checkpoint, the address of an endpoint.
+        """
+    def get_extension_schema(
+        self,
+        request: classification_pb2.GetExtensionSchemaRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> classification_pb2.ExtensionSchema:
+        """Reads a schema of attributes."""
+    def list_extension_schemas(
+        self,
+        request: classification_pb2.ListExtensionSchemasRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> classification_pb2.ListExtensionSchemasResponse:
+        """Lists schemas of attributes."""
+    def list_extension_schemas_all(
+        self,
+        request: classification_pb2.ListExtensionSchemasRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> Generator[classification_pb2.ExtensionSchema]:
+        """Lists schemas of attributes. Goes through all pages."""
+    def create_extension_schema(
+        self,
+        request: classification_pb2.CreateExtensionSchemaRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        extension_schema_id: str = ...,
+        extension_schema: classification_pb2.ExtensionSchema | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+        force: bool = ...,
+    ) -> classification_pb2.ExtensionSchema:
+        """Creates a schema of attributes."""
+    def update_extension_schema(
+        self,
+        request: classification_pb2.UpdateExtensionSchemaRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        extension_schema: classification_pb2.ExtensionSchema | None = ...,
+        update_mask: field_mask_pb2.FieldMask | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+        force: bool = ...,
+    ) -> classification_pb2.ExtensionSchema:
+        """Changes fields of a schema of attributes."""
+    def delete_extension_schema(
+        self,
+        request: classification_pb2.DeleteExtensionSchemaRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes a schema of attributes."""
+    def get_naming_scheme(
+        self,
+        request: classification_pb2.GetNamingSchemeRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> classification_pb2.NamingScheme:
+        """Reads a naming scheme."""
+    def list_naming_schemes(
+        self,
+        request: classification_pb2.ListNamingSchemesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> classification_pb2.ListNamingSchemesResponse:
+        """Lists naming schemes."""
+    def list_naming_schemes_all(
+        self,
+        request: classification_pb2.ListNamingSchemesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> Generator[classification_pb2.NamingScheme]:
+        """Lists naming schemes. Goes through all pages."""
+    def create_naming_scheme(
+        self,
+        request: classification_pb2.CreateNamingSchemeRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        naming_scheme_id: str = ...,
+        naming_scheme: classification_pb2.NamingScheme | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+        force: bool = ...,
+    ) -> classification_pb2.NamingScheme:
+        """Creates a naming scheme."""
+    def update_naming_scheme(
+        self,
+        request: classification_pb2.UpdateNamingSchemeRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        naming_scheme: classification_pb2.NamingScheme | None = ...,
+        update_mask: field_mask_pb2.FieldMask | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+        force: bool = ...,
+    ) -> classification_pb2.NamingScheme:
+        """Changes fields of a naming scheme."""
+    def delete_naming_scheme(
+        self,
+        request: classification_pb2.DeleteNamingSchemeRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes a naming scheme."""
+    def explain_name(
+        self,
+        request: classification_pb2.ExplainNameRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        id: str = ...,
+        scheme: str = ...,
+    ) -> classification_pb2.ExplainNameResponse:
+        """Explains an id of a model type word by word, registered or not."""
+    def request_criticality(
+        self,
+        request: criticality_pb2.RequestCriticalityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        resource: str = ...,
+        tier: serving_pb2.Tier.ValueType | str = ...,
+        evidence: criticality_pb2.CriticalityEvidence | None = ...,
+        lifetime: duration_pb2.Duration | timedelta | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> criticality_pb2.CriticalityRequest:
+        """Asks for TIER0 or TIER1 for a model type or model, with evidence."""
+    def get_criticality_request(
+        self,
+        request: criticality_pb2.GetCriticalityRequestRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> criticality_pb2.CriticalityRequest:
+        """Reads a request for a tier."""
+    def list_criticality_requests(
+        self,
+        request: criticality_pb2.ListCriticalityRequestsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> criticality_pb2.ListCriticalityRequestsResponse:
+        """Lists requests for tiers."""
+    def list_criticality_requests_all(
+        self,
+        request: criticality_pb2.ListCriticalityRequestsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> Generator[criticality_pb2.CriticalityRequest]:
+        """Lists requests for tiers. Goes through all pages."""
+    def approve_criticality(
+        self,
+        request: criticality_pb2.ApproveCriticalityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> criticality_pb2.CriticalityRequest:
+        """Approves a request: the entry gets its tier in the same revision."""
+    def reject_criticality(
+        self,
+        request: criticality_pb2.RejectCriticalityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> criticality_pb2.CriticalityRequest:
+        """Rejects a request."""
+    def withdraw_criticality(
+        self,
+        request: criticality_pb2.WithdrawCriticalityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> criticality_pb2.CriticalityRequest:
+        """Takes a request back."""
+    def get_evaluation_report(
+        self,
+        request: evidence_pb2.GetEvaluationReportRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> evidence_pb2.EvaluationReport:
+        """Reads an evaluation report."""
+    def list_evaluation_reports(
+        self,
+        request: evidence_pb2.ListEvaluationReportsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> evidence_pb2.ListEvaluationReportsResponse:
+        """Lists evaluation reports, the newest evaluation last."""
+    def list_evaluation_reports_all(
+        self,
+        request: evidence_pb2.ListEvaluationReportsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> Generator[evidence_pb2.EvaluationReport]:
+        """Lists evaluation reports, the newest evaluation last. Goes through all pages."""
+    def create_evaluation_report(
+        self,
+        request: evidence_pb2.CreateEvaluationReportRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        report_id: str = ...,
+        evaluation_report: evidence_pb2.EvaluationReport | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> evidence_pb2.EvaluationReport:
+        """Creates an evaluation report."""
+    def delete_evaluation_report(
+        self,
+        request: evidence_pb2.DeleteEvaluationReportRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes an evaluation report."""
+    def get_risk_assessment(
+        self,
+        request: evidence_pb2.GetRiskAssessmentRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        min_revision: int = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> evidence_pb2.RiskAssessment:
+        """Reads a risk assessment."""
+    def list_risk_assessments(
+        self,
+        request: evidence_pb2.ListRiskAssessmentsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> evidence_pb2.ListRiskAssessmentsResponse:
+        """Lists risk assessments."""
+    def list_risk_assessments_all(
+        self,
+        request: evidence_pb2.ListRiskAssessmentsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+        filter: str = ...,
+        order_by: str = ...,
+        as_of_revision: int = ...,
+        as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> Generator[evidence_pb2.RiskAssessment]:
+        """Lists risk assessments. Goes through all pages."""
+    def create_risk_assessment(
+        self,
+        request: evidence_pb2.CreateRiskAssessmentRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        assessment_id: str = ...,
+        risk_assessment: evidence_pb2.RiskAssessment | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> evidence_pb2.RiskAssessment:
+        """Creates a risk assessment."""
+    def delete_risk_assessment(
+        self,
+        request: evidence_pb2.DeleteRiskAssessmentRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes a risk assessment."""
+    def evaluate_evidence(
+        self,
+        request: evidence_pb2.EvaluateEvidenceRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model: str = ...,
+        rules: Iterable[evidence_pb2.EvidenceRule] = ...,
+        baseline: str = ...,
+        min_revision: int = ...,
+    ) -> evidence_pb2.EvaluateEvidenceResponse:
+        """Judges a model by its evidence, rule by rule, with the rows that decided."""
+    def list_lint_rules(
+        self, request: standard_pb2.ListLintRulesRequest | None = None, /, *, timeout: float | None = None
+    ) -> standard_pb2.ListLintRulesResponse:
+        """Lists the rules of the minimum standard."""
+    def lint_entries(
+        self,
+        request: standard_pb2.LintEntriesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        resource: str = ...,
+        team: str = ...,
+        surface: str = ...,
+        min_severity: standard_pb2.Severity.ValueType | str = ...,
+        show_waived: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+    ) -> standard_pb2.LintEntriesResponse:
+        """Lists what entries lack, with how to mend it."""
+    def lint_entries_all(
+        self,
+        request: standard_pb2.LintEntriesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        resource: str = ...,
+        team: str = ...,
+        surface: str = ...,
+        min_severity: standard_pb2.Severity.ValueType | str = ...,
+        show_waived: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+        min_revision: int = ...,
+    ) -> Generator[standard_pb2.LintFinding]:
+        """Lists what entries lack, with how to mend it. Goes through all pages."""
+    def get_fleet_report(
+        self,
+        request: standard_pb2.GetFleetReportRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        group_by: standard_pb2.GetFleetReportRequest.Grouping.ValueType | str = ...,
+        min_revision: int = ...,
+    ) -> standard_pb2.GetFleetReportResponse:
+        """Counts the fleet, by team or surface: tiers, baselines, coverage of monitoring, findings."""
+    def list_inventory_findings(
+        self,
+        request: standard_pb2.ListInventoryFindingsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        region: str = ...,
+        model_type: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> standard_pb2.ListInventoryFindingsResponse:
+        """Compares what agents report to be serving with the ledger."""
+    def list_inventory_findings_all(
+        self,
+        request: standard_pb2.ListInventoryFindingsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        region: str = ...,
+        model_type: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> Generator[standard_pb2.InventoryFinding]:
+        """Compares what agents report to be serving with the ledger. Goes through all pages."""
+    def apply_entries(
+        self,
+        request: registry_pb2.ApplyEntriesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        changes: Iterable[registry_pb2.EntryChange] = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+        reason: str = ...,
+        adopt_serving: bool = ...,
+    ) -> registry_pb2.ApplyEntriesResponse:
+        """Creates, changes and deletes several entries in one transaction and one revision: all or
+        nothing.
+        """
     def adopt_serving(
         self,
         request: registry_pb2.AdoptServingRequest | None = None,
@@ -1508,6 +2864,61 @@ class Registry:
         """Lists revisions, newest first; of one resource with its name in `resource`. Goes through
         all pages.
         """
+    def diff_revisions(
+        self,
+        request: registry_pb2.DiffRevisionsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        from_revision: int = ...,
+        from_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        to_revision: int = ...,
+        to_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        resource: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> registry_pb2.DiffRevisionsResponse:
+        """Compares the ledger at two points, entry by entry and field by field."""
+    def diff_revisions_all(
+        self,
+        request: registry_pb2.DiffRevisionsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        from_revision: int = ...,
+        from_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        to_revision: int = ...,
+        to_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        resource: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> Generator[registry_pb2.ResourceChange]:
+        """Compares the ledger at two points, entry by entry and field by field. Goes through all
+        pages.
+        """
+    def read_history(
+        self,
+        request: history_pb2.ReadHistoryRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        after_revision: int = ...,
+        with_state: bool = ...,
+    ) -> Generator[history_pb2.ReadHistoryResponse]:
+        """Streams the history as it is stored, for verification: `modelfleet registry verify`
+        computes every hash itself.
+        """
+    def compact_history(
+        self,
+        request: history_pb2.CompactHistoryRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        oldest_kept: int = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+    ) -> history_pb2.CompactHistoryResponse:
+        """Forgets old revisions; states as of the ones that are kept stay."""
     def watch_revisions(
         self,
         request: registry_pb2.WatchRevisionsRequest | None = None,
@@ -1515,6 +2926,9 @@ class Registry:
         *,
         timeout: float | None = None,
         after_revision: int = ...,
+        model_types: Iterable[str] = ...,
+        surface: str = ...,
+        team: str = ...,
     ) -> Generator[registry_pb2.WatchRevisionsResponse]:
         """Streams revisions in order, complete and without repetition, from a revision on, with a
         heartbeat while nothing changes.

@@ -31,7 +31,9 @@ async def build(service: Service) -> None:
     )
     access = SnapshotRoles(follower)
     server = service.server(roles=access, team_of=access.team_of)
-    servicer = RegistryServicer(store, follower, Writer(store, follower), Watches(store, follower), service.clock)
+    servicer = RegistryServicer(  # type: ignore[abstract]
+        store, follower, Writer(store, follower), Watches(store, follower), service.clock
+    )
     server.add(servicer, registry_pb2_grpc.add_RegistryServiceServicer_to_server)
 
 

@@ -16,12 +16,13 @@ from modelfleetd.errors import RevisionOutOfRange, invalid
 from modelfleetd.kit.db import Connection
 from modelfleetd.registry.snapshot import Snapshot
 from modelfleetd.registry.store import Store
-from modelfleetd.registry.wire import message_of_stored, revision_of
+from modelfleetd.registry.wire import KINDS, message_of_stored, revision_of
 
 _log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 _BATCH = 200
+_KEPT = frozenset(kind.name for kind in KINDS if kind.in_memory)
 # Watchers that are no further behind than this are served from memory, all from the same messages.
 _RECENT = 1024
 
@@ -40,7 +41,7 @@ class Follower:
 
     async def load(self) -> None:
         """Reads the whole current state: at start, and where the database's history is not the one followed so far."""
-        number, hash_, resources = await self._store.load()
+        number, hash_, resources = await self._store.load(_KEPT)
         self._recent.clear()
         self.generation += 1
         self.snapshot = Snapshot.of((message_of_stored(kind, state) for kind, state in resources), number, hash_)

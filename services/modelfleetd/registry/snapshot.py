@@ -13,9 +13,20 @@ from typing import TypeVar, cast
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.kit.auth import Role
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
-from modelfleetd.registry.wire import AnyMessage, after_of, copy_of, references_of, resource_of
+from modelfleetd.registry.wire import (
+    KINDS,
+    AnyMessage,
+    after_of,
+    copy_of,
+    kind_of_message,
+    kind_of_name,
+    kind_of_resource,
+    references_of,
+    resource_of,
+)
 
 M = TypeVar("M", bound=AnyMessage)
+R = TypeVar("R", bound=AnyResource)
 
 TEAMS = "teams"
 REGIONS = "regions"
@@ -34,16 +45,38 @@ class Snapshot:
     def __init__(self) -> None:
         self.revision = 0
         self.hash = b""
-        self.teams: dict[str, pb.Team] = {}
-        self.regions: dict[str, pb.Region] = {}
-        self.model_types: dict[str, pb.ModelType] = {}
-        self.models: dict[str, pb.Model] = {}
+        # By kind, then by name.
+        self._tables: dict[str, dict[str, AnyMessage]] = {kind.name: {} for kind in KINDS if kind.in_memory}
         # Names in order, by collection: what pages are cut from.
         self._collections: dict[str, list[str]] = {}
         # Who refers to a name.
         self._referrers: dict[str, set[str]] = {}
         # Roles by member and team.
         self.bindings: dict[str, dict[str, frozenset[Role]]] = {}
+
+    @property
+    def teams(self) -> Mapping[str, pb.Team]:
+        """All teams, by name."""
+        return cast(Mapping[str, pb.Team], self._tables["team"])
+
+    @property
+    def regions(self) -> Mapping[str, pb.Region]:
+        """All regions, by name."""
+        return cast(Mapping[str, pb.Region], self._tables["region"])
+
+    @property
+    def model_types(self) -> Mapping[str, pb.ModelType]:
+        """All model types, by name."""
+        return cast(Mapping[str, pb.ModelType], self._tables["model_type"])
+
+    @property
+    def models(self) -> Mapping[str, pb.Model]:
+        """All models of all types, by name."""
+        return cast(Mapping[str, pb.Model], self._tables["model"])
+
+    def table(self, kind: type[M]) -> Mapping[str, M]:
+        """Returns everything of one kind that is kept in memory, by name."""
+        return cast(Mapping[str, M], self._tables[kind_of_message(kind).name])
 
     @classmethod
     def of(cls, resources: Iterable[AnyMessage], revision: int, hash_: bytes) -> Snapshot:
@@ -64,6 +97,9 @@ class Snapshot:
         if revision.number != self.revision + 1 or revision.previous_hash != self.hash.hex():
             raise ValueError(f"revision {revision.number} does not follow {self.revision}")
         for change in revision.changes:
+            kind = kind_of_name(change.resource)
+            if kind is None or not kind.in_memory:
+                continue
             after = after_of(change)
             if after is None:
                 self._remove(change.resource)
@@ -85,20 +121,14 @@ class Snapshot:
         """Returns whatever has the name, or None."""
         return self._table(name).get(name)
 
-    def _table(self, name: str) -> Mapping[str, AnyMessage]:
-        tables: dict[tuple[str, int], Mapping[str, AnyMessage]] = {
-            (TEAMS, 2): self.teams,
-            (REGIONS, 2): self.regions,
-            (MODEL_TYPES, 2): self.model_types,
-            (MODEL_TYPES, 4): self.models,
-        }
-        parts = name.split("/")
-        return tables.get((parts[0], len(parts)), {})
+    def _table(self, name: str) -> dict[str, AnyMessage]:
+        kind = kind_of_name(name)
+        return {} if kind is None else self._tables.get(kind.name, {})
 
     def _put(self, message: AnyMessage) -> None:
         name = message.name
         before = self.find(name)
-        cast(dict[str, AnyMessage], self._table(name))[name] = message
+        self._table(name)[name] = message
         if before is None:
             for collection in _collections_of(name):
                 insort(self._collections.setdefault(collection, []), name)
@@ -108,7 +138,7 @@ class Snapshot:
             self._bind(message)
 
     def _remove(self, name: str) -> None:
-        before = cast(dict[str, AnyMessage], self._table(name)).pop(name)
+        before = self._table(name).pop(name)
         for collection in _collections_of(name):
             listed = self._collections[collection]
             del listed[bisect_right(listed, name) - 1]
@@ -180,6 +210,11 @@ class SnapshotLedger:
     def find(self, name: str) -> AnyResource | None:
         """Returns whatever has the name, or None."""
         return _resource(self._snapshot.find(name))
+
+    def every(self, kind: type[R]) -> Sequence[R]:
+        """Returns everything of one kind, by name."""
+        table = self._snapshot.table(kind_of_resource(kind).message)
+        return [cast(R, resource_of(table[name])) for name in sorted(table)]
 
 
 def _resource(message: AnyMessage | None) -> AnyResource | None:

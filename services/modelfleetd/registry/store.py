@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -117,11 +117,11 @@ class Store:
         if touched != len(changes):
             raise RuntimeError(f"revision {revision.number} would change {len(changes)} resources, {touched} match")
 
-    async def load(self) -> tuple[int, bytes, list[tuple[str, bytes]]]:
-        """Returns the number and hash of the newest revision, and kind and state of every resource then."""
+    async def load(self, kinds: Collection[str]) -> tuple[int, bytes, list[tuple[str, bytes]]]:
+        """Returns number and hash of the newest revision, and kind and state of what there is of some kinds then."""
         async with self._database.transaction(readonly=True) as conn:
             head = _found(await conn.fetchrow("SELECT number, hash FROM head"))
-            rows = await conn.fetch("SELECT kind, state FROM resources")
+            rows = await conn.fetch("SELECT kind, state FROM resources WHERE kind = ANY($1)", list(kinds))
         return head["number"], head["hash"], [(row["kind"], row["state"]) for row in rows]
 
     async def revisions_from(

@@ -8,23 +8,46 @@ from typing import Final, TypeAlias
 
 from google.protobuf.message import Message
 
+from modelfleet.registry.v1 import assets_pb2, classification_pb2, criticality_pb2, evidence_pb2
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd import names
 from modelfleetd.kit.codec import from_proto, timestamp_to_proto, to_proto
+from modelfleetd.registry.domain.assets import Asset
+from modelfleetd.registry.domain.criticality import CriticalityRequest
+from modelfleetd.registry.domain.evidence import EvaluationReport, RiskAssessment
+from modelfleetd.registry.domain.naming import NamingScheme
+from modelfleetd.registry.domain.resource import Resource
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Author, ResourceChange, Stamp, StoredChange, StoredRevision
+from modelfleetd.registry.domain.schemas import ExtensionSchema
 
-AnyMessage: TypeAlias = pb.Team | pb.Region | pb.ModelType | pb.Model
+AnyMessage: TypeAlias = (
+    pb.Team
+    | pb.Region
+    | pb.ModelType
+    | pb.Model
+    | assets_pb2.Asset
+    | classification_pb2.ExtensionSchema
+    | classification_pb2.NamingScheme
+    | criticality_pb2.CriticalityRequest
+    | evidence_pb2.EvaluationReport
+    | evidence_pb2.RiskAssessment
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of resource: its name in the schema and in ResourceChange.after, and its two types."""
+    """One kind of resource: its name in the schema and in ResourceChange.after, and its two types.
+
+    What is not `in_memory` is read from the database: there may be much of it, and no decision on other entries needs
+    it.
+    """
 
     name: str
     pattern: names.Pattern
     message: type[AnyMessage]
     resource: type[AnyResource]
+    in_memory: bool = True
 
 
 KINDS: Final[tuple[Kind, ...]] = (
@@ -32,15 +55,40 @@ KINDS: Final[tuple[Kind, ...]] = (
     Kind("region", names.REGION, pb.Region, Region),
     Kind("model_type", names.MODEL_TYPE, pb.ModelType, ModelType),
     Kind("model", names.MODEL, pb.Model, Model),
+    Kind("asset", names.ASSET, assets_pb2.Asset, Asset),
+    Kind("extension_schema", names.EXTENSION_SCHEMA, classification_pb2.ExtensionSchema, ExtensionSchema),
+    Kind("naming_scheme", names.NAMING_SCHEME, classification_pb2.NamingScheme, NamingScheme),
+    Kind("criticality_request", names.CRITICALITY_REQUEST, criticality_pb2.CriticalityRequest, CriticalityRequest),
+    Kind(
+        "evaluation_report", names.EVALUATION_REPORT, evidence_pb2.EvaluationReport, EvaluationReport, in_memory=False
+    ),
+    Kind("risk_assessment", names.RISK_ASSESSMENT, evidence_pb2.RiskAssessment, RiskAssessment, in_memory=False),
 )
 BY_NAME: Final[Mapping[str, Kind]] = {kind.name: kind for kind in KINDS}
-_BY_RESOURCE: Final = {kind.resource: kind for kind in KINDS}
+_BY_RESOURCE: Final[Mapping[type[Resource], Kind]] = {kind.resource: kind for kind in KINDS}
+_BY_COLLECTIONS: Final = {tuple(kind.pattern.template.split("/")[::2]): kind for kind in KINDS}
 _BY_MESSAGE: Final[Mapping[type[Message], Kind]] = {kind.message: kind for kind in KINDS}
 
 
 def kind_of(value: AnyMessage) -> Kind:
     """Returns the kind of a resource's message."""
-    return _BY_MESSAGE[type(value)]
+    return kind_of_message(type(value))
+
+
+def kind_of_message(message: type[Message]) -> Kind:
+    """Returns the kind of a message's class."""
+    return _BY_MESSAGE[message]
+
+
+def kind_of_resource(resource: type[Resource]) -> Kind:
+    """Returns the kind of a resource's class."""
+    return _BY_RESOURCE[resource]
+
+
+def kind_of_name(name: str) -> Kind | None:
+    """Returns the kind of the resource that a name names; None where it is no such name."""
+    collections = tuple(name.split("/")[::2])
+    return _BY_COLLECTIONS.get(collections) if name.count("/") % 2 else None
 
 
 def message_of(resource: AnyResource) -> AnyMessage:
@@ -67,6 +115,8 @@ def references_of(message: AnyMessage) -> frozenset[str]:
         return frozenset((message.team, *regions, *(split.region for split in message.splits), *message.upstream_types))
     if isinstance(message, pb.Region):
         return frozenset(share.region for share in message.failover_shares)
+    if isinstance(message, assets_pb2.Asset):
+        return frozenset((message.team, *message.model_types, *message.models))
     return frozenset()
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from modelfleetd.errors import invalid
 from modelfleetd.registry.domain.ledger import Ledger
-from modelfleetd.registry.domain.resources import ModelType, Tier
+from modelfleetd.registry.domain.resource import Tier
+from modelfleetd.registry.domain.resources import ModelType
 from modelfleetd.registry.domain.revisions import Edit, Edits
 
 

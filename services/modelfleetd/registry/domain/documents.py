@@ -7,11 +7,12 @@ import enum
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from modelfleetd.registry.domain.paths import join
-from modelfleetd.registry.domain.resources import AnyResource, Json, Owner
+from modelfleetd.registry.domain.resource import Json, Owner
+from modelfleetd.registry.domain.resources import AnyResource
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,10 @@ def document(value: Any) -> Json:
     if isinstance(value, timedelta):
         # As protobuf's JSON has it: seconds, with as many digits as needed.
         return f"{value.total_seconds():.6f}".rstrip("0").rstrip(".") + "s"
+    if isinstance(value, datetime):
+        # As protobuf's JSON has it: UTC, with as many digits as needed.
+        text = value.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
+        return text.rstrip("0").rstrip(".") + "Z"
     if isinstance(value, Mapping):
         return {key: document(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
+
+R = TypeVar("R", bound=AnyResource)
 
 
 class Ledger(Protocol):
@@ -31,3 +33,6 @@ class Ledger(Protocol):
 
     def find(self, name: str) -> AnyResource | None:
         """Returns whatever has the name, or None."""
+
+    def every(self, kind: type[R]) -> Sequence[R]:
+        """Returns everything of one kind, by name: of kinds of which there is little, such as schemas."""

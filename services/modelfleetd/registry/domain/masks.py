@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from modelfleetd.errors import FieldImmutable, FieldOwnedByLaunches, FieldViolation, InvalidFields
 from modelfleetd.registry.domain.documents import is_unset, owner_of
 from modelfleetd.registry.domain.paths import split
-from modelfleetd.registry.domain.resources import AnyResource, Owner
+from modelfleetd.registry.domain.resource import Owner
+from modelfleetd.registry.domain.resources import AnyResource
 
 R = TypeVar("R", bound=AnyResource)
 

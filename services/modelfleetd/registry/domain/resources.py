@@ -8,38 +8,26 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any, Final, TypeAlias
+from datetime import timedelta
+from typing import TypeAlias
 
+from modelfleetd.registry.domain.assets import Asset
+from modelfleetd.registry.domain.criticality import CriticalityRequest, TierGrant
+from modelfleetd.registry.domain.evidence import EvaluationReport, EvidenceRule, RiskAssessment
+from modelfleetd.registry.domain.naming import NamingScheme
+from modelfleetd.registry.domain.resource import (
+    CREATION,
+    DERIVED,
+    LAUNCHES,
+    STAMP,
+    Json,
+    Resource,
+    Tier,
+    parent_of,
+)
+from modelfleetd.registry.domain.schemas import ExtensionSchema
 from modelfleetd.registry.domain.serving import RegionSplit, ServingSpec
-
-Json: TypeAlias = Any
-"""None, bool, int, float, str, list or dict with string keys."""
-
-
-class Owner(enum.Enum):
-    """Who sets a field. Fields without an owner are the caller's."""
-
-    STAMP = "identity, times and numbers, which the registry keeps; no part of what is compared"
-    DERIVED = "follows from other resources"
-    LAUNCHES = "set by launches only"
-    CREATION = "set once, when the resource is created"
-
-
-_STAMP: Final = {"owner": Owner.STAMP}
-_DERIVED: Final = {"owner": Owner.DERIVED}
-_LAUNCHES: Final = {"owner": Owner.LAUNCHES}
-_CREATION: Final = {"owner": Owner.CREATION}
-
-
-class Tier(enum.IntEnum):
-    """The worst incident that a model can cause. The lower, the more critical."""
-
-    TIER0 = 0
-    TIER1 = 1
-    TIER2 = 2
-    TIER3 = 3
-    TIER4 = 4
+from modelfleetd.registry.domain.waivers import LintWaiver
 
 
 class FunnelStage(enum.Enum):
@@ -83,18 +71,6 @@ class Role(enum.Enum):
     CAPACITY_OWNER = "CAPACITY_OWNER"
     ADMIN = "ADMIN"
     SERVICE = "SERVICE"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
-    """What all resources have in common."""
-
-    name: str = field(metadata=_STAMP)
-    uid: str = field(default="", metadata=_STAMP)
-    create_time: datetime | None = field(default=None, metadata=_STAMP)
-    update_time: datetime | None = field(default=None, metadata=_STAMP)
-    etag: str = field(default="", metadata=_STAMP)
-    revision: int = field(default=0, metadata=_STAMP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,18 +153,22 @@ class ModelType(Resource):
     team: str = ""
     funnel_stage: FunnelStage | None = None
     tier: Tier | None = None
-    required_tier: Tier | None = field(default=None, metadata=_DERIVED)
+    required_tier: Tier | None = field(default=None, metadata=DERIVED)
     regions: tuple[str, ...] = ()
     upstream_types: tuple[str, ...] = ()
     predictions: tuple[Prediction, ...] = ()
     demand_source: DemandSource | None = None
-    baseline: str = field(default="", metadata=_LAUNCHES)
-    holdouts: tuple[str, ...] = field(default=(), metadata=_LAUNCHES)
-    splits: tuple[RegionSplit, ...] = field(default=(), metadata=_LAUNCHES)
-    serving_revision: int = field(default=0, metadata=_STAMP)
-    naming: Mapping[str, str] = field(default_factory=dict, metadata=_DERIVED)
+    baseline: str = field(default="", metadata=LAUNCHES)
+    holdouts: tuple[str, ...] = field(default=(), metadata=LAUNCHES)
+    splits: tuple[RegionSplit, ...] = field(default=(), metadata=LAUNCHES)
+    serving_revision: int = field(default=0, metadata=STAMP)
+    naming: Mapping[str, str] = field(default_factory=dict, metadata=DERIVED)
     labels: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, Json] = field(default_factory=dict)
+    tier_grant: TierGrant | None = field(default=None, metadata=DERIVED)
+    required_tier_path: tuple[str, ...] = field(default=(), metadata=DERIVED)
+    evidence_rules: tuple[EvidenceRule, ...] = ()
+    lint_waivers: tuple[LintWaiver, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,13 +176,15 @@ class Model(Resource):
     """One trained instance of a model type."""
 
     description: str = ""
-    role: ModelRole | None = field(default=None, metadata=_LAUNCHES)
-    serving_spec: ServingSpec | None = field(default=None, metadata=_CREATION)
+    role: ModelRole | None = field(default=None, metadata=LAUNCHES)
+    serving_spec: ServingSpec | None = field(default=None, metadata=CREATION)
     training_flow: str = ""
     checkpoint: str = ""
     tier_override: Tier | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, Json] = field(default_factory=dict)
+    tier_grant: TierGrant | None = field(default=None, metadata=DERIVED)
+    lint_waivers: tuple[LintWaiver, ...] = ()
 
     @property
     def model_type(self) -> str:
@@ -210,9 +192,15 @@ class Model(Resource):
         return parent_of(self.name)
 
 
-AnyResource: TypeAlias = Team | Region | ModelType | Model
-
-
-def parent_of(name: str) -> str:
-    """Returns the name of the resource that a name is below."""
-    return name.rsplit("/", 2)[0]
+AnyResource: TypeAlias = (
+    Team
+    | Region
+    | ModelType
+    | Model
+    | Asset
+    | ExtensionSchema
+    | NamingScheme
+    | CriticalityRequest
+    | EvaluationReport
+    | RiskAssessment
+)

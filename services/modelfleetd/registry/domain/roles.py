@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from modelfleetd.errors import FieldOwnedByLaunches, ResourceNotFound, RevisionMismatch
 from modelfleetd.registry.domain.documents import document
 from modelfleetd.registry.domain.ledger import Ledger
-from modelfleetd.registry.domain.resources import Model, ModelRole, ModelType, parent_of
+from modelfleetd.registry.domain.resource import parent_of
+from modelfleetd.registry.domain.resources import Model, ModelRole, ModelType
 from modelfleetd.registry.domain.revisions import Edit, Edits
 from modelfleetd.registry.domain.rules import Violations, check_splits
 from modelfleetd.registry.domain.serving import RegionSplit

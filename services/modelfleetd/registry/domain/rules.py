@@ -13,9 +13,9 @@ from typing import Final
 from modelfleetd import names
 from modelfleetd.errors import FieldViolation, InvalidFields
 from modelfleetd.names import Pattern
+from modelfleetd.registry.domain.resource import Json
 from modelfleetd.registry.domain.resources import (
     DemandSource,
-    Json,
     MissingLabel,
     Model,
     ModelType,

@@ -69,6 +69,23 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE. A watch or a read asks for a revision that no longer exists or does not exist yet. Metadata: `revision`,
     `oldest_revision`, `current_revision`. Example: WatchRevisions from a compacted revision: list again, watch from there.
     """
+    URI_TAKEN: _ErrorReason.ValueType  # 20
+    """ALREADY_EXISTS. Another asset has the URI. Metadata: `uri`, `asset`. Example: CreateAsset of a dashboard that is
+    registered: add the model type to that asset instead.
+    """
+    ENTRIES_INVALIDATED: _ErrorReason.ValueType  # 21
+    """FAILED_PRECONDITION. Entries would no longer fulfil a schema or scheme. google.rpc.PreconditionFailure names up to 100 of
+    them, each with what is wrong. Metadata: `resource`, `count`, `entries`. Example: UpdateExtensionSchema that requires an
+    attribute which 12 model types lack: mend them first, or send `force`.
+    """
+    CRITICALITY_NEEDS_APPROVAL: _ErrorReason.ValueType  # 22
+    """FAILED_PRECONDITION. TIER0 and TIER1 are not set directly. Metadata: `resource`, `tier`, `command`. Example:
+    UpdateModelType with tier TIER1: call RequestCriticality, and let another person approve.
+    """
+    REQUEST_PENDING: _ErrorReason.ValueType  # 23
+    """FAILED_PRECONDITION. A request for a tier of the entry waits for a decision. Metadata: `resource`, `request`. Example:
+    RequestCriticality twice: withdraw the first one.
+    """
     IDENTITY_MISSING: _ErrorReason.ValueType  # 30
     """UNAUTHENTICATED. The call carries no identity, or one that cannot be verified. Example: an expired JWT."""
     ROLE_MISSING: _ErrorReason.ValueType  # 31
@@ -194,6 +211,23 @@ REVISION_MISMATCH: ErrorReason.ValueType  # 18
 REVISION_OUT_OF_RANGE: ErrorReason.ValueType  # 19
 """OUT_OF_RANGE. A watch or a read asks for a revision that no longer exists or does not exist yet. Metadata: `revision`,
 `oldest_revision`, `current_revision`. Example: WatchRevisions from a compacted revision: list again, watch from there.
+"""
+URI_TAKEN: ErrorReason.ValueType  # 20
+"""ALREADY_EXISTS. Another asset has the URI. Metadata: `uri`, `asset`. Example: CreateAsset of a dashboard that is
+registered: add the model type to that asset instead.
+"""
+ENTRIES_INVALIDATED: ErrorReason.ValueType  # 21
+"""FAILED_PRECONDITION. Entries would no longer fulfil a schema or scheme. google.rpc.PreconditionFailure names up to 100 of
+them, each with what is wrong. Metadata: `resource`, `count`, `entries`. Example: UpdateExtensionSchema that requires an
+attribute which 12 model types lack: mend them first, or send `force`.
+"""
+CRITICALITY_NEEDS_APPROVAL: ErrorReason.ValueType  # 22
+"""FAILED_PRECONDITION. TIER0 and TIER1 are not set directly. Metadata: `resource`, `tier`, `command`. Example:
+UpdateModelType with tier TIER1: call RequestCriticality, and let another person approve.
+"""
+REQUEST_PENDING: ErrorReason.ValueType  # 23
+"""FAILED_PRECONDITION. A request for a tier of the entry waits for a decision. Metadata: `resource`, `request`. Example:
+RequestCriticality twice: withdraw the first one.
 """
 IDENTITY_MISSING: ErrorReason.ValueType  # 30
 """UNAUTHENTICATED. The call carries no identity, or one that cannot be verified. Example: an expired JWT."""

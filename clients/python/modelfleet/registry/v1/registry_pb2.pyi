@@ -14,6 +14,11 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from modelfleet.common.v1 import permission_pb2 as _permission_pb2
 from modelfleet.common.v1 import serving_pb2 as _serving_pb2
+from modelfleet.registry.v1 import assets_pb2 as _assets_pb2
+from modelfleet.registry.v1 import classification_pb2 as _classification_pb2
+from modelfleet.registry.v1 import criticality_pb2 as _criticality_pb2
+from modelfleet.registry.v1 import evidence_pb2 as _evidence_pb2
+from modelfleet.registry.v1 import standard_pb2 as _standard_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -323,6 +328,10 @@ class ModelType(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     SERVING_REVISION_FIELD_NUMBER: _builtins.int
+    TIER_GRANT_FIELD_NUMBER: _builtins.int
+    REQUIRED_TIER_PATH_FIELD_NUMBER: _builtins.int
+    EVIDENCE_RULES_FIELD_NUMBER: _builtins.int
+    LINT_WAIVERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """modelTypes/{type}."""
     uid: _builtins.str
@@ -334,7 +343,9 @@ class ModelType(_message.Message):
     funnel_stage: Global___FunnelStage.ValueType
     """Where in the funnel it stands."""
     tier: _serving_pb2.Tier.ValueType
-    """How critical it is."""
+    """How critical it is: TIER0 can cause a SEV0, TIER4 a SEV4. A raise to TIER0 or TIER1 goes by RequestCriticality; anything
+    else is set directly.
+    """
     required_tier: _serving_pb2.Tier.ValueType
     """How critical it must be: as the most critical of the types that consume its output, however indirectly. It changes
     in the revision that changes theirs. Unset where nothing that has a tier depends on it.
@@ -395,6 +406,24 @@ class ModelType(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def tier_grant(self) -> _criticality_pb2.TierGrant:
+        """What it owes TIER0 or TIER1 to; unset with other tiers."""
+
+    @_builtins.property
+    def required_tier_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why `required_tier` is what it is: from the type that has this tier, by the types that consume each other's output, to
+        this one. Empty where `required_tier` is unset.
+        """
+
+    @_builtins.property
+    def evidence_rules(self) -> _containers.RepeatedCompositeFieldContainer[_evidence_pb2.EvidenceRule]:
+        """What the evidence of a model must show before it is launched. At most 100."""
+
+    @_builtins.property
+    def lint_waivers(self) -> _containers.RepeatedCompositeFieldContainer[_standard_pb2.LintWaiver]:
+        """Rules of the minimum standard that it need not keep to for a while. At most 50."""
+
     def __init__(
         self,
         *,
@@ -420,10 +449,14 @@ class ModelType(_message.Message):
         etag: _builtins.str = ...,
         revision: _builtins.int = ...,
         serving_revision: _builtins.int = ...,
+        tier_grant: _criticality_pb2.TierGrant | None = ...,
+        required_tier_path: _abc.Iterable[_builtins.str] | None = ...,
+        evidence_rules: _abc.Iterable[_evidence_pb2.EvidenceRule] | None = ...,
+        lint_waivers: _abc.Iterable[_standard_pb2.LintWaiver] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "create_time", b"create_time", "demand_source", b"demand_source", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "create_time", b"create_time", "demand_source", b"demand_source", "tier_grant", b"tier_grant", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "baseline", b"baseline", "create_time", b"create_time", "demand_source", b"demand_source", "etag", b"etag", "funnel_stage", b"funnel_stage", "holdouts", b"holdouts", "labels", b"labels", "name", b"name", "naming", b"naming", "predictions", b"predictions", "purpose", b"purpose", "regions", b"regions", "required_tier", b"required_tier", "revision", b"revision", "serving_revision", b"serving_revision", "splits", b"splits", "team", b"team", "tier", b"tier", "uid", b"uid", "update_time", b"update_time", "upstream_types", b"upstream_types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "baseline", b"baseline", "create_time", b"create_time", "demand_source", b"demand_source", "etag", b"etag", "evidence_rules", b"evidence_rules", "funnel_stage", b"funnel_stage", "holdouts", b"holdouts", "labels", b"labels", "lint_waivers", b"lint_waivers", "name", b"name", "naming", b"naming", "predictions", b"predictions", "purpose", b"purpose", "regions", b"regions", "required_tier", b"required_tier", "required_tier_path", b"required_tier_path", "revision", b"revision", "serving_revision", b"serving_revision", "splits", b"splits", "team", b"team", "tier", b"tier", "tier_grant", b"tier_grant", "uid", b"uid", "update_time", b"update_time", "upstream_types", b"upstream_types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -663,6 +696,8 @@ class Model(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    TIER_GRANT_FIELD_NUMBER: _builtins.int
+    LINT_WAIVERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """modelTypes/{type}/models/{model}."""
     uid: _builtins.str
@@ -678,7 +713,7 @@ class Model(_message.Message):
     checkpoint: _builtins.str
     """The checkpoint that it was made from, as a URI of at most 2000 characters. Optional."""
     tier_override: _serving_pb2.Tier.ValueType
-    """How critical it is, where that differs from its type."""
+    """How critical it is, where that differs from its type. A raise to TIER0 or TIER1 goes by RequestCriticality."""
     etag: _builtins.str
     """Changes with every change; send it back to be refused when somebody else was faster."""
     revision: _builtins.int
@@ -703,6 +738,14 @@ class Model(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def tier_grant(self) -> _criticality_pb2.TierGrant:
+        """What it owes TIER0 or TIER1 as its override to; unset with other tiers."""
+
+    @_builtins.property
+    def lint_waivers(self) -> _containers.RepeatedCompositeFieldContainer[_standard_pb2.LintWaiver]:
+        """Rules of the minimum standard that it need not keep to for a while. At most 50."""
+
     def __init__(
         self,
         *,
@@ -720,10 +763,12 @@ class Model(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         revision: _builtins.int = ...,
+        tier_grant: _criticality_pb2.TierGrant | None = ...,
+        lint_waivers: _abc.Iterable[_standard_pb2.LintWaiver] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "create_time", b"create_time", "serving_spec", b"serving_spec", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "create_time", b"create_time", "serving_spec", b"serving_spec", "tier_grant", b"tier_grant", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "checkpoint", b"checkpoint", "create_time", b"create_time", "description", b"description", "etag", b"etag", "labels", b"labels", "name", b"name", "revision", b"revision", "role", b"role", "serving_spec", b"serving_spec", "tier_override", b"tier_override", "training_flow", b"training_flow", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "checkpoint", b"checkpoint", "create_time", b"create_time", "description", b"description", "etag", b"etag", "labels", b"labels", "lint_waivers", b"lint_waivers", "name", b"name", "revision", b"revision", "role", b"role", "serving_spec", b"serving_spec", "tier_grant", b"tier_grant", "tier_override", b"tier_override", "training_flow", b"training_flow", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -835,6 +880,12 @@ class ResourceChange(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     MODEL_TYPE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    ASSET_FIELD_NUMBER: _builtins.int
+    EXTENSION_SCHEMA_FIELD_NUMBER: _builtins.int
+    NAMING_SCHEME_FIELD_NUMBER: _builtins.int
+    CRITICALITY_REQUEST_FIELD_NUMBER: _builtins.int
+    EVALUATION_REPORT_FIELD_NUMBER: _builtins.int
+    RISK_ASSESSMENT_FIELD_NUMBER: _builtins.int
     resource: _builtins.str
     """Name of the resource."""
     action: Global___ResourceChange.Action.ValueType
@@ -859,6 +910,30 @@ class ResourceChange(_message.Message):
     def model(self) -> Global___Model:
         """A model."""
 
+    @_builtins.property
+    def asset(self) -> _assets_pb2.Asset:
+        """An asset."""
+
+    @_builtins.property
+    def extension_schema(self) -> _classification_pb2.ExtensionSchema:
+        """A schema of attributes."""
+
+    @_builtins.property
+    def naming_scheme(self) -> _classification_pb2.NamingScheme:
+        """A naming scheme."""
+
+    @_builtins.property
+    def criticality_request(self) -> _criticality_pb2.CriticalityRequest:
+        """A request for a tier."""
+
+    @_builtins.property
+    def evaluation_report(self) -> _evidence_pb2.EvaluationReport:
+        """An evaluation report."""
+
+    @_builtins.property
+    def risk_assessment(self) -> _evidence_pb2.RiskAssessment:
+        """A risk assessment."""
+
     def __init__(
         self,
         *,
@@ -869,12 +944,18 @@ class ResourceChange(_message.Message):
         region: Global___Region | None = ...,
         model_type: Global___ModelType | None = ...,
         model: Global___Model | None = ...,
+        asset: _assets_pb2.Asset | None = ...,
+        extension_schema: _classification_pb2.ExtensionSchema | None = ...,
+        naming_scheme: _classification_pb2.NamingScheme | None = ...,
+        criticality_request: _criticality_pb2.CriticalityRequest | None = ...,
+        evaluation_report: _evidence_pb2.EvaluationReport | None = ...,
+        risk_assessment: _evidence_pb2.RiskAssessment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "model", b"model", "model_type", b"model_type", "region", b"region", "team", b"team"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "asset", b"asset", "criticality_request", b"criticality_request", "evaluation_report", b"evaluation_report", "extension_schema", b"extension_schema", "model", b"model", "model_type", b"model_type", "naming_scheme", b"naming_scheme", "region", b"region", "risk_assessment", b"risk_assessment", "team", b"team"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "after", b"after", "fields", b"fields", "model", b"model", "model_type", b"model_type", "region", b"region", "resource", b"resource", "team", b"team"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "after", b"after", "asset", b"asset", "criticality_request", b"criticality_request", "evaluation_report", b"evaluation_report", "extension_schema", b"extension_schema", "fields", b"fields", "model", b"model", "model_type", b"model_type", "naming_scheme", b"naming_scheme", "region", b"region", "resource", b"resource", "risk_assessment", b"risk_assessment", "team", b"team"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_after: _TypeAlias = _typing.Literal["team", "region", "model_type", "model"]  # noqa: Y015
+    _WhichOneofReturnType_after: _TypeAlias = _typing.Literal["team", "region", "model_type", "model", "asset", "extension_schema", "naming_scheme", "criticality_request", "evaluation_report", "risk_assessment"]  # noqa: Y015
     _WhichOneofArgType_after: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_after) -> _WhichOneofReturnType_after | None: ...
 
@@ -1008,19 +1089,31 @@ class GetTeamRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """teams/{team}."""
     min_revision: _builtins.int
     """Answer from this revision or a later one. Errors: REVISION_OUT_OF_RANGE where there is none yet."""
+    as_of_revision: _builtins.int
+    """Answer as of this revision; 0: as it is now. Not together with `as_of_time`. Errors: REVISION_OUT_OF_RANGE where it does
+    not exist or was compacted.
+    """
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Answer as of the newest revision that was committed at this time or before."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         min_revision: _builtins.int = ...,
+        as_of_revision: _builtins.int = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_revision", b"as_of_revision", "as_of_time", b"as_of_time", "min_revision", b"min_revision", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1035,22 +1128,44 @@ class ListTeamsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    AS_OF_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Teams a page; default 50, at most 1000."""
     page_token: _builtins.str
     """`next_page_token` of the answer before."""
     min_revision: _builtins.int
     """Answer from this revision or a later one. Errors: REVISION_OUT_OF_RANGE where there is none yet."""
+    filter: _builtins.str
+    """Only those that fit (AIP-160), over the fields that the README of the registry lists: `labels.site = "paris"`.
+    Others are refused by name.
+    """
+    order_by: _builtins.str
+    """`name`, or another field that the README lists, `desc` after it turns it around; default `name`."""
+    as_of_revision: _builtins.int
+    """Answer as of this revision; 0: as it is now. Not together with `as_of_time`. Errors: REVISION_OUT_OF_RANGE where it does
+    not exist or was compacted.
+    """
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Answer as of the newest revision that was committed at this time or before."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         min_revision: _builtins.int = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
+        as_of_revision: _builtins.int = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_revision", b"as_of_revision", "as_of_time", b"as_of_time", "filter", b"filter", "min_revision", b"min_revision", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1071,7 +1186,7 @@ class ListTeamsResponse(_message.Message):
     """The revision that the answer was made from."""
     @_builtins.property
     def teams(self) -> _containers.RepeatedCompositeFieldContainer[Global___Team]:
-        """In the order of their names."""
+        """In the order that was asked for."""
 
     def __init__(
         self,
@@ -1216,19 +1331,31 @@ class GetRegionRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """regions/{region}."""
     min_revision: _builtins.int
     """Answer from this revision or a later one. Errors: REVISION_OUT_OF_RANGE where there is none yet."""
+    as_of_revision: _builtins.int
+    """Answer as of this revision; 0: as it is now. Not together with `as_of_time`. Errors: REVISION_OUT_OF_RANGE where it does
+    not exist or was compacted.
+    """
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Answer as of the newest revision that was committed at this time or before."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         min_revision: _builtins.int = ...,
+        as_of_revision: _builtins.int = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_revision", b"as_of_revision", "as_of_time", b"as_of_time", "min_revision", b"min_revision", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1243,22 +1370,44 @@ class ListRegionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    AS_OF_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Regions a page; default 50, at most 1000."""
     page_token: _builtins.str
     """`next_page_token` of the answer before."""
     min_revision: _builtins.int
     """Answer from this revision or a later one. Errors: REVISION_OUT_OF_RANGE where there is none yet."""
+    filter: _builtins.str
+    """Only those that fit (AIP-160), over the fields that the README of the registry lists: `agent_address:"eu"`.
+    Others are refused by name.
+    """
+    order_by: _builtins.str
+    """`name`, or another field that the README lists, `desc` after it turns it around; default `name`."""
+    as_of_revision: _builtins.int
+    """Answer as of this revision; 0: as it is now. Not together with `as_of_time`. Errors: REVISION_OUT_OF_RANGE where it does
+    not exist or was compacted.
+    """
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Answer as of the newest revision that was committed at this time or before."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         min_revision: _builtins.int = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
+        as_of_revision: _builtins.int = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_revision", b"as_of_revision", "as_of_time", b"as_of_time", "filter", b"filter", "min_revision", b"min_revision", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1279,7 +1428,7 @@ class ListRegionsResponse(_message.Message):
     """The revision that the answer was made from."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Region]:
-        """In the order of their names."""
+        """In the order that was asked for."""
 
     def __init__(
         self,
@@ -1424,19 +1573,31 @@ class GetModelTypeRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """modelTypes/{type}."""
     min_revision: _builtins.int
     """Answer from this revision or a later one. Errors: REVISION_OUT_OF_RANGE where there is none yet."""
+    as_of_revision: _builtins.int
+    """Answer as of this revision; 0: as it is now. Not together with `as_of_time`. Errors: REVISION_OUT_OF_RANGE where it does
+    not exist or was compacted.
+    """
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Answer as of the newest revision that was committed at this time or before."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         min_revision: _builtins.int = ...,
+        as_of_revision: _builtins.int = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_revision", b"as_of_revision", "as_of_time", b"as_of_time", "min_revision", b"min_revision", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1451,22 +1612,44 @@ class ListModelTypesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    AS_OF_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Model types a page; default 50, at most 1000."""
     page_token: _builtins.str
     """`next_page_token` of the answer before."""
     min_revision: _builtins.int
     """Answer from this revision or a later one. Errors: REVISION_OUT_OF_RANGE where there is none yet."""
+    filter: _builtins.str
+    """Only those that fit (AIP-160), over the fields that the README of the registry lists: `team = "teams/feed" AND tier <= TIER1`.
+    Others are refused by name.
+    """
+    order_by: _builtins.str
+    """`name`, or another field that the README lists, `desc` after it turns it around; default `name`."""
+    as_of_revision: _builtins.int
+    """Answer as of this revision; 0: as it is now. Not together with `as_of_time`. Errors: REVISION_OUT_OF_RANGE where it does
+    not exist or was compacted.
+    """
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Answer as of the newest revision that was committed at this time or before."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         min_revision: _builtins.int = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
+        as_of_revision: _builtins.int = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_revision", b"as_of_revision", "as_of_time", b"as_of_time", "filter", b"filter", "min_revision", b"min_revision", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1487,7 +1670,7 @@ class ListModelTypesResponse(_message.Message):
     """The revision that the answer was made from."""
     @_builtins.property
     def model_types(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelType]:
-        """In the order of their names."""
+        """In the order that was asked for."""
 
     def __init__(
         self,
@@ -1632,19 +1815,31 @@ class GetModelRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """modelTypes/{type}/models/{model}."""
     min_revision: _builtins.int
     """Answer from this revision or a later one. Errors: REVISION_OUT_OF_RANGE where there is none yet."""
+    as_of_revision: _builtins.int
+    """Answer as of this revision; 0: as it is now. Not together with `as_of_time`. Errors: REVISION_OUT_OF_RANGE where it does
+    not exist or was compacted.
+    """
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Answer as of the newest revision that was committed at this time or before."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         min_revision: _builtins.int = ...,
+        as_of_revision: _builtins.int = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_revision", b"as_of_revision", "as_of_time", b"as_of_time", "min_revision", b"min_revision", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1660,6 +1855,10 @@ class ListModelsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    AS_OF_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """modelTypes/{type}, or modelTypes/- for the models of all types."""
     page_size: _builtins.int
@@ -1668,6 +1867,20 @@ class ListModelsRequest(_message.Message):
     """`next_page_token` of the answer before."""
     min_revision: _builtins.int
     """Answer from this revision or a later one. Errors: REVISION_OUT_OF_RANGE where there is none yet."""
+    filter: _builtins.str
+    """Only those that fit (AIP-160), over the fields that the README of the registry lists: `role = EXPERIMENT AND NOT labels.owner:*`.
+    Others are refused by name.
+    """
+    order_by: _builtins.str
+    """`name`, or another field that the README lists, `desc` after it turns it around; default `name`."""
+    as_of_revision: _builtins.int
+    """Answer as of this revision; 0: as it is now. Not together with `as_of_time`. Errors: REVISION_OUT_OF_RANGE where it does
+    not exist or was compacted.
+    """
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Answer as of the newest revision that was committed at this time or before."""
+
     def __init__(
         self,
         *,
@@ -1675,10 +1888,14 @@ class ListModelsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         min_revision: _builtins.int = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
+        as_of_revision: _builtins.int = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_revision", b"as_of_revision", "as_of_time", b"as_of_time", "filter", b"filter", "min_revision", b"min_revision", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1699,7 +1916,7 @@ class ListModelsResponse(_message.Message):
     """The revision that the answer was made from."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
-        """In the order of their names."""
+        """In the order that was asked for."""
 
     def __init__(
         self,
@@ -2114,16 +2331,34 @@ class WatchRevisionsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_REVISION_FIELD_NUMBER: _builtins.int
+    MODEL_TYPES_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
+    TEAM_FIELD_NUMBER: _builtins.int
     after_revision: _builtins.int
     """Stream what came after this revision; 0: from the first one. The first message is a heartbeat and comes at once."""
+    surface: _builtins.str
+    """Only revisions that change a model type of this surface before or after, or what is below one: `naming.surface`, else
+    the label `surface`. Empty: of all.
+    """
+    team: _builtins.str
+    """Only revisions that change this team, or what belonged to it before or belongs to it after. Empty: of all."""
+    @_builtins.property
+    def model_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only revisions that change one of these model types, or what is below them. Empty: of all. At most 1000. Revisions come
+        whole, and heartbeats say how far the stream has come.
+        """
+
     def __init__(
         self,
         *,
         after_revision: _builtins.int = ...,
+        model_types: _abc.Iterable[_builtins.str] | None = ...,
+        surface: _builtins.str = ...,
+        team: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision", "model_types", b"model_types", "surface", b"surface", "team", b"team"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2260,3 +2495,221 @@ class ListServingStatusesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListServingStatusesResponse: _TypeAlias = ListServingStatusesResponse  # noqa: Y015
+
+@_typing.final
+class ApplyEntriesRequest(_message.Message):
+    """Request of ApplyEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ADOPT_SERVING_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID, new for each intent; a repeated call with it answers the same."""
+    validate_only: _builtins.bool
+    """Only check; change nothing."""
+    reason: _builtins.str
+    """Why; kept in the revision. At most 1000 characters."""
+    adopt_serving: _builtins.bool
+    """Whether fields that launches own may be stated for model types that have no baseline: what is served already."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___EntryChange]:
+        """What to do, in an order in which references hold: at most 2000, and 3 MiB in all."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___EntryChange] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        adopt_serving: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt_serving", b"adopt_serving", "changes", b"changes", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyEntriesRequest: _TypeAlias = ApplyEntriesRequest  # noqa: Y015
+
+@_typing.final
+class EntryChange(_message.Message):
+    """One change of ApplyEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEAM_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    MODEL_TYPE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ASSET_FIELD_NUMBER: _builtins.int
+    DELETE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    delete: _builtins.str
+    """Delete the entry of this name."""
+    etag: _builtins.str
+    """The etag that the entry must have; empty: it must not exist yet, for an entry that is written."""
+    @_builtins.property
+    def team(self) -> Global___Team:
+        """Create or change a team."""
+
+    @_builtins.property
+    def region(self) -> Global___Region:
+        """Create or change a region."""
+
+    @_builtins.property
+    def model_type(self) -> Global___ModelType:
+        """Create or change a model type."""
+
+    @_builtins.property
+    def model(self) -> Global___Model:
+        """Create or change a model."""
+
+    @_builtins.property
+    def asset(self) -> _assets_pb2.Asset:
+        """Create or change an asset."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Fields to change of an entry that exists; empty: all that are set."""
+
+    def __init__(
+        self,
+        *,
+        team: Global___Team | None = ...,
+        region: Global___Region | None = ...,
+        model_type: Global___ModelType | None = ...,
+        model: Global___Model | None = ...,
+        asset: _assets_pb2.Asset | None = ...,
+        delete: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "delete", b"delete", "entry", b"entry", "model", b"model", "model_type", b"model_type", "region", b"region", "team", b"team", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "delete", b"delete", "entry", b"entry", "etag", b"etag", "model", b"model", "model_type", b"model_type", "region", b"region", "team", b"team", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_entry: _TypeAlias = _typing.Literal["team", "region", "model_type", "model", "asset", "delete"]  # noqa: Y015
+    _WhichOneofArgType_entry: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_entry) -> _WhichOneofReturnType_entry | None: ...
+
+Global___EntryChange: _TypeAlias = EntryChange  # noqa: Y015
+
+@_typing.final
+class ApplyEntriesResponse(_message.Message):
+    """Answer of ApplyEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision that says so; 0 where nothing changed or was only checked."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceChange]:
+        """What changed, or would, in the order of the request; changes that follow from it at the end."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        changes: _abc.Iterable[Global___ResourceChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyEntriesResponse: _TypeAlias = ApplyEntriesResponse  # noqa: Y015
+
+@_typing.final
+class DiffRevisionsRequest(_message.Message):
+    """Request of DiffRevisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_REVISION_FIELD_NUMBER: _builtins.int
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    TO_REVISION_FIELD_NUMBER: _builtins.int
+    TO_TIME_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    from_revision: _builtins.int
+    """The first point: as of this revision; 0: before the first one. Not together with `from_time`."""
+    to_revision: _builtins.int
+    """The second point: as of this revision; 0: now. Not together with `to_time`."""
+    resource: _builtins.str
+    """Only this entry and what is below it; empty: all."""
+    page_size: _builtins.int
+    """Entries a page; default 50, at most 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before."""
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """The first point: as of this time."""
+
+    @_builtins.property
+    def to_time(self) -> _timestamp_pb2.Timestamp:
+        """The second point: as of this time."""
+
+    def __init__(
+        self,
+        *,
+        from_revision: _builtins.int = ...,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        to_revision: _builtins.int = ...,
+        to_time: _timestamp_pb2.Timestamp | None = ...,
+        resource: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "from_time", b"from_time", "page_size", b"page_size", "page_token", b"page_token", "resource", b"resource", "to_revision", b"to_revision", "to_time", b"to_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffRevisionsRequest: _TypeAlias = DiffRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class DiffRevisionsResponse(_message.Message):
+    """Answer of DiffRevisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FROM_REVISION_FIELD_NUMBER: _builtins.int
+    TO_REVISION_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Set where there are more."""
+    from_revision: _builtins.int
+    """The revision of the first point."""
+    to_revision: _builtins.int
+    """The revision of the second point."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceChange]:
+        """What differs, by name: what was created, changed or deleted between the two points, however often in between."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___ResourceChange] | None = ...,
+        next_page_token: _builtins.str = ...,
+        from_revision: _builtins.int = ...,
+        to_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "from_revision", b"from_revision", "next_page_token", b"next_page_token", "to_revision", b"to_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffRevisionsResponse: _TypeAlias = DiffRevisionsResponse  # noqa: Y015

@@ -4,7 +4,13 @@ import grpc
 import warnings
 
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from modelfleet.registry.v1 import assets_pb2 as modelfleet_dot_registry_dot_v1_dot_assets__pb2
+from modelfleet.registry.v1 import classification_pb2 as modelfleet_dot_registry_dot_v1_dot_classification__pb2
+from modelfleet.registry.v1 import criticality_pb2 as modelfleet_dot_registry_dot_v1_dot_criticality__pb2
+from modelfleet.registry.v1 import evidence_pb2 as modelfleet_dot_registry_dot_v1_dot_evidence__pb2
+from modelfleet.registry.v1 import history_pb2 as modelfleet_dot_registry_dot_v1_dot_history__pb2
 from modelfleet.registry.v1 import registry_pb2 as modelfleet_dot_registry_dot_v1_dot_registry__pb2
+from modelfleet.registry.v1 import standard_pb2 as modelfleet_dot_registry_dot_v1_dot_standard__pb2
 
 GRPC_GENERATED_VERSION = '1.78.2'
 GRPC_VERSION = grpc.__version__
@@ -140,6 +146,191 @@ class RegistryServiceStub(object):
                 request_serializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.DeleteModelRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.GetAsset = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/GetAsset',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.GetAssetRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.Asset.FromString,
+                _registered_method=True)
+        self.ListAssets = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/ListAssets',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.ListAssetsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.ListAssetsResponse.FromString,
+                _registered_method=True)
+        self.CreateAsset = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/CreateAsset',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.CreateAssetRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.Asset.FromString,
+                _registered_method=True)
+        self.UpdateAsset = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/UpdateAsset',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.UpdateAssetRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.Asset.FromString,
+                _registered_method=True)
+        self.DeleteAsset = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/DeleteAsset',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.DeleteAssetRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.LookupEntries = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/LookupEntries',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.LookupEntriesRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.LookupEntriesResponse.FromString,
+                _registered_method=True)
+        self.GetExtensionSchema = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/GetExtensionSchema',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.GetExtensionSchemaRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExtensionSchema.FromString,
+                _registered_method=True)
+        self.ListExtensionSchemas = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/ListExtensionSchemas',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ListExtensionSchemasRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ListExtensionSchemasResponse.FromString,
+                _registered_method=True)
+        self.CreateExtensionSchema = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/CreateExtensionSchema',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.CreateExtensionSchemaRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExtensionSchema.FromString,
+                _registered_method=True)
+        self.UpdateExtensionSchema = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/UpdateExtensionSchema',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.UpdateExtensionSchemaRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExtensionSchema.FromString,
+                _registered_method=True)
+        self.DeleteExtensionSchema = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/DeleteExtensionSchema',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.DeleteExtensionSchemaRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.GetNamingScheme = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/GetNamingScheme',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.GetNamingSchemeRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.NamingScheme.FromString,
+                _registered_method=True)
+        self.ListNamingSchemes = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/ListNamingSchemes',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ListNamingSchemesRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ListNamingSchemesResponse.FromString,
+                _registered_method=True)
+        self.CreateNamingScheme = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/CreateNamingScheme',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.CreateNamingSchemeRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.NamingScheme.FromString,
+                _registered_method=True)
+        self.UpdateNamingScheme = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/UpdateNamingScheme',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.UpdateNamingSchemeRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.NamingScheme.FromString,
+                _registered_method=True)
+        self.DeleteNamingScheme = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/DeleteNamingScheme',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.DeleteNamingSchemeRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.ExplainName = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/ExplainName',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExplainNameRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExplainNameResponse.FromString,
+                _registered_method=True)
+        self.RequestCriticality = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/RequestCriticality',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.RequestCriticalityRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.FromString,
+                _registered_method=True)
+        self.GetCriticalityRequest = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/GetCriticalityRequest',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.GetCriticalityRequestRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.FromString,
+                _registered_method=True)
+        self.ListCriticalityRequests = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/ListCriticalityRequests',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.ListCriticalityRequestsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.ListCriticalityRequestsResponse.FromString,
+                _registered_method=True)
+        self.ApproveCriticality = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/ApproveCriticality',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.ApproveCriticalityRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.FromString,
+                _registered_method=True)
+        self.RejectCriticality = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/RejectCriticality',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.RejectCriticalityRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.FromString,
+                _registered_method=True)
+        self.WithdrawCriticality = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/WithdrawCriticality',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.WithdrawCriticalityRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.FromString,
+                _registered_method=True)
+        self.GetEvaluationReport = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/GetEvaluationReport',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.GetEvaluationReportRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.EvaluationReport.FromString,
+                _registered_method=True)
+        self.ListEvaluationReports = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/ListEvaluationReports',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.ListEvaluationReportsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.ListEvaluationReportsResponse.FromString,
+                _registered_method=True)
+        self.CreateEvaluationReport = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/CreateEvaluationReport',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.CreateEvaluationReportRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.EvaluationReport.FromString,
+                _registered_method=True)
+        self.DeleteEvaluationReport = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/DeleteEvaluationReport',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.DeleteEvaluationReportRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.GetRiskAssessment = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/GetRiskAssessment',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.GetRiskAssessmentRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.RiskAssessment.FromString,
+                _registered_method=True)
+        self.ListRiskAssessments = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/ListRiskAssessments',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.ListRiskAssessmentsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.ListRiskAssessmentsResponse.FromString,
+                _registered_method=True)
+        self.CreateRiskAssessment = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/CreateRiskAssessment',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.CreateRiskAssessmentRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.RiskAssessment.FromString,
+                _registered_method=True)
+        self.DeleteRiskAssessment = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/DeleteRiskAssessment',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.DeleteRiskAssessmentRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.EvaluateEvidence = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/EvaluateEvidence',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.EvaluateEvidenceRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.EvaluateEvidenceResponse.FromString,
+                _registered_method=True)
+        self.ListLintRules = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/ListLintRules',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.ListLintRulesRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.ListLintRulesResponse.FromString,
+                _registered_method=True)
+        self.LintEntries = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/LintEntries',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.LintEntriesRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.LintEntriesResponse.FromString,
+                _registered_method=True)
+        self.GetFleetReport = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/GetFleetReport',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.GetFleetReportRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.GetFleetReportResponse.FromString,
+                _registered_method=True)
+        self.ListInventoryFindings = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/ListInventoryFindings',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.ListInventoryFindingsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.ListInventoryFindingsResponse.FromString,
+                _registered_method=True)
+        self.ApplyEntries = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/ApplyEntries',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.ApplyEntriesRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.ApplyEntriesResponse.FromString,
+                _registered_method=True)
         self.AdoptServing = channel.unary_unary(
                 '/modelfleet.registry.v1.RegistryService/AdoptServing',
                 request_serializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.AdoptServingRequest.SerializeToString,
@@ -159,6 +350,21 @@ class RegistryServiceStub(object):
                 '/modelfleet.registry.v1.RegistryService/ListRevisions',
                 request_serializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.ListRevisionsRequest.SerializeToString,
                 response_deserializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.ListRevisionsResponse.FromString,
+                _registered_method=True)
+        self.DiffRevisions = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/DiffRevisions',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.DiffRevisionsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.DiffRevisionsResponse.FromString,
+                _registered_method=True)
+        self.ReadHistory = channel.unary_stream(
+                '/modelfleet.registry.v1.RegistryService/ReadHistory',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_history__pb2.ReadHistoryRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_history__pb2.ReadHistoryResponse.FromString,
+                _registered_method=True)
+        self.CompactHistory = channel.unary_unary(
+                '/modelfleet.registry.v1.RegistryService/CompactHistory',
+                request_serializer=modelfleet_dot_registry_dot_v1_dot_history__pb2.CompactHistoryRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_registry_dot_v1_dot_history__pb2.CompactHistoryResponse.FromString,
                 _registered_method=True)
         self.WatchRevisions = channel.unary_stream(
                 '/modelfleet.registry.v1.RegistryService/WatchRevisions',
@@ -327,6 +533,270 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAsset(self, request, context):
+        """Reads an asset.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAssets(self, request, context):
+        """Lists assets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateAsset(self, request, context):
+        """Creates an asset. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, URI_TAKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateAsset(self, request, context):
+        """Changes fields of an asset. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, REFERENCE_NOT_FOUND, URI_TAKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAsset(self, request, context):
+        """Deletes an asset. Errors: ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LookupEntries(self, request, context):
+        """Finds model types and models by what somebody knows of them: a part of a name, an asset's URI, a checkpoint, the
+        address of an endpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetExtensionSchema(self, request, context):
+        """Reads a schema of attributes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExtensionSchemas(self, request, context):
+        """Lists schemas of attributes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateExtensionSchema(self, request, context):
+        """Creates a schema of attributes. Errors: RESOURCE_EXISTS, ENTRIES_INVALIDATED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateExtensionSchema(self, request, context):
+        """Changes fields of a schema of attributes. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, ENTRIES_INVALIDATED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteExtensionSchema(self, request, context):
+        """Deletes a schema of attributes. Errors: ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetNamingScheme(self, request, context):
+        """Reads a naming scheme.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNamingSchemes(self, request, context):
+        """Lists naming schemes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateNamingScheme(self, request, context):
+        """Creates a naming scheme. Errors: RESOURCE_EXISTS, ENTRIES_INVALIDATED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateNamingScheme(self, request, context):
+        """Changes fields of a naming scheme. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, ENTRIES_INVALIDATED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteNamingScheme(self, request, context):
+        """Deletes a naming scheme. Errors: ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainName(self, request, context):
+        """Explains an id of a model type word by word, registered or not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestCriticality(self, request, context):
+        """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves.
+        Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCriticalityRequest(self, request, context):
+        """Reads a request for a tier.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCriticalityRequests(self, request, context):
+        """Lists requests for tiers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveCriticality(self, request, context):
+        """Approves a request: the entry gets its tier in the same revision. Errors: SELF_APPROVAL, WRONG_STATE,
+        ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectCriticality(self, request, context):
+        """Rejects a request. Errors: WRONG_STATE, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawCriticality(self, request, context):
+        """Takes a request back. Errors: WRONG_STATE, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEvaluationReport(self, request, context):
+        """Reads an evaluation report.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvaluationReports(self, request, context):
+        """Lists evaluation reports, the newest evaluation last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateEvaluationReport(self, request, context):
+        """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteEvaluationReport(self, request, context):
+        """Deletes an evaluation report. Errors: ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRiskAssessment(self, request, context):
+        """Reads a risk assessment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRiskAssessments(self, request, context):
+        """Lists risk assessments.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateRiskAssessment(self, request, context):
+        """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRiskAssessment(self, request, context):
+        """Deletes a risk assessment. Errors: ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvaluateEvidence(self, request, context):
+        """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND,
+        NOT_CONFIGURED (a rule compares with a baseline, and there is none).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLintRules(self, request, context):
+        """Lists the rules of the minimum standard.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LintEntries(self, request, context):
+        """Lists what entries lack, with how to mend it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFleetReport(self, request, context):
+        """Counts the fleet, by team or surface: tiers, baselines, coverage of monitoring, findings.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInventoryFindings(self, request, context):
+        """Compares what agents report to be serving with the ledger.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApplyEntries(self, request, context):
+        """Creates, changes and deletes several entries in one transaction and one revision: all or nothing. The caller
+        needs, for each, what its own method asks for. Errors: those of the single methods, with the path of the entry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AdoptServing(self, request, context):
         """States what serves already when a model type is registered: roles and splits, without a launch. Only while the type
         has no baseline; from then on launches own them.
@@ -358,6 +828,27 @@ class RegistryServiceServicer(object):
 
     def ListRevisions(self, request, context):
         """Lists revisions, newest first; of one resource with its name in `resource`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffRevisions(self, request, context):
+        """Compares the ledger at two points, entry by entry and field by field. Errors: REVISION_OUT_OF_RANGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadHistory(self, request, context):
+        """Streams the history as it is stored, for verification: `modelfleet registry verify` computes every hash itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompactHistory(self, request, context):
+        """Forgets old revisions; states as of the ones that are kept stay. Errors: REVISION_OUT_OF_RANGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -489,6 +980,191 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.DeleteModelRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
+            'GetAsset': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAsset,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.GetAssetRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.Asset.SerializeToString,
+            ),
+            'ListAssets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAssets,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.ListAssetsRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.ListAssetsResponse.SerializeToString,
+            ),
+            'CreateAsset': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateAsset,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.CreateAssetRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.Asset.SerializeToString,
+            ),
+            'UpdateAsset': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAsset,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.UpdateAssetRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.Asset.SerializeToString,
+            ),
+            'DeleteAsset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAsset,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.DeleteAssetRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'LookupEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.LookupEntries,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.LookupEntriesRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_assets__pb2.LookupEntriesResponse.SerializeToString,
+            ),
+            'GetExtensionSchema': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetExtensionSchema,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.GetExtensionSchemaRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExtensionSchema.SerializeToString,
+            ),
+            'ListExtensionSchemas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExtensionSchemas,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ListExtensionSchemasRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ListExtensionSchemasResponse.SerializeToString,
+            ),
+            'CreateExtensionSchema': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateExtensionSchema,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.CreateExtensionSchemaRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExtensionSchema.SerializeToString,
+            ),
+            'UpdateExtensionSchema': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateExtensionSchema,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.UpdateExtensionSchemaRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExtensionSchema.SerializeToString,
+            ),
+            'DeleteExtensionSchema': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteExtensionSchema,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.DeleteExtensionSchemaRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'GetNamingScheme': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNamingScheme,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.GetNamingSchemeRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.NamingScheme.SerializeToString,
+            ),
+            'ListNamingSchemes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNamingSchemes,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ListNamingSchemesRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ListNamingSchemesResponse.SerializeToString,
+            ),
+            'CreateNamingScheme': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateNamingScheme,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.CreateNamingSchemeRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.NamingScheme.SerializeToString,
+            ),
+            'UpdateNamingScheme': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateNamingScheme,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.UpdateNamingSchemeRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.NamingScheme.SerializeToString,
+            ),
+            'DeleteNamingScheme': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteNamingScheme,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.DeleteNamingSchemeRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'ExplainName': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainName,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExplainNameRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExplainNameResponse.SerializeToString,
+            ),
+            'RequestCriticality': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestCriticality,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.RequestCriticalityRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.SerializeToString,
+            ),
+            'GetCriticalityRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCriticalityRequest,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.GetCriticalityRequestRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.SerializeToString,
+            ),
+            'ListCriticalityRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCriticalityRequests,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.ListCriticalityRequestsRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.ListCriticalityRequestsResponse.SerializeToString,
+            ),
+            'ApproveCriticality': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveCriticality,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.ApproveCriticalityRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.SerializeToString,
+            ),
+            'RejectCriticality': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectCriticality,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.RejectCriticalityRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.SerializeToString,
+            ),
+            'WithdrawCriticality': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawCriticality,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.WithdrawCriticalityRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.SerializeToString,
+            ),
+            'GetEvaluationReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEvaluationReport,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.GetEvaluationReportRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.EvaluationReport.SerializeToString,
+            ),
+            'ListEvaluationReports': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvaluationReports,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.ListEvaluationReportsRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.ListEvaluationReportsResponse.SerializeToString,
+            ),
+            'CreateEvaluationReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateEvaluationReport,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.CreateEvaluationReportRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.EvaluationReport.SerializeToString,
+            ),
+            'DeleteEvaluationReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteEvaluationReport,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.DeleteEvaluationReportRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'GetRiskAssessment': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRiskAssessment,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.GetRiskAssessmentRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.RiskAssessment.SerializeToString,
+            ),
+            'ListRiskAssessments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRiskAssessments,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.ListRiskAssessmentsRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.ListRiskAssessmentsResponse.SerializeToString,
+            ),
+            'CreateRiskAssessment': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRiskAssessment,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.CreateRiskAssessmentRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.RiskAssessment.SerializeToString,
+            ),
+            'DeleteRiskAssessment': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRiskAssessment,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.DeleteRiskAssessmentRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'EvaluateEvidence': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvaluateEvidence,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.EvaluateEvidenceRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_evidence__pb2.EvaluateEvidenceResponse.SerializeToString,
+            ),
+            'ListLintRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLintRules,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.ListLintRulesRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.ListLintRulesResponse.SerializeToString,
+            ),
+            'LintEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.LintEntries,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.LintEntriesRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.LintEntriesResponse.SerializeToString,
+            ),
+            'GetFleetReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFleetReport,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.GetFleetReportRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.GetFleetReportResponse.SerializeToString,
+            ),
+            'ListInventoryFindings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInventoryFindings,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.ListInventoryFindingsRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_standard__pb2.ListInventoryFindingsResponse.SerializeToString,
+            ),
+            'ApplyEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyEntries,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.ApplyEntriesRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.ApplyEntriesResponse.SerializeToString,
+            ),
             'AdoptServing': grpc.unary_unary_rpc_method_handler(
                     servicer.AdoptServing,
                     request_deserializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.AdoptServingRequest.FromString,
@@ -508,6 +1184,21 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListRevisions,
                     request_deserializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.ListRevisionsRequest.FromString,
                     response_serializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.ListRevisionsResponse.SerializeToString,
+            ),
+            'DiffRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffRevisions,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.DiffRevisionsRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_registry__pb2.DiffRevisionsResponse.SerializeToString,
+            ),
+            'ReadHistory': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadHistory,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_history__pb2.ReadHistoryRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_history__pb2.ReadHistoryResponse.SerializeToString,
+            ),
+            'CompactHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompactHistory,
+                    request_deserializer=modelfleet_dot_registry_dot_v1_dot_history__pb2.CompactHistoryRequest.FromString,
+                    response_serializer=modelfleet_dot_registry_dot_v1_dot_history__pb2.CompactHistoryResponse.SerializeToString,
             ),
             'WatchRevisions': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRevisions,
@@ -1081,6 +1772,1005 @@ class RegistryService(object):
             _registered_method=True)
 
     @staticmethod
+    def GetAsset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/GetAsset',
+            modelfleet_dot_registry_dot_v1_dot_assets__pb2.GetAssetRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_assets__pb2.Asset.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAssets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/ListAssets',
+            modelfleet_dot_registry_dot_v1_dot_assets__pb2.ListAssetsRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_assets__pb2.ListAssetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateAsset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/CreateAsset',
+            modelfleet_dot_registry_dot_v1_dot_assets__pb2.CreateAssetRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_assets__pb2.Asset.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAsset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/UpdateAsset',
+            modelfleet_dot_registry_dot_v1_dot_assets__pb2.UpdateAssetRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_assets__pb2.Asset.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAsset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/DeleteAsset',
+            modelfleet_dot_registry_dot_v1_dot_assets__pb2.DeleteAssetRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LookupEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/LookupEntries',
+            modelfleet_dot_registry_dot_v1_dot_assets__pb2.LookupEntriesRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_assets__pb2.LookupEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetExtensionSchema(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/GetExtensionSchema',
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.GetExtensionSchemaRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExtensionSchema.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExtensionSchemas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/ListExtensionSchemas',
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.ListExtensionSchemasRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.ListExtensionSchemasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateExtensionSchema(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/CreateExtensionSchema',
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.CreateExtensionSchemaRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExtensionSchema.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateExtensionSchema(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/UpdateExtensionSchema',
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.UpdateExtensionSchemaRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExtensionSchema.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteExtensionSchema(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/DeleteExtensionSchema',
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.DeleteExtensionSchemaRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNamingScheme(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/GetNamingScheme',
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.GetNamingSchemeRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.NamingScheme.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNamingSchemes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/ListNamingSchemes',
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.ListNamingSchemesRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.ListNamingSchemesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateNamingScheme(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/CreateNamingScheme',
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.CreateNamingSchemeRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.NamingScheme.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateNamingScheme(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/UpdateNamingScheme',
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.UpdateNamingSchemeRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.NamingScheme.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteNamingScheme(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/DeleteNamingScheme',
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.DeleteNamingSchemeRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainName(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/ExplainName',
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExplainNameRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_classification__pb2.ExplainNameResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestCriticality(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/RequestCriticality',
+            modelfleet_dot_registry_dot_v1_dot_criticality__pb2.RequestCriticalityRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCriticalityRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/GetCriticalityRequest',
+            modelfleet_dot_registry_dot_v1_dot_criticality__pb2.GetCriticalityRequestRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCriticalityRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/ListCriticalityRequests',
+            modelfleet_dot_registry_dot_v1_dot_criticality__pb2.ListCriticalityRequestsRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_criticality__pb2.ListCriticalityRequestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveCriticality(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/ApproveCriticality',
+            modelfleet_dot_registry_dot_v1_dot_criticality__pb2.ApproveCriticalityRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectCriticality(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/RejectCriticality',
+            modelfleet_dot_registry_dot_v1_dot_criticality__pb2.RejectCriticalityRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawCriticality(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/WithdrawCriticality',
+            modelfleet_dot_registry_dot_v1_dot_criticality__pb2.WithdrawCriticalityRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_criticality__pb2.CriticalityRequest.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvaluationReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/GetEvaluationReport',
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.GetEvaluationReportRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.EvaluationReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvaluationReports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/ListEvaluationReports',
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.ListEvaluationReportsRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.ListEvaluationReportsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateEvaluationReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/CreateEvaluationReport',
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.CreateEvaluationReportRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.EvaluationReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteEvaluationReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/DeleteEvaluationReport',
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.DeleteEvaluationReportRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRiskAssessment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/GetRiskAssessment',
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.GetRiskAssessmentRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.RiskAssessment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRiskAssessments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/ListRiskAssessments',
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.ListRiskAssessmentsRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.ListRiskAssessmentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRiskAssessment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/CreateRiskAssessment',
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.CreateRiskAssessmentRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.RiskAssessment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRiskAssessment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/DeleteRiskAssessment',
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.DeleteRiskAssessmentRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateEvidence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/EvaluateEvidence',
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.EvaluateEvidenceRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_evidence__pb2.EvaluateEvidenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLintRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/ListLintRules',
+            modelfleet_dot_registry_dot_v1_dot_standard__pb2.ListLintRulesRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_standard__pb2.ListLintRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LintEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/LintEntries',
+            modelfleet_dot_registry_dot_v1_dot_standard__pb2.LintEntriesRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_standard__pb2.LintEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFleetReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/GetFleetReport',
+            modelfleet_dot_registry_dot_v1_dot_standard__pb2.GetFleetReportRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_standard__pb2.GetFleetReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInventoryFindings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/ListInventoryFindings',
+            modelfleet_dot_registry_dot_v1_dot_standard__pb2.ListInventoryFindingsRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_standard__pb2.ListInventoryFindingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/ApplyEntries',
+            modelfleet_dot_registry_dot_v1_dot_registry__pb2.ApplyEntriesRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_registry__pb2.ApplyEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def AdoptServing(request,
             target,
             options=(),
@@ -1178,6 +2868,87 @@ class RegistryService(object):
             '/modelfleet.registry.v1.RegistryService/ListRevisions',
             modelfleet_dot_registry_dot_v1_dot_registry__pb2.ListRevisionsRequest.SerializeToString,
             modelfleet_dot_registry_dot_v1_dot_registry__pb2.ListRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/DiffRevisions',
+            modelfleet_dot_registry_dot_v1_dot_registry__pb2.DiffRevisionsRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_registry__pb2.DiffRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/ReadHistory',
+            modelfleet_dot_registry_dot_v1_dot_history__pb2.ReadHistoryRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_history__pb2.ReadHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompactHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.registry.v1.RegistryService/CompactHistory',
+            modelfleet_dot_registry_dot_v1_dot_history__pb2.CompactHistoryRequest.SerializeToString,
+            modelfleet_dot_registry_dot_v1_dot_history__pb2.CompactHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,7 +6,13 @@ The registry: the ledger of what is live, what for, whose, and how critical."""
 from collections import abc as _abc
 from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
+from modelfleet.registry.v1 import assets_pb2 as _assets_pb2
+from modelfleet.registry.v1 import classification_pb2 as _classification_pb2
+from modelfleet.registry.v1 import criticality_pb2 as _criticality_pb2
+from modelfleet.registry.v1 import evidence_pb2 as _evidence_pb2
+from modelfleet.registry.v1 import history_pb2 as _history_pb2
 from modelfleet.registry.v1 import registry_pb2 as _registry_pb2
+from modelfleet.registry.v1 import standard_pb2 as _standard_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -83,6 +89,90 @@ class RegistryServiceStub:
     """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]
     """Deletes a model that has no role that serves. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+    GetAsset: _grpc.UnaryUnaryMultiCallable[_assets_pb2.GetAssetRequest, _assets_pb2.Asset]
+    """Reads an asset."""
+    ListAssets: _grpc.UnaryUnaryMultiCallable[_assets_pb2.ListAssetsRequest, _assets_pb2.ListAssetsResponse]
+    """Lists assets."""
+    CreateAsset: _grpc.UnaryUnaryMultiCallable[_assets_pb2.CreateAssetRequest, _assets_pb2.Asset]
+    """Creates an asset. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, URI_TAKEN."""
+    UpdateAsset: _grpc.UnaryUnaryMultiCallable[_assets_pb2.UpdateAssetRequest, _assets_pb2.Asset]
+    """Changes fields of an asset. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, REFERENCE_NOT_FOUND, URI_TAKEN."""
+    DeleteAsset: _grpc.UnaryUnaryMultiCallable[_assets_pb2.DeleteAssetRequest, _empty_pb2.Empty]
+    """Deletes an asset. Errors: ETAG_MISMATCH."""
+    LookupEntries: _grpc.UnaryUnaryMultiCallable[_assets_pb2.LookupEntriesRequest, _assets_pb2.LookupEntriesResponse]
+    """Finds model types and models by what somebody knows of them: a part of a name, an asset's URI, a checkpoint, the
+    address of an endpoint.
+    """
+    GetExtensionSchema: _grpc.UnaryUnaryMultiCallable[_classification_pb2.GetExtensionSchemaRequest, _classification_pb2.ExtensionSchema]
+    """Reads a schema of attributes."""
+    ListExtensionSchemas: _grpc.UnaryUnaryMultiCallable[_classification_pb2.ListExtensionSchemasRequest, _classification_pb2.ListExtensionSchemasResponse]
+    """Lists schemas of attributes."""
+    CreateExtensionSchema: _grpc.UnaryUnaryMultiCallable[_classification_pb2.CreateExtensionSchemaRequest, _classification_pb2.ExtensionSchema]
+    """Creates a schema of attributes. Errors: RESOURCE_EXISTS, ENTRIES_INVALIDATED."""
+    UpdateExtensionSchema: _grpc.UnaryUnaryMultiCallable[_classification_pb2.UpdateExtensionSchemaRequest, _classification_pb2.ExtensionSchema]
+    """Changes fields of a schema of attributes. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, ENTRIES_INVALIDATED."""
+    DeleteExtensionSchema: _grpc.UnaryUnaryMultiCallable[_classification_pb2.DeleteExtensionSchemaRequest, _empty_pb2.Empty]
+    """Deletes a schema of attributes. Errors: ETAG_MISMATCH."""
+    GetNamingScheme: _grpc.UnaryUnaryMultiCallable[_classification_pb2.GetNamingSchemeRequest, _classification_pb2.NamingScheme]
+    """Reads a naming scheme."""
+    ListNamingSchemes: _grpc.UnaryUnaryMultiCallable[_classification_pb2.ListNamingSchemesRequest, _classification_pb2.ListNamingSchemesResponse]
+    """Lists naming schemes."""
+    CreateNamingScheme: _grpc.UnaryUnaryMultiCallable[_classification_pb2.CreateNamingSchemeRequest, _classification_pb2.NamingScheme]
+    """Creates a naming scheme. Errors: RESOURCE_EXISTS, ENTRIES_INVALIDATED."""
+    UpdateNamingScheme: _grpc.UnaryUnaryMultiCallable[_classification_pb2.UpdateNamingSchemeRequest, _classification_pb2.NamingScheme]
+    """Changes fields of a naming scheme. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, ENTRIES_INVALIDATED."""
+    DeleteNamingScheme: _grpc.UnaryUnaryMultiCallable[_classification_pb2.DeleteNamingSchemeRequest, _empty_pb2.Empty]
+    """Deletes a naming scheme. Errors: ETAG_MISMATCH."""
+    ExplainName: _grpc.UnaryUnaryMultiCallable[_classification_pb2.ExplainNameRequest, _classification_pb2.ExplainNameResponse]
+    """Explains an id of a model type word by word, registered or not."""
+    RequestCriticality: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.RequestCriticalityRequest, _criticality_pb2.CriticalityRequest]
+    """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves.
+    Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
+    """
+    GetCriticalityRequest: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.GetCriticalityRequestRequest, _criticality_pb2.CriticalityRequest]
+    """Reads a request for a tier."""
+    ListCriticalityRequests: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.ListCriticalityRequestsRequest, _criticality_pb2.ListCriticalityRequestsResponse]
+    """Lists requests for tiers."""
+    ApproveCriticality: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.ApproveCriticalityRequest, _criticality_pb2.CriticalityRequest]
+    """Approves a request: the entry gets its tier in the same revision. Errors: SELF_APPROVAL, WRONG_STATE,
+    ETAG_MISMATCH.
+    """
+    RejectCriticality: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.RejectCriticalityRequest, _criticality_pb2.CriticalityRequest]
+    """Rejects a request. Errors: WRONG_STATE, ETAG_MISMATCH."""
+    WithdrawCriticality: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.WithdrawCriticalityRequest, _criticality_pb2.CriticalityRequest]
+    """Takes a request back. Errors: WRONG_STATE, ETAG_MISMATCH."""
+    GetEvaluationReport: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetEvaluationReportRequest, _evidence_pb2.EvaluationReport]
+    """Reads an evaluation report."""
+    ListEvaluationReports: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.ListEvaluationReportsRequest, _evidence_pb2.ListEvaluationReportsResponse]
+    """Lists evaluation reports, the newest evaluation last."""
+    CreateEvaluationReport: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.CreateEvaluationReportRequest, _evidence_pb2.EvaluationReport]
+    """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND."""
+    DeleteEvaluationReport: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.DeleteEvaluationReportRequest, _empty_pb2.Empty]
+    """Deletes an evaluation report. Errors: ETAG_MISMATCH."""
+    GetRiskAssessment: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetRiskAssessmentRequest, _evidence_pb2.RiskAssessment]
+    """Reads a risk assessment."""
+    ListRiskAssessments: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.ListRiskAssessmentsRequest, _evidence_pb2.ListRiskAssessmentsResponse]
+    """Lists risk assessments."""
+    CreateRiskAssessment: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.CreateRiskAssessmentRequest, _evidence_pb2.RiskAssessment]
+    """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND."""
+    DeleteRiskAssessment: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.DeleteRiskAssessmentRequest, _empty_pb2.Empty]
+    """Deletes a risk assessment. Errors: ETAG_MISMATCH."""
+    EvaluateEvidence: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.EvaluateEvidenceRequest, _evidence_pb2.EvaluateEvidenceResponse]
+    """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND,
+    NOT_CONFIGURED (a rule compares with a baseline, and there is none).
+    """
+    ListLintRules: _grpc.UnaryUnaryMultiCallable[_standard_pb2.ListLintRulesRequest, _standard_pb2.ListLintRulesResponse]
+    """Lists the rules of the minimum standard."""
+    LintEntries: _grpc.UnaryUnaryMultiCallable[_standard_pb2.LintEntriesRequest, _standard_pb2.LintEntriesResponse]
+    """Lists what entries lack, with how to mend it."""
+    GetFleetReport: _grpc.UnaryUnaryMultiCallable[_standard_pb2.GetFleetReportRequest, _standard_pb2.GetFleetReportResponse]
+    """Counts the fleet, by team or surface: tiers, baselines, coverage of monitoring, findings."""
+    ListInventoryFindings: _grpc.UnaryUnaryMultiCallable[_standard_pb2.ListInventoryFindingsRequest, _standard_pb2.ListInventoryFindingsResponse]
+    """Compares what agents report to be serving with the ledger."""
+    ApplyEntries: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ApplyEntriesRequest, _registry_pb2.ApplyEntriesResponse]
+    """Creates, changes and deletes several entries in one transaction and one revision: all or nothing. The caller
+    needs, for each, what its own method asks for. Errors: those of the single methods, with the path of the entry.
+    """
     AdoptServing: _grpc.UnaryUnaryMultiCallable[_registry_pb2.AdoptServingRequest, _registry_pb2.ModelType]
     """States what serves already when a model type is registered: roles and splits, without a launch. Only while the type
     has no baseline; from then on launches own them.
@@ -101,6 +191,12 @@ class RegistryServiceStub:
     """Reads a revision."""
     ListRevisions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListRevisionsRequest, _registry_pb2.ListRevisionsResponse]
     """Lists revisions, newest first; of one resource with its name in `resource`."""
+    DiffRevisions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DiffRevisionsRequest, _registry_pb2.DiffRevisionsResponse]
+    """Compares the ledger at two points, entry by entry and field by field. Errors: REVISION_OUT_OF_RANGE."""
+    ReadHistory: _grpc.UnaryStreamMultiCallable[_history_pb2.ReadHistoryRequest, _history_pb2.ReadHistoryResponse]
+    """Streams the history as it is stored, for verification: `modelfleet registry verify` computes every hash itself."""
+    CompactHistory: _grpc.UnaryUnaryMultiCallable[_history_pb2.CompactHistoryRequest, _history_pb2.CompactHistoryResponse]
+    """Forgets old revisions; states as of the ones that are kept stay. Errors: REVISION_OUT_OF_RANGE."""
     WatchRevisions: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchRevisionsRequest, _registry_pb2.WatchRevisionsResponse]
     """Streams revisions in order, complete and without repetition, from a revision on, with a heartbeat while nothing
     changes. Errors: REVISION_OUT_OF_RANGE: list again and watch from the revision of the list.
@@ -166,6 +262,90 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a model that has no role that serves. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+    GetAsset: _aio.UnaryUnaryMultiCallable[_assets_pb2.GetAssetRequest, _assets_pb2.Asset]  # type: ignore[assignment]
+    """Reads an asset."""
+    ListAssets: _aio.UnaryUnaryMultiCallable[_assets_pb2.ListAssetsRequest, _assets_pb2.ListAssetsResponse]  # type: ignore[assignment]
+    """Lists assets."""
+    CreateAsset: _aio.UnaryUnaryMultiCallable[_assets_pb2.CreateAssetRequest, _assets_pb2.Asset]  # type: ignore[assignment]
+    """Creates an asset. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, URI_TAKEN."""
+    UpdateAsset: _aio.UnaryUnaryMultiCallable[_assets_pb2.UpdateAssetRequest, _assets_pb2.Asset]  # type: ignore[assignment]
+    """Changes fields of an asset. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, REFERENCE_NOT_FOUND, URI_TAKEN."""
+    DeleteAsset: _aio.UnaryUnaryMultiCallable[_assets_pb2.DeleteAssetRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes an asset. Errors: ETAG_MISMATCH."""
+    LookupEntries: _aio.UnaryUnaryMultiCallable[_assets_pb2.LookupEntriesRequest, _assets_pb2.LookupEntriesResponse]  # type: ignore[assignment]
+    """Finds model types and models by what somebody knows of them: a part of a name, an asset's URI, a checkpoint, the
+    address of an endpoint.
+    """
+    GetExtensionSchema: _aio.UnaryUnaryMultiCallable[_classification_pb2.GetExtensionSchemaRequest, _classification_pb2.ExtensionSchema]  # type: ignore[assignment]
+    """Reads a schema of attributes."""
+    ListExtensionSchemas: _aio.UnaryUnaryMultiCallable[_classification_pb2.ListExtensionSchemasRequest, _classification_pb2.ListExtensionSchemasResponse]  # type: ignore[assignment]
+    """Lists schemas of attributes."""
+    CreateExtensionSchema: _aio.UnaryUnaryMultiCallable[_classification_pb2.CreateExtensionSchemaRequest, _classification_pb2.ExtensionSchema]  # type: ignore[assignment]
+    """Creates a schema of attributes. Errors: RESOURCE_EXISTS, ENTRIES_INVALIDATED."""
+    UpdateExtensionSchema: _aio.UnaryUnaryMultiCallable[_classification_pb2.UpdateExtensionSchemaRequest, _classification_pb2.ExtensionSchema]  # type: ignore[assignment]
+    """Changes fields of a schema of attributes. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, ENTRIES_INVALIDATED."""
+    DeleteExtensionSchema: _aio.UnaryUnaryMultiCallable[_classification_pb2.DeleteExtensionSchemaRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a schema of attributes. Errors: ETAG_MISMATCH."""
+    GetNamingScheme: _aio.UnaryUnaryMultiCallable[_classification_pb2.GetNamingSchemeRequest, _classification_pb2.NamingScheme]  # type: ignore[assignment]
+    """Reads a naming scheme."""
+    ListNamingSchemes: _aio.UnaryUnaryMultiCallable[_classification_pb2.ListNamingSchemesRequest, _classification_pb2.ListNamingSchemesResponse]  # type: ignore[assignment]
+    """Lists naming schemes."""
+    CreateNamingScheme: _aio.UnaryUnaryMultiCallable[_classification_pb2.CreateNamingSchemeRequest, _classification_pb2.NamingScheme]  # type: ignore[assignment]
+    """Creates a naming scheme. Errors: RESOURCE_EXISTS, ENTRIES_INVALIDATED."""
+    UpdateNamingScheme: _aio.UnaryUnaryMultiCallable[_classification_pb2.UpdateNamingSchemeRequest, _classification_pb2.NamingScheme]  # type: ignore[assignment]
+    """Changes fields of a naming scheme. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, ENTRIES_INVALIDATED."""
+    DeleteNamingScheme: _aio.UnaryUnaryMultiCallable[_classification_pb2.DeleteNamingSchemeRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a naming scheme. Errors: ETAG_MISMATCH."""
+    ExplainName: _aio.UnaryUnaryMultiCallable[_classification_pb2.ExplainNameRequest, _classification_pb2.ExplainNameResponse]  # type: ignore[assignment]
+    """Explains an id of a model type word by word, registered or not."""
+    RequestCriticality: _aio.UnaryUnaryMultiCallable[_criticality_pb2.RequestCriticalityRequest, _criticality_pb2.CriticalityRequest]  # type: ignore[assignment]
+    """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves.
+    Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
+    """
+    GetCriticalityRequest: _aio.UnaryUnaryMultiCallable[_criticality_pb2.GetCriticalityRequestRequest, _criticality_pb2.CriticalityRequest]  # type: ignore[assignment]
+    """Reads a request for a tier."""
+    ListCriticalityRequests: _aio.UnaryUnaryMultiCallable[_criticality_pb2.ListCriticalityRequestsRequest, _criticality_pb2.ListCriticalityRequestsResponse]  # type: ignore[assignment]
+    """Lists requests for tiers."""
+    ApproveCriticality: _aio.UnaryUnaryMultiCallable[_criticality_pb2.ApproveCriticalityRequest, _criticality_pb2.CriticalityRequest]  # type: ignore[assignment]
+    """Approves a request: the entry gets its tier in the same revision. Errors: SELF_APPROVAL, WRONG_STATE,
+    ETAG_MISMATCH.
+    """
+    RejectCriticality: _aio.UnaryUnaryMultiCallable[_criticality_pb2.RejectCriticalityRequest, _criticality_pb2.CriticalityRequest]  # type: ignore[assignment]
+    """Rejects a request. Errors: WRONG_STATE, ETAG_MISMATCH."""
+    WithdrawCriticality: _aio.UnaryUnaryMultiCallable[_criticality_pb2.WithdrawCriticalityRequest, _criticality_pb2.CriticalityRequest]  # type: ignore[assignment]
+    """Takes a request back. Errors: WRONG_STATE, ETAG_MISMATCH."""
+    GetEvaluationReport: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetEvaluationReportRequest, _evidence_pb2.EvaluationReport]  # type: ignore[assignment]
+    """Reads an evaluation report."""
+    ListEvaluationReports: _aio.UnaryUnaryMultiCallable[_evidence_pb2.ListEvaluationReportsRequest, _evidence_pb2.ListEvaluationReportsResponse]  # type: ignore[assignment]
+    """Lists evaluation reports, the newest evaluation last."""
+    CreateEvaluationReport: _aio.UnaryUnaryMultiCallable[_evidence_pb2.CreateEvaluationReportRequest, _evidence_pb2.EvaluationReport]  # type: ignore[assignment]
+    """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND."""
+    DeleteEvaluationReport: _aio.UnaryUnaryMultiCallable[_evidence_pb2.DeleteEvaluationReportRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes an evaluation report. Errors: ETAG_MISMATCH."""
+    GetRiskAssessment: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetRiskAssessmentRequest, _evidence_pb2.RiskAssessment]  # type: ignore[assignment]
+    """Reads a risk assessment."""
+    ListRiskAssessments: _aio.UnaryUnaryMultiCallable[_evidence_pb2.ListRiskAssessmentsRequest, _evidence_pb2.ListRiskAssessmentsResponse]  # type: ignore[assignment]
+    """Lists risk assessments."""
+    CreateRiskAssessment: _aio.UnaryUnaryMultiCallable[_evidence_pb2.CreateRiskAssessmentRequest, _evidence_pb2.RiskAssessment]  # type: ignore[assignment]
+    """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND."""
+    DeleteRiskAssessment: _aio.UnaryUnaryMultiCallable[_evidence_pb2.DeleteRiskAssessmentRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a risk assessment. Errors: ETAG_MISMATCH."""
+    EvaluateEvidence: _aio.UnaryUnaryMultiCallable[_evidence_pb2.EvaluateEvidenceRequest, _evidence_pb2.EvaluateEvidenceResponse]  # type: ignore[assignment]
+    """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND,
+    NOT_CONFIGURED (a rule compares with a baseline, and there is none).
+    """
+    ListLintRules: _aio.UnaryUnaryMultiCallable[_standard_pb2.ListLintRulesRequest, _standard_pb2.ListLintRulesResponse]  # type: ignore[assignment]
+    """Lists the rules of the minimum standard."""
+    LintEntries: _aio.UnaryUnaryMultiCallable[_standard_pb2.LintEntriesRequest, _standard_pb2.LintEntriesResponse]  # type: ignore[assignment]
+    """Lists what entries lack, with how to mend it."""
+    GetFleetReport: _aio.UnaryUnaryMultiCallable[_standard_pb2.GetFleetReportRequest, _standard_pb2.GetFleetReportResponse]  # type: ignore[assignment]
+    """Counts the fleet, by team or surface: tiers, baselines, coverage of monitoring, findings."""
+    ListInventoryFindings: _aio.UnaryUnaryMultiCallable[_standard_pb2.ListInventoryFindingsRequest, _standard_pb2.ListInventoryFindingsResponse]  # type: ignore[assignment]
+    """Compares what agents report to be serving with the ledger."""
+    ApplyEntries: _aio.UnaryUnaryMultiCallable[_registry_pb2.ApplyEntriesRequest, _registry_pb2.ApplyEntriesResponse]  # type: ignore[assignment]
+    """Creates, changes and deletes several entries in one transaction and one revision: all or nothing. The caller
+    needs, for each, what its own method asks for. Errors: those of the single methods, with the path of the entry.
+    """
     AdoptServing: _aio.UnaryUnaryMultiCallable[_registry_pb2.AdoptServingRequest, _registry_pb2.ModelType]  # type: ignore[assignment]
     """States what serves already when a model type is registered: roles and splits, without a launch. Only while the type
     has no baseline; from then on launches own them.
@@ -184,6 +364,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Reads a revision."""
     ListRevisions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListRevisionsRequest, _registry_pb2.ListRevisionsResponse]  # type: ignore[assignment]
     """Lists revisions, newest first; of one resource with its name in `resource`."""
+    DiffRevisions: _aio.UnaryUnaryMultiCallable[_registry_pb2.DiffRevisionsRequest, _registry_pb2.DiffRevisionsResponse]  # type: ignore[assignment]
+    """Compares the ledger at two points, entry by entry and field by field. Errors: REVISION_OUT_OF_RANGE."""
+    ReadHistory: _aio.UnaryStreamMultiCallable[_history_pb2.ReadHistoryRequest, _history_pb2.ReadHistoryResponse]  # type: ignore[assignment]
+    """Streams the history as it is stored, for verification: `modelfleet registry verify` computes every hash itself."""
+    CompactHistory: _aio.UnaryUnaryMultiCallable[_history_pb2.CompactHistoryRequest, _history_pb2.CompactHistoryResponse]  # type: ignore[assignment]
+    """Forgets old revisions; states as of the ones that are kept stay. Errors: REVISION_OUT_OF_RANGE."""
     WatchRevisions: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRevisionsRequest, _registry_pb2.WatchRevisionsResponse]  # type: ignore[assignment]
     """Streams revisions in order, complete and without repetition, from a revision on, with a heartbeat while nothing
     changes. Errors: REVISION_OUT_OF_RANGE: list again and watch from the revision of the list.
@@ -368,6 +554,312 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes a model that has no role that serves. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
 
     @_abc_1.abstractmethod
+    def GetAsset(
+        self,
+        request: _assets_pb2.GetAssetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_assets_pb2.Asset, _abc.Awaitable[_assets_pb2.Asset]]:
+        """Reads an asset."""
+
+    @_abc_1.abstractmethod
+    def ListAssets(
+        self,
+        request: _assets_pb2.ListAssetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_assets_pb2.ListAssetsResponse, _abc.Awaitable[_assets_pb2.ListAssetsResponse]]:
+        """Lists assets."""
+
+    @_abc_1.abstractmethod
+    def CreateAsset(
+        self,
+        request: _assets_pb2.CreateAssetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_assets_pb2.Asset, _abc.Awaitable[_assets_pb2.Asset]]:
+        """Creates an asset. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, URI_TAKEN."""
+
+    @_abc_1.abstractmethod
+    def UpdateAsset(
+        self,
+        request: _assets_pb2.UpdateAssetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_assets_pb2.Asset, _abc.Awaitable[_assets_pb2.Asset]]:
+        """Changes fields of an asset. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, REFERENCE_NOT_FOUND, URI_TAKEN."""
+
+    @_abc_1.abstractmethod
+    def DeleteAsset(
+        self,
+        request: _assets_pb2.DeleteAssetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes an asset. Errors: ETAG_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def LookupEntries(
+        self,
+        request: _assets_pb2.LookupEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_assets_pb2.LookupEntriesResponse, _abc.Awaitable[_assets_pb2.LookupEntriesResponse]]:
+        """Finds model types and models by what somebody knows of them: a part of a name, an asset's URI, a checkpoint, the
+        address of an endpoint.
+        """
+
+    @_abc_1.abstractmethod
+    def GetExtensionSchema(
+        self,
+        request: _classification_pb2.GetExtensionSchemaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classification_pb2.ExtensionSchema, _abc.Awaitable[_classification_pb2.ExtensionSchema]]:
+        """Reads a schema of attributes."""
+
+    @_abc_1.abstractmethod
+    def ListExtensionSchemas(
+        self,
+        request: _classification_pb2.ListExtensionSchemasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classification_pb2.ListExtensionSchemasResponse, _abc.Awaitable[_classification_pb2.ListExtensionSchemasResponse]]:
+        """Lists schemas of attributes."""
+
+    @_abc_1.abstractmethod
+    def CreateExtensionSchema(
+        self,
+        request: _classification_pb2.CreateExtensionSchemaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classification_pb2.ExtensionSchema, _abc.Awaitable[_classification_pb2.ExtensionSchema]]:
+        """Creates a schema of attributes. Errors: RESOURCE_EXISTS, ENTRIES_INVALIDATED."""
+
+    @_abc_1.abstractmethod
+    def UpdateExtensionSchema(
+        self,
+        request: _classification_pb2.UpdateExtensionSchemaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classification_pb2.ExtensionSchema, _abc.Awaitable[_classification_pb2.ExtensionSchema]]:
+        """Changes fields of a schema of attributes. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, ENTRIES_INVALIDATED."""
+
+    @_abc_1.abstractmethod
+    def DeleteExtensionSchema(
+        self,
+        request: _classification_pb2.DeleteExtensionSchemaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a schema of attributes. Errors: ETAG_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def GetNamingScheme(
+        self,
+        request: _classification_pb2.GetNamingSchemeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classification_pb2.NamingScheme, _abc.Awaitable[_classification_pb2.NamingScheme]]:
+        """Reads a naming scheme."""
+
+    @_abc_1.abstractmethod
+    def ListNamingSchemes(
+        self,
+        request: _classification_pb2.ListNamingSchemesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classification_pb2.ListNamingSchemesResponse, _abc.Awaitable[_classification_pb2.ListNamingSchemesResponse]]:
+        """Lists naming schemes."""
+
+    @_abc_1.abstractmethod
+    def CreateNamingScheme(
+        self,
+        request: _classification_pb2.CreateNamingSchemeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classification_pb2.NamingScheme, _abc.Awaitable[_classification_pb2.NamingScheme]]:
+        """Creates a naming scheme. Errors: RESOURCE_EXISTS, ENTRIES_INVALIDATED."""
+
+    @_abc_1.abstractmethod
+    def UpdateNamingScheme(
+        self,
+        request: _classification_pb2.UpdateNamingSchemeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classification_pb2.NamingScheme, _abc.Awaitable[_classification_pb2.NamingScheme]]:
+        """Changes fields of a naming scheme. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, ENTRIES_INVALIDATED."""
+
+    @_abc_1.abstractmethod
+    def DeleteNamingScheme(
+        self,
+        request: _classification_pb2.DeleteNamingSchemeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a naming scheme. Errors: ETAG_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def ExplainName(
+        self,
+        request: _classification_pb2.ExplainNameRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classification_pb2.ExplainNameResponse, _abc.Awaitable[_classification_pb2.ExplainNameResponse]]:
+        """Explains an id of a model type word by word, registered or not."""
+
+    @_abc_1.abstractmethod
+    def RequestCriticality(
+        self,
+        request: _criticality_pb2.RequestCriticalityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_criticality_pb2.CriticalityRequest, _abc.Awaitable[_criticality_pb2.CriticalityRequest]]:
+        """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves.
+        Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCriticalityRequest(
+        self,
+        request: _criticality_pb2.GetCriticalityRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_criticality_pb2.CriticalityRequest, _abc.Awaitable[_criticality_pb2.CriticalityRequest]]:
+        """Reads a request for a tier."""
+
+    @_abc_1.abstractmethod
+    def ListCriticalityRequests(
+        self,
+        request: _criticality_pb2.ListCriticalityRequestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_criticality_pb2.ListCriticalityRequestsResponse, _abc.Awaitable[_criticality_pb2.ListCriticalityRequestsResponse]]:
+        """Lists requests for tiers."""
+
+    @_abc_1.abstractmethod
+    def ApproveCriticality(
+        self,
+        request: _criticality_pb2.ApproveCriticalityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_criticality_pb2.CriticalityRequest, _abc.Awaitable[_criticality_pb2.CriticalityRequest]]:
+        """Approves a request: the entry gets its tier in the same revision. Errors: SELF_APPROVAL, WRONG_STATE,
+        ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def RejectCriticality(
+        self,
+        request: _criticality_pb2.RejectCriticalityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_criticality_pb2.CriticalityRequest, _abc.Awaitable[_criticality_pb2.CriticalityRequest]]:
+        """Rejects a request. Errors: WRONG_STATE, ETAG_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def WithdrawCriticality(
+        self,
+        request: _criticality_pb2.WithdrawCriticalityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_criticality_pb2.CriticalityRequest, _abc.Awaitable[_criticality_pb2.CriticalityRequest]]:
+        """Takes a request back. Errors: WRONG_STATE, ETAG_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def GetEvaluationReport(
+        self,
+        request: _evidence_pb2.GetEvaluationReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evidence_pb2.EvaluationReport, _abc.Awaitable[_evidence_pb2.EvaluationReport]]:
+        """Reads an evaluation report."""
+
+    @_abc_1.abstractmethod
+    def ListEvaluationReports(
+        self,
+        request: _evidence_pb2.ListEvaluationReportsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evidence_pb2.ListEvaluationReportsResponse, _abc.Awaitable[_evidence_pb2.ListEvaluationReportsResponse]]:
+        """Lists evaluation reports, the newest evaluation last."""
+
+    @_abc_1.abstractmethod
+    def CreateEvaluationReport(
+        self,
+        request: _evidence_pb2.CreateEvaluationReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evidence_pb2.EvaluationReport, _abc.Awaitable[_evidence_pb2.EvaluationReport]]:
+        """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def DeleteEvaluationReport(
+        self,
+        request: _evidence_pb2.DeleteEvaluationReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes an evaluation report. Errors: ETAG_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def GetRiskAssessment(
+        self,
+        request: _evidence_pb2.GetRiskAssessmentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evidence_pb2.RiskAssessment, _abc.Awaitable[_evidence_pb2.RiskAssessment]]:
+        """Reads a risk assessment."""
+
+    @_abc_1.abstractmethod
+    def ListRiskAssessments(
+        self,
+        request: _evidence_pb2.ListRiskAssessmentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evidence_pb2.ListRiskAssessmentsResponse, _abc.Awaitable[_evidence_pb2.ListRiskAssessmentsResponse]]:
+        """Lists risk assessments."""
+
+    @_abc_1.abstractmethod
+    def CreateRiskAssessment(
+        self,
+        request: _evidence_pb2.CreateRiskAssessmentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evidence_pb2.RiskAssessment, _abc.Awaitable[_evidence_pb2.RiskAssessment]]:
+        """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def DeleteRiskAssessment(
+        self,
+        request: _evidence_pb2.DeleteRiskAssessmentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a risk assessment. Errors: ETAG_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def EvaluateEvidence(
+        self,
+        request: _evidence_pb2.EvaluateEvidenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evidence_pb2.EvaluateEvidenceResponse, _abc.Awaitable[_evidence_pb2.EvaluateEvidenceResponse]]:
+        """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND,
+        NOT_CONFIGURED (a rule compares with a baseline, and there is none).
+        """
+
+    @_abc_1.abstractmethod
+    def ListLintRules(
+        self,
+        request: _standard_pb2.ListLintRulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_standard_pb2.ListLintRulesResponse, _abc.Awaitable[_standard_pb2.ListLintRulesResponse]]:
+        """Lists the rules of the minimum standard."""
+
+    @_abc_1.abstractmethod
+    def LintEntries(
+        self,
+        request: _standard_pb2.LintEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_standard_pb2.LintEntriesResponse, _abc.Awaitable[_standard_pb2.LintEntriesResponse]]:
+        """Lists what entries lack, with how to mend it."""
+
+    @_abc_1.abstractmethod
+    def GetFleetReport(
+        self,
+        request: _standard_pb2.GetFleetReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_standard_pb2.GetFleetReportResponse, _abc.Awaitable[_standard_pb2.GetFleetReportResponse]]:
+        """Counts the fleet, by team or surface: tiers, baselines, coverage of monitoring, findings."""
+
+    @_abc_1.abstractmethod
+    def ListInventoryFindings(
+        self,
+        request: _standard_pb2.ListInventoryFindingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_standard_pb2.ListInventoryFindingsResponse, _abc.Awaitable[_standard_pb2.ListInventoryFindingsResponse]]:
+        """Compares what agents report to be serving with the ledger."""
+
+    @_abc_1.abstractmethod
+    def ApplyEntries(
+        self,
+        request: _registry_pb2.ApplyEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ApplyEntriesResponse, _abc.Awaitable[_registry_pb2.ApplyEntriesResponse]]:
+        """Creates, changes and deletes several entries in one transaction and one revision: all or nothing. The caller
+        needs, for each, what its own method asks for. Errors: those of the single methods, with the path of the entry.
+        """
+
+    @_abc_1.abstractmethod
     def AdoptServing(
         self,
         request: _registry_pb2.AdoptServingRequest,
@@ -408,6 +900,30 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListRevisionsResponse, _abc.Awaitable[_registry_pb2.ListRevisionsResponse]]:
         """Lists revisions, newest first; of one resource with its name in `resource`."""
+
+    @_abc_1.abstractmethod
+    def DiffRevisions(
+        self,
+        request: _registry_pb2.DiffRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DiffRevisionsResponse, _abc.Awaitable[_registry_pb2.DiffRevisionsResponse]]:
+        """Compares the ledger at two points, entry by entry and field by field. Errors: REVISION_OUT_OF_RANGE."""
+
+    @_abc_1.abstractmethod
+    def ReadHistory(
+        self,
+        request: _history_pb2.ReadHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_history_pb2.ReadHistoryResponse], _abc.AsyncIterator[_history_pb2.ReadHistoryResponse]]:
+        """Streams the history as it is stored, for verification: `modelfleet registry verify` computes every hash itself."""
+
+    @_abc_1.abstractmethod
+    def CompactHistory(
+        self,
+        request: _history_pb2.CompactHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_history_pb2.CompactHistoryResponse, _abc.Awaitable[_history_pb2.CompactHistoryResponse]]:
+        """Forgets old revisions; states as of the ones that are kept stay. Errors: REVISION_OUT_OF_RANGE."""
 
     @_abc_1.abstractmethod
     def WatchRevisions(
