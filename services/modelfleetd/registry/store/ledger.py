@@ -1,4 +1,4 @@
-"""Every SQL statement of the registry."""
+"""The ledger as it is written and followed, and what is kept beside it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.kit.codec import timestamp_from_proto
 from modelfleetd.kit.db import Connection, Database, Record
 from modelfleetd.registry.domain.revisions import StoredChange, StoredRevision
+from modelfleetd.registry.store.history import HistoryStore
 
 # A process that stalls while it holds the head would hold up every other writer: the server ends its transaction.
 _MOST_IDLE_MS = 5000
@@ -76,6 +77,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.history = HistoryStore(database)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
