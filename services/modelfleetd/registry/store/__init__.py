@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from modelfleetd.registry.store.history import Base, HistoryStore
-from modelfleetd.registry.store.ledger import Head, LaunchOutcome, Store
+from modelfleetd.registry.store.ledger import Head, LaunchOutcome, Store, Written
 
-__all__ = ["Base", "Head", "HistoryStore", "LaunchOutcome", "Store"]
+__all__ = ["Base", "Head", "HistoryStore", "LaunchOutcome", "Store", "Written"]
