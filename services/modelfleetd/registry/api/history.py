@@ -10,6 +10,7 @@ from modelfleetd.errors import ResourceNotFound, invalid
 from modelfleetd.kit import paging
 from modelfleetd.registry import wire
 from modelfleetd.registry.api.base import Base, Context
+from modelfleetd.registry.scopes import Wanted
 
 
 class History(Base):
@@ -37,5 +38,5 @@ class History(Base):
     async def WatchRevisions(
         self, request: pb.WatchRevisionsRequest, context: Context
     ) -> AsyncIterator[pb.WatchRevisionsResponse]:
-        async for response in self._watches.after(request.after_revision):
+        async for response in self._watches.after(request.after_revision, Wanted.of(request)):
             yield response

@@ -7,7 +7,7 @@ of a name nor what is below names that are not asked for is read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,6 +17,13 @@ _AS_OF = """
 SELECT number, (
     SELECT change FROM changes WHERE resource = $1 AND revision <= $2 ORDER BY revision DESC LIMIT 1
 ) AS change FROM base
+"""
+
+_ALL_AS_OF = """
+SELECT name, (
+    SELECT change FROM changes WHERE resource = name AND changes.revision <= asked.revision
+    ORDER BY changes.revision DESC LIMIT 1
+) AS change FROM unnest($1::text[], $2::bigint[]) AS asked (name, revision)
 """
 
 # $1 < name < $2, at most $4 names. Below a name of $3 segments there is only what is not asked for: the walk goes on
@@ -95,6 +102,11 @@ class HistoryStore:
         if row is None:
             raise RuntimeError("the base of history is missing")
         return Found(row["number"], [(name, row["change"])])
+
+    async def changes_as_of(self, points: Mapping[str, int]) -> dict[str, bytes]:
+        """Returns the newest change of each of several resources up to a revision of its own, where there is one."""
+        rows = await self._database.fetch(_ALL_AS_OF, list(points), list(points.values())) if points else ()
+        return {row["name"]: row["change"] for row in rows if row["change"] is not None}
 
     async def walk(self, after: str, before: str, pattern: str, depth: int, revision: int, limit: int) -> Found:
         """Returns names between two, in order, with their newest change up to a revision.

@@ -172,11 +172,6 @@ class Store:
         row = await self._database.fetchrow(f"{_REVISION} WHERE number = $1", number)
         return None if row is None else _revision(row)
 
-    async def oldest_revision(self) -> int:
-        """Returns the number of the oldest revision that is kept; 1 where there is none."""
-        oldest: int = await self._database.fetchval("SELECT coalesce(min(number), 1) FROM revisions")
-        return oldest
-
     async def revisions_before(self, resource: str, before: int | None, limit: int) -> list[StoredRevision]:
         """Returns up to `limit` revisions, newest first, of one resource or of all, older than one."""
         if resource:

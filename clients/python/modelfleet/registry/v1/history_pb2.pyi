@@ -47,7 +47,9 @@ Global___ReadHistoryRequest: _TypeAlias = ReadHistoryRequest  # noqa: Y015
 
 @_typing.final
 class ReadHistoryResponse(_message.Message):
-    """One message of ReadHistory: first the base, then revisions, then the head, then the state where it was asked for."""
+    """One message of ReadHistory: first the base, then what is kept of before it, then revisions, then the head, then the state
+    where it was asked for. All of it is of one moment.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -55,6 +57,7 @@ class ReadHistoryResponse(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
+    KEPT_CHANGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredRevision]:
         """Revisions in order, byte for byte as they are stored."""
@@ -71,6 +74,12 @@ class ReadHistoryResponse(_message.Message):
     def head(self) -> Global___Checkpoint:
         """The newest revision. Set once, after the last revision."""
 
+    @_builtins.property
+    def kept_changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptChange]:
+        """The newest change of each entry up to the base, by name; none before the first compaction. Where it was asked for the
+        state, and from the first revision that is kept.
+        """
+
     def __init__(
         self,
         *,
@@ -78,14 +87,45 @@ class ReadHistoryResponse(_message.Message):
         entries: _abc.Iterable[Global___StoredEntry] | None = ...,
         base: Global___Checkpoint | None = ...,
         head: Global___Checkpoint | None = ...,
+        kept_changes: _abc.Iterable[Global___KeptChange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "entries", b"entries", "head", b"head", "revisions", b"revisions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "entries", b"entries", "head", b"head", "kept_changes", b"kept_changes", "revisions", b"revisions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadHistoryResponse: _TypeAlias = ReadHistoryResponse  # noqa: Y015
+
+@_typing.final
+class KeptChange(_message.Message):
+    """A change that is kept of a revision that is not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """The name that it is indexed under."""
+    revision: _builtins.int
+    """The number of its revision."""
+    change: _builtins.bytes
+    """The serialised ResourceChange."""
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        change: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "resource", b"resource", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptChange: _TypeAlias = KeptChange  # noqa: Y015
 
 @_typing.final
 class StoredRevision(_message.Message):
@@ -176,10 +216,15 @@ class Checkpoint(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    KEPT_HASH_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The number of the revision; 0 before the first."""
     hash: _builtins.str
     """Its hash, hex; empty before the first."""
+    kept_hash: _builtins.str
+    """Of the base of a compacted history: SHA-256 over the changes that are kept of before it, hex. Each name, its revision and
+    its change, by name; every part preceded by its length in 8 bytes, the most significant one first.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was committed; unset before the first."""
@@ -190,10 +235,11 @@ class Checkpoint(_message.Message):
         revision: _builtins.int = ...,
         hash: _builtins.str = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        kept_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "revision", b"revision", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "kept_hash", b"kept_hash", "revision", b"revision", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
