@@ -16,9 +16,11 @@ from modelfleetd.errors import ResourceNotFound
 from modelfleetd.kit import paging
 from modelfleetd.kit.auth import current_principal
 from modelfleetd.registry import wire
+from modelfleetd.registry.compaction import Compaction
 from modelfleetd.registry.domain.revisions import Author
 from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.past import Past
+from modelfleetd.registry.readout import Readout
 from modelfleetd.registry.snapshot import Snapshot
 from modelfleetd.registry.store import Store
 from modelfleetd.registry.watch import Watches
@@ -38,6 +40,8 @@ class Base(registry_pb2_grpc.RegistryServiceServicer):
         self._watches = watches
         self._clock = clock
         self._past = Past(store.history, follower)
+        self._readout = Readout(store.history)
+        self._compaction = Compaction(store.history)
 
     async def _get(self, request: Any, kind: type[M]) -> M:
         """Answers a method that gets one resource by its name: as it is, or as of the point that is asked for."""
