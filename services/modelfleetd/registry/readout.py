@@ -15,6 +15,7 @@ from modelfleetd.registry.wire import is_deletion
 _BYTES = 1 << 20
 _ROWS = 2000
 _NAMES = 200
+_CHANGES = 20
 # Each holds a connection for as long as it lasts.
 _MOST_READERS = 2
 
@@ -45,7 +46,7 @@ class Readout:
                 found = await reading.point(after) if after > base.number else base
                 if found is None or found.number != after:
                     raise RevisionOutOfRange(after, base.number, head.number)
-                begin = found
+                begin = Base(found.number, found.hash, found.time)
             yield history_pb2.ReadHistoryResponse(base=checkpoint(begin), head=checkpoint(head))
             if not after:
                 async for kept in kept_changes(reading, base.number):
@@ -73,9 +74,8 @@ async def kept_changes(reading: HistoryReading, base: int) -> AsyncIterator[list
             for each in found
             if each.revision is not None and each.change is not None and not is_deletion(each.change)
         ]
-        # Changes are larger than entries: few together keep the message small.
-        for begin in range(0, len(kept), _NAMES // 10):
-            yield kept[begin : begin + _NAMES // 10]
+        for begin in range(0, len(kept), _CHANGES):
+            yield kept[begin : begin + _CHANGES]
         if len(found) < _NAMES:
             return
         last = found[-1].name

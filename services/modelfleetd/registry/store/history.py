@@ -113,7 +113,7 @@ WHERE revision = ANY($1) AND NOT EXISTS (
     SELECT FROM changes WHERE resource = old.resource AND revision > old.revision AND revision <= $2
 )
 """
-# With a revision go all older changes of its resources, which nobody asks for any more, and its own where nothing is left.
+# With a revision go all older changes of its resources, which nobody asks for any more, and its own that leave nothing.
 _FORGET = """
 WITH replaced AS (
     DELETE FROM changes AS old USING changes AS newer
@@ -283,7 +283,7 @@ class HistoryStore:
         return Forgotten(base.number, numbers, [(row["revision"], row["position"], row["change"]) for row in rows])
 
     async def forget(self, numbers: Sequence[int], ended: Sequence[tuple[int, int]]) -> None:
-        """Deletes revisions, what their changes replace, and by revision and position the changes that leave nothing."""
+        """Deletes revisions, what their changes replace, and the changes (revision, position) that leave nothing."""
         await self._database.execute(_FORGET, numbers, [each[0] for each in ended], [each[1] for each in ended])
 
 

@@ -235,8 +235,8 @@ class Checkpoint(_message.Message):
     hash: _builtins.str
     """Its hash, hex; empty before the first."""
     kept_hash: _builtins.str
-    """Of the base of a compacted history: SHA-256 over the changes that are kept of before it, hex. Each name, its revision and
-    its change, by name; every part preceded by its length in 8 bytes, the most significant one first.
+    """Of the base of a compacted history: SHA-256 over the changes that are kept of before it, hex. By name: each name, its
+    revision in decimal digits and its change, every part preceded by its length in 8 bytes, the most significant one first.
     """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
