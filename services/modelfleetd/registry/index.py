@@ -11,6 +11,7 @@ fewer.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -85,7 +86,7 @@ class Index:
         self._row_of = {name: row for row, name in enumerate(self._names)}
         count = len(messages)
         self._all = (1 << count) - 1
-        for column in chain(self._columns.values(), self._keys.values()):
+        for column in self._all_columns():
             column.load(messages)
         rows = np.arange(count, dtype=np.int32)
         for path, ordering in self._orders.items():
@@ -150,7 +151,7 @@ class Index:
         if reading.field.prose:
             return _Prose(reading.read, self._entries)
         if reading.field.kind in (Kind.NUMBER, Kind.TIME) and not reading.field.many:
-            return _Numbers(reading)
+            return self._keys.get(path) or _Numbers(reading)
         return _Postings(reading.read, self._entries)
 
     def _row_of_name(self, name: str) -> int | None:
@@ -167,8 +168,14 @@ class Index:
         return row
 
     def _change(self, row: int, before: Any, after: Any) -> None:
-        for column in chain(self._columns.values(), self._keys.values()):
+        for column in self._all_columns():
             column.change(row, before, after)
+
+    def _all_columns(self) -> Iterable[_Column]:
+        # What is ordered by need not be what is filtered by: of enums there is a number and a set of rows.
+        return chain(
+            self._columns.values(), (key for path, key in self._keys.items() if self._columns[path] is not key)
+        )
 
     def _ordered_by(self, numbers: _Numbers) -> Callable[[int], tuple[int, str]]:
         return lambda row: (numbers.key(row), self._names[row])
@@ -564,8 +571,8 @@ class _Numbers:
 
     def key(self, row: int) -> int:
         """Returns where a row stands in the order of the numbers, which must be whole."""
-        number = self._room[row]
-        return _LAST if np.isnan(number) else int(number)
+        number = self._room.item(row)
+        return _LAST if math.isnan(number) else int(number)
 
     def _number(self, entry: Any) -> float:
         found = () if entry is None else self.read(entry)
