@@ -61,26 +61,26 @@ class Snapshot:
     @property
     def teams(self) -> Mapping[str, pb.Team]:
         """All teams, by name."""
-        return cast(Mapping[str, pb.Team], self._tables["team"])
+        return cast("Mapping[str, pb.Team]", self._tables["team"])
 
     @property
     def regions(self) -> Mapping[str, pb.Region]:
         """All regions, by name."""
-        return cast(Mapping[str, pb.Region], self._tables["region"])
+        return cast("Mapping[str, pb.Region]", self._tables["region"])
 
     @property
     def model_types(self) -> Mapping[str, pb.ModelType]:
         """All model types, by name."""
-        return cast(Mapping[str, pb.ModelType], self._tables["model_type"])
+        return cast("Mapping[str, pb.ModelType]", self._tables["model_type"])
 
     @property
     def models(self) -> Mapping[str, pb.Model]:
         """All models of all types, by name."""
-        return cast(Mapping[str, pb.Model], self._tables["model"])
+        return cast("Mapping[str, pb.Model]", self._tables["model"])
 
     def table(self, kind: type[M]) -> Mapping[str, M]:
         """Returns everything of one kind that is kept in memory, by name."""
-        return cast(Mapping[str, M], self._tables[kind_of_message(kind).name])
+        return cast("Mapping[str, M]", self._tables[kind_of_message(kind).name])
 
     @classmethod
     def of(cls, resources: Iterable[AnyMessage], revision: int, hash_: bytes) -> Snapshot:
