@@ -129,7 +129,9 @@ async def test_what_is_wrong_with_a_list_is_said_all_at_once(registry: Registry)
     call = registry.ListModels(parent="modelTypes/-", filter="roll = BASELINE OR role = BOSS", order_by="size")
     found = await refused(call, INVALID, "INVALID_FIELDS")
     message = found.message
-    assert "at character 1: this list cannot be filtered by 'roll', but by attributes.qps, checkpoint, " in message
+    assert (
+        "at character 1: this list cannot be filtered by 'roll' (do you mean 'role'?), but by attributes.qps" in message
+    )
     assert "at character 27: role is one of CANDIDATE, BASELINE, HOLDOUT, EXPERIMENT, RETIRED" in message
     assert "order_by: must be one of name, create_time, update_time, tier_override, with ' desc'" in message
     found = await refused(registry.ListModelTypes(filter="attributes.qps > 1"), INVALID, "INVALID_FIELDS")

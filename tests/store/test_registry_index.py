@@ -259,6 +259,7 @@ def of_the_type(everything: Everything, said: Said) -> Said:
     return lambda m: said(everything.entries[m.name.rpartition("/models/")[0]])
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(schemas, max_size=4), st.data())
 def test_attributes_can_be_filtered_by_while_a_schema_says_so(made: list[Any], data: st.DataObject) -> None:
     everything, snapshot = Everything(), Snapshot()
