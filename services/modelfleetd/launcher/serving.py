@@ -88,8 +88,8 @@ def desired_of(apply: Apply, launch: Launch, observation: ServingObservation) ->
 
 
 def _shares(share: int | None, launch: Launch, current: Iterable[ModelShare]) -> tuple[ModelShare, ...]:
-    """The new split. The pair stays where it stands, in its order: so a growing share takes from its neighbour only, and
-    whoever is with a model by a sticky key does not move back and forth. A model that is new stands before the other.
+    """The new split. The pair stays where it stands, in its order: so a growing share takes from its neighbour only,
+    and whoever is with a model by a sticky key does not move back and forth. A new model stands before the other.
     """
     pair = (launch.rising, launch.falling)
     now = [found for found in current if found.share_basis_points > 0]

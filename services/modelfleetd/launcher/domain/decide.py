@@ -214,7 +214,8 @@ def _raise_share(launch: Launch, seen: Seen) -> Action:
         if not _covered(launch, seen, wanted_new, wanted_old):
             if new.terminating or old.terminating:
                 return Wait("Terminating", "waits for old replicas to end, whose capacity the next ones take", SOON)
-            kept = f"the {_called(plan.baseline)} keeps {old.desired} replicas for the {percent(old.weight)} of the traffic that it has"
+            has = f"for the {percent(old.weight)} of the traffic that it has"
+            kept = f"the {_called(plan.baseline)} keeps {old.desired} replicas {has}"
             return Wait("HoldShort", f"waits for room in its hold: {kept}", SOON, alarming=True)
         more = f"starts {count(wanted_new - new.desired, 'replica')} of the {plan.candidate.called}"
         return Apply(Act.START, plan.region, wanted_new, wanted_old, new.share, more)
