@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
 from modelfleet.registry.v1 import registry_pb2_grpc
 from modelfleetd.clock import Clock
-from modelfleetd.errors import FieldViolation, InvalidFields, ResourceNotFound
+from modelfleetd.errors import FieldViolation, InvalidFields, ResourceNotFound, invalid
 from modelfleetd.kit import ordering, paging
 from modelfleetd.kit.auth import current_principal
-from modelfleetd.kit.filter import Node
+from modelfleetd.kit.filter import Field, Node, matches
 from modelfleetd.kit.filter import read as read_filter
-from modelfleetd.kit.ordering import Order
-from modelfleetd.registry import wire
+from modelfleetd.kit.ordering import BY_NAME, Order
+from modelfleetd.registry import listing, wire
 from modelfleetd.registry.domain.revisions import Author
 from modelfleetd.registry.follower import Follower
-from modelfleetd.registry.index import Index
 from modelfleetd.registry.snapshot import Snapshot
 from modelfleetd.registry.store import Store
 from modelfleetd.registry.watch import Watches
@@ -56,22 +55,41 @@ def found(name: str, table: Mapping[str, M]) -> M:
 def page_of(request: Any, snapshot: Snapshot, collection: str, table: Mapping[str, M]) -> tuple[Sequence[M], str]:
     """Returns the messages of a page of a collection, filtered and ordered as asked, and the token of the next one."""
     index = snapshot.index_of(collection)
-    where, order = _asked(request, index)
+    where, order = _asked(request, index.fields, lambda text: ordering.read(text, index.orders))
     page = paging.read(request, *order.position)
     found = snapshot.page(collection, page.position, page.size + 1, where, order)
     return page.answer(found, lambda name: index.position(name, order), table.__getitem__)
 
 
-def _asked(request: Any, index: Index) -> tuple[Node | None, Order]:
+def fits_of(request: Any, snapshot: Snapshot, kind: type[M]) -> Callable[[M], bool] | None:
+    """Returns whether a message is asked for, in a list that is read by name from the database; None where all are.
+
+    Raises:
+        InvalidFields: the filter is none, or another order is asked for.
+    """
+    readings = {**listing.fields(wire.kind_of_message(kind).name), **snapshot.attributes_of(kind)}
+    where, _ = _asked(request, {path: each.field for path, each in readings.items()}, _by_name)
+    if where is None:
+        return None
+    return lambda message: matches(where, lambda asked: readings[asked.field.path].of(message, asked.key))
+
+
+def _by_name(text: str) -> Order:
+    if text.split() not in ([], [BY_NAME]):
+        raise invalid("order_by", "must be name: this list is read in no other order")
+    return Order()
+
+
+def _asked(request: Any, fields: Mapping[str, Field], read_order: Callable[[str], Order]) -> tuple[Node | None, Order]:
     """Returns filter and order of a list. Raises InvalidFields with what is wrong with either."""
     where, order = None, Order()
     wrong: list[FieldViolation] = []
     try:
-        where = read_filter(request.filter, index.fields)
+        where = read_filter(request.filter, fields)
     except InvalidFields as error:
         wrong += error.violations
     try:
-        order = ordering.read(request.order_by, index.orders)
+        order = read_order(request.order_by)
     except InvalidFields as error:
         wrong += error.violations
     if wrong:
