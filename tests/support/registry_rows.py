@@ -12,6 +12,7 @@ from modelfleetd.registry.domain.resource import Tier
 from modelfleetd.registry.domain.resources import AnyResource, FunnelStage, Model, ModelRole, ModelType
 from modelfleetd.registry.domain.revisions import Author, Edit, Stamp, StoredRevision, revise
 from modelfleetd.registry.store import Store
+from modelfleetd.registry.store.ledger import Written
 from tests.support.registry import model_type, region, spec, team
 
 _A_REVISION = 500
@@ -28,10 +29,13 @@ async def write(url: str, resources: Iterable[AnyResource], per_revision: int = 
                 head = await store.lock_head(conn)
                 stamp = Stamp(head.number + 1, head.now)
                 header = wire.header_of(Author("loader"), stamp)
-                changes = [wire.stored_change(change) for change in revise([Edit(None, each) for each in batch], stamp)]
+                changes = [
+                    wire.stored_change(change, stamp.revision)
+                    for change in revise([Edit(None, each) for each in batch], stamp)
+                ]
                 parts = [each.change for each in changes]
                 revision = StoredRevision.following(head.hash, stamp.revision, header, parts)
-                await store.append(conn, revision, stamp.time, changes)
+                await store.append(conn, [Written(revision, stamp.time, changes)])
                 last = revision.number
     finally:
         await database.close()

@@ -19,7 +19,7 @@ from modelfleetd.kit.fields import Reading, attribute, readings
 from modelfleetd.kit.filter import Field, Kind
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.index import Index
-from modelfleetd.registry.wire import BY_NAME, KINDS, AnyMessage
+from modelfleetd.registry.wire import BY_NAME, KINDS, AnyMessage, kind_of_message
 
 _TIMES = ("create_time", "update_time")
 # Searched rather than named: not indexed.
@@ -65,7 +65,7 @@ _LISTS: Final[Mapping[type[AnyMessage], _Lists]] = {
     CriticalityRequest: _Lists(
         ("name", "resource", "tier", "state", "requester", "decided_by", "decide_time", "expire_time", *_TIMES)
     ),
-    # Not in memory: read in the order of names, and looked at one by one.
+    # Read from the database, in the order of names.
     EvaluationReport: _Lists(
         (
             "name", "suite", "suite_version", "description", "evaluator.kind", "evaluator.name", "dataset.name",
@@ -74,11 +74,7 @@ _LISTS: Final[Mapping[type[AnyMessage], _Lists]] = {
         (),
     ),
     RiskAssessment: _Lists(
-        (
-            "name", "description", "assessor", "assess_time", "expire_time", "risks.dimension", "risks.stakeholder",
-            *_TIMES,
-        ),
-        (),
+        ("name", "description", "assessor", "assess_time", "expire_time", "risks.dimension", *_TIMES), ()
     ),
 }  # fmt: skip
 
@@ -102,25 +98,30 @@ def indexes() -> dict[str, Index]:
     for kind in KINDS:
         if kind.in_memory:
             parents = (_PARENT, made["model_type"]) if kind.message is pb.Model else None
-            made[kind.name] = Index(fields(kind.name), _LISTS[kind.message].ordered, parents)
+            made[kind.name] = Index(_fields(kind.name), _LISTS[kind.message].ordered, parents)
     return made
 
 
 @functools.cache
-def fields(kind: str) -> Mapping[str, Reading]:
-    """Returns the fields of a kind, by path, without attributes."""
+def _fields(kind: str) -> Mapping[str, Reading]:
     message = BY_NAME[kind].message
-    found = readings(message, _LISTS[message].filterable, _PROSE)
+    fields = readings(message, _LISTS[message].filterable, _PROSE)
     if message is pb.Model:
         parent = Field(_PARENT, prefix=f"{MODEL_TYPES}/")
-        found[_PARENT] = Reading(parent, lambda message: (parent_of(message.name),))
-    return found
+        fields[_PARENT] = Reading(parent, lambda message: (parent_of(message.name),))
+    return fields
 
 
-def attributes(schemas: Iterable[ExtensionSchema], kind: type[Message]) -> dict[str, Reading]:
+def readings_of(kind: type[Message], schemas: Iterable[ExtensionSchema]) -> Mapping[str, Reading]:
+    """Returns the fields that messages of a kind are filtered by where there is no index of them, by path."""
+    found = kind_of_message(kind)
+    return {**_fields(found.name), **attributes(schemas, found.message)}
+
+
+def attributes(schemas: Iterable[ExtensionSchema], kind: type[AnyMessage]) -> dict[str, Reading]:
     """Returns the attributes of a kind that its schemas say can be filtered by, by path."""
     found: dict[str, Reading] = {}
-    for schema in schemas:
+    for schema in sorted(schemas, key=lambda each: each.name):
         if _TARGETS.get(schema.target) is not kind:
             continue
         properties = MessageToDict(schema.schema).get("properties")
