@@ -30,7 +30,10 @@ async def write(url: str, resources: Iterable[AnyResource], per_revision: int = 
             while batch := tuple(itertools.islice(remaining, per_revision)):
                 stamp = Stamp(number + 1, head.now)
                 header = wire.header_of(Author("loader"), stamp)
-                changes = [wire.stored_change(change) for change in revise([Edit(None, each) for each in batch], stamp)]
+                changes = [
+                    wire.stored_change(change, stamp.revision)
+                    for change in revise([Edit(None, each) for each in batch], stamp)
+                ]
                 revision = StoredRevision.following(hash_, stamp.revision, header, [each.change for each in changes])
                 await store.append(conn, [Written(revision, stamp.time, changes)])
                 number, hash_ = revision.number, revision.hash
