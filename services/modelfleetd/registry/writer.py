@@ -15,7 +15,7 @@ from modelfleetd.kit.db import Connection
 from modelfleetd.kit.idempotency import once
 from modelfleetd.registry import wire
 from modelfleetd.registry.domain.ledger import Ledger
-from modelfleetd.registry.domain.revisions import Author, Edits, Stamp, StoredRevision, revise
+from modelfleetd.registry.domain.revisions import Author, Edits, Stamp, StoredRevision, check_size, revise
 from modelfleetd.registry.domain.roles import Finalization, finalize_launch
 from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.snapshot import SnapshotLedger
@@ -60,6 +60,17 @@ class Writer:
             made = await once(conn, request, answer, act)
         self._take_over(revisions)
         return made
+
+    async def preview(self, decide: Decide) -> Sequence[pb.ResourceChange]:
+        """Returns the changes that a revision would have. What only a revision gives is as it was.
+
+        Raises:
+            InvalidFields: the revision would be too large.
+        """
+        await self._follower.catch_up()
+        changes = [wire.stored_change(change) for change in revise(decide(self._ledger()), None)]
+        check_size(len(change.change) for change in changes)
+        return [pb.ResourceChange.FromString(change.change) for change in changes]
 
     async def finalize(self, asked: Finalization, author: Author) -> pb.FinalizeLaunchResponse:
         """Ends a launch, once for ever: repeated with the same content it answers the same.
@@ -110,6 +121,7 @@ class Writer:
         header = wire.header_of(author, stamp)
         changes = [wire.stored_change(change) for change in revise(edits, stamp)]
         parts = [change.change for change in changes]
+        check_size(map(len, parts))
         stored = StoredRevision.following(head.hash, stamp.revision, header, parts)
         await self._store.append(conn, stored, stamp.time, changes)
         return wire.revision_of(stored)
@@ -123,6 +135,8 @@ class Writer:
 def _answer(answer: type[Answer], revisions: Sequence[pb.Revision], follower: Follower, name: str) -> Answer:
     if answer is Empty:
         return answer()
+    if answer is pb.ApplyEntriesResponse:
+        return cast(Answer, pb.ApplyEntriesResponse(revision=revisions[0].number if revisions else 0))
     return cast(Answer, _after(revisions, follower, name))
 
 

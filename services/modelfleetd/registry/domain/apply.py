@@ -1,0 +1,246 @@
+"""Several changes as one: each is decided on what the ones before it leave, and all become one revision, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar, cast
+
+from modelfleetd.errors import EntriesRefused, FieldViolation, FleetError, InvalidFields, RoleMissing
+from modelfleetd.registry.domain.assets import Asset
+from modelfleetd.registry.domain.ledger import Ledger
+from modelfleetd.registry.domain.resource import parent_of
+from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType, Region, Team
+from modelfleetd.registry.domain.revisions import Edit, Edits
+from modelfleetd.registry.domain.roles import Adoption, RoleChange, adopt_serving
+from modelfleetd.registry.domain.serving import RegionSplit
+
+R = TypeVar("R", bound=AnyResource)
+References = Callable[[AnyResource], Iterable[str]]
+
+MAX_CHANGES: Final = 2000
+MAX_BYTES: Final = 3 << 20
+# Beyond this many, what is wrong is the whole and not its parts.
+_MOST_VIOLATIONS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One of several changes.
+
+    Attributes:
+        name: of the entry that it is about.
+        decide: what its own method would decide.
+        path: where a field of its own method's request stands in the request for all; of "" the entry itself.
+    """
+
+    name: str
+    decide: Callable[[Ledger], Edits]
+    path: Callable[[str], str]
+
+
+def apply(ledger: Ledger, steps: Sequence[Step], references: References) -> Edits:
+    """Decides several changes, one after the other, each on the state that the ones before it leave.
+
+    Each resource is in the edits once, with the state before all of them and the state after: first the entries that
+    the steps are about, in their order, then what follows from them.
+
+    Args:
+        ledger: the state before.
+        steps: in an order in which references hold.
+        references: the names that a resource refers to.
+
+    Raises:
+        FleetError: a step is refused. Says everything that is wrong with any of them; what is wrong only because
+            another one is refused is left out.
+    """
+    overlay = Overlay(ledger, references)
+    refusals = _Refusals()
+    for step in steps:
+        try:
+            overlay.apply(step.decide(overlay))
+        except FleetError as error:
+            refusals.add(step, error)
+    refusals.raise_if_any()
+    return overlay.edits(step.name for step in steps)
+
+
+class Overlay:
+    """A ledger as it is after edits that nobody has written yet (`domain.ledger.Ledger`)."""
+
+    def __init__(self, ledger: Ledger, references: References) -> None:
+        self._ledger = ledger
+        self._references = references
+        self._edits: dict[str, Edit] = {}
+        # Of what was edited, who refers to a name now.
+        self._referrers: dict[str, set[str]] = {}
+        self._models: dict[str, set[str]] = {}
+        # Decisions ask for the same entries again and again.
+        self._known: dict[str, AnyResource | None] = {}
+
+    def apply(self, edits: Edits) -> None:
+        """Goes on to the state after edits that were decided on this one."""
+        for edit in edits:
+            before = self._edits.get(edit.name)
+            self._edits[edit.name] = Edit(edit.before if before is None else before.before, edit.after)
+            for name in () if edit.before is None else self._references(edit.before):
+                self._referrers.setdefault(name, set()).discard(edit.name)
+            for name in () if edit.after is None else self._references(edit.after):
+                self._referrers.setdefault(name, set()).add(edit.name)
+            if isinstance(edit.after or edit.before, Model):
+                self._models.setdefault(parent_of(edit.name), set()).add(edit.name)
+
+    def edits(self, first: Iterable[str]) -> Edits:
+        """Returns one edit for each resource that differs from the state below, the ones named first in that order."""
+        order = dict.fromkeys([*(name for name in first if name in self._edits), *self._edits])
+        found = (self._edits[name] for name in order)
+        return tuple(edit for edit in found if edit.before != edit.after)
+
+    def find(self, name: str) -> AnyResource | None:
+        """Returns whatever has the name, or None."""
+        edit = self._edits.get(name)
+        if edit is not None:
+            return edit.after
+        if name not in self._known:
+            self._known[name] = self._ledger.find(name)
+        return self._known[name]
+
+    def _of(self, kind: type[R], name: str) -> R | None:
+        found = self.find(name)
+        return found if isinstance(found, kind) else None
+
+    def team(self, name: str) -> Team | None:
+        """Returns a team, or None."""
+        return self._of(Team, name)
+
+    def region(self, name: str) -> Region | None:
+        """Returns a region, or None."""
+        return self._of(Region, name)
+
+    def model_type(self, name: str) -> ModelType | None:
+        """Returns a model type, or None."""
+        return self._of(ModelType, name)
+
+    def model(self, name: str) -> Model | None:
+        """Returns a model, or None."""
+        return self._of(Model, name)
+
+    def models_of(self, model_type: str) -> Sequence[Model]:
+        """Returns the models of a type, by name."""
+        edited = self._models.get(model_type, set())
+        below = (model for model in self._ledger.models_of(model_type) if model.name not in edited)
+        found = [*below, *(cast(Model, model) for name in edited if (model := self.find(name)) is not None)]
+        return sorted(found, key=lambda model: model.name)
+
+    def referrers(self, name: str) -> Sequence[str]:
+        """Returns the names of the resources that refer to one, sorted."""
+        below = (referrer for referrer in self._ledger.referrers(name) if referrer not in self._edits)
+        return sorted({*below, *self._referrers.get(name, ())})
+
+    def every(self, kind: type[R]) -> Sequence[R]:
+        """Returns everything of one kind, by name."""
+        below = (each for each in self._ledger.every(kind) if each.name not in self._edits)
+        edited = (edit.after for edit in self._edits.values() if isinstance(edit.after, kind))
+        return sorted([*below, *edited], key=lambda each: each.name)
+
+
+def team_of(ledger: Ledger, name: str) -> str | None:
+    """Returns the team of a team, an asset, a model type, or whatever is below one; None where it does not exist."""
+    found = ledger.find(name)
+    if isinstance(found, Team):
+        return found.name
+    if isinstance(found, Asset):
+        return found.team
+    # modelTypes/{type}, and modelTypes/{type}/…
+    model_type = ledger.model_type("/".join(name.split("/", 2)[:2]))
+    return None if model_type is None else model_type.team
+
+
+@dataclass
+class Served:
+    """What is stated of one model type that serves already: roles and splits, and where in the request each stands."""
+
+    model_type: str
+    path: Callable[[str], str]
+    roles: dict[str, tuple[ModelRole, str]] = field(default_factory=dict)
+    """Role by model, and the path of the field that states it."""
+    splits: tuple[RegionSplit, ...] = ()
+
+    def adoption(self) -> Adoption:
+        """Returns it as AdoptServing takes it."""
+        changes = tuple(RoleChange(model=name, role=role) for name, (role, _) in self.roles.items())
+        return Adoption(model_type=self.model_type, role_changes=changes, splits=self.splits)
+
+    def where(self, path: str) -> str:
+        """Returns where a field of AdoptServing stands in the request: `role_changes[0].model` is a model's `role`."""
+        head, _, _ = path.partition("]")
+        if not head.startswith("role_changes["):
+            return self.path(f"model_type.{path}" if path.startswith("splits") else "")
+        return list(self.roles.values())[int(head.removeprefix("role_changes["))][1]
+
+    def step(self, allowed: Callable[[Ledger], None]) -> Step:
+        """Returns the last step for a type: AdoptServing, where no launch owns its traffic yet.
+
+        Args:
+            allowed: raises where the caller may not call AdoptServing.
+        """
+
+        def decide(ledger: Ledger) -> Edits:
+            if not is_unserved(ledger, self.model_type):
+                return ()  # Stated as it is: anything else was refused when the entries were decided.
+            allowed(ledger)
+            return adopt_serving(ledger, self.adoption())
+
+        return Step(self.model_type, decide, self.where)
+
+
+# What AdoptServing states instead.
+ADOPTED: Final = frozenset({"baseline", "holdouts", "splits", "role"})
+
+
+def is_unserved(ledger: Ledger, model_type: str) -> bool:
+    """Says whether no launch owns the traffic of a type yet: it has no baseline, or does not exist."""
+    found = ledger.model_type(model_type)
+    return found is None or not found.baseline
+
+
+class _Refusals:
+    """Collects what is wrong with steps."""
+
+    def __init__(self) -> None:
+        self._first: FleetError | None = None
+        self._violations: list[FieldViolation] = []
+        self._names: set[str] = set()
+        self._all_fields = True
+
+    def add(self, step: Step, error: FleetError) -> None:
+        """Notes that a step is refused."""
+        follows = bool(self._names) and self._missing(error) <= self._names
+        self._names.add(step.name)
+        if follows:
+            return
+        # Who lacks a role learns that, and nothing about the others.
+        if self._first is None or (isinstance(error, RoleMissing) and not isinstance(self._first, RoleMissing)):
+            self._first = error
+        self._all_fields &= isinstance(error, InvalidFields)
+        if error.violations:
+            self._violations += [FieldViolation(step.path(each.path), each.description) for each in error.violations]
+        else:
+            self._violations.append(FieldViolation(step.path(error.metadata.get("field", "")), error.message))
+
+    def _missing(self, error: FleetError) -> set[str]:
+        """Returns what would have to be there, or gone, for a step to succeed."""
+        if error.reason in ("REFERENCE_NOT_FOUND", "RESOURCE_NOT_FOUND"):
+            return {error.metadata["resource"]}
+        if error.reason == "RESOURCE_IN_USE":
+            return set(error.metadata["referred_by"].split(", "))
+        return {""}
+
+    def raise_if_any(self) -> None:
+        """Raises what was found: InvalidFields where nothing else is wrong."""
+        if self._first is None:
+            return
+        violations = self._violations[:_MOST_VIOLATIONS]
+        if self._all_fields:
+            raise InvalidFields(violations)
+        raise EntriesRefused(self._first, violations, len(self._violations))
