@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from modelfleetd.errors import EntriesRefused, FleetError, InvalidFields
 from modelfleetd.registry.domain import entries
-from modelfleetd.registry.domain.apply import Overlay, Step, apply
+from modelfleetd.registry.domain.apply import Overlay, References, Step
+from modelfleetd.registry.domain.apply import apply as steps_of
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resource import Tier
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
@@ -24,6 +25,11 @@ REGIONS = ["eu", "us"]
 
 def step(name: str, decide: Callable[[Ledger], Edits], index: int = 0) -> Step:
     return Step(name, decide, lambda field: f"changes[{index}].{field}" if field else f"changes[{index}]")
+
+
+def apply(ledger: Ledger, steps: Sequence[Step], references: References) -> Edits:
+    *_, last = steps_of(ledger, steps, references)
+    return last
 
 
 def numbered(*decisions: tuple[str, Callable[[Ledger], Edits]]) -> list[Step]:

@@ -53,6 +53,8 @@ def serving(role: ModelRole, key: str = "v1", of: str = "ctr") -> Model:
 class LedgerOf:
     """A ledger with these entries (`domain.ledger.Ledger`)."""
 
+    follows_up_later = False
+
     def __init__(self, *entries: AnyResource, revision: int = 0) -> None:
         self.entries = {entry.name: entry for entry in entries}
         self.revision = revision

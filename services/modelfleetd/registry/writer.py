@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import functools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 from google.protobuf.empty_pb2 import Empty
@@ -15,14 +17,33 @@ from modelfleetd.kit.db import Connection
 from modelfleetd.kit.idempotency import once
 from modelfleetd.registry import wire
 from modelfleetd.registry.domain.ledger import Ledger
-from modelfleetd.registry.domain.revisions import Author, Edits, Stamp, StoredRevision, check_size, revise
+from modelfleetd.registry.domain.revisions import Author, Edits, Stamp, StoredChange, StoredRevision, check_size, revise
 from modelfleetd.registry.domain.roles import Finalization, finalize_launch
 from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.snapshot import SnapshotLedger
 from modelfleetd.registry.store import Head, LaunchOutcome, Store
 
 Answer = TypeVar("Answer", bound=Message)
-Decide = Callable[[Ledger], Edits]
+T = TypeVar("T")
+# The edits; or, where much is decided, what it comes to step by step: the last one counts, and others go on between.
+Decide = Callable[[Ledger], Edits | Iterator[Edits]]
+
+# How long one call may keep all others of this process from going on.
+_SLICE_SECONDS = 0.005
+
+
+async def _yield() -> None:
+    await asyncio.sleep(0)
+
+
+async def in_turns(items: Iterable[T], pause: Callable[[], Awaitable[object]] = _yield) -> AsyncIterator[T]:
+    """Yields items that take a while to make, and lets others go on between."""
+    end = time.monotonic() + _SLICE_SECONDS
+    for item in items:
+        yield item
+        if time.monotonic() > end:
+            await pause()
+            end = time.monotonic() + _SLICE_SECONDS
 
 
 class Writer:
@@ -46,12 +67,12 @@ class Writer:
         """
         if request.validate_only:
             await self._follower.catch_up()
-            return self._preview(answer, name, decide(self._ledger()))
+            return self._preview(answer, name, await _decided(decide(self._ledger())))
         revisions: list[pb.Revision] = []
 
         async def act() -> Answer:
             head = await self._head(conn)
-            edits = decide(self._ledger())
+            edits = await _decided(decide(self._ledger()), self._keep_alive(conn))
             if edits:
                 revisions.append(await self._append(conn, head, author, edits))
             return _answer(answer, revisions, self._follower, name)
@@ -68,7 +89,9 @@ class Writer:
             InvalidFields: the revision would be too large.
         """
         await self._follower.catch_up()
-        changes = [wire.stored_change(change) for change in revise(decide(self._ledger()), None)]
+        # Others may write meanwhile, as they may between this answer and whatever is done with it.
+        edits = await _decided(decide(self._ledger()))
+        changes = [change async for change in in_turns(_stored(edits, None))]
         check_size(len(change.change) for change in changes)
         return [pb.ResourceChange.FromString(change.change) for change in changes]
 
@@ -119,17 +142,32 @@ class Writer:
     async def _append(self, conn: Connection, head: Head, author: Author, edits: Edits) -> pb.Revision:
         stamp = Stamp(head.number + 1, head.now)
         header = wire.header_of(author, stamp)
-        changes = [wire.stored_change(change) for change in revise(edits, stamp)]
+        changes = [change async for change in in_turns(_stored(edits, stamp), self._keep_alive(conn))]
         parts = [change.change for change in changes]
         check_size(map(len, parts))
         stored = StoredRevision.following(head.hash, stamp.revision, header, parts)
         await self._store.append(conn, stored, stamp.time, changes)
         return wire.revision_of(stored)
 
+    def _keep_alive(self, conn: Connection) -> Callable[[], Awaitable[object]]:
+        """Returns what lets others go on while the head is held: the state stays as it is, and the server sees life."""
+        return functools.partial(self._store.keep_alive, conn)
+
     def _take_over(self, revisions: Sequence[pb.Revision]) -> None:
         """Reads that follow on this replica see the write: only what is committed gets here."""
         for revision in revisions:
             self._follower.apply(revision)
+
+
+async def _decided(edits: Edits | Iterator[Edits], pause: Callable[[], Awaitable[object]] = _yield) -> Edits:
+    """Returns what a decision comes to."""
+    if isinstance(edits, tuple):
+        return edits
+    return [decided async for decided in in_turns(edits, pause)][-1]
+
+
+def _stored(edits: Edits, stamp: Stamp | None) -> Iterator[StoredChange]:
+    return (wire.stored_change(change) for edit in edits for change in revise((edit,), stamp))
 
 
 def _answer(answer: type[Answer], revisions: Sequence[pb.Revision], follower: Follower, name: str) -> Answer:

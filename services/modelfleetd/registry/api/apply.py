@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -32,6 +33,7 @@ from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType
 from modelfleetd.registry.domain.revisions import Edits
+from modelfleetd.registry.writer import in_turns
 
 _SERVICE = "/modelfleet.registry.v1.RegistryService/"
 
@@ -41,9 +43,10 @@ class Apply(Base):
 
     async def ApplyEntries(self, request: pb.ApplyEntriesRequest, context: Context) -> pb.ApplyEntriesResponse:
         _check_size(request)
-        steps = _Parser(request, Grants(current_principal(), self._follower)).steps()
+        parser = _Parser(request, Grants(current_principal(), self._follower))
+        steps = parser.complete([step async for step in in_turns(parser.each())])
 
-        def decide(ledger: Ledger) -> Edits:
+        def decide(ledger: Ledger) -> Iterator[Edits]:
             return apply(ledger, steps, _references)
 
         if request.validate_only:
@@ -108,14 +111,14 @@ class _Parser:
         self._violations: list[FieldViolation] = []
         self._served: dict[str, Served] = {}
 
-    def steps(self) -> Sequence[Step]:
-        """Returns the steps. Raises InvalidFields with all that is wrong with any of them."""
-        steps = list(self._each())
+    def complete(self, steps: Sequence[Step]) -> Sequence[Step]:
+        """Returns all steps, once each change has been looked at. Raises InvalidFields with all that is wrong."""
         if self._violations:
             raise InvalidFields(self._violations)
-        return steps + [served.step(self._may_adopt(name)) for name, served in self._served.items()]
+        return [*steps, *(served.step(self._may_adopt(name)) for name, served in self._served.items())]
 
-    def _each(self) -> Iterator[Step]:
+    def each(self) -> Iterator[Step]:
+        """Yields a step for each change that is right by itself."""
         written: set[str] = set()
         deleted: set[str] = set()
         for index, change in enumerate(self._request.changes):
@@ -250,6 +253,7 @@ class _Parser:
         return bool(found)
 
 
+@functools.cache
 def _method(verb: str, field: str = "") -> Method:
     path = _SERVICE + verb + "".join(word.capitalize() for word in field.split("_"))
     method = find_method(path)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar, cast
 
 from modelfleetd.errors import EntriesRefused, FieldViolation, FleetError, InvalidFields, RoleMissing
 from modelfleetd.registry.domain.assets import Asset
+from modelfleetd.registry.domain.dependencies import Dependencies, follow_ups
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType, Region, Team
@@ -39,11 +40,12 @@ class Step:
     path: Callable[[str], str]
 
 
-def apply(ledger: Ledger, steps: Sequence[Step], references: References) -> Edits:
+def apply(ledger: Ledger, steps: Iterable[Step], references: References) -> Iterator[Edits]:
     """Decides several changes, one after the other, each on the state that the ones before it leave.
 
-    Each resource is in the edits once, with the state before all of them and the state after: first the entries that
-    the steps are about, in their order, then what follows from them.
+    Yields after each step, so that others may go on meanwhile, and at last the edits. Each resource is in them once,
+    with the state before all steps and the state after: first the entries that the steps are about, in their order,
+    then what follows from them.
 
     Args:
         ledger: the state before.
@@ -56,17 +58,33 @@ def apply(ledger: Ledger, steps: Sequence[Step], references: References) -> Edit
     """
     overlay = Overlay(ledger, references)
     refusals = _Refusals()
+    names = []
     for step in steps:
+        names.append(step.name)
         try:
             overlay.apply(step.decide(overlay))
         except FleetError as error:
             refusals.add(step, error)
+        yield ()
     refusals.raise_if_any()
-    return overlay.edits(step.name for step in steps)
+    overlay.apply(_follow_ups(overlay))
+    yield overlay.edits(names)
+
+
+def _follow_ups(overlay: Overlay) -> Edits:
+    changed = [
+        (cast(ModelType | None, edit.before), cast(ModelType | None, edit.after))
+        for edit in overlay.edits(())
+        if isinstance(edit.after or edit.before, ModelType)
+    ]
+    return follow_ups(Dependencies(overlay, "", None), changed)
 
 
 class Overlay:
     """A ledger as it is after edits that nobody has written yet (`domain.ledger.Ledger`)."""
+
+    # After each step it would cost as much as there are steps.
+    follows_up_later = True
 
     def __init__(self, ledger: Ledger, references: References) -> None:
         self._ledger = ledger
