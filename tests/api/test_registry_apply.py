@@ -295,6 +295,7 @@ async def test_two_thousand_entries_reach_a_watcher_in_one_message_of_the_usual_
         change(model=new_model(f"m{number}", "rank", description="one of many", labels={"batch": "first"}))
         for number in range(1999)
     ]
+    registry.timeout = 60.0
     made = await registry.ApplyEntries(changes=many)
     assert made.revision == before + 1 and len(made.changes) == 2000
     assert len((await registry.ListModels(parent="modelTypes/rank", page_size=1000)).models) == 1000

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from modelfleetd.errors import EntriesRefused, FleetError, InvalidFields
 from modelfleetd.registry.domain import entries
-from modelfleetd.registry.domain.apply import Overlay, References, Step
+from modelfleetd.registry.domain.apply import References, Step
 from modelfleetd.registry.domain.apply import apply as steps_of
 from modelfleetd.registry.domain.ledger import Ledger
+from modelfleetd.registry.domain.overlay import Overlay
 from modelfleetd.registry.domain.resource import Tier
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Edit, Edits

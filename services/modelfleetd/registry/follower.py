@@ -91,15 +91,15 @@ class Follower:
         while len(self._recent) > _RECENT or (self._recent_bytes > _RECENT_BYTES and len(self._recent) > 1):
             self._recent_bytes -= self._recent.popleft().ByteSize()
 
-    async def reach(self, min_revision: int) -> None:
-        """Returns once the snapshot has a revision.
+    async def reach(self, min_revision: int, path: str = "min_revision") -> None:
+        """Returns once the snapshot has a revision, which the field at `path` of the request asks for.
 
         Raises:
             InvalidFields: it is negative.
             RevisionOutOfRange: it does not exist.
         """
         if min_revision < 0:
-            raise invalid("min_revision", "must be 0 (any) or a revision that was seen")
+            raise invalid(path, "must be 0 or a revision that was seen")
         if min_revision > self.snapshot.revision:
             await self.catch_up()
         if min_revision > self.snapshot.revision:

@@ -18,6 +18,7 @@ from modelfleetd.kit.validation import plan_of
 from modelfleetd.registry import wire
 from modelfleetd.registry.access import Grants
 from modelfleetd.registry.api.base import Base, Context, author, new_uid
+from modelfleetd.registry.batch import After
 from modelfleetd.registry.domain import entries
 from modelfleetd.registry.domain.apply import (
     ADOPTED,
@@ -33,7 +34,7 @@ from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType
 from modelfleetd.registry.domain.revisions import Edits
-from modelfleetd.registry.writer import in_turns
+from modelfleetd.registry.slices import in_slices
 
 _SERVICE = "/modelfleet.registry.v1.RegistryService/"
 
@@ -44,14 +45,18 @@ class Apply(Base):
     async def ApplyEntries(self, request: pb.ApplyEntriesRequest, context: Context) -> pb.ApplyEntriesResponse:
         _check_size(request)
         parser = _Parser(request, Grants(current_principal(), self._follower))
-        steps = parser.complete([step async for step in in_turns(parser.each())])
+        steps = parser.complete([step async for step in in_slices(parser.each())])
 
         def decide(ledger: Ledger) -> Iterator[Edits]:
-            return apply(ledger, steps, _references)
+            return apply(ledger, steps, wire.references_of_resource)
 
         if request.validate_only:
             return pb.ApplyEntriesResponse(changes=await self._writer.preview(decide))
-        made = await self._writer.change(request, pb.ApplyEntriesResponse, "", author(request), decide)
+
+        def reply(revision: pb.Revision | None, _: After) -> pb.ApplyEntriesResponse:
+            return pb.ApplyEntriesResponse(revision=0 if revision is None else revision.number)
+
+        made = await self._writer.write(request, pb.ApplyEntriesResponse, author(request), decide, reply, len(steps))
         if made.revision:
             made.changes.extend(await self._changes(made.revision))
         return made
@@ -63,10 +68,6 @@ class Apply(Base):
             return recent[0].changes
         stored = await self._store.revision(number)
         return () if stored is None else wire.revision_of(stored).changes
-
-
-def _references(resource: AnyResource) -> frozenset[str]:
-    return wire.references_of(wire.message_of(resource))
 
 
 def _check_size(request: pb.ApplyEntriesRequest) -> None:

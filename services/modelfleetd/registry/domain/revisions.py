@@ -139,10 +139,23 @@ class StoredChange:
     """One change as it is stored, and the state that it leaves: no kind and no state after a deletion."""
 
     resource: str
+    revision: int
     change: bytes
     previous_revision: int
+    """Of the resource before; 0 for one that is new."""
     kind: str
     state: bytes | None
+
+
+def state_left(changes: Iterable[StoredChange]) -> list[StoredChange]:
+    """Returns what changes of several revisions, in order, leave behind: one a resource, the newest state on what was
+    before them all. What came and went is left out.
+    """
+    left: dict[str, StoredChange] = {}
+    for change in changes:
+        first = left.get(change.resource, change).previous_revision
+        left[change.resource] = replace(change, previous_revision=first)
+    return [change for change in left.values() if change.state is not None or change.previous_revision]
 
 
 @dataclass(frozen=True, slots=True)
