@@ -370,8 +370,7 @@ async def test_each_revision_becomes_a_commit_of_its_author_with_launch_and_reas
         await desk.launch()
         await in_step(desk, started + 2)
         process.send_signal(signal.SIGINT)
-        await until(lambda: process.poll() is not None)
-        assert process.returncode == 130
+        assert await asyncio.wait_for(process.wait(), 30) == 130
     first, rotated, launched = commits(desk.folder)
     assert first.endswith(f"3 files as of revision {started}|Modelfleet-Revision: {started}")
     assert rotated == f"local <local@modelfleet>|rotation|Modelfleet-Revision: {started + 1}"
