@@ -1,7 +1,7 @@
 """Puts a synthetic fleet into a registry's database, in bulk: as its writer would have written it, only quicker.
 
-History, state and head are what the registry itself keeps, hashes included: a revision for teams and regions, then one for
-each model type with its models. A registry that runs already does not notice; start it afterwards.
+History, state and head are what the registry itself keeps, hashes included: a revision for teams and regions, then one
+for each model type with its models. A registry that runs already does not notice; start it afterwards.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _revisions(fleet: Fleet) -> Iterator[list[StoredChange]]:
     """Yields the changes of each revision."""
     draw = random.Random(fleet.seed)
     stamp = Stamp(1, START + timedelta(seconds=1))
-    first = [
+    first: list[Team | Region] = [
         *(rules.check_team(from_proto(team, Team)) for team in fleet.teams()),
         *(rules.check_region(from_proto(region, Region)) for region in fleet.regions()),
     ]
@@ -122,7 +122,9 @@ def stored_model(model: pb.Model, uid: str, stamp: Stamp) -> StoredChange:
     state = model.SerializeToString(deterministic=True)
     head = pb.ResourceChange(resource=model.name, action=pb.ResourceChange.CREATED).SerializeToString()
     fields = (_field(path, value) for path, value in _fields(model) if value)
-    return StoredChange(model.name, b"".join((head, *fields, _AFTER_MODEL, _varint(len(state)), state)), 0, "model", state)
+    return StoredChange(
+        model.name, b"".join((head, *fields, _AFTER_MODEL, _varint(len(state)), state)), 0, "model", state
+    )
 
 
 # Key of the field `model` in a serialised ResourceChange: its number, and that a length follows.

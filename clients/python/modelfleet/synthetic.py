@@ -5,11 +5,12 @@
         models = fleet.models_of(model_type)
 
 The same seed gives the same fleet, and a smaller one is the beginning of a larger one: `generate(100)` has the first
-hundred model types of `generate(1000)`, with the same models. Everything in it says that it is synthetic (`is_synthetic`).
+hundred model types of `generate(1000)`, with the same models. Everything in it says that it is synthetic
+(`is_synthetic`).
 
 It is made funnel by funnel: an app's surface and placement, with sourcing, early and late ranking that consume each
-other's output. Importance, demand and the sizes of teams have a heavy tail; few types are TIER0. Some entries lack what the
-minimum standard asks for, as entries do.
+other's output. Importance, demand and the sizes of teams have a heavy tail; few types are TIER0. Some entries lack what
+the minimum standard asks for, as entries do.
 """
 
 from __future__ import annotations
