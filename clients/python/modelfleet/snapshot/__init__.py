@@ -8,8 +8,8 @@
 
 Reads take neither the network nor a lock, some hundred nanoseconds each, from any thread. Behind them the snapshot
 follows the registry's revisions; what a launch changes is there a moment after it was written. While the registry
-cannot be reached, reads go on with what is known, and `age` and `is_current` say how old that is. With `path` it is kept
-in a file, so a program that starts while the registry is away begins with what it knew the last time.
+cannot be reached, reads go on with what is known, and `age` and `is_current` say how old that is. With `path` it is
+kept in a file, so a program that starts while the registry is away begins with what it knew the last time.
 
 Model types are named by their id or name, models by their name. Messages are shared by all readers: copy one before you
 change it. One model type with its models (`route`) is always as of one revision.
@@ -111,7 +111,7 @@ class _Snapshot:
     def split(self, model_type: str, region: str) -> tuple[Share, ...]:
         """Returns how a model type's traffic is split in a region, by names or ids; empty where nothing is served."""
         route = self._following.state.routes.get(model_type)
-        return () if route is None else route.split(region)
+        return () if route is None else route.splits.get(region, ())
 
     def model(self, name: str) -> pb.Model | None:
         """Returns the whole entry of a model by its name modelTypes/…/models/…; None where there is none."""

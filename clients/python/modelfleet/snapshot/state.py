@@ -31,7 +31,7 @@ class Share(NamedTuple):
 class Route:
     """A model type with its models, all as of the same revision. It never changes."""
 
-    __slots__ = ("_splits", "baseline", "holdouts", "model_type", "models", "name")
+    __slots__ = ("baseline", "holdouts", "model_type", "models", "name", "splits")
 
     name: str
     """The model type's name, modelTypes/{type}."""
@@ -43,6 +43,11 @@ class Route:
     """The name of the main model; empty where there is none yet."""
     holdouts: tuple[str, ...]
     """The names of the models that keep a small share for comparison."""
+    splits: Mapping[str, tuple[Share, ...]]
+    """How its traffic is split, by name and by id of the region; regions where nothing is served are not there.
+
+    With a split key the order of the shares is that of the ranges of the key's hash.
+    """
 
     def __init__(self, model_type: pb.ModelType, models: dict[str, pb.Model]) -> None:
         self.name = model_type.name
@@ -50,22 +55,15 @@ class Route:
         self.models = MappingProxyType(models)
         self.baseline = model_type.baseline
         self.holdouts = tuple(model_type.holdouts)
-        self._splits = {
+        splits = {
             split.region: tuple(Share(share.model, share.share_basis_points) for share in split.shares)
             for split in model_type.splits
         }
-        # By id as well: `us-east` and `regions/us-east` are the same to readers.
-        self._splits |= {region.partition("/")[2]: shares for region, shares in self._splits.items()}
+        splits |= {region.partition("/")[2]: shares for region, shares in splits.items()}
+        self.splits = MappingProxyType(splits)
 
     def __repr__(self) -> str:
         return f"Route({self.name!r}, baseline={self.baseline!r}, {len(self.models)} models)"
-
-    def split(self, region: str) -> tuple[Share, ...]:
-        """Returns how its traffic is split in a region, given by name or id; empty where nothing is served.
-
-        With a split key the order is that of the ranges of the key's hash.
-        """
-        return self._splits.get(region, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +167,8 @@ class State:
         for name, model_type in self._types.items():
             route = Route(model_type, self._models_of.get(name, {}))
             routes[name] = routes[_id(name)] = route
-            models.update(route.models)
+        for below in self._models_of.values():
+            models.update(below)
         self.routes, self.models = routes, models
         if before is None or not before.is_published:
             return ()
