@@ -116,6 +116,7 @@ def stored_model(model: pb.Model, uid: str, stamp: Stamp) -> StoredChange:
     spec.MergeFrom(_defaults())
     spec.digest = complete.digest
     time = timestamp_to_proto(stamp.time)
+    model.attributes.SetInParent()  # there, and empty
     model.MergeFrom(
         pb.Model(uid=uid, create_time=time, update_time=time, etag=f"r{stamp.revision}", revision=stamp.revision)
     )

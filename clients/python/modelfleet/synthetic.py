@@ -96,7 +96,7 @@ _NEWS = (
 
 # Of all types, roughly: the score (importance, and where in the funnel) from which a tier begins.
 _TIERS = (
-    (0.95, serving_pb2.TIER0),
+    (0.93, serving_pb2.TIER0),
     (0.86, serving_pb2.TIER1),
     (0.7, serving_pb2.TIER2),
     (0.4, serving_pb2.TIER3),
@@ -206,7 +206,7 @@ class Fleet:
         importance: dict[str, float] = {}
         for place in self._places.values():
             importance[place.funnel.team] = max(place.funnel.importance, importance.get(place.funnel.team, 0.0))
-        return [_team(name, self.seed, important=highest > 0.6) for name, highest in importance.items()]
+        return [_team(name, self.seed, important=highest > 0.9) for name, highest in importance.items()]
 
     def model_types(self) -> Iterator[pb.ModelType]:
         """Yields the model types, each after those whose output it consumes, with what serves of its models."""
@@ -410,7 +410,7 @@ def _team(name: str, seed: int, *, important: bool) -> pb.Team:
         labels={LABEL: "true"},
     )
     # Some teams have nobody on call: none whose surfaces matter.
-    if important or draw.random() > 0.2:
+    if important or draw.random() > 0.4:
         team.on_call = f"pager-{key}"
     return team
 
