@@ -25,6 +25,7 @@ _BATCH = 200
 _KEPT = frozenset(kind.name for kind in KINDS if kind.in_memory)
 # Watchers that are no further behind than this are served from memory, all from the same messages.
 _RECENT = 1024
+_RECENT_BYTES = 64 << 20
 
 
 class Follower:
@@ -34,7 +35,8 @@ class Follower:
         self._store = store
         self._asking = asyncio.Lock()
         self._moved = asyncio.Event()
-        self._recent: deque[pb.Revision] = deque(maxlen=_RECENT)
+        self._recent: deque[pb.Revision] = deque()
+        self._recent_bytes = 0
         self.snapshot = Snapshot()
         # Grows with each load: who follows revisions across one would not notice that history is another.
         self.generation = 0
@@ -43,6 +45,7 @@ class Follower:
         """Reads the whole current state: at start, and where the database's history is not the one followed so far."""
         number, hash_, resources = await self._store.load(_KEPT)
         self._recent.clear()
+        self._recent_bytes = 0
         self.generation += 1
         self.snapshot = Snapshot.of((message_of_stored(kind, state) for kind, state in resources), number, hash_)
         self._wake()
@@ -78,18 +81,25 @@ class Follower:
         """Takes over a committed revision unless it is known. A gap is left for the next question to the database."""
         if revision.number == self.snapshot.revision + 1:
             self.snapshot.apply(revision)
-            self._recent.append(revision)
+            self._keep(revision)
             self._wake()
 
-    async def reach(self, min_revision: int) -> None:
-        """Returns once the snapshot has a revision.
+    def _keep(self, revision: pb.Revision) -> None:
+        """Keeps a revision for watchers, and no more of the older ones than there is room for."""
+        self._recent.append(revision)
+        self._recent_bytes += revision.ByteSize()
+        while len(self._recent) > _RECENT or (self._recent_bytes > _RECENT_BYTES and len(self._recent) > 1):
+            self._recent_bytes -= self._recent.popleft().ByteSize()
+
+    async def reach(self, min_revision: int, path: str = "min_revision") -> None:
+        """Returns once the snapshot has a revision, which the field at `path` of the request asks for.
 
         Raises:
             InvalidFields: it is negative.
             RevisionOutOfRange: it does not exist.
         """
         if min_revision < 0:
-            raise invalid("min_revision", "must be 0 (any) or a revision that was seen")
+            raise invalid(path, "must be 0 or a revision that was seen")
         if min_revision > self.snapshot.revision:
             await self.catch_up()
         if min_revision > self.snapshot.revision:

@@ -179,6 +179,8 @@ def _collections_of(name: str) -> tuple[str, ...]:
 class SnapshotLedger:
     """The snapshot as decisions see it (`domain.ledger.Ledger`): messages become plain data when asked for."""
 
+    follows_up_later = False
+
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
 

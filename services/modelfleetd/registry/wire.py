@@ -120,6 +120,11 @@ def references_of(message: AnyMessage) -> frozenset[str]:
     return frozenset()
 
 
+def references_of_resource(resource: AnyResource) -> frozenset[str]:
+    """Returns the names of the resources that one refers to (`references_of`)."""
+    return references_of(message_of(resource))
+
+
 def message_of_stored(kind: str, state: bytes) -> AnyMessage:
     """Returns the message of a resource as it is stored."""
     return BY_NAME[kind].message.FromString(state)
@@ -150,8 +155,8 @@ def header_of(author: Author, stamp: Stamp) -> bytes:
     return header.SerializeToString(deterministic=True)
 
 
-def stored_change(change: ResourceChange) -> StoredChange:
-    """Returns a change as it is stored."""
+def stored_change(change: ResourceChange, revision: int) -> StoredChange:
+    """Returns a change as it is stored with a revision."""
     message = to_proto(change, pb.ResourceChange)
     kind, state = "", None
     if change.after is not None:
@@ -159,7 +164,12 @@ def stored_change(change: ResourceChange) -> StoredChange:
         kind, state = kind_of(after).name, after.SerializeToString(deterministic=True)
         getattr(message, kind).CopyFrom(after)
     return StoredChange(
-        change.resource, message.SerializeToString(deterministic=True), change.previous_revision, kind, state
+        change.resource,
+        revision,
+        message.SerializeToString(deterministic=True),
+        change.previous_revision,
+        kind,
+        state,
     )
 
 

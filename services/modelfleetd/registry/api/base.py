@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
+from google.protobuf.message import Message
 
 from modelfleet.registry.v1 import registry_pb2_grpc
+from modelfleetd import names
 from modelfleetd.clock import Clock
 from modelfleetd.errors import ResourceNotFound
 from modelfleetd.kit import paging
@@ -16,6 +18,7 @@ from modelfleetd.kit.auth import current_principal
 from modelfleetd.registry import wire
 from modelfleetd.registry.domain.revisions import Author
 from modelfleetd.registry.follower import Follower
+from modelfleetd.registry.past import Past
 from modelfleetd.registry.snapshot import Snapshot
 from modelfleetd.registry.store import Store
 from modelfleetd.registry.watch import Watches
@@ -34,6 +37,46 @@ class Base(registry_pb2_grpc.RegistryServiceServicer):
         self._writer = writer
         self._watches = watches
         self._clock = clock
+        self._past = Past(store.history, follower)
+
+    async def _get(self, request: Any, kind: type[M]) -> M:
+        """Answers a method that gets one resource by its name: as it is, or as of the point that is asked for."""
+        point = await self._point(request, kind)
+        if point is None:
+            return found(request.name, self._follower.snapshot.table(kind))
+        message = await self._past.find(request.name, point)
+        if message is None:
+            raise ResourceNotFound(request.name)
+        return cast(M, message)
+
+    async def _list(self, request: Any, kind: type[M]) -> tuple[Sequence[M], str, int]:
+        """Returns the messages of a page, the token of the next one, and the revision that they are as of.
+
+        Args:
+            request: of a method that lists one kind, whole or below `parent`.
+            kind: the class of the messages. What is not kept in memory is read as of the newest revision.
+        """
+        pattern, parent = wire.kind_of_message(kind).pattern.parent, ""
+        if pattern is not None:
+            parent = request.parent
+            pattern.parse(parent, "parent", wildcard=True)
+        point = await self._point(request, kind)
+        if point is not None:
+            return await self._past.page(request, kind, point)
+        snapshot = self._follower.snapshot
+        if parent and names.WILDCARD not in parent.split("/") and snapshot.find(parent) is None:
+            raise ResourceNotFound(parent)
+        messages, token = page_of(request, snapshot, collection_of(kind, parent), snapshot.table(kind))
+        return messages, token, snapshot.revision
+
+    async def _point(self, request: Any, kind: type[M]) -> int | None:
+        """Returns the revision to read the past as of; None where the snapshot answers."""
+        if request.min_revision:
+            await self._follower.reach(request.min_revision)
+        point = await self._past.point(request)
+        if point is None and not wire.kind_of_message(kind).in_memory:
+            return self._follower.snapshot.revision
+        return point
 
     async def _at(self, min_revision: int) -> Snapshot:
         """Returns the snapshot, at a revision or a later one."""
@@ -47,6 +90,12 @@ def found(name: str, table: Mapping[str, M]) -> M:
     if message is None:
         raise ResourceNotFound(name)
     return message
+
+
+def collection_of(kind: type[Message], parent: str = "") -> str:
+    """Returns the collection of one kind: below a parent, or of all parents where its id is `-`."""
+    collection = wire.kind_of_message(kind).pattern.template.split("/")[-2]
+    return f"{parent}/{collection}" if parent else collection
 
 
 def page_of(request: Any, snapshot: Snapshot, collection: str, table: Mapping[str, M]) -> tuple[Sequence[M], str]:
