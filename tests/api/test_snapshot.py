@@ -68,9 +68,9 @@ async def test_what_there_is_not_is_none_or_empty_and_never_an_error(registry: R
     async with Following(registry.address) as snapshot:
         await ready(snapshot)
         for key in ("nope", "modelTypes/nope", "", OLD):
-            assert snapshot.route(key) is snapshot.model_type(key) is snapshot.baseline(key) is None
+            assert (snapshot.route(key), snapshot.model_type(key), snapshot.baseline(key)) == (None, None, None)
             assert (snapshot.holdouts(key), snapshot.split(key, "eu")) == ((), ())
-        assert snapshot.model(CTR) is snapshot.model(f"{CTR}/models/nope") is None
+        assert (snapshot.model(CTR), snapshot.model(f"{CTR}/models/nope")) == (None, None)
         assert snapshot.baseline("bare") is None
         assert snapshot.split("ctr", "nope") == ()
 
@@ -103,7 +103,8 @@ async def test_entries_come_and_go(registry: Registry) -> None:
         await registry.DeleteModel(name=made.name)
         await registry.DeleteModelType(name="modelTypes/more")
         await ready(snapshot, made.revision + 2)
-        assert snapshot.model(made.name) is snapshot.route("more") is snapshot.route("modelTypes/more") is None
+        gone = (snapshot.model(made.name), snapshot.route("more"), snapshot.route("modelTypes/more"))
+        assert gone == (None, None, None)
         assert [each.name for each in snapshot] == [CTR]
 
 
@@ -117,16 +118,21 @@ async def test_it_may_be_limited_to_some_model_types_also_to_ones_to_come(regist
         assert sorted(each.name for each in snapshot) == [CTR, "modelTypes/later"]
 
 
+def ages(snapshot: modelfleet.Snapshot) -> tuple[bool, bool, bool]:
+    """Whether there is anything, whether its age is known, and whether it is current."""
+    return snapshot.is_ready, snapshot.age < float("inf"), snapshot.is_current
+
+
 async def test_it_says_that_it_is_current_and_how_old_it_is_when_it_is_not(database_url: str) -> None:
     async with registry_calls.registry(database_url) as registry:
         await populate(registry)
         snapshot = modelfleet.Snapshot(registry.address)
-        assert not snapshot.is_ready and snapshot.age == float("inf") and not snapshot.is_current
+        assert ages(snapshot) == (False, False, False)
         with pytest.raises(RuntimeError, match="call wait_ready"):
             snapshot.baseline("ctr")
         snapshot.start()
         await ready(snapshot, max_age=5)
-        assert snapshot.is_current and snapshot.problem == "" and snapshot.age < 5
+        assert ages(snapshot) == (True, True, True) and snapshot.problem == ""
     # The registry has gone.
     await until(lambda: snapshot.problem)
     age = snapshot.age

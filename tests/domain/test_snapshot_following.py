@@ -275,7 +275,8 @@ def test_it_pauses_longer_after_each_failure_and_not_at_all_in_step_with_others(
     pauses = []
     for chance in (0.0, 1.0):
         steps = Following(chance=lambda: chance).steps()  # noqa: B023
-        step, found = next(steps), []
+        step = next(steps)
+        found: list[float] = []
         while len(found) < 10:
             if isinstance(step, Pause):
                 found.append(step.seconds)

@@ -87,8 +87,16 @@ def test_the_same_seed_gives_the_same_and_a_smaller_fleet_is_the_beginning(fleet
 def test_everything_says_that_it_is_synthetic(fleet: Fleet) -> None:
     types = list(fleet.model_types())
     models = [model for each in types for model in fleet.models_of(each)]
-    for entry in (*fleet.teams(), *fleet.regions(), *types, *models, *fleet.assets()):
-        assert is_synthetic(entry)
+    for team in fleet.teams():
+        assert is_synthetic(team)
+    for region in fleet.regions():
+        assert is_synthetic(region)
+    for model_type in types:
+        assert is_synthetic(model_type)
+    for model in models:
+        assert is_synthetic(model)
+    for asset in fleet.assets():
+        assert is_synthetic(asset)
     assert all(each.purpose.startswith("Synthetic: ") for each in types)
     assert all(model.description.startswith("Synthetic: ") for model in models)
     assert not is_synthetic(pb.Region(agent_address="synthetic.invalid.example.com:8443"))
@@ -158,7 +166,7 @@ def test_the_quick_way_into_a_database_stores_what_the_writer_would() -> None:
             assert plain.serving_spec is not None
             complete: AnyResource = from_proto(model, Model, uid="uid", serving_spec=plain.serving_spec.complete())
             (change,) = revise((Edit(None, complete),), stamp)
-            assert stored_model(model, "uid", stamp) == wire.stored_change(change)
+            assert stored_model(model, "uid", stamp) == wire.stored_change(change, stamp.revision)
 
 
 def test_the_quick_way_derives_what_the_writer_would() -> None:

@@ -71,11 +71,11 @@ def _revisions(fleet: Fleet) -> Iterator[list[StoredChange]]:
         *(rules.check_region(from_proto(region, Region)) for region in fleet.regions()),
     ]
     edits = [Edit(None, replace(entry, uid=_uid(draw))) for entry in first]
-    yield [wire.stored_change(change) for change in revise(edits, stamp)]
+    yield [wire.stored_change(change, stamp.revision) for change in revise(edits, stamp)]
     for number, model_type in enumerate(completed(fleet), start=2):
         stamp = Stamp(number, START + timedelta(seconds=number))
         edit = Edit(None, replace(model_type, uid=_uid(draw)))
-        created = [wire.stored_change(change) for change in revise((edit,), stamp)]
+        created = [wire.stored_change(change, number) for change in revise((edit,), stamp)]
         models = fleet.models_of(pb.ModelType(name=model_type.name))
         yield created + [stored_model(model, _uid(draw), stamp) for model in models]
 
@@ -123,9 +123,8 @@ def stored_model(model: pb.Model, uid: str, stamp: Stamp) -> StoredChange:
     state = model.SerializeToString(deterministic=True)
     head = pb.ResourceChange(resource=model.name, action=pb.ResourceChange.CREATED).SerializeToString()
     fields = (_field(path, value) for path, value in _fields(model) if value)
-    return StoredChange(
-        model.name, b"".join((head, *fields, _AFTER_MODEL, _varint(len(state)), state)), 0, "model", state
-    )
+    change = b"".join((head, *fields, _AFTER_MODEL, _varint(len(state)), state))
+    return StoredChange(model.name, stamp.revision, change, 0, "model", state)
 
 
 # Key of the field `model` in a serialised ResourceChange: its number, and that a length follows.
