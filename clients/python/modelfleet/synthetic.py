@@ -31,7 +31,9 @@ LABEL: Final = "synthetic"
 DOMAIN: Final = "synthetic.invalid"
 """Where the agents of synthetic regions are: no such domain can exist (RFC 2606)."""
 MAX_TYPES: Final = 1_000_000
-MAX_MODELS_PER_TYPE: Final = 1000
+MAX_MODELS_PER_TYPE: Final = 500
+WANTED_TIER: Final = "wanted_tier"
+"""The label of a model type that shall have TIER0 or TIER1, which people grant."""
 
 _WHOLE = 10_000
 
@@ -335,7 +337,7 @@ def generate(types: int, models_per_type: int = 20, seed: int = 0) -> Fleet:
 
     Args:
         types: how many model types, 1 to 1,000,000.
-        models_per_type: how many models a type has on average, 1 to 1,000.
+        models_per_type: how many models a type has on average, 1 to 500.
         seed: another one gives another fleet.
 
     Raises:
@@ -346,6 +348,19 @@ def generate(types: int, models_per_type: int = 20, seed: int = 0) -> Fleet:
     if not 1 <= models_per_type <= MAX_MODELS_PER_TYPE:
         raise ValueError(f"models_per_type must be 1 to {MAX_MODELS_PER_TYPE:,}, not {models_per_type:,}")
     return Fleet(types, models_per_type, seed)
+
+
+def registrable(model_type: pb.ModelType) -> pb.ModelType:
+    """Returns a model type as it may be registered: TIER0 and TIER1 are granted afterwards, on request.
+
+    It has TIER2 instead, and a label that says which it shall have.
+    """
+    made = pb.ModelType()
+    made.CopyFrom(model_type)
+    if made.tier in (serving_pb2.TIER0, serving_pb2.TIER1):
+        made.labels[WANTED_TIER] = serving_pb2.Tier.Name(made.tier)
+        made.tier = serving_pb2.TIER2
+    return made
 
 
 def is_synthetic(entry: pb.Team | pb.Region | pb.ModelType | pb.Model | assets_pb2.Asset) -> bool:
