@@ -129,7 +129,9 @@ class _Exporter:
             written = [tree.write(name, state) for name, state in states.items() if name not in kept]
             removed = [tree.remove(name) for name in gone]
         self._tree = tree
-        return _paths(written), _paths(removed), [tree.path_of(name) for name in kept if name in states]
+        # A new entry that somebody has not applied yet is no difference.
+        told = [name for name in kept if name in states or ((block := tree.block(name)) and block.revision)]
+        return _paths(written), _paths(removed), [tree.path_of(name) for name in told]
 
     def _edited(
         self, tree: Tree, states: Mapping[str, State], revisions: Mapping[str, int], *, whole: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,10 @@ from modelfleet.code.kinds import (
 # Ten times what one set may hold, and a guard against aliases that unfold without end.
 MAX_FILE_BYTES: Final = 32 << 20
 _MAX_NODES: Final = 5_000_000
+_MAX_DEPTH: Final = 100
+# Indented that far, or that many lists opened on one line.
+_DEEP_LINE: Final = re.compile(rf"^(?:[ \t]{{{_MAX_DEPTH}}}|[ \t]*(?:[-?:][ \t]+){{{_MAX_DEPTH // 2}}})", re.MULTILINE)
+_BRACKET: Final = re.compile(r"[\[\]{}]")
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULL: Final = "tag:yaml.org,2002:null"
 _WORDS: Final = {"TYPE_STRING": "a text", "TYPE_BOOL": "true or false", "TYPE_DOUBLE": "a number"}
@@ -108,6 +113,8 @@ def read_text(text: str, file: str) -> tuple[list[Block], list[Problem]]:
     reader = _Reader(file)
     blocks = []
     try:
+        if _may_be_deep(text) and _is_deep(text):
+            return [], [Problem(file, 0, f"is nested deeper than {_MAX_DEPTH} levels")]
         for node in yaml.compose_all(text, Loader=_LOADER):
             # An empty document between two `---` is no entry.
             if not (isinstance(node, yaml.ScalarNode) and node.tag == _NULL):
@@ -119,8 +126,6 @@ def read_text(text: str, file: str) -> tuple[list[Block], list[Problem]]:
         reader.problems.append(Problem(file, mark.line + 1 if mark else 0, f"is not YAML: {error.problem}"))
     except yaml.YAMLError as error:
         reader.problems.append(Problem(file, 0, f"is not YAML: {error}"))
-    except RecursionError:
-        reader.problems.append(Problem(file, 0, "is nested too deep"))
     except _TooMuch:
         reader.problems.append(Problem(file, 0, "unfolds to too much; write aliases (*name) out"))
     if not blocks and not reader.problems:
@@ -130,6 +135,27 @@ def read_text(text: str, file: str) -> tuple[list[Block], list[Problem]]:
 
 class _TooMuch(Exception):
     pass
+
+
+def _may_be_deep(text: str) -> bool:
+    """Says whether a text might be nested deep: quickly, and yes too often rather than not."""
+    if _DEEP_LINE.search(text) is not None:
+        return True
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest > _MAX_DEPTH
+
+
+def _is_deep(text: str) -> bool:
+    """Says whether a text is nested deeper than YAML's parser can build: it would take the process with it."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            return True
+    return False
 
 
 class _Reader:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from modelfleet.code.documents import Document, document_of
+from modelfleet.code.documents import Document, Side, differences, document_of
 from modelfleet.code.fileset import find_files
 from modelfleet.code.kinds import FILED, MODEL, kind_of, parent_of, short
 from modelfleet.code.plan import AsOf, Unknown
@@ -185,19 +185,23 @@ def edited(block: Block, state: State | None, revisions: Mapping[str, int], as_o
         revisions: of the ledger's entries, by name.
         as_of: gives entries as they were.
     """
-    if not block.revision:
-        return True
-    listed = {entry.name: entry.document for entry in block.entries}
+    listed = {entry.name: entry for entry in block.entries}
     now = {} if state is None else {block.entry.name: state.document, **state.models}
+
+    def was(name: str) -> Document | None:
+        if name in now and revisions.get(name, 0) <= block.revision:
+            return now[name]
+        found = as_of(name, block.revision) if block.revision else None
+        return None if found is None else document_of(found)
+
     try:
-        for name in listed.keys() | now.keys():
-            if name in now and revisions.get(name, 0) <= block.revision:
-                base: Document | None = now[name]
-            else:
-                was = as_of(name, block.revision)
-                base = None if was is None else document_of(was)
-            if base != listed.get(name):
+        for name, entry in listed.items():
+            base = was(name) if block.revision else None
+            if name not in now:
+                if base != entry.document:
+                    return True  # new, or changed after it was deleted in the ledger
+            elif any(each.side is not Side.LEDGER for each in differences(entry.kind, base, now[name], entry.document)):
                 return True
+        return any(was(name) is not None for name in now.keys() - listed.keys())
     except Unknown:
         return True
-    return False
