@@ -65,7 +65,7 @@ class Apply(Base):
         """Returns the changes of a revision, which are kept once: in the history, not beside the request_id as well."""
         recent = self._follower.recent(number - 1)
         if recent:
-            return recent[0].changes
+            return recent[0].revision.changes
         stored = await self._store.revision(number)
         return () if stored is None else wire.revision_of(stored).changes
 

@@ -172,25 +172,23 @@ class Store:
         return [_revision(row) for row in rows]
 
     async def revision(self, number: int) -> StoredRevision | None:
-        """Returns one revision, or None."""
+        """Returns one revision, or None. It may have been forgotten already: see the base."""
         row = await self._database.fetchrow(f"{_REVISION} WHERE number = $1", number)
         return None if row is None else _revision(row)
-
-    async def oldest_revision(self) -> int:
-        """Returns the number of the oldest revision that is kept; 1 where there is none."""
-        oldest: int = await self._database.fetchval("SELECT coalesce(min(number), 1) FROM revisions")
-        return oldest
 
     async def revisions_before(self, resource: str, before: int | None, limit: int) -> list[StoredRevision]:
         """Returns up to `limit` revisions, newest first, of one resource or of all, older than one."""
         if resource:
             query = f"""{_REVISION} WHERE number IN (
-                SELECT DISTINCT revision FROM changes WHERE resource = $3 AND ($1::bigint IS NULL OR revision < $1)
+                SELECT DISTINCT revision FROM changes
+                WHERE resource = $3 AND revision < coalesce($1, 9223372036854775807)
+                AND revision > (SELECT number FROM base)
                 ORDER BY revision DESC LIMIT $2
             ) ORDER BY number DESC"""
             rows = await self._database.fetch(query, before, limit, resource)
         else:
-            query = f"{_REVISION} WHERE number < coalesce($1, 9223372036854775807) ORDER BY number DESC LIMIT $2"
+            query = f"""{_REVISION} WHERE number < coalesce($1, 9223372036854775807)
+            AND number > (SELECT number FROM base) ORDER BY number DESC LIMIT $2"""
             rows = await self._database.fetch(query, before, limit)
         return [_revision(row) for row in rows]
 
