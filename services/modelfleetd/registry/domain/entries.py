@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
-from modelfleetd.errors import (
-    EtagMismatch,
-    ReferenceNotFound,
-    ResourceExists,
-    ResourceInUse,
-    ResourceNotFound,
-    RoleMissing,
-)
+from modelfleetd.errors import ReferenceNotFound, ResourceInUse, ResourceNotFound, RoleMissing
 from modelfleetd.registry.domain import rules
 from modelfleetd.registry.domain.dependencies import Dependencies, follow_up, refuse_circle
+from modelfleetd.registry.domain.edits import changed as _changed
+from modelfleetd.registry.domain.edits import created as _created
+from modelfleetd.registry.domain.edits import current as _current
+from modelfleetd.registry.domain.edits import deleted as _deleted
+from modelfleetd.registry.domain.edits import refuse_existing as _refuse_existing
+from modelfleetd.registry.domain.edits import refuse_in_use as _refuse_in_use
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.masks import merge
 from modelfleetd.registry.domain.resources import (
-    AnyResource,
     Model,
     ModelRole,
     ModelType,
@@ -27,10 +24,8 @@ from modelfleetd.registry.domain.resources import (
     Role,
     Team,
 )
-from modelfleetd.registry.domain.revisions import Edit, Edits
+from modelfleetd.registry.domain.revisions import Edits
 from modelfleetd.registry.domain.roles import launch_command, refuse_launch_owned
-
-R = TypeVar("R", bound=AnyResource)
 
 
 def create_team(ledger: Ledger, asked: Team, uid: str) -> Edits:
@@ -144,36 +139,6 @@ def delete_model(ledger: Ledger, name: str, etag: str) -> Edits:
     if current.role is not None and current.role.serves:
         _refuse_in_use(name, [f"{current.model_type} (as its {current.role.name})"])
     return _deleted(current)
-
-
-def _created(resource: AnyResource, uid: str) -> Edits:
-    return (Edit(None, replace(resource, uid=uid)),)
-
-
-def _changed(before: AnyResource, after: AnyResource) -> Edits:
-    return () if before == after else (Edit(before, after),)
-
-
-def _deleted(resource: AnyResource) -> Edits:
-    return (Edit(resource, None),)
-
-
-def _current(found: R | None, name: str, etag: str) -> R:
-    if found is None:
-        raise ResourceNotFound(name)
-    if etag and etag != found.etag:
-        raise EtagMismatch(name, etag, found.etag)
-    return found
-
-
-def _refuse_existing(ledger: Ledger, name: str) -> None:
-    if ledger.find(name) is not None:
-        raise ResourceExists(name)
-
-
-def _refuse_in_use(name: str, referred_by: Sequence[str]) -> None:
-    if referred_by:
-        raise ResourceInUse(name, referred_by)
 
 
 def _expect_failover_regions(ledger: Ledger, region: Region) -> None:
