@@ -51,6 +51,8 @@ class Snapshot:
         self._collections: dict[str, list[str]] = {}
         # Who refers to a name.
         self._referrers: dict[str, set[str]] = {}
+        # Kinds as plain data, as long as nothing of them changes: each write asks for all schemas.
+        self._plain: dict[str, Sequence[AnyResource]] = {}
         # Roles by member and team.
         self.bindings: dict[str, dict[str, frozenset[Role]]] = {}
 
@@ -121,6 +123,14 @@ class Snapshot:
         """Returns whatever has the name, or None."""
         return self._table(name).get(name)
 
+    def every(self, kind: type[R]) -> Sequence[R]:
+        """Returns everything of one kind as plain data, by name: the same objects until something of it changes."""
+        key = kind_of_resource(kind).name
+        if key not in self._plain:
+            table = self._tables[key]
+            self._plain[key] = [resource_of(table[name]) for name in sorted(table)]
+        return cast(Sequence[R], self._plain[key])
+
     def _table(self, name: str) -> dict[str, AnyMessage]:
         kind = kind_of_name(name)
         return {} if kind is None else self._tables.get(kind.name, {})
@@ -129,6 +139,7 @@ class Snapshot:
         name = message.name
         before = self.find(name)
         self._table(name)[name] = message
+        self._plain.pop(kind_of_message(type(message)).name, None)
         if before is None:
             for collection in _collections_of(name):
                 insort(self._collections.setdefault(collection, []), name)
@@ -139,6 +150,7 @@ class Snapshot:
 
     def _remove(self, name: str) -> None:
         before = self._table(name).pop(name)
+        self._plain.pop(kind_of_message(type(before)).name, None)
         for collection in _collections_of(name):
             listed = self._collections[collection]
             del listed[bisect_right(listed, name) - 1]
@@ -213,8 +225,7 @@ class SnapshotLedger:
 
     def every(self, kind: type[R]) -> Sequence[R]:
         """Returns everything of one kind, by name."""
-        table = self._snapshot.table(kind_of_resource(kind).message)
-        return [cast(R, resource_of(table[name])) for name in sorted(table)]
+        return self._snapshot.every(kind)
 
 
 def _resource(message: AnyMessage | None) -> AnyResource | None:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from modelfleetd.errors import ReferenceNotFound, ResourceInUse, ResourceNotFound, RoleMissing
+from modelfleetd.errors import (
+    FieldViolation,
+    InvalidFields,
+    ReferenceNotFound,
+    ResourceInUse,
+    ResourceNotFound,
+    RoleMissing,
+)
 from modelfleetd.registry.domain import rules
+from modelfleetd.registry.domain.attributes import wrong_attributes
 from modelfleetd.registry.domain.dependencies import Dependencies, follow_up, refuse_circle
 from modelfleetd.registry.domain.edits import changed as _changed
 from modelfleetd.registry.domain.edits import created as _created
@@ -26,6 +34,8 @@ from modelfleetd.registry.domain.resources import (
 )
 from modelfleetd.registry.domain.revisions import Edits
 from modelfleetd.registry.domain.roles import launch_command, refuse_launch_owned
+from modelfleetd.registry.domain.schemas import SchemaTarget
+from modelfleetd.registry.domain.type_names import naming, wrong_id
 
 
 def create_team(ledger: Ledger, asked: Team, uid: str) -> Edits:
@@ -83,7 +93,9 @@ def create_model_type(ledger: Ledger, asked: ModelType, uid: str) -> Edits:
     _refuse_existing(ledger, asked.name)
     refuse_launch_owned(asked)
     model_type = rules.check_model_type(replace(asked, required_tier=None, naming={}))
+    _expect_conforming(ledger, model_type, wrong_id(ledger, asked.name))
     _expect_references(ledger, model_type)
+    model_type = replace(model_type, naming=naming(ledger, asked.name))
     return _created(model_type, uid) + follow_up(ledger, None, model_type)
 
 
@@ -92,7 +104,9 @@ def update_model_type(ledger: Ledger, asked: ModelType, mask: Sequence[str]) -> 
     current = _current(ledger.model_type(asked.name), asked.name, asked.etag)
     command = launch_command(asked.name)
     model_type = rules.check_model_type(merge(current, asked, mask, field="model_type", command=command))
+    _expect_conforming(ledger, model_type)
     _expect_references(ledger, model_type)
+    model_type = replace(model_type, naming=naming(ledger, asked.name))
     for split in model_type.splits:
         if split.shares and split.region not in model_type.regions:
             raise ResourceInUse(split.region, [f"{model_type.name} (its split there)"])
@@ -113,6 +127,7 @@ def create_model(ledger: Ledger, asked: Model, uid: str) -> Edits:
     _refuse_existing(ledger, asked.name)
     refuse_launch_owned(asked)
     model = rules.check_model(asked)
+    _expect_conforming(ledger, model)
     spec = None if model.serving_spec is None else model.serving_spec.complete()
     return _created(replace(model, role=ModelRole.CANDIDATE, serving_spec=spec), uid)
 
@@ -130,7 +145,9 @@ def update_model(ledger: Ledger, asked: Model, mask: Sequence[str]) -> Edits:
         command=launch_command(current.model_type, asked.name),
         instead="register a new model instead",
     )
-    return _changed(current, rules.check_model(merged))
+    model = rules.check_model(merged)
+    _expect_conforming(ledger, model)
+    return _changed(current, model)
 
 
 def delete_model(ledger: Ledger, name: str, etag: str) -> Edits:
@@ -139,6 +156,16 @@ def delete_model(ledger: Ledger, name: str, etag: str) -> Edits:
     if current.role is not None and current.role.serves:
         _refuse_in_use(name, [f"{current.model_type} (as its {current.role.name})"])
     return _deleted(current)
+
+
+def _expect_conforming(ledger: Ledger, entry: ModelType | Model, wrong: Sequence[FieldViolation] = ()) -> None:
+    """Raises InvalidFields where an entry's attributes do not fulfil the schemas, or with what else is wrong."""
+    if isinstance(entry, ModelType):
+        found = wrong_attributes(ledger, SchemaTarget.MODEL_TYPE, entry.attributes, "model_type")
+    else:
+        found = wrong_attributes(ledger, SchemaTarget.MODEL, entry.attributes, "model")
+    if wrong or found:
+        raise InvalidFields([*wrong, *found])
 
 
 def _expect_failover_regions(ledger: Ledger, region: Region) -> None:

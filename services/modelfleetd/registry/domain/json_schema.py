@@ -54,10 +54,11 @@ Keyword: TypeAlias = Callable[[Any, Any, Any, Any], Errors]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong at one place of a document: its path, and what would be accepted."""
+    """What is wrong at one place of a document, what would be accepted, and what the schema says of the place."""
 
     path: str
     description: str
+    reason: str = ""
 
 
 class _Spent(Exception):
@@ -97,7 +98,7 @@ class JsonSchema:
             return [Finding("", words)]
         finally:
             _budget.reset(token)
-        return _sorted(Finding(_path(error.absolute_path), error.message + _reason(error)) for error in errors)
+        return _sorted(Finding(_path(error.absolute_path), error.message, _reason(error)) for error in errors)
 
 
 def _sorted(findings: Iterable[Finding]) -> list[Finding]:
@@ -117,7 +118,7 @@ def _reason(error: ValidationError) -> str:
     if error.validator == "required":
         described = described.get("properties", {}).get(error.path[-1], {})
     text = described.get("description") if isinstance(described, Mapping) else None
-    return f": {text[:200]}" if isinstance(text, str) and text else ""
+    return text[:200] if isinstance(text, str) else ""
 
 
 # --- the schema itself ------------------------------------------------------------------------------------------------
