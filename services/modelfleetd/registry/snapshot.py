@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
 from modelfleet.registry.v1 import registry_pb2 as pb
+from modelfleet.registry.v1.assets_pb2 import Asset
 from modelfleetd.kit.auth import Role
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
+from modelfleetd.registry.lookup import Lookup, place
 from modelfleetd.registry.wire import (
     KINDS,
     AnyMessage,
@@ -53,6 +55,8 @@ class Snapshot:
         self._referrers: dict[str, set[str]] = {}
         # Kinds as plain data, as long as nothing of them changes: each write asks for all schemas.
         self._plain: dict[str, Sequence[AnyResource]] = {}
+        # What entries are found by when somebody does not know their name.
+        self.lookup = Lookup()
         # Roles by member and team.
         self.bindings: dict[str, dict[str, frozenset[Role]]] = {}
 
@@ -144,6 +148,7 @@ class Snapshot:
             for collection in _collections_of(name):
                 insort(self._collections.setdefault(collection, []), name)
         self._refer(name, frozenset() if before is None else references_of(before), references_of(message))
+        self.lookup.put(before, message)
         if isinstance(message, pb.Team):
             self._unbind(cast(pb.Team | None, before))
             self._bind(message)
@@ -157,6 +162,7 @@ class Snapshot:
             if not listed:
                 del self._collections[collection]
         self._refer(name, references_of(before), frozenset())
+        self.lookup.put(before, None)
         if isinstance(before, pb.Team):
             self._unbind(before)
 
@@ -226,6 +232,14 @@ class SnapshotLedger:
     def every(self, kind: type[R]) -> Sequence[R]:
         """Returns everything of one kind, by name."""
         return self._snapshot.every(kind)
+
+    def asset_at(self, uri: str) -> str | None:
+        """Returns the name of the asset that has a URI, or None."""
+        assets = self._snapshot.table(Asset)
+        for name in self._snapshot.lookup.at(place(uri)):
+            if name in assets and place(assets[name].uri) == place(uri):
+                return name
+        return None
 
 
 def _resource(message: AnyMessage | None) -> AnyResource | None:

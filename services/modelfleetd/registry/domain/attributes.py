@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from modelfleetd.errors import EntriesInvalidated, FieldViolation, invalid
+from modelfleetd.errors import FieldViolation, invalid
 from modelfleetd.registry.domain.edits import changed, created, current, deleted, refuse_existing
 from modelfleetd.registry.domain.identity import Same
 from modelfleetd.registry.domain.json_schema import JsonSchema, scalar_properties, what_is_wrong
@@ -29,19 +29,19 @@ def _compiled(schema: Same[ExtensionSchema]) -> JsonSchema:
 
 
 def violations_of(schema: ExtensionSchema, attributes: Mapping[str, Json], path: str) -> list[FieldViolation]:
-    """Returns what a schema finds wrong with attributes, below a path. Schemas are compiled once for each revision."""
+    """Returns what a schema finds wrong with attributes, below their path. It is compiled once for each revision."""
     found = []
     for each in _compiled(Same(schema)).findings(attributes):
         below = f".{each.path}" if each.path and not each.path.startswith("[") else each.path
         asked_by = f"{schema.name}: {each.reason}" if each.reason else schema.name
-        found.append(FieldViolation(f"{path}.attributes{below}", f"{each.description} ({asked_by})"))
+        found.append(FieldViolation(f"{path}{below}", f"{each.description} ({asked_by})"))
     return found
 
 
 def wrong_attributes(
     ledger: Ledger, target: SchemaTarget, attributes: Mapping[str, Json], path: str
 ) -> list[FieldViolation]:
-    """Returns where attributes do not fulfil the schemas of their kind of entry, all of them, and what would be accepted.
+    """Returns where attributes do not fulfil the schemas of their kind of entry, and what would be accepted.
 
     Args:
         ledger: with the schemas.
@@ -53,7 +53,7 @@ def wrong_attributes(
         violation
         for schema in ledger.every(ExtensionSchema)
         if schema.target is target
-        for violation in violations_of(schema, attributes, path)
+        for violation in violations_of(schema, attributes, f"{path}.attributes")
     ]
 
 
@@ -103,12 +103,6 @@ def update_schema(ledger: Ledger, after: ExtensionSchema) -> Edits:
 def delete_schema(ledger: Ledger, name: str, etag: str) -> Edits:
     """Decides DeleteExtensionSchema. The attributes stay."""
     return deleted(current(_schema(ledger, name), name, etag))
-
-
-def refuse_invalidated(resource: str, problems: Mapping[str, str], count: int) -> None:
-    """Raises EntriesInvalidated where there are entries that would no longer be valid."""
-    if count:
-        raise EntriesInvalidated(resource, problems, count)
 
 
 def _schema(ledger: Ledger, name: str) -> ExtensionSchema | None:

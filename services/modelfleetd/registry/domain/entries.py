@@ -14,6 +14,7 @@ from modelfleetd.errors import (
     RoleMissing,
 )
 from modelfleetd.registry.domain import rules
+from modelfleetd.registry.domain.asset_entries import is_asset, without
 from modelfleetd.registry.domain.attributes import wrong_attributes
 from modelfleetd.registry.domain.dependencies import Dependencies, follow_up, refuse_circle
 from modelfleetd.registry.domain.edits import changed as _changed
@@ -114,10 +115,11 @@ def update_model_type(ledger: Ledger, asked: ModelType, mask: Sequence[str]) -> 
 
 
 def delete_model_type(ledger: Ledger, name: str, etag: str) -> Edits:
-    """Decides DeleteModelType: of a type without models that no other type consumes."""
+    """Decides DeleteModelType: of a type without models that no other type consumes. Assets do not keep it."""
     current = _current(ledger.model_type(name), name, etag)
-    _refuse_in_use(name, [*ledger.referrers(name), *(model.name for model in ledger.models_of(name))])
-    return _deleted(current) + follow_up(ledger, current, None)
+    referrers = [each for each in ledger.referrers(name) if not is_asset(each)]
+    _refuse_in_use(name, [*referrers, *(model.name for model in ledger.models_of(name))])
+    return _deleted(current) + follow_up(ledger, current, None) + without(ledger, name)
 
 
 def create_model(ledger: Ledger, asked: Model, uid: str) -> Edits:
@@ -151,11 +153,11 @@ def update_model(ledger: Ledger, asked: Model, mask: Sequence[str]) -> Edits:
 
 
 def delete_model(ledger: Ledger, name: str, etag: str) -> Edits:
-    """Decides DeleteModel: of a model whose role does not serve."""
+    """Decides DeleteModel: of a model whose role does not serve. Assets do not keep it."""
     current = _current(ledger.model(name), name, etag)
     if current.role is not None and current.role.serves:
         _refuse_in_use(name, [f"{current.model_type} (as its {current.role.name})"])
-    return _deleted(current)
+    return _deleted(current) + without(ledger, name)
 
 
 def _expect_conforming(ledger: Ledger, entry: ModelType | Model, wrong: Sequence[FieldViolation] = ()) -> None:

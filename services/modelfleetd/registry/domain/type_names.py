@@ -42,7 +42,7 @@ def naming(ledger: Ledger, name: str) -> Mapping[str, str]:
 
 
 def wrong_id(ledger: Ledger, name: str) -> list[FieldViolation]:
-    """Returns why the id of a new model type fits none of the enforced schemes; nothing where it does, or there is none.
+    """Returns why the id of a new model type fits no enforced scheme; nothing where it fits one, or there is none.
 
     It names what is wrong by the scheme that the id comes closest to, and what would be accepted.
     """
