@@ -247,8 +247,8 @@ def _pointer(path: Sequence[str | int]) -> str:
 
 
 def scalar_properties(schema: Mapping[str, Json]) -> list[str]:
-    """Returns the schema's own properties that hold text, numbers or booleans and nothing else."""
-    return [key for key, each in schema.get("properties", {}).items() if _is_scalar(each, schema)]
+    """Returns the schema's own properties that hold text, numbers or booleans and nothing else, sorted."""
+    return sorted(key for key, each in schema.get("properties", {}).items() if _is_scalar(each, schema))
 
 
 def _is_scalar(each: Json, root: Mapping[str, Json]) -> bool:
