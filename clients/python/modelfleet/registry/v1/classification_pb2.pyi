@@ -83,7 +83,7 @@ class ExtensionSchema(_message.Message):
         """The schema, of type object. At most 64 KiB as JSON, nested at most 40 deep. References lead inside the schema only, not in
         circles, and make at most 10,000 schemas of it when written out; nothing is fetched. Patterns are RE2's, without
         look-around and back references. `unevaluatedProperties`, `unevaluatedItems`, `$dynamicRef` and `$id` of a part are
-        refused; `format` is not checked. Attributes that take more than 50,000 steps to check are refused, too.
+        refused; `format` is not checked. Attributes that take more than 20,000 steps to check are refused, too.
         """
 
     @_builtins.property
