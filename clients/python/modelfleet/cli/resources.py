@@ -62,7 +62,11 @@ class Resource:
     def call(self, session: Session, verb: str, **fields: Any) -> Any:
         """Calls `{verb}_{method}` of the service."""
         method = f"{verb}_{self.collection if verb == 'list' else self.method}"
-        return getattr(getattr(session.client, self.service), method)(**fields)
+        call = getattr(getattr(session.client, self.service), method)
+        if self.force and verb in ("create", "update"):
+            with render.busy("Looking at all entries"):
+                return call(**fields)
+        return call(**fields)
 
     def pages(self, session: Session, **fields: Any) -> Iterator[Message]:
         """Every resource of a list, page after page."""

@@ -1,13 +1,12 @@
 """JSON Schema (2020-12) as an organisation writes it: checked, bounded, in words that say what would be accepted.
 
-The library `jsonschema` evaluates; what is here gives its keywords our words, patterns in linear time, and a budget.
-Nothing is ever fetched: references lead inside the schema, and not in circles.
+The library `jsonschema` holds it together and checks schemas themselves; the keywords are written anew with our words,
+patterns in linear time, and a budget. Nothing is ever fetched: references lead inside the schema, and not in circles.
 """
 
 from __future__ import annotations
 
 import difflib
-import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -65,40 +64,56 @@ class _Spent(Exception):
     """The budget of a check is used up."""
 
 
-class _Budget:
-    """What is left to spend on a check."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def spend(self) -> None:
-        self.steps -= 1
-        if self.steps < 0:
-            raise _Spent
-
-
-_budget: ContextVar[_Budget] = ContextVar("budget")
-
-
 class JsonSchema:
     """A schema, ready to check documents. It has to be one: see `what_is_wrong`."""
 
     def __init__(self, schema: Mapping[str, Json]) -> None:
         # Where it says that it comes from would change what references lead to.
-        plain = {key: value for key, value in schema.items() if key not in ("$id", "$schema")}
-        self._validator = _Validator(plain, registry=Registry())
+        self._schema = {key: value for key, value in schema.items() if key not in ("$id", "$schema")}
+        self._validator = _Validator(self._schema, registry=Registry())
+        self._places = {_pointer(path): each for path, each in _walk(self._schema)}
+        # Validators of subschemas, by identity: the library makes a new one each time that it comes to one.
+        self._inner: dict[int, Any] = {}
 
     def findings(self, document: Json) -> list[Finding]:
         """Returns what is wrong with a document, by path; at most 50."""
-        token = _budget.set(_Budget(MAX_STEPS))
+        token = _check.set(_Check(self))
         try:
             errors = list(islice(self._validator.iter_errors(document), _MOST_FINDINGS))
         except _Spent:
             words = f"take more than {MAX_STEPS:,} steps to check; make them smaller, or the schema simpler"
             return [Finding("", words)]
         finally:
-            _budget.reset(token)
+            _check.reset(token)
         return _sorted(Finding(_path(error.absolute_path), error.message, _reason(error)) for error in errors)
+
+    def inner(self, validator: Any, below: Json) -> Any:
+        """Returns the validator of a subschema."""
+        found = self._inner.get(id(below))
+        if found is None:
+            found = self._inner[id(below)] = validator.evolve(schema=below)
+        return found
+
+    def place(self, reference: str) -> Json:
+        """Returns the subschema that a reference leads to."""
+        return self._places[reference]
+
+
+class _Check:
+    """One check of a document: by which schema, and what is left to spend on it."""
+
+    def __init__(self, schema: JsonSchema) -> None:
+        self.schema = schema
+        self._left = MAX_STEPS
+
+    def spend(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _Spent
+
+
+# Keywords are functions of the library's kind, which get nothing of ours.
+_check: ContextVar[_Check] = ContextVar("check")
 
 
 def _sorted(findings: Iterable[Finding]) -> list[Finding]:
@@ -310,13 +325,13 @@ class _Leaf:
     words: Callable[[Any], str]
 
     def __call__(self, validator: Any, wanted: Any, value: Any, schema: Any) -> Errors:
-        _budget.get().spend()
+        _check.get().spend()
         if (self.kind is None or validator.is_type(value, self.kind)) and not self.holds(value, wanted):
             yield ValidationError(self.words(wanted))
 
 
 def _enum(validator: Any, wanted: Any, value: Any, _schema: Any) -> Errors:  # noqa: ARG001
-    _budget.get().spend()
+    _check.get().spend()
     if _canonical(value) not in set(map(_canonical, wanted)):
         yield ValidationError(_enum_words(wanted, value))
 
@@ -329,7 +344,7 @@ def _enum_words(wanted: Sequence[Json], value: Json) -> str:
 
 
 def _type(validator: Any, wanted: Any, value: Any, _schema: Any) -> Errors:
-    _budget.get().spend()
+    _check.get().spend()
     if not any(validator.is_type(value, kind) for kind in ([wanted] if isinstance(wanted, str) else wanted)):
         yield ValidationError(_type_words(wanted))
 
@@ -339,7 +354,7 @@ def _type_words(wanted: str | Sequence[str]) -> str:
 
 
 def _required(validator: Any, wanted: Any, value: Any, _schema: Any) -> Errors:
-    _budget.get().spend()
+    _check.get().spend()
     if validator.is_type(value, "object"):
         for key in wanted:
             if key not in value:
@@ -347,7 +362,7 @@ def _required(validator: Any, wanted: Any, value: Any, _schema: Any) -> Errors:
 
 
 def _dependent_required(validator: Any, wanted: Any, value: Any, _schema: Any) -> Errors:
-    _budget.get().spend()
+    _check.get().spend()
     if validator.is_type(value, "object"):
         for key, others in wanted.items():
             for other in others:
@@ -359,9 +374,9 @@ def _pattern_properties(validator: Any, wanted: Any, value: Any, _schema: Any) -
     if validator.is_type(value, "object"):
         for pattern, below in wanted.items():
             for key, item in value.items():
-                _budget.get().spend()
+                _check.get().spend()
                 if expression(pattern).search(key):
-                    yield from validator.descend(item, below, path=key, schema_path=pattern)
+                    yield from _descend(validator, item, below, key)
 
 
 def _additional_properties(validator: Any, wanted: Any, value: Any, schema: Any) -> Errors:
@@ -370,7 +385,7 @@ def _additional_properties(validator: Any, wanted: Any, value: Any, schema: Any)
     known = schema.get("properties", {})
     patterns = [expression(pattern) for pattern in schema.get("patternProperties", ())]
     for key, item in value.items():
-        _budget.get().spend()
+        _check.get().spend()
         if key in known or any(pattern.search(key) for pattern in patterns):
             continue
         if wanted is False:
@@ -378,15 +393,14 @@ def _additional_properties(validator: Any, wanted: Any, value: Any, schema: Any)
             accepted = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known)[:20])}"
             yield ValidationError(f"is none of the fields; {accepted}", path=(key,))
         else:
-            yield from validator.descend(item, wanted, path=key)
+            yield from _descend(validator, item, wanted, key)
 
 
 def _contains(validator: Any, wanted: Any, value: Any, schema: Any) -> Errors:
     if not validator.is_type(value, "array"):
         return
-    inner = validator.evolve(schema=wanted)
     least, most = schema.get("minContains", 1), schema.get("maxContains")
-    count = sum(inner.is_valid(item) for item in value)
+    count = sum(_holds(validator, item, wanted) for item in value)
     if count < least:
         yield ValidationError(f"must hold at least {_count(least, 'fitting entry', 'fitting entries')}")
     if most is not None and count > most:
@@ -395,8 +409,8 @@ def _contains(validator: Any, wanted: Any, value: Any, schema: Any) -> Errors:
 
 def _alternatives(validator: Any, wanted: Any, value: Any) -> tuple[int, list[list[ValidationError]]]:
     """Returns how many of the alternatives hold, and the errors of those that do not."""
-    _budget.get().spend()
-    found = [list(validator.descend(value, each, schema_path=index)) for index, each in enumerate(wanted)]
+    _check.get().spend()
+    found = [list(_descend(validator, value, each)) for each in wanted]
     return sum(not errors for errors in found), [errors for errors in found if errors]
 
 
@@ -424,20 +438,78 @@ def _one_of(validator: Any, wanted: Any, value: Any, _schema: Any) -> Errors:
 
 
 def _not(validator: Any, wanted: Any, value: Any, _schema: Any) -> Errors:
-    _budget.get().spend()
-    if validator.evolve(schema=wanted).is_valid(value):
+    _check.get().spend()
+    if _holds(validator, value, wanted):
         yield ValidationError(f"must not fulfil {_shown(wanted)}")
 
 
-def _counted(keyword: Keyword) -> Keyword:
-    """Returns one of the library's keywords, spending a step each time that it is looked at."""
+def _properties(validator: Any, wanted: Any, value: Any, _schema: Any) -> Errors:
+    _check.get().spend()
+    if validator.is_type(value, "object"):
+        for key, below in wanted.items():
+            if key in value:
+                yield from _descend(validator, value[key], below, key)
 
-    @functools.wraps(keyword)
-    def check(validator: Any, wanted: Any, value: Any, schema: Any) -> Errors:
-        _budget.get().spend()
-        yield from keyword(validator, wanted, value, schema)
 
-    return check
+def _property_names(validator: Any, wanted: Any, value: Any, _schema: Any) -> Errors:
+    if validator.is_type(value, "object"):
+        for key in value:
+            for error in _descend(validator, key, wanted):
+                yield ValidationError(f"the key {error.message}", path=(key,))
+
+
+def _items(validator: Any, wanted: Any, value: Any, schema: Any) -> Errors:
+    if validator.is_type(value, "array"):
+        for index in range(len(schema.get("prefixItems", ())), len(value)):
+            yield from _descend(validator, value[index], wanted, index)
+
+
+def _prefix_items(validator: Any, wanted: Any, value: Any, _schema: Any) -> Errors:
+    if validator.is_type(value, "array"):
+        for index, (item, below) in enumerate(zip(value, wanted, strict=False)):
+            yield from _descend(validator, item, below, index)
+
+
+def _all_of(validator: Any, wanted: Any, value: Any, _schema: Any) -> Errors:
+    for below in wanted:
+        yield from _descend(validator, value, below)
+
+
+def _if(validator: Any, wanted: Any, value: Any, schema: Any) -> Errors:
+    branch = "then" if _holds(validator, value, wanted) else "else"
+    if branch in schema:
+        yield from _descend(validator, value, schema[branch])
+
+
+def _dependent_schemas(validator: Any, wanted: Any, value: Any, _schema: Any) -> Errors:
+    if validator.is_type(value, "object"):
+        for key, below in wanted.items():
+            if key in value:
+                yield from _descend(validator, value, below)
+
+
+def _reference(validator: Any, wanted: Any, value: Any, _schema: Any) -> Errors:
+    yield from _descend(validator, value, _check.get().schema.place(wanted))
+
+
+def _descend(validator: Any, value: Any, below: Json, step: str | int | None = None) -> Errors:
+    """Yields what a subschema finds wrong with a value, or with a part of one."""
+    check = _check.get()
+    check.spend()
+    if below is True:
+        return
+    if below is False:
+        yield ValidationError("must be left out", path=() if step is None else (step,))
+        return
+    for error in check.schema.inner(validator, below).iter_errors(value):
+        if step is not None:
+            error.path.appendleft(step)
+        yield error
+
+
+def _holds(validator: Any, value: Any, below: Json) -> bool:
+    """Says whether a value fulfils a subschema."""
+    return next(_descend(validator, value, below), None) is None
 
 
 _LEAVES: Final[Mapping[str, _Leaf]] = {
@@ -463,20 +535,26 @@ _LEAVES: Final[Mapping[str, _Leaf]] = {
     ),
 }
 
-_library: Mapping[str, Any] = jsonschema.Draft202012Validator.VALIDATORS
 _Validator: Final[Any] = extend(  # type: ignore[no-untyped-call]
     jsonschema.Draft202012Validator,
     {
-        **{key: _counted(keyword) for key, keyword in _library.items()},
         **_LEAVES,
+        "$ref": _reference,
         "additionalProperties": _additional_properties,
+        "allOf": _all_of,
         "anyOf": _any_of,
         "contains": _contains,
         "dependentRequired": _dependent_required,
+        "dependentSchemas": _dependent_schemas,
         "enum": _enum,
+        "if": _if,
+        "items": _items,
         "not": _not,
         "oneOf": _one_of,
         "patternProperties": _pattern_properties,
+        "prefixItems": _prefix_items,
+        "properties": _properties,
+        "propertyNames": _property_names,
         "required": _required,
         "type": _type,
     },
