@@ -66,7 +66,7 @@ async def fill(database_url: str, count: int) -> None:
         follower = Follower(store)
         await follower.load()
         made: Edits = tuple(Edit(None, builders.model_type(f"x{number:03}")) for number in range(count))
-        await Writer(store, follower).write(Author("test"), lambda _: made)
+        await Writer(store, follower).change_unasked(Author("test"), lambda _: made)
     finally:
         await database.close()
 
@@ -254,9 +254,9 @@ async def test_two_replicas_write_words_once_and_a_third_finds_nothing_to_do(dat
             await follower.load()
             replicas.append((follower, Writer(Store(database), follower)))
         types: Edits = tuple(Edit(None, builders.model_type(f"x{number:03}")) for number in range(300))
-        await replicas[0][1].write(Author("test"), lambda _: types)
+        await replicas[0][1].change_unasked(Author("test"), lambda _: types)
         word = builders.naming_scheme("x", ("what", ["x000", "x299"]))
-        await replicas[0][1].write(Author("test"), lambda _: (Edit(None, word),))
+        await replicas[0][1].change_unasked(Author("test"), lambda _: (Edit(None, word),))
         for follower, _ in replicas:
             await follower.catch_up()
         await asyncio.gather(*(Renaming(*replica).round() for replica in replicas[:2]))

@@ -66,7 +66,7 @@ class Renaming:
             def decide(ledger: Ledger, batch: _Batch = batch) -> Edits:
                 return renamed(ledger, batch.model_types)
 
-            await self._writer.write(Author(ACTOR, reason=batch.reason), decide)
+            await self._writer.change_unasked(Author(ACTOR, reason=batch.reason), decide)
         self._done = state
 
     def _state(self) -> object:
