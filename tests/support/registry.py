@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from modelfleetd.registry.domain.assets import Asset
+from modelfleetd.registry.domain.naming import NamingField, NamingScheme, NamingWord
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Edits, Stamp, revise
@@ -46,12 +47,23 @@ def split(region: str = "eu", *, of: str = "ctr", **shares: int) -> RegionSplit:
     )
 
 
+def naming_scheme(key: str, *fields: tuple[str, Sequence[str]], **more: Any) -> NamingScheme:
+    """A scheme with fields of these ids and words."""
+    parts = (
+        NamingField(id=id_, words=tuple(NamingWord(word=word, meaning=word.upper()) for word in words))
+        for id_, words in fields
+    )
+    return NamingScheme(name=f"namingSchemes/{key}", separator="_", fields=tuple(parts), **more)
+
+
 def serving(role: ModelRole, key: str = "v1", of: str = "ctr") -> Model:
     return model(key, of, role=role, serving_spec=spec().complete())
 
 
 class LedgerOf:
     """A ledger with these entries (`domain.ledger.Ledger`)."""
+
+    follows_up_later = False
 
     def __init__(self, *entries: AnyResource, revision: int = 0) -> None:
         self.entries = {entry.name: entry for entry in entries}
@@ -88,7 +100,7 @@ class LedgerOf:
         return sorted((each for each in models if parent_of(each.name) == model_type), key=lambda each: each.name)
 
     def referrers(self, name: str) -> Sequence[str]:
-        return sorted(entry.name for entry in self.entries.values() if name in set(_references(entry)))
+        return sorted(entry.name for entry in self.entries.values() if name in set(references(entry)))
 
     def find(self, name: str) -> AnyResource | None:
         return self.entries.get(name)
@@ -97,8 +109,12 @@ class LedgerOf:
         found = [entry for entry in self.entries.values() if isinstance(entry, kind)]
         return sorted(found, key=lambda each: each.name)
 
+    def asset_at(self, uri: str) -> str | None:
+        found = [each.name for each in self.every(Asset) if each.uri.rstrip("/") == uri.rstrip("/")]
+        return found[0] if found else None
 
-def _references(entry: AnyResource) -> Iterable[str]:
+
+def references(entry: AnyResource) -> Iterable[str]:
     if isinstance(entry, Region):
         return [share.region for share in entry.failover_shares]
     if isinstance(entry, ModelType):

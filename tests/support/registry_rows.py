@@ -29,10 +29,8 @@ async def write(url: str, resources: Iterable[AnyResource], per_revision: int = 
                 head = await store.lock_head(conn)
                 stamp = Stamp(head.number + 1, head.now)
                 header = wire.header_of(Author("loader"), stamp)
-                changes = [
-                    wire.stored_change(change, stamp.revision)
-                    for change in revise([Edit(None, each) for each in batch], stamp)
-                ]
+                edits = revise([Edit(None, each) for each in batch], stamp)
+                changes = [wire.stored_change(change, stamp.revision) for change in edits]
                 parts = [each.change for each in changes]
                 revision = StoredRevision.following(head.hash, stamp.revision, header, parts)
                 await store.append(conn, [Written(revision, stamp.time, changes)])

@@ -9,17 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
+from google.protobuf.message import Message
+
 from modelfleet.registry.v1 import registry_pb2 as pb
+from modelfleet.registry.v1.assets_pb2 import Asset
 from modelfleet.registry.v1.classification_pb2 import ExtensionSchema
 from modelfleetd import names
 from modelfleetd.kit.auth import Role
+from modelfleetd.kit.fields import Reading
 from modelfleetd.kit.filter import Node
 from modelfleetd.kit.ordering import Order
 from modelfleetd.kit.paging import Position
 from modelfleetd.registry import listing
+from modelfleetd.registry.domain.assets import place
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
 from modelfleetd.registry.index import Index
 from modelfleetd.registry.listing import MODEL_TYPES, MODELS_OF_ALL, REGIONS, TEAMS
+from modelfleetd.registry.lookup import Lookup
 from modelfleetd.registry.wire import (
     KINDS,
     AnyMessage,
@@ -55,6 +61,10 @@ class Snapshot:
         self._indexes = listing.indexes()
         # Who refers to a name.
         self._referrers: dict[str, set[str]] = {}
+        # Kinds as plain data, as long as nothing of them changes: each write asks for all schemas.
+        self._plain: dict[str, Sequence[AnyResource]] = {}
+        # What entries are found by when somebody does not know their name.
+        self.lookup = Lookup()
         # Roles by member and team.
         self.bindings: dict[str, dict[str, frozenset[Role]]] = {}
 
@@ -133,6 +143,11 @@ class Snapshot:
         prefix = "" if names.WILDCARD in collection.split("/") or "/" not in collection else f"{collection}/"
         return self.index_of(collection).page(prefix, where, order, after, limit)
 
+    def attributes_of(self, kind: type[Message]) -> Mapping[str, Reading]:
+        """Returns the attributes that entries of a kind can be filtered by, by path."""
+        schemas = self.table(ExtensionSchema)
+        return listing.attributes((schemas[name] for name in sorted(schemas)), kind)
+
     def index_of(self, collection: str) -> Index:
         """Returns the index of a collection's kind."""
         kind = kind_of_name(f"{collection}/id")
@@ -148,6 +163,14 @@ class Snapshot:
         """Returns whatever has the name, or None."""
         return self._table(name).get(name)
 
+    def every(self, kind: type[R]) -> Sequence[R]:
+        """Returns everything of one kind as plain data, by name: the same objects until something of it changes."""
+        key = kind_of_resource(kind).name
+        if key not in self._plain:
+            table = self._tables[key]
+            self._plain[key] = [resource_of(table[name]) for name in sorted(table)]
+        return cast(Sequence[R], self._plain[key])
+
     def _table(self, name: str) -> dict[str, AnyMessage]:
         kind = kind_of_name(name)
         return {} if kind is None else self._tables.get(kind.name, {})
@@ -162,15 +185,20 @@ class Snapshot:
     def _keep(self, before: AnyMessage | None, message: AnyMessage) -> None:
         name = message.name
         self._table(name)[name] = message
+        self._plain.pop(kind_of_message(type(message)).name, None)
         self._refer(name, frozenset() if before is None else references_of(before), references_of(message))
+        self.lookup.put(before, message)
         if isinstance(message, pb.Team):
             self._unbind(cast(pb.Team | None, before))
             self._bind(message)
 
     def _remove(self, name: str) -> None:
         before = self._table(name).pop(name)
-        self._indexes[kind_of_message(type(before)).name].remove(before)
+        kind = kind_of_message(type(before)).name
+        self._indexes[kind].remove(before)
+        self._plain.pop(kind, None)
         self._refer(name, references_of(before), frozenset())
+        self.lookup.put(before, None)
         if isinstance(before, pb.Team):
             self._unbind(before)
         if isinstance(before, ExtensionSchema):
@@ -178,9 +206,8 @@ class Snapshot:
 
     def _find_attributes(self) -> None:
         """Makes those attributes fields of lists that the schemas of now declare to be."""
-        schemas = self.table(ExtensionSchema).values()
         for kind in (pb.ModelType, pb.Model):
-            self._indexes[kind_of_message(kind).name].set_attributes(listing.attributes(schemas, kind))
+            self._indexes[kind_of_message(kind).name].set_attributes(self.attributes_of(kind))
 
     def _bind(self, team: pb.Team) -> None:
         for binding in team.role_bindings:
@@ -207,6 +234,8 @@ class Snapshot:
 
 class SnapshotLedger:
     """The snapshot as decisions see it (`domain.ledger.Ledger`): messages become plain data when asked for."""
+
+    follows_up_later = False
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -242,8 +271,15 @@ class SnapshotLedger:
 
     def every(self, kind: type[R]) -> Sequence[R]:
         """Returns everything of one kind, by name."""
-        table = self._snapshot.table(kind_of_resource(kind).message)
-        return [cast(R, resource_of(table[name])) for name in sorted(table)]
+        return self._snapshot.every(kind)
+
+    def asset_at(self, uri: str) -> str | None:
+        """Returns the name of the asset that has a URI, or None."""
+        assets = self._snapshot.table(Asset)
+        for name in self._snapshot.lookup.at(place(uri)):
+            if name in assets and place(assets[name].uri) == place(uri):
+                return name
+        return None
 
 
 def _resource(message: AnyMessage | None) -> AnyResource | None:

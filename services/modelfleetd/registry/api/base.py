@@ -10,7 +10,6 @@ import grpc
 from google.protobuf.message import Message
 
 from modelfleet.registry.v1 import registry_pb2_grpc
-from modelfleet.registry.v1.classification_pb2 import ExtensionSchema
 from modelfleetd import names
 from modelfleetd.clock import Clock
 from modelfleetd.errors import FieldViolation, InvalidFields, ResourceNotFound, invalid
@@ -18,12 +17,11 @@ from modelfleetd.kit import ordering, paging
 from modelfleetd.kit.auth import current_principal
 from modelfleetd.kit.filter import Field, Node, matches
 from modelfleetd.kit.filter import read as read_filter
-from modelfleetd.kit.ordering import Order
-from modelfleetd.registry import wire
+from modelfleetd.kit.ordering import BY_NAME, Order
+from modelfleetd.registry import listing, wire
 from modelfleetd.registry.compaction import Compaction
 from modelfleetd.registry.domain.revisions import Author
 from modelfleetd.registry.follower import Follower
-from modelfleetd.registry.listing import readings_of
 from modelfleetd.registry.past import Past
 from modelfleetd.registry.readout import Readout
 from modelfleetd.registry.snapshot import Snapshot
@@ -117,21 +115,21 @@ def page_of(request: Any, snapshot: Snapshot, collection: str, table: Mapping[st
 
 
 def fits_of(request: Any, snapshot: Snapshot, kind: type[M]) -> Callable[[M], bool] | None:
-    """Returns what says whether a message is asked for, in a list that is read from the database; None where all are.
+    """Returns whether a message is asked for, in a list that is read by name from the database; None where all are.
 
     Raises:
-        InvalidFields: the filter is none, or another order than that of names is asked for.
+        InvalidFields: the filter is none, or another order is asked for.
     """
-    fields = readings_of(kind, snapshot.table(ExtensionSchema).values())
-    where, _ = _asked(request, {path: each.field for path, each in fields.items()}, _by_name)
+    readings = {**listing.fields(wire.kind_of_message(kind).name), **snapshot.attributes_of(kind)}
+    where, _ = _asked(request, {path: each.field for path, each in readings.items()}, _by_name)
     if where is None:
         return None
-    return lambda message: matches(where, lambda asked: fields[asked.field.path].of(message, asked.key))
+    return lambda message: matches(where, lambda asked: readings[asked.field.path].of(message, asked.key))
 
 
 def _by_name(text: str) -> Order:
-    if text.split() not in ([], [ordering.BY_NAME]):
-        raise invalid("order_by", "must be name: what is read from history has no other order")
+    if text.split() not in ([], [BY_NAME]):
+        raise invalid("order_by", "must be name: this list is read in no other order")
     return Order()
 
 

@@ -13,6 +13,10 @@ R = TypeVar("R", bound=AnyResource)
 class Ledger(Protocol):
     """Everything that exists at one revision."""
 
+    @property
+    def follows_up_later(self) -> bool:
+        """Whether this is the middle of several changes: what follows for other entries is decided after the last."""
+
     def team(self, name: str) -> Team | None:
         """Returns a team, or None."""
 
@@ -36,3 +40,6 @@ class Ledger(Protocol):
 
     def every(self, kind: type[R]) -> Sequence[R]:
         """Returns everything of one kind, by name: of kinds of which there is little, such as schemas."""
+
+    def asset_at(self, uri: str) -> str | None:
+        """Returns the name of the asset that has a URI, or None."""
