@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from modelfleetd.registry.domain.assets import Asset
+from modelfleetd.registry.domain.criticality import CriticalityRequest, RequestState
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Edits, Stamp, revise
@@ -89,6 +90,10 @@ class LedgerOf:
 
     def referrers(self, name: str) -> Sequence[str]:
         return sorted(entry.name for entry in self.entries.values() if name in set(_references(entry)))
+
+    def open_requests(self, name: str) -> Sequence[CriticalityRequest]:
+        states = (RequestState.PENDING, RequestState.APPROVED)
+        return [each for each in self.every(CriticalityRequest) if each.resource == name and each.state in states]
 
     def find(self, name: str) -> AnyResource | None:
         return self.entries.get(name)

@@ -12,6 +12,7 @@ from modelfleetd.registry import migrations
 from modelfleetd.registry.access import SnapshotRoles
 from modelfleetd.registry.api import RegistryServicer
 from modelfleetd.registry.follower import POLL_SECONDS, Follower
+from modelfleetd.registry.lapses import ROUND_SECONDS, Lapses
 from modelfleetd.registry.store import Store
 from modelfleetd.registry.watch import Watches
 from modelfleetd.registry.writer import Writer
@@ -25,14 +26,16 @@ async def build(service: Service) -> None:
     store = Store(await service.database("registry", migrations))
     follower = Follower(store)
     await follower.load()
+    writer = Writer(store, follower)
     service.work(
         Periodic("registry follower", POLL_SECONDS, follower.catch_up, service.clock),
         Periodic("registry requests", 3600.0, lambda: store.forget_requests(_REQUESTS_KEPT), service.clock),
+        Periodic("registry criticality", ROUND_SECONDS, Lapses(follower, writer, service.clock).round, service.clock),
     )
     access = SnapshotRoles(follower)
     server = service.server(roles=access, team_of=access.team_of)
     servicer = RegistryServicer(  # type: ignore[abstract]
-        store, follower, Writer(store, follower), Watches(store, follower), service.clock
+        store, follower, writer, Watches(store, follower), service.clock
     )
     server.add(servicer, registry_pb2_grpc.add_RegistryServiceServicer_to_server)
 

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
 from modelfleet.registry.v1 import registry_pb2 as pb
+from modelfleet.registry.v1.criticality_pb2 import CriticalityRequest as RequestMessage
 from modelfleetd.kit.auth import Role
+from modelfleetd.registry.domain.criticality import CriticalityRequest
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
 from modelfleetd.registry.wire import (
     KINDS,
@@ -53,6 +55,11 @@ class Snapshot:
         self._referrers: dict[str, set[str]] = {}
         # Roles by member and team.
         self.bindings: dict[str, dict[str, frozenset[Role]]] = {}
+        # Requests for a tier that are pending or in force, by the entry that they are about.
+        self.open_requests: dict[str, set[str]] = {}
+        # Revision of the last change of a model type or of its models; where it is not here, from before this snapshot.
+        self._touched: dict[str, int] = {}
+        self._loaded_revision = 0
 
     @property
     def teams(self) -> Mapping[str, pb.Team]:
@@ -83,6 +90,7 @@ class Snapshot:
         """Returns the snapshot of a whole state."""
         made = cls()
         made.revision, made.hash = revision, hash_
+        made._loaded_revision = revision
         # Sorted once, each name then goes to the end of its lists.
         for message in sorted(resources, key=lambda each: each.name):
             made._put(message)
@@ -100,6 +108,8 @@ class Snapshot:
             kind = kind_of_name(change.resource)
             if kind is None or not kind.in_memory:
                 continue
+            if kind.name in ("model_type", "model"):
+                self._touched[type_of(change.resource)] = revision.number
             after = after_of(change)
             if after is None:
                 self._remove(change.resource)
@@ -116,6 +126,10 @@ class Snapshot:
     def referrers(self, name: str) -> Sequence[str]:
         """Returns the names of the resources that refer to one, sorted."""
         return sorted(self._referrers.get(name, ()))
+
+    def touched(self, model_type: str) -> int:
+        """Returns a revision since which neither a model type nor any of its models has changed."""
+        return self._touched.get(model_type, self._loaded_revision)
 
     def find(self, name: str) -> AnyMessage | None:
         """Returns whatever has the name, or None."""
@@ -136,6 +150,8 @@ class Snapshot:
         if isinstance(message, pb.Team):
             self._unbind(cast(pb.Team | None, before))
             self._bind(message)
+        if isinstance(message, RequestMessage):
+            self._note_request(message)
 
     def _remove(self, name: str) -> None:
         before = self._table(name).pop(name)
@@ -147,6 +163,15 @@ class Snapshot:
         self._refer(name, references_of(before), frozenset())
         if isinstance(before, pb.Team):
             self._unbind(before)
+
+    def _note_request(self, request: RequestMessage) -> None:
+        """Keeps at hand what is open: of the others there are more and more, since requests are never deleted."""
+        if request.state in (RequestMessage.PENDING, RequestMessage.APPROVED):
+            self.open_requests.setdefault(request.resource, set()).add(request.name)
+        elif request.name in (known := self.open_requests.get(request.resource, set())):
+            known.discard(request.name)
+            if not known:
+                del self.open_requests[request.resource]
 
     def _bind(self, team: pb.Team) -> None:
         for binding in team.role_bindings:
@@ -169,6 +194,11 @@ class Snapshot:
                 del self._referrers[target]
         for target in after - before:
             self._referrers.setdefault(target, set()).add(name)
+
+
+def type_of(name: str) -> str:
+    """Returns the model type that a model type's or a model's name is about."""
+    return "/".join(name.split("/", 2)[:2])
 
 
 def _collections_of(name: str) -> tuple[str, ...]:
@@ -206,6 +236,11 @@ class SnapshotLedger:
     def referrers(self, name: str) -> Sequence[str]:
         """Returns the names of the resources that refer to one, sorted."""
         return self._snapshot.referrers(name)
+
+    def open_requests(self, name: str) -> Sequence[CriticalityRequest]:
+        """Returns the requests for a tier of an entry that are PENDING or APPROVED, by name."""
+        found = (self._snapshot.find(each) for each in sorted(self._snapshot.open_requests.get(name, ())))
+        return [cast(CriticalityRequest, _resource(message)) for message in found]
 
     def find(self, name: str) -> AnyResource | None:
         """Returns whatever has the name, or None."""

@@ -61,6 +61,22 @@ class Writer:
         self._take_over(revisions)
         return made
 
+    async def change_unasked(self, author: Author, decide: Decide) -> pb.Revision | None:
+        """Writes what the registry itself decides. Returns the revision; None where there was nothing to do.
+
+        Args:
+            author: of the revision.
+            decide: the edits; empty where everything is so already, so that several replicas may try.
+        """
+        revisions: list[pb.Revision] = []
+        async with self._turn, self._store.transaction() as conn:
+            head = await self._head(conn)
+            edits = decide(self._ledger())
+            if edits:
+                revisions.append(await self._append(conn, head, author, edits))
+        self._take_over(revisions)
+        return revisions[0] if revisions else None
+
     async def finalize(self, asked: Finalization, author: Author) -> pb.FinalizeLaunchResponse:
         """Ends a launch, once for ever: repeated with the same content it answers the same.
 

@@ -14,7 +14,7 @@ from modelfleetd.errors import (
     ResourceNotFound,
     RoleMissing,
 )
-from modelfleetd.registry.domain import rules
+from modelfleetd.registry.domain import rules, tiers
 from modelfleetd.registry.domain.dependencies import Dependencies, follow_up, refuse_circle
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.masks import merge
@@ -87,8 +87,10 @@ def create_model_type(ledger: Ledger, asked: ModelType, uid: str) -> Edits:
     """Decides CreateModelType."""
     _refuse_existing(ledger, asked.name)
     refuse_launch_owned(asked)
-    model_type = rules.check_model_type(replace(asked, required_tier=None, naming={}))
+    derived_later = replace(asked, required_tier=None, required_tier_path=(), tier_grant=None, naming={})
+    model_type = rules.check_model_type(derived_later)
     _expect_references(ledger, model_type)
+    tiers.refuse_raise(None, model_type)
     return _created(model_type, uid) + follow_up(ledger, None, model_type)
 
 
@@ -101,14 +103,16 @@ def update_model_type(ledger: Ledger, asked: ModelType, mask: Sequence[str]) -> 
     for split in model_type.splits:
         if split.shares and split.region not in model_type.regions:
             raise ResourceInUse(split.region, [f"{model_type.name} (its split there)"])
-    return _changed(current, model_type) + follow_up(ledger, current, model_type)
+    tiers.refuse_raise(current, model_type)
+    model_type, requests = tiers.settled(ledger, current, model_type)
+    return _changed(current, model_type) + follow_up(ledger, current, model_type) + requests
 
 
 def delete_model_type(ledger: Ledger, name: str, etag: str) -> Edits:
     """Decides DeleteModelType: of a type without models that no other type consumes."""
     current = _current(ledger.model_type(name), name, etag)
     _refuse_in_use(name, [*ledger.referrers(name), *(model.name for model in ledger.models_of(name))])
-    return _deleted(current) + follow_up(ledger, current, None)
+    return _deleted(current) + follow_up(ledger, current, None) + tiers.abandoned(ledger, name)
 
 
 def create_model(ledger: Ledger, asked: Model, uid: str) -> Edits:
@@ -117,7 +121,8 @@ def create_model(ledger: Ledger, asked: Model, uid: str) -> Edits:
         raise ResourceNotFound(asked.model_type)
     _refuse_existing(ledger, asked.name)
     refuse_launch_owned(asked)
-    model = rules.check_model(asked)
+    model = rules.check_model(replace(asked, tier_grant=None))
+    tiers.refuse_raise(None, model)
     spec = None if model.serving_spec is None else model.serving_spec.complete()
     return _created(replace(model, role=ModelRole.CANDIDATE, serving_spec=spec), uid)
 
@@ -135,7 +140,10 @@ def update_model(ledger: Ledger, asked: Model, mask: Sequence[str]) -> Edits:
         command=launch_command(current.model_type, asked.name),
         instead="register a new model instead",
     )
-    return _changed(current, rules.check_model(merged))
+    model = rules.check_model(merged)
+    tiers.refuse_raise(current, model)
+    model, requests = tiers.settled(ledger, current, model)
+    return _changed(current, model) + requests
 
 
 def delete_model(ledger: Ledger, name: str, etag: str) -> Edits:
@@ -143,7 +151,7 @@ def delete_model(ledger: Ledger, name: str, etag: str) -> Edits:
     current = _current(ledger.model(name), name, etag)
     if current.role is not None and current.role.serves:
         _refuse_in_use(name, [f"{current.model_type} (as its {current.role.name})"])
-    return _deleted(current)
+    return _deleted(current) + tiers.abandoned(ledger, name)
 
 
 def _created(resource: AnyResource, uid: str) -> Edits:
