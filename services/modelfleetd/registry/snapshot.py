@@ -7,7 +7,7 @@ in it are never changed: a new revision of a resource is a new message.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
 from modelfleet.registry.v1 import registry_pb2 as pb
@@ -34,6 +34,8 @@ TEAMS = "teams"
 REGIONS = "regions"
 MODEL_TYPES = "modelTypes"
 MODELS_OF_ALL = "modelTypes/-/models"
+# How many names are copied at a time by whoever walks a collection.
+_CHUNK = 200
 
 
 def models_of(model_type: str) -> str:
@@ -122,6 +124,15 @@ class Snapshot:
         listed = self._collections.get(collection, [])
         start = 0 if after is None else bisect_right(listed, after)
         return listed[start : start + limit]
+
+    def names_from(self, collection: str, start: str = "") -> Iterator[str]:
+        """Yields the names of a collection in order, from one on, that one included. Nothing may change meanwhile."""
+        if start and self.find(start) is not None:
+            yield start
+        after = start or None
+        while page := self.page(collection, after, _CHUNK):
+            yield from page
+            after = page[-1]
 
     def referrers(self, name: str) -> Sequence[str]:
         """Returns the names of the resources that refer to one, sorted."""

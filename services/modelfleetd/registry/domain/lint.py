@@ -10,7 +10,7 @@ import enum
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar
 
 from modelfleetd.registry.domain.criticality import TierGrant
 from modelfleetd.registry.domain.resource import Tier
@@ -49,6 +49,11 @@ class TypeFacts:
     several_regions: bool = False
     naming_in_force: bool = False
 
+    @property
+    def waivers(self) -> tuple[LintWaiver, ...]:
+        """Rules that it need not keep to."""
+        return self.entry.lint_waivers
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelView:
@@ -74,6 +79,11 @@ class ModelFacts:
     # Of its type.
     tier: Tier | None = None
 
+    @property
+    def waivers(self) -> tuple[LintWaiver, ...]:
+        """Rules that it need not keep to."""
+        return self.entry.lint_waivers
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeamFacts:
@@ -81,6 +91,7 @@ class TeamFacts:
 
     entry: Team
     now: datetime
+    waivers: ClassVar[tuple[LintWaiver, ...]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +100,7 @@ class RegionFacts:
 
     entry: Region
     now: datetime
+    waivers: ClassVar[tuple[LintWaiver, ...]] = ()
     several_regions: bool = False
 
 
@@ -141,8 +153,7 @@ class Finding:
 def lint(rules: Sequence[Rule[F]], facts: F) -> list[Finding]:
     """Returns the findings of an entry, the worst first, by the rules of its kind. What is waived is among them."""
     entry, now = facts.entry, facts.now
-    given = entry.lint_waivers if isinstance(entry, (ModelType, ModelView)) else ()
-    waivers = {waiver.rule: waiver for waiver in given}
+    waivers = {waiver.rule: waiver for waiver in facts.waivers}
     found = []
     for rule in rules:
         fault = rule.check(facts)
