@@ -369,10 +369,11 @@ class Criticality(RuleBasedStateMachine):
                 edits = entries.update_model(self.ledger, Model(name=name, tier_override=tier), ("tier_override",))
         except CriticalityNeedsApproval:
             assert tier in BY_REQUEST
-            assert current is None or (tier is not None and tier < current)
+            assert current is None or tier < current
         else:
-            self.ledger.apply(edits) if edits else None
-            assert tier not in BY_REQUEST or (current is not None and tier is not None and current <= tier)
+            if edits:
+                self.ledger.apply(edits)
+            assert tier is None or tier not in BY_REQUEST or (current is not None and current <= tier)
 
     @rule(days=st.integers(1, 40), workers=st.integers(0, 2))
     def time_passes(self, days: int, workers: int) -> None:

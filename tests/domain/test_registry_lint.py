@@ -58,10 +58,8 @@ def bound(*roles: Role) -> tuple[RoleBinding, ...]:
     return tuple(RoleBinding(role=role, members=("group:feed",)) for role in roles)
 
 
-def grant(ends: timedelta, **fields: Any) -> TierGrant:
-    return TierGrant(
-        **({"request": "criticalityRequests/r", "expire_time": NOW + ends, "falls_to": Tier.TIER3} | fields)
-    )
+def grant(ends: timedelta, falls_to: Tier | None = Tier.TIER3) -> TierGrant:
+    return TierGrant(request="criticalityRequests/r", expire_time=NOW + ends, falls_to=falls_to)
 
 
 def waiver(rule: str, ends: timedelta = DAY) -> LintWaiver:
@@ -69,7 +67,7 @@ def waiver(rule: str, ends: timedelta = DAY) -> LintWaiver:
 
 
 def of_team(**fields: Any) -> TeamFacts:
-    good = {
+    good: dict[str, Any] = {
         "on_call": "pager",
         "contacts": ("mei",),
         "role_bindings": bound(Role.OWNER, Role.APPROVER),
@@ -113,7 +111,7 @@ def of_type(around: dict[str, Any] | None = None, **fields: Any) -> TypeFacts:
 
 
 def of_model(tier: Tier | None = Tier.TIER1, **fields: Any) -> ModelFacts:
-    good = {
+    good: dict[str, Any] = {
         "name": "modelTypes/ctr/models/v1",
         "description": "more features",
         "role": ModelRole.BASELINE,
@@ -123,8 +121,8 @@ def of_model(tier: Tier | None = Tier.TIER1, **fields: Any) -> ModelFacts:
     return ModelFacts(entry=ModelView(**(good | fields)), now=NOW, tier=tier)
 
 
-REQUIRED = {"required_tier": Tier.TIER0, "required_tier_path": ("modelTypes/home", "modelTypes/ctr")}
-RETRIEVAL = {"funnel_stage": FunnelStage.SOURCING, "predictions": ()}
+REQUIRED: dict[str, Any] = {"required_tier": Tier.TIER0, "required_tier_path": ("modelTypes/home", "modelTypes/ctr")}
+RETRIEVAL: dict[str, Any] = {"funnel_stage": FunnelStage.SOURCING, "predictions": ()}
 # Rule, what breaks it, and what the message must name.
 BROKEN: list[tuple[str, TeamFacts | RegionFacts | TypeFacts | ModelFacts, str]] = [
     ("on-call-missing", of_team(on_call=""), "on call"),
@@ -267,7 +265,10 @@ def test_every_rule_has_an_example_of_each_kind_of_entry() -> None:
 
 
 def test_a_tier_that_needs_no_approval_is_mended_by_setting_it() -> None:
-    required = {"required_tier": Tier.TIER2, "required_tier_path": ("modelTypes/home", "modelTypes/ctr")}
+    required: dict[str, Any] = {
+        "required_tier": Tier.TIER2,
+        "required_tier_path": ("modelTypes/home", "modelTypes/ctr"),
+    }
     (below,) = [
         each
         for each in linted(of_type(tier=Tier.TIER3, tier_grant=None, **required))

@@ -19,7 +19,11 @@ from google.protobuf.message import Message
 from modelfleet.cli import render
 from modelfleet.cli.session import Session, with_session
 
-_OUTPUT_ONLY = {"uid", "create_time", "update_time", "revision", "usages", "required_tier", "naming"}
+_OUTPUT_ONLY = {"uid", "create_time", "update_time", "revision", "usages", "required_tier", "naming"} | {
+    "tier_grant",
+    "required_tier_path",
+    "serving_revision",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Resource:
     """A resource with standard methods, and how people see it.
 
     `method` is its name in method names (`model_type`), `collection` the field of its list answer, `pattern` its
-    resource name with `{}` for each id, `nothing` what an empty list says.
+    resource name with `{}` for each id, `nothing` what an empty list says, `remark` what `get` adds for people.
     """
 
     service: str
@@ -38,6 +42,7 @@ class Resource:
     columns: Sequence[render.Column]
     nothing: str
     reasons: bool = True
+    remark: Callable[[Any], str] | None = None
 
     @property
     def words(self) -> str:
@@ -190,7 +195,11 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
     @_name_argument(resource)
     @with_session
     def get(session: Session, name: str) -> None:
-        render.show(session, resource.call(session, "get", name=resource.name(name)))
+        found = resource.call(session, "get", name=resource.name(name))
+        render.show(session, found)
+        if session.is_table and resource.remark is not None and (remark := resource.remark(found)):
+            # As YAML has it, so that what was printed can be read again.
+            click.echo(f"# {remark}")
 
     @group.command("create", help=f"Create a {what}.")
     @_name_argument(resource)
