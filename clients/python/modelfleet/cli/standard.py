@@ -75,7 +75,8 @@ def _print_findings(findings: Iterator[pb.LintFinding]) -> None:
     for finding in findings:
         if finding.resource != resource:
             resource = finding.resource
-            owner = ", ".join(filter(None, (render.short(finding.team), finding.surface)))
+            words = (("team", render.short(finding.team)), ("surface", finding.surface))
+            owner = ", ".join(f"{word} {value}" for word, value in words if value)
             about = f" ({owner})" if owner and not resource.startswith("teams/") else ""
             console.print(Text(resource, style="bold") + Text(about), soft_wrap=True)
         severity = render.enum(finding, "severity").lower()
