@@ -62,12 +62,14 @@ class Survey:
         """
         found: list[Key] = []
         ordered = heapq.merge(self._in_ledger(start, model_type), self._reports.statuses)
+        horizon = self._reports.horizon
         for looked_at, (key, _) in enumerate(groupby(ordered)):
-            if looked_at == ROUTES_AT_A_TIME or (self._reports.horizon is not None and key >= self._reports.horizon):
-                return found, key
-            if not region or key[1] == region:
+            if looked_at == ROUTES_AT_A_TIME or (horizon is not None and key > horizon):
+                # Of the routes from the horizon on it is not known what was reported.
+                return found, key if horizon is None else min(key, horizon)
+            if key != horizon and region in ("", key[1]):
                 found.append(key)
-        return found, self._reports.horizon
+        return found, horizon
 
     def findings(self, key: Key) -> list[InventoryFinding]:
         """Returns the differences of one route, by model."""

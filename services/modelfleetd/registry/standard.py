@@ -120,7 +120,8 @@ def entries_from(snapshot: Snapshot, scope: Scope, start: str = "") -> Iterator[
         yield scope.resource
         return
     first = not start or start.startswith("teams/")
-    if scope.team and first:
+    # A team has no surface.
+    if scope.team and not (scope.resource or scope.surface) and first:
         yield scope.team
     if not (scope.resource or scope.team or scope.surface):
         if first:
