@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from modelfleetd.errors import (
     EtagMismatch,
     InvalidFields,
     RequestPending,
+    ResourceExists,
     ResourceNotFound,
     SelfApproval,
     WrongState,
@@ -151,12 +153,16 @@ def test_a_request_without_its_evidence_is_refused_with_the_path(fields: dict[st
 def test_one_request_of_an_entry_waits_at_a_time_and_of_an_entry_that_exists() -> None:
     ledger = pending()
     with pytest.raises(RequestPending) as refused:
-        tiers.request_tier(ledger, asked(tier=Tier.TIER0), "carol", "u")
+        again = replace(asked(tier=Tier.TIER0), name="criticalityRequests/r2")
+        tiers.request_tier(ledger, again, "carol", "u")
     assert refused.value.metadata["request"] == REQUEST
-    assert tiers.request_tier(ledger, asked(OLD), "carol", "u"), "a model of the type is another entry"
+    other = replace(asked(OLD), name="criticalityRequests/r2")
+    assert tiers.request_tier(ledger, other, "carol", "u"), "a model of the type is another entry"
+    with pytest.raises(ResourceExists):
+        tiers.request_tier(ledger, asked(OLD), "alice", "u")
     for missing in ("modelTypes/nope", "modelTypes/ctr/models/nope"):
         with pytest.raises(ResourceNotFound):
-            tiers.request_tier(ledger, asked(missing), "alice", "u")
+            tiers.request_tier(ledger, replace(other, resource=missing), "alice", "u")
 
 
 def test_a_lower_tier_is_not_asked_for() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import hashlib
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -28,7 +28,7 @@ class Criticality(Base):
     async def RequestCriticality(
         self, request: pb.RequestCriticalityRequest, context: Context
     ) -> pb.CriticalityRequest:
-        name = _new_name(request.resource)
+        name = _new_name(request.resource, request.request_id)
         asked, uid = from_proto(request, CriticalityRequest, name=name), new_uid()
         requester = _person(current_principal())
 
@@ -94,8 +94,8 @@ def _expect_person(caller: Principal) -> None:
         raise RoleMissing(caller.name, "ApproveCriticality on behalf of nobody", [Role.APPROVER.name])
 
 
-def _new_name(resource: str) -> str:
+def _new_name(resource: str, request_id: str) -> str:
     """Returns a name that tells what it is about: the last id of the entry, and what makes it unique."""
     key = resource.rpartition("/")[2]
     readable = key[:50] if names.is_id(key) else "request"
-    return names.CRITICALITY_REQUEST.format(f"{readable}-{uuid.uuid4().hex[:8]}")
+    return names.CRITICALITY_REQUEST.format(f"{readable}-{hashlib.sha256(request_id.encode()).hexdigest()[:8]}")

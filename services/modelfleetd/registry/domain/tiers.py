@@ -12,6 +12,7 @@ from modelfleetd.errors import (
     CriticalityNeedsApproval,
     EtagMismatch,
     RequestPending,
+    ResourceExists,
     ResourceNotFound,
     SelfApproval,
     WrongState,
@@ -101,11 +102,14 @@ def request_tier(ledger: Ledger, asked: CriticalityRequest, requester: str, uid:
     """Decides RequestCriticality.
 
     Raises:
+        ResourceExists: there is a request of this name.
         ResourceNotFound: there is no such model type or model.
         InvalidFields: the evidence does not fit, or the entry is more critical already.
         RequestPending: another request of the entry waits for a decision.
     """
     _check(asked)
+    if ledger.find(asked.name) is not None:
+        raise ResourceExists(asked.name)
     entry = _entry(ledger, asked.resource)
     tier, current = asked.tier, tier_of(entry)
     if tier is not None and current is not None and current < tier:
