@@ -94,7 +94,7 @@ async def test_pages_of_any_size_and_of_few_entries_hold_the_same_findings(
     assert len(found) > 10
     for size in (1, 2, 7):
         assert keys(await linted(registry, page_size=size)) == found
-    monkeypatch.setattr(standard, "_ENTRIES_AT_A_TIME", 1)
+    monkeypatch.setattr(standard, "_MOST_COST", 1)
     for size in (1, 1000):
         assert keys(await linted(registry, page_size=size)) == found
     # A page looks at one entry now, and says so.

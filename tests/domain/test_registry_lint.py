@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -347,6 +348,31 @@ def test_a_waiver_holds_for_a_year_at_most_when_it_is_written() -> None:
     with pytest.raises(InvalidFields, match="at most 366 days ahead, by 2026-06-02") as refused:
         rules.check_waiver_times((waiver("tier-missing", 366 * DAY + timedelta(seconds=1)),), NOW, "model")
     assert refused.value.violations[0].path == "model.lint_waivers[0].expire_time"
+
+
+def test_adding_rows_adds_every_figure() -> None:
+    names = [each.name for each in dataclasses.fields(FleetRow) if each.name not in ("group", "model_types_by_tier")]
+    figures: dict[str, Any] = {name: number for number, name in enumerate(names, start=1)}
+    row = FleetRow(**figures)
+    total = FleetRow(group="all")
+    total.add(row)
+    total.add(row)
+    assert [getattr(total, name) for name in names] == [2 * number for number in range(1, len(names) + 1)]
+
+
+@given(
+    st.builds(
+        ModelView,
+        name=st.just("modelTypes/ctr/models/v1"),
+        role=st.just(ModelRole.RETIRED),
+        description=st.sampled_from(["", "x"]),
+        training_flow=st.sampled_from(["", "x"]),
+        create_time=st.none() | st.just(NOW - 400 * DAY),
+    ),
+    st.none() | st.sampled_from(Tier),
+)
+def test_of_a_retired_model_without_tier_and_waiver_there_is_nothing_to_say(view: ModelView, tier: Tier | None) -> None:
+    assert linted(ModelFacts(entry=view, now=NOW, tier=tier)) == [], "standard.is_quiet passes these over"
 
 
 def test_a_row_of_the_report_says_what_a_type_has() -> None:

@@ -24,6 +24,11 @@ def surface_of(model_type: pb.ModelType) -> str:
     return model_type.naming.get("surface") or model_type.labels.get("surface", "")
 
 
+def is_quiet(model: pb.Model) -> bool:
+    """Says that no rule has anything to say of a model, without a closer look: most models of a fleet are retired."""
+    return model.role == pb.Model.RETIRED and not model.tier_override and not model.lint_waivers
+
+
 @dataclass(frozen=True, slots=True)
 class Around:
     """What the rules for a model type ask of the rest of the ledger."""
@@ -47,6 +52,8 @@ class Inspector:
         """Returns the findings of a team, region, model type or model, the worst first; none where it is gone."""
         message = self._snapshot.find(name)
         if isinstance(message, pb.Model):
+            if is_quiet(message):
+                return []
             tier = self._tier_of(type_of(name))
             return lint(MODEL_RULES, ModelFacts(entry=from_proto(message, ModelView), now=self._now, tier=tier))
         if isinstance(message, pb.ModelType):

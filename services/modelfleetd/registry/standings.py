@@ -20,7 +20,7 @@ from modelfleetd.registry.domain.lint_rules import MODEL_RULES, TYPE_RULES
 from modelfleetd.registry.domain.report import FleetRow, row_of
 from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.snapshot import MODEL_TYPES, REGIONS, TEAMS, models_of
-from modelfleetd.registry.standard import Around, Inspector, surface_of
+from modelfleetd.registry.standard import Around, Inspector, is_quiet, surface_of
 
 ROUND_SECONDS = 30.0
 # What is done at a time: a few milliseconds.
@@ -84,34 +84,31 @@ class Standings:
         by_team = grouping != Request.SURFACE
         total, groups = FleetRow(), dict[str, FleetRow]()
         for name in self._all(TEAMS):
-            own = self._team(name)
-            total.add(own)
-            if by_team:
-                groups[name] = FleetRow(group=name)
-                groups[name].add(own)
+            (groups.setdefault(name, FleetRow(group=name)) if by_team else total).add(self._team(name))
         for index, name in enumerate(self._all(MODEL_TYPES)):
             if index % _TYPES_AT_A_TIME == 0:
                 await _let_others()
             message, standing = self._follower.snapshot.model_types.get(name), self._types.get(name)
             if message is not None and standing is not None:
-                row = self._with_team(message, standing.row, name in observed)
                 group = message.team if by_team else surface_of(message)
-                total.add(row)
-                groups.setdefault(group, FleetRow(group=group)).add(row)
+                row = groups.get(group)
+                if row is None:
+                    row = groups[group] = FleetRow(group=group)
+                row.add(standing.row)
+                self._add_surroundings(row, message, standing.row, is_observed=name in observed)
+        for row in groups.values():
+            total.add(row)
         inspector = self._inspector()
         for name in self._all(REGIONS):
             total.count(inspector.findings(name))
         return total, sorted(groups.values(), key=lambda row: (-row.errors, -row.warnings, row.group))
 
-    def _with_team(self, message: pb.ModelType, own: FleetRow, is_observed: bool) -> FleetRow:
-        """Returns the figures of a model type with what its team and its agents add."""
-        row = FleetRow()
-        row.add(own)
+    def _add_surroundings(self, row: FleetRow, message: pb.ModelType, own: FleetRow, *, is_observed: bool) -> None:
+        """Adds to a row what the team and the agents of a model type say of it."""
         team = self._follower.snapshot.teams.get(message.team)
-        row.with_on_call = int(team is not None and bool(team.on_call))
-        row.observed = int(is_observed and bool(own.expected_to_serve))
-        row.conforming = int(not own.errors and not self._team(message.team).errors)
-        return row
+        row.with_on_call += int(team is not None and bool(team.on_call))
+        row.observed += int(is_observed and bool(own.expected_to_serve))
+        row.conforming += int(not own.errors and not self._team(message.team).errors)
 
     async def _bring_up(self, breathe: Breathe) -> None:
         names = self._all(MODEL_TYPES)
@@ -147,8 +144,11 @@ class Standings:
         after = None
         while models := self._follower.snapshot.page(models_of(name), after, _MODELS_AT_A_TIME):
             for each in models:
-                view = from_proto(self._follower.snapshot.models[each], ModelView)
+                model = self._follower.snapshot.models[each]
                 row.models += 1
+                if is_quiet(model):
+                    continue
+                view = from_proto(model, ModelView)
                 row.serving_models += int(view.role is not None and view.role.serves)
                 row.count(lint(MODEL_RULES, ModelFacts(entry=view, now=now, tier=tier)))
                 until = min(filter(None, (until, next_change(view, now))), default=None)

@@ -17,8 +17,9 @@ from modelfleetd.registry.inventory import ROUTES_AT_A_TIME, Reports, Survey
 from modelfleetd.registry.snapshot import Snapshot, type_of
 from modelfleetd.registry.standard import Inspector, Scope, entries_from, surface_of
 
-# How many entries a page looks at: a dozen milliseconds, whatever the size of the fleet.
-_ENTRIES_AT_A_TIME: Final = 500
+# How much a page looks at, whatever the size of the fleet: a dozen milliseconds. A model type costs as much as ten models.
+_MOST_COST: Final = 300
+_TYPE_COST: Final = 10
 _MAX_GROUPS: Final = 1000
 _LINTED: Final = (names.TEAM, names.REGION, names.MODEL_TYPE, names.MODEL)
 # Before all findings of an entry: the order of each begins with a severity, negative.
@@ -55,11 +56,14 @@ class Standard(Base):
         inspector = Inspector(snapshot, self._clock.now())
         found: list[Finding] = []
         position: paging.Position | None = None
-        for looked_at, name in enumerate(entries_from(snapshot, scope, str(start))):
-            if len(found) > page.size or looked_at == _ENTRIES_AT_A_TIME:
+        cost = 0
+        for name in entries_from(snapshot, scope, str(start)):
+            if len(found) > page.size or cost >= _MOST_COST:
                 position = (name, *_FIRST)
                 break
-            if _admitted(snapshot, scope, name):
+            is_admitted = _admitted(snapshot, scope, name)
+            cost += _TYPE_COST if is_admitted and name in snapshot.model_types else 1
+            if is_admitted:
                 of_entry = (each for each in inspector.findings(name) if _wanted(each, request))
                 found += (each for each in of_entry if name != start or each.order > after)
         shown, token = page.answer(

@@ -153,12 +153,11 @@ class Finding:
 def lint(rules: Sequence[Rule[F]], facts: F) -> list[Finding]:
     """Returns the findings of an entry, the worst first, by the rules of its kind. What is waived is among them."""
     entry, now = facts.entry, facts.now
-    waivers = {waiver.rule: waiver for waiver in facts.waivers}
     found = []
     for rule in rules:
         fault = rule.check(facts)
         if fault is not None:
-            waiver = waivers.get(rule.id)
+            waiver = next((each for each in facts.waivers if each.rule == rule.id), None)
             expired = waiver if waiver is not None and is_expired(waiver, now) else None
             mend = (fault.mend or rule.mend).replace("{resource}", entry.name)
             valid = None if expired is not None else waiver

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -35,10 +34,23 @@ class FleetRow:
 
     def add(self, other: FleetRow) -> None:
         """Adds the figures of another part."""
-        for name in _FIGURES:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        # Written out: a report adds thousands of rows.
+        self.model_types += other.model_types
+        self.models += other.models
+        self.serving_models += other.serving_models
         for index, count in enumerate(other.model_types_by_tier):
             self.model_types_by_tier[index] += count
+        self.with_baseline += other.with_baseline
+        self.with_stability += other.with_stability
+        self.with_demand_source += other.with_demand_source
+        self.with_on_call += other.with_on_call
+        self.observed += other.observed
+        self.expected_to_serve += other.expected_to_serve
+        self.errors += other.errors
+        self.warnings += other.warnings
+        self.waived += other.waived
+        self.conforming += other.conforming
+        self.stability_not_applicable += other.stability_not_applicable
 
     def count(self, findings: Iterable[Finding]) -> None:
         """Adds findings; of INFO there is no figure."""
@@ -49,11 +61,6 @@ class FleetRow:
                 self.errors += 1
             elif finding.rule.severity is Severity.WARNING:
                 self.warnings += 1
-
-
-_FIGURES = tuple(
-    each.name for each in dataclasses.fields(FleetRow) if each.name not in ("group", "model_types_by_tier")
-)
 
 
 def row_of(entry: ModelType) -> FleetRow:
