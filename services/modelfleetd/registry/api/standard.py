@@ -17,7 +17,7 @@ from modelfleetd.registry.inventory import ROUTES_AT_A_TIME, Reports, Survey
 from modelfleetd.registry.snapshot import Snapshot, type_of
 from modelfleetd.registry.standard import Inspector, Scope, entries_from, surface_of
 
-# How much a page looks at, whatever the size of the fleet: a dozen milliseconds. A model type costs as much as ten models.
+# How much a page looks at, whatever the size of the fleet: a dozen milliseconds. A type costs as much as ten models.
 _MOST_COST: Final = 300
 _TYPE_COST: Final = 10
 _MAX_GROUPS: Final = 1000
