@@ -172,6 +172,11 @@ async def test_requests_are_listed_in_pages(registry: Registry) -> None:
             break
     assert len(set(names)) == len(names) == 3
     assert names == sorted(names)
+    await registry.as_("bob").RejectCriticality(name=names[0])
+    waiting = await registry.ListCriticalityRequests(filter="state = PENDING")
+    assert [each.name for each in waiting.criticality_requests] == names[1:]
+    before = await registry.ListCriticalityRequests(as_of_revision=waiting.revision - 1)
+    assert [each.state for each in before.criticality_requests] == [REQUESTS.PENDING] * 3
 
 
 async def test_the_requests_of_a_deleted_entry_are_closed_with_it(registry: Registry) -> None:

@@ -159,6 +159,10 @@ async def test_a_waiver_is_written_like_any_field_holds_until_it_expires_and_is_
     assert "at most 366 days ahead" in too_late.paths["model_type.lint_waivers[0].expire_time"]
     unknown = await refused(waive(1, "nope"), INVALID, "INVALID_FIELDS")
     assert "purpose-missing" in unknown.paths["model_type.lint_waivers[0].rule"]
+    far = standard_pb2.LintWaiver(rule="purpose-missing", reason="soon", expire_time=in_days(clock, 367))
+    together = [pb.EntryChange(model_type=pb.ModelType(name=CTR, lint_waivers=[far]), etag="r1")]
+    apart = await refused(registry.ApplyEntries(changes=together), INVALID, "INVALID_FIELDS")
+    assert list(apart.paths) == ["changes[0].model_type.lint_waivers[0].expire_time"]
     made = await waive(10)
     assert "purpose-missing" not in rules_of(await linted(registry), CTR)
     (shown,) = [each for each in await linted(registry, show_waived=True) if each.rule == "purpose-missing"]

@@ -26,6 +26,7 @@ from modelfleetd.registry.domain import entries, tiers
 from modelfleetd.registry.domain.criticality import (
     BY_REQUEST,
     GRACE,
+    OPEN,
     CriticalityEvidence,
     CriticalityRequest,
     RequestState,
@@ -37,7 +38,6 @@ from tests.support.registry import EVIDENCE, START, LedgerOf, fleet, model, mode
 DAY = timedelta(days=1)
 CTR, OLD = "modelTypes/ctr", "modelTypes/ctr/models/old"
 REQUEST = "criticalityRequests/r1"
-OPEN = (RequestState.PENDING, RequestState.APPROVED)
 
 
 def asked(resource: str = CTR, tier: Tier | None = Tier.TIER1, **fields: Any) -> CriticalityRequest:

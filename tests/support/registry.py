@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from modelfleetd.registry.domain import tiers
 from modelfleetd.registry.domain.assets import Asset
-from modelfleetd.registry.domain.criticality import CriticalityEvidence, CriticalityRequest, RequestState
+from modelfleetd.registry.domain.criticality import OPEN, CriticalityEvidence, CriticalityRequest
 from modelfleetd.registry.domain.resource import Tier, parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Edits, Stamp, revise
@@ -55,6 +55,8 @@ def serving(role: ModelRole, key: str = "v1", of: str = "ctr") -> Model:
 class LedgerOf:
     """A ledger with these entries (`domain.ledger.Ledger`)."""
 
+    follows_up_later = False
+
     def __init__(self, *entries: AnyResource, revision: int = 0) -> None:
         self.entries = {entry.name: entry for entry in entries}
         self.revision = revision
@@ -90,11 +92,10 @@ class LedgerOf:
         return sorted((each for each in models if parent_of(each.name) == model_type), key=lambda each: each.name)
 
     def referrers(self, name: str) -> Sequence[str]:
-        return sorted(entry.name for entry in self.entries.values() if name in set(_references(entry)))
+        return sorted(entry.name for entry in self.entries.values() if name in set(references(entry)))
 
     def open_requests(self, name: str) -> Sequence[CriticalityRequest]:
-        states = (RequestState.PENDING, RequestState.APPROVED)
-        return [each for each in self.every(CriticalityRequest) if each.resource == name and each.state in states]
+        return [each for each in self.every(CriticalityRequest) if each.resource == name and each.state in OPEN]
 
     def find(self, name: str) -> AnyResource | None:
         return self.entries.get(name)
@@ -104,7 +105,7 @@ class LedgerOf:
         return sorted(found, key=lambda each: each.name)
 
 
-def _references(entry: AnyResource) -> Iterable[str]:
+def references(entry: AnyResource) -> Iterable[str]:
     if isinstance(entry, Region):
         return [share.region for share in entry.failover_shares]
     if isinstance(entry, ModelType):

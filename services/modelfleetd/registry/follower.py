@@ -14,6 +14,7 @@ from itertools import islice
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.errors import RevisionOutOfRange, invalid
 from modelfleetd.kit.db import Connection
+from modelfleetd.registry.scopes import Seen, scopes_of
 from modelfleetd.registry.snapshot import Snapshot
 from modelfleetd.registry.store import Store
 from modelfleetd.registry.wire import KINDS, message_of_stored, revision_of
@@ -25,6 +26,7 @@ _BATCH = 200
 _KEPT = frozenset(kind.name for kind in KINDS if kind.in_memory)
 # Watchers that are no further behind than this are served from memory, all from the same messages.
 _RECENT = 1024
+_RECENT_BYTES = 64 << 20
 
 
 class Follower:
@@ -34,7 +36,8 @@ class Follower:
         self._store = store
         self._asking = asyncio.Lock()
         self._moved = asyncio.Event()
-        self._recent: deque[pb.Revision] = deque(maxlen=_RECENT)
+        self._recent: deque[Seen] = deque()
+        self._recent_bytes = 0
         self.snapshot = Snapshot()
         # Grows with each load: who follows revisions across one would not notice that history is another.
         self.generation = 0
@@ -43,6 +46,7 @@ class Follower:
         """Reads the whole current state: at start, and where the database's history is not the one followed so far."""
         number, hash_, resources = await self._store.load(_KEPT)
         self._recent.clear()
+        self._recent_bytes = 0
         self.generation += 1
         self.snapshot = Snapshot.of((message_of_stored(kind, state) for kind, state in resources), number, hash_)
         self._wake()
@@ -77,25 +81,33 @@ class Follower:
     def apply(self, revision: pb.Revision) -> None:
         """Takes over a committed revision unless it is known. A gap is left for the next question to the database."""
         if revision.number == self.snapshot.revision + 1:
+            seen = Seen(revision, scopes_of(revision, self.snapshot.model_types.get))
             self.snapshot.apply(revision)
-            self._recent.append(revision)
+            self._keep(seen)
             self._wake()
 
-    async def reach(self, min_revision: int) -> None:
-        """Returns once the snapshot has a revision.
+    def _keep(self, seen: Seen) -> None:
+        """Keeps a revision for watchers, and no more of the older ones than there is room for."""
+        self._recent.append(seen)
+        self._recent_bytes += seen.revision.ByteSize()
+        while len(self._recent) > _RECENT or (self._recent_bytes > _RECENT_BYTES and len(self._recent) > 1):
+            self._recent_bytes -= self._recent.popleft().revision.ByteSize()
+
+    async def reach(self, min_revision: int, path: str = "min_revision") -> None:
+        """Returns once the snapshot has a revision, which the field at `path` of the request asks for.
 
         Raises:
             InvalidFields: it is negative.
             RevisionOutOfRange: it does not exist.
         """
         if min_revision < 0:
-            raise invalid("min_revision", "must be 0 (any) or a revision that was seen")
+            raise invalid(path, "must be 0 or a revision that was seen")
         if min_revision > self.snapshot.revision:
             await self.catch_up()
         if min_revision > self.snapshot.revision:
             raise RevisionOutOfRange(min_revision, 0, self.snapshot.revision)
 
-    def recent(self, after: int) -> list[pb.Revision] | None:
+    def recent(self, after: int) -> list[Seen] | None:
         """Returns the revisions after one, in order; None where they are no longer in memory."""
         missing = self.snapshot.revision - after
         if missing <= 0:

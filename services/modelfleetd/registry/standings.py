@@ -15,6 +15,7 @@ from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.registry.v1.standard_pb2 import GetFleetReportRequest as Request
 from modelfleetd.clock import Clock
 from modelfleetd.kit.codec import from_proto
+from modelfleetd.kit.paging import Position
 from modelfleetd.registry.domain.lint import ModelFacts, ModelView, lint, next_change
 from modelfleetd.registry.domain.lint_rules import MODEL_RULES, TYPE_RULES
 from modelfleetd.registry.domain.report import FleetRow, row_of
@@ -141,7 +142,7 @@ class Standings:
         tier = facts.entry.tier
         row, until = row_of(facts.entry), next_change(facts.entry, now)
         row.count(lint(TYPE_RULES, facts))
-        after = None
+        after: Position | None = None
         while models := self._follower.snapshot.page(models_of(name), after, _MODELS_AT_A_TIME):
             for each in models:
                 model = self._follower.snapshot.models[each]
@@ -152,7 +153,7 @@ class Standings:
                 row.serving_models += int(view.role is not None and view.role.serves)
                 row.count(lint(MODEL_RULES, ModelFacts(entry=view, now=now, tier=tier)))
                 until = min(filter(None, (until, next_change(view, now))), default=None)
-            after = models[-1]
+            after = (models[-1],)
             await breathe()
         self._types[name] = _Standing(basis, row, until)
 

@@ -33,6 +33,8 @@ REQUEST = Resource(
     "No requests. Ask for a tier: modelfleet registry criticality request --help",
 )
 
+_STATES = [name for name in pb.CriticalityRequest.State.keys() if not name.endswith("_UNSPECIFIED")]  # noqa: SIM118
+
 
 @click.group(cls=FleetGroup)
 def criticality() -> None:
@@ -145,10 +147,12 @@ def withdraw(session: Session, request: str, etag: str, dry_run: bool, reason: s
 
 
 @criticality.command("list")
+@click.option("--state", type=click.Choice(_STATES, case_sensitive=False), help="Only those in this state.")
 @with_session
-def list_requests(session: Session) -> None:
+def list_requests(session: Session, state: str | None) -> None:
     """List requests, whatever became of them."""
-    render.listing(session, REQUEST.pages(session), REQUEST.columns, REQUEST.nothing)
+    found = REQUEST.pages(session, filter=f"state = {state}" if state else "")
+    render.listing(session, found, REQUEST.columns, f"No request is {state}." if state else REQUEST.nothing)
 
 
 @criticality.command("show")

@@ -11,13 +11,11 @@ from modelfleetd import names
 from modelfleetd.errors import RoleMissing
 from modelfleetd.kit.auth import Principal, PrincipalKind, Role, current_principal
 from modelfleetd.kit.codec import from_proto
-from modelfleetd.registry.api.base import Base, Context, author, found, new_uid, page_of
+from modelfleetd.registry.api.base import Base, Context, author, new_uid
 from modelfleetd.registry.domain import tiers
 from modelfleetd.registry.domain.criticality import CriticalityRequest
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.revisions import Edits
-
-COLLECTION = "criticalityRequests"
 
 _Verdict: TypeAlias = pb.ApproveCriticalityRequest | pb.RejectCriticalityRequest | pb.WithdrawCriticalityRequest
 
@@ -40,15 +38,14 @@ class Criticality(Base):
     async def GetCriticalityRequest(
         self, request: pb.GetCriticalityRequestRequest, context: Context
     ) -> pb.CriticalityRequest:
-        return found(request.name, (await self._at(request.min_revision)).table(pb.CriticalityRequest))
+        return await self._get(request, pb.CriticalityRequest)
 
     async def ListCriticalityRequests(
         self, request: pb.ListCriticalityRequestsRequest, context: Context
     ) -> pb.ListCriticalityRequestsResponse:
-        snapshot = await self._at(request.min_revision)
-        requests, token = page_of(request, snapshot, COLLECTION, snapshot.table(pb.CriticalityRequest))
+        requests, token, revision = await self._list(request, pb.CriticalityRequest)
         return pb.ListCriticalityRequestsResponse(
-            criticality_requests=requests, next_page_token=token, revision=snapshot.revision
+            criticality_requests=requests, next_page_token=token, revision=revision
         )
 
     async def ApproveCriticality(

@@ -35,6 +35,10 @@ class RequestState(enum.Enum):
     SUPERSEDED = "SUPERSEDED"
 
 
+OPEN: Final = frozenset({RequestState.PENDING, RequestState.APPROVED})
+"""States of requests that wait or are in force: at most one of each for an entry."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierGrant:
     """What an entry in TIER0 or TIER1 owes its tier to."""
