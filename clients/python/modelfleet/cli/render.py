@@ -132,6 +132,11 @@ def clock(stamp: Timestamp) -> str:
     return stamp.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%M:%S") if stamp.seconds else ""
 
 
+def day(stamp: Timestamp) -> str:
+    """The day of a time, in UTC; empty where it is unset."""
+    return stamp.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d") if stamp.seconds else ""
+
+
 def age(stamp: Timestamp, now: datetime | None = None) -> str:
     """How long ago a time was: `3m 12s`."""
     if not stamp.seconds:
