@@ -40,6 +40,11 @@ class Launch(_message.Message):
         """The candidate becomes the baseline with the baseline's whole share; the old one becomes RETIRED. Where the model type
         has no baseline yet, the candidate becomes the first.
         """
+        END_EXPERIMENT: Launch._Strategy.ValueType  # 4
+        """A mitigation: the candidate, an EXPERIMENT, gives its whole share to the baseline, which grows first, and becomes
+        RETIRED. It has no gate; where the policy does not say otherwise it goes in one step and does not bake, and it needs
+        no certificate: what is not certified is inferred from what serves. An abort gives the experiment its share back.
+        """
 
     class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
         """What the launch is to bring about."""
@@ -49,6 +54,11 @@ class Launch(_message.Message):
     REPLACE_BASELINE: Launch.Strategy.ValueType  # 1
     """The candidate becomes the baseline with the baseline's whole share; the old one becomes RETIRED. Where the model type
     has no baseline yet, the candidate becomes the first.
+    """
+    END_EXPERIMENT: Launch.Strategy.ValueType  # 4
+    """A mitigation: the candidate, an EXPERIMENT, gives its whole share to the baseline, which grows first, and becomes
+    RETIRED. It has no gate; where the policy does not say otherwise it goes in one step and does not bake, and it needs
+    no certificate: what is not certified is inferred from what serves. An abort gives the experiment its share back.
     """
 
     class _State:
