@@ -10,6 +10,9 @@ from modelfleet.errors import ModelfleetError
 
 # Keep the start of `modelfleet --help` short: commands import what they need when they run.
 _COMMANDS = {
+    "investigate": ("modelfleet.cli.investigate", "Everything about one model that was just paged for, on one screen."),
+    "triage": ("modelfleet.cli.triage", "What is wrong in the fleet now, the most important first."),
+    "mitigate": ("modelfleet.cli.mitigate", "End an experiment or take a launch back; or whom to page instead."),
     "registry": ("modelfleet.cli.registry", "Teams, regions, model types, models and their history."),
     "capacity": ("modelfleet.cli.capacity", "Flavors, pools, reservations, certificates, load tests and estimates."),
     "launch": ("modelfleet.cli.launch", "Plan, start, watch and steer launches."),
