@@ -153,5 +153,5 @@ def test_of_several_entries_somebody_has_to_say_which() -> None:
 def test_nothing_that_fits_is_told_with_what_to_type_next() -> None:
     with pytest.raises(NothingFound, match="modelfleet registry type list"):
         choose("nope", matches())
-    with pytest.raises(NothingFound, match="registry is not there"):
-        choose("nope", Unknown("registry is not there"))
+    with pytest.raises(NothingFound, match="registry does not answer"):
+        choose("nope", Unknown("registry does not answer"))

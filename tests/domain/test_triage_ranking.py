@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelfleet.common.v1 import serving_pb2
@@ -174,7 +174,7 @@ def incident(model: str = OLD, *, tier: str = "TIER2", kind: Kind = Kind.FAILING
     share = fields.pop("share", 10_000)
     since = fields.pop("since", None)
     problem = Problem(kind, "so it is", model, share_basis_points=share, since=since)
-    given = {"role": "BASELINE", "downstream": 0} | fields
+    given: dict[str, Any] = {"role": "BASELINE", "downstream": 0} | fields
     return Incident(CTR, model, given["role"], "teams/feed", Criticality(tier), (problem,), share, given["downstream"])
 
 
@@ -195,6 +195,7 @@ def place(of: Incident, others: list[Incident]) -> int:
     return next(at for at, found in enumerate(rank([of, *others], NOW)) if found is of)
 
 
+@settings(max_examples=50)
 @given(st.lists(incidents(), max_size=6, unique_by=lambda each: each.model), st.randoms())
 def test_the_order_does_not_depend_on_the_order_in_which_they_come(found: list[Incident], rng: random.Random) -> None:
     shuffled = list(found)
@@ -204,6 +205,7 @@ def test_the_order_does_not_depend_on_the_order_in_which_they_come(found: list[I
     assert levels == sorted(levels)
 
 
+@settings(max_examples=50)
 @given(incidents(), st.lists(incidents(), max_size=3))
 def test_whatever_makes_an_incident_worse_never_puts_it_later(one: Incident, others: list[Incident]) -> None:
     tier = int(one.criticality.counted[-1])

@@ -72,5 +72,5 @@ class Asking:
         if isinstance(error, Unimplemented):
             return f"{service} does not know {method}: it is older than this program"
         if isinstance(error, Unavailable) and not error.reason:
-            return f"{service} is not there"
+            return f"{service} does not answer"
         return error.message.rstrip(".")

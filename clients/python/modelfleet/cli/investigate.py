@@ -274,15 +274,15 @@ def _stability(found: Investigation) -> RenderableType | Unknown:
         for finding in judgement.findings:
             by_prediction.setdefault(finding.prediction, []).append(finding)
         until = judgement.end_time.ToDatetime(tzinfo=UTC)
-        span = f"{judgement.start_time.ToDatetime(tzinfo=UTC):%H:%M} to {until:%H:%M}"
+        span = f"{judgement.start_time.ToDatetime(tzinfo=UTC):%H:%M}-{until:%H:%M}"
         for prediction, findings in by_prediction.items():
             point = findings[0].candidate
             verdict = max((render.enum(finding, "verdict") for finding in findings), key=_BAD.index)
-            rows.append([prediction, verdict, figure(point.calibration), figure(point.ne), str(point.examples), span])
+            rows.append([prediction, verdict, figure(point.calibration), figure(point.ne), span])
     if not rows:
         return Text("not applicable: no predictions are declared" if found.model else "no model to judge")
     rows.sort(key=lambda row: -_BAD.index(row[1]))
-    headers = ["PREDICTION", "VERDICT", "CALIBRATION", "NE", "EXAMPLES", "EVENTS OF (UTC)"]
+    headers = ["PREDICTION", "VERDICT", "CALIBRATION", "NE", "EVENTS (UTC)"]
     more = [Text(f"and {len(rows) - _PREDICTIONS} more predictions", style="dim")] if len(rows) > _PREDICTIONS else []
     return Group(render.table(headers, rows[:_PREDICTIONS]), *more)
 
