@@ -19,7 +19,7 @@ _METHOD = "/modelfleet.stability.v1.StabilityService/JudgeModel"
             Unavailable("The registry does not answer.", reason="PART_UNAVAILABLE", method=_METHOD),
             "The registry does not",
         ),
-        (Unimplemented("no such method", method=_METHOD), "stability does not know JudgeModel: it is older than this"),
+        (Unimplemented("no such method", method=_METHOD), "stability does not offer JudgeModel here"),
         (PermissionDenied("bob may not call JudgeModel.", method=_METHOD), "bob may not call JudgeModel"),
     ],
 )

@@ -70,7 +70,7 @@ class Asking:
         if isinstance(error, DeadlineExceeded):
             return f"{service} did not answer within {self.within:g} s"
         if isinstance(error, Unimplemented):
-            return f"{service} does not know {method}: it is older than this program"
+            return f"{service} does not offer {method} here"
         if isinstance(error, Unavailable) and not error.reason:
             return f"{service} does not answer"
         return error.message.rstrip(".")

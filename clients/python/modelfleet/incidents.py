@@ -19,7 +19,7 @@ from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2
 from modelfleet.registry.v1 import registry_pb2
 from modelfleet.stability.v1 import stability_pb2
-from modelfleet.wording import percent, seconds, short
+from modelfleet.wording import count, percent, seconds, short
 
 # The launcher reports every route once a minute; the registry calls a report stale after as long.
 STALE_AFTER: Final = timedelta(minutes=10)
@@ -187,7 +187,7 @@ class Incident:
         if self.role:
             parts.append(f"{_SAID[self.role]} with {percent(self.share_basis_points)} of the traffic")
         if self.downstream:
-            parts.append(f"{self.downstream} model type{'s' if self.downstream > 1 else ''} downstream")
+            parts.append(f"{count(self.downstream, 'model type')} downstream")
         return f"can be a SEV{self.level}" + f" ({'; '.join(parts)})" if self.level <= 4 else "; ".join(parts)
 
 

@@ -30,6 +30,7 @@ from modelfleet.launcher.v1 import launcher_pb2
 from modelfleet.lookup import Entry, find_entry
 from modelfleet.registry.v1 import registry_pb2
 from modelfleet.stability.v1 import stability_pb2
+from modelfleet.wording import count
 
 # What all of it may take, in seconds.
 WITHIN: Final = 10.0
@@ -236,8 +237,8 @@ class _Triage:
                 reasons[answer.reason] += 1
             else:
                 told.setdefault(model_type_name, {}).setdefault(model, []).append(answer)
-        for reason, count in reasons.most_common(3):
-            self._miss(f"stability of {count} model{'s' if count > 1 else ''}", Unknown(reason))
+        for reason, times in reasons.most_common(3):
+            self._miss(f"stability of {count(times, 'model')}", Unknown(reason))
         return [replace(route, judgements=told.get(route.model_type.name, {})) for route in routes]
 
     async def _judgement(

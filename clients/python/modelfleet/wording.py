@@ -13,6 +13,11 @@ def short_model(name: str) -> str:
     return name.removeprefix("modelTypes/").replace("/models/", "/")
 
 
+def count(number: int, what: str) -> str:
+    """Returns a number of things: `1 model type`, `3 model types`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def percent(basis_points: int) -> str:
     """Returns basis points as people say them: 2,050 → `20.5%`."""
     whole, rest = divmod(basis_points, 100)

@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 from google.protobuf.duration_pb2 import Duration
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +29,7 @@ from modelfleet.wording import short_model
 
 # What a screen has room for; `-o json` has all of it.
 _PROBLEMS, _REGIONS, _PREDICTIONS, _CHANGES, _FINDINGS = 6, 6, 6, 4, 3
+_INDENT = (0, 0, 0, 2)
 _HARMFUL = {Kind.UNAVAILABLE, Kind.FAILING, Kind.LAUNCH_FAILED, Kind.IRRELEVANT}
 
 
@@ -143,7 +145,7 @@ def _wrong(found: Investigation) -> Iterator[RenderableType]:
         return
     yield Text(f"WRONG NOW{blind}", style="bold")
     for problem in found.problems[:_PROBLEMS]:
-        yield problem_line(problem, found.model)
+        yield Padding(problem_line(problem, found.model), _INDENT)
     if len(found.problems) > _PROBLEMS:
         yield Text(f"  and {len(found.problems) - _PROBLEMS} more", style="dim")
 
@@ -155,16 +157,16 @@ def problem_line(problem: Problem, model: str = "") -> Text:
     since = "" if problem.since is None else f", for {_age(problem.since)}"
     style = "red" if problem.kind in _HARMFUL else "yellow"
     kind = problem.kind.value.replace("_", " ").lower()
-    return Text.assemble("  ", (kind, style), f" {where}: " if where else ": ", problem.message, since)
+    return Text.assemble((kind, style), f" {where}: " if where else ": ", problem.message, since)
 
 
 def _to_do(found: Investigation) -> Iterator[RenderableType]:
     yield Text("DO", style="bold")
     if isinstance(found.response, Unknown):
-        yield Text.assemble("  ", _unknown(found.response))
+        yield Padding(_unknown(found.response), _INDENT)
         return
     for step in found.response.steps:
-        yield Text(f"  {step}")
+        yield Padding(Text(step), _INDENT)
     for command in found.response.commands:
         yield Text(f"    {command}", style="cyan")
 

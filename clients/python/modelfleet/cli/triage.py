@@ -19,7 +19,7 @@ from modelfleet.cli.session import Session, with_session
 from modelfleet.incidents import Incident
 from modelfleet.lookup import Ambiguous, NothingFound
 from modelfleet.triage import JUDGED, Triage, triage
-from modelfleet.wording import short_model
+from modelfleet.wording import count, short_model
 
 # Of one incident; `modelfleet investigate` shows all of them.
 _PROBLEMS = 2
@@ -79,11 +79,14 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 def _show(found: Triage, limit: int) -> None:
     console = render.console()
-    looked = f"{found.routes} model types looked at, {found.judged} models judged, in {render.seconds(found.elapsed)}"
+    looked = (
+        f"{count(found.routes, 'model type')} looked at, {count(found.judged, 'model')} judged, "
+        f"in {render.seconds(found.elapsed)}"
+    )
     if not found.incidents:
         console.print(Text(f"Nothing is known to be wrong: {looked}."))
     else:
-        console.print(Text(f"{len(found.incidents)} incidents; {looked}.", style="bold"))
+        console.print(Text(f"{count(len(found.incidents), 'incident')}; {looked}.", style="bold"))
         grid = Table.grid(padding=(0, 1))
         grid.add_column(no_wrap=True)
         grid.add_column(overflow="fold")
@@ -105,6 +108,6 @@ def _lines(place: int, incident: Incident, found: Triage) -> Iterator[tuple[str,
     yield f"{place}.", Text.assemble((name, "bold"), f"  {page}; modelfleet investigate {name}")
     yield "", Text(f"  {incident.reason}", style="dim")
     for problem in incident.problems[:_PROBLEMS]:
-        yield "", problem_line(problem, incident.model)
+        yield "", Text.assemble("  ", problem_line(problem, incident.model))
     if len(incident.problems) > _PROBLEMS:
         yield "", Text(f"  and {len(incident.problems) - _PROBLEMS} more", style="dim")
