@@ -27,17 +27,21 @@ from modelfleet.common.v1 import serving_pb2
 from modelfleet.incidents import Kind
 from modelfleet.investigate import Investigation, investigate
 from modelfleet.launcher.v1 import launcher_pb2
-from modelfleet.lookup import NothingFound
+from modelfleet.lookup import Ambiguous, NothingFound
 from modelfleet.mitigate import Action
 from modelfleet.registry.v1 import registry_pb2 as pb
+from modelfleet.registry.v1.assets_pb2 import Asset
 from modelfleet.transport import Options, identity
 from modelfleetd.kit.app import Service
 from modelfleetd.local.data_directory import free_port
+from modelfleetd.registry.api.assets import Assets
+from modelfleetd.registry.app import build as build_registry
 from modelfleetd.stability.app import build as build_stability
 from tests.support.black_hole import black_hole
 from tests.support.front_door import door
 from tests.support.launcher import CTR, NEW, OLD, Fleet, launcher_fleet
-from tests.support.servers import client_of, running
+from tests.support.registry_calls import Registry, populate
+from tests.support.servers import channel_to, client_of, running
 
 # Long enough for a machine that does other things as well; what it takes is measured where that is what is tested.
 PATIENT = 5.0
@@ -230,6 +234,36 @@ async def test_what_hangs_or_is_away_is_unknown_with_the_reason_and_the_rest_com
             assert [judgement.verdict for judgement in known(found.judgements)] == [serving_pb2.FAIL]
             assert known(found.certificate).model == NEW
             assert "unknown: registry d" in "\n".join(shown(found))
+
+
+@pytest.mark.skipif("LookupEntries" not in vars(Assets), reason="the registry cannot look entries up yet")
+async def test_a_model_is_found_by_whatever_somebody_knows_of_it(database_url: str, capsys: Any) -> None:
+    async with running("registry", build_registry, database_url) as service, channel_to(service) as channel:
+        calls = Registry(channel)
+        await populate(calls)
+        await calls.CreateModelType(
+            model_type_id="ctr_late", model_type=pb.ModelType(team="teams/feed", regions=["regions/eu"])
+        )
+        serving = Asset(kind=Asset.INFERENCE_SERVICE, uri="10.0.0.7:8001", team="teams/feed", models=[NEW])
+        board = Asset(kind=Asset.DASHBOARD, uri="https://boards.example.org/ctr", team="teams/feed", model_types=[CTR])
+        await calls.CreateAsset(asset_id="serving", asset=serving)
+        await calls.CreateAsset(asset_id="board", asset=board)
+        async with AsyncClient("127.0.0.1:1", registry=service.address, options=Options(attempts=1)) as client:
+            for query, model in (
+                ("10.0.0.7:8001", NEW),
+                ("https://boards.example.org/ctr", OLD),
+                ("ctr", OLD),
+                ("tr_lat", ""),
+            ):
+                assert (await investigate(client, query, within=PATIENT)).model == model, query
+            with pytest.raises(Ambiguous):
+                await investigate(client, "tr", within=PATIENT)
+            with pytest.raises(NothingFound):
+                await investigate(client, "https://boards.example.org/none", within=PATIENT)
+        capsys.readouterr()
+        assert await asyncio.to_thread(main, ["investigate", "tr", "--within", "5s", "--address", service.address]) == 1
+        printed = capsys.readouterr()
+        assert "ctr_late" in printed.out and "say which: modelfleet investigate" in printed.err
 
 
 @asynccontextmanager
