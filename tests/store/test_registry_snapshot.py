@@ -132,7 +132,7 @@ def agrees(snapshot: Snapshot, plain: LedgerOf) -> None:
     for collection, expected in collections.items():
         assert snapshot.page(collection, None, 100) == sorted(expected)
         for position, after in enumerate(sorted(expected)):
-            assert snapshot.page(collection, after, 1) == sorted(expected)[position + 1 : position + 2]
+            assert snapshot.page(collection, (after,), 1) == sorted(expected)[position + 1 : position + 2]
     for key in KEYS:
         for target in (f"teams/{key}", f"regions/{key}", f"modelTypes/{key}"):
             assert snapshot.referrers(target) == plain.referrers(target)

@@ -10,12 +10,16 @@ import grpc
 
 from modelfleet.registry.v1 import registry_pb2_grpc
 from modelfleetd.clock import Clock
-from modelfleetd.errors import ResourceNotFound
-from modelfleetd.kit import paging
+from modelfleetd.errors import FieldViolation, InvalidFields, ResourceNotFound
+from modelfleetd.kit import ordering, paging
 from modelfleetd.kit.auth import current_principal
+from modelfleetd.kit.filter import Node
+from modelfleetd.kit.filter import read as read_filter
+from modelfleetd.kit.ordering import Order
 from modelfleetd.registry import wire
 from modelfleetd.registry.domain.revisions import Author
 from modelfleetd.registry.follower import Follower
+from modelfleetd.registry.index import Index
 from modelfleetd.registry.snapshot import Snapshot
 from modelfleetd.registry.store import Store
 from modelfleetd.registry.watch import Watches
@@ -50,11 +54,29 @@ def found(name: str, table: Mapping[str, M]) -> M:
 
 
 def page_of(request: Any, snapshot: Snapshot, collection: str, table: Mapping[str, M]) -> tuple[Sequence[M], str]:
-    """Returns the messages of a page of a collection, and the token of the next one."""
-    page = paging.read(request, str)
-    after = None if page.position is None else str(page.position[0])
-    found = snapshot.page(collection, after, page.size + 1)
-    return page.answer(found, lambda name: (name,), table.__getitem__)
+    """Returns the messages of a page of a collection, filtered and ordered as asked, and the token of the next one."""
+    index = snapshot.index_of(collection)
+    where, order = _asked(request, index)
+    page = paging.read(request, *order.position)
+    found = snapshot.page(collection, page.position, page.size + 1, where, order)
+    return page.answer(found, lambda name: index.position(name, order), table.__getitem__)
+
+
+def _asked(request: Any, index: Index) -> tuple[Node | None, Order]:
+    """Returns filter and order of a list. Raises InvalidFields with what is wrong with either."""
+    where, order = None, Order()
+    wrong: list[FieldViolation] = []
+    try:
+        where = read_filter(request.filter, index.fields)
+    except InvalidFields as error:
+        wrong += error.violations
+    try:
+        order = ordering.read(request.order_by, index.orders)
+    except InvalidFields as error:
+        wrong += error.violations
+    if wrong:
+        raise InvalidFields(wrong)
+    return where, order
 
 
 def author(request: Any, launch: str = "") -> Author:
