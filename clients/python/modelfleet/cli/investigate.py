@@ -145,7 +145,7 @@ def _wrong(found: Investigation) -> Iterator[RenderableType]:
         return
     yield Text(f"WRONG NOW{blind}", style="bold")
     for problem in found.problems[:_PROBLEMS]:
-        yield Padding(problem_line(problem, found.model), _INDENT)
+        yield Padding(problem_line(problem, found.model), _INDENT, expand=False)
     if len(found.problems) > _PROBLEMS:
         yield Text(f"  and {len(found.problems) - _PROBLEMS} more", style="dim")
 
@@ -163,10 +163,10 @@ def problem_line(problem: Problem, model: str = "") -> Text:
 def _to_do(found: Investigation) -> Iterator[RenderableType]:
     yield Text("DO", style="bold")
     if isinstance(found.response, Unknown):
-        yield Padding(_unknown(found.response), _INDENT)
+        yield Padding(_unknown(found.response), _INDENT, expand=False)
         return
     for step in found.response.steps:
-        yield Padding(Text(step), _INDENT)
+        yield Padding(Text(step), _INDENT, expand=False)
     for command in found.response.commands:
         yield Text(f"    {command}", style="cyan")
 
@@ -201,7 +201,9 @@ def _tier(found: Investigation) -> RenderableType | Unknown:
     required = critical.required or "none"
     text = f"own {own}{' (the model’s, not its type’s)' if critical.overridden else ''}, required {required}"
     if critical.path:
-        text += f": {' ← '.join(render.short(name) for name in critical.path)}"
+        text += f", since {render.short(critical.path[0])} depends on it"
+    if len(critical.path) > 2:
+        text += f" ({' → '.join(render.short(name) for name in critical.path)})"
     return Text(text)
 
 
