@@ -87,7 +87,7 @@ def decide(ledger: Any, verb: str, entry: Any) -> Edits:
 def revision_of(edits: Edits, number: int, previous: bytes) -> pb.Revision:
     stamp = Stamp(number, START)
     header = wire.header_of(Author("a"), stamp)
-    changes = [wire.stored_change(change).change for change in revise(edits, stamp)]
+    changes = [wire.stored_change(change, number).change for change in revise(edits, stamp)]
     return wire.revision_of(StoredRevision.following(previous, number, header, changes))
 
 

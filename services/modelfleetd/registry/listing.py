@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.registry.v1.assets_pb2 import Asset
 from modelfleet.registry.v1.classification_pb2 import ExtensionSchema, NamingScheme
 from modelfleet.registry.v1.criticality_pb2 import CriticalityRequest
+from modelfleet.registry.v1.evidence_pb2 import EvaluationReport, RiskAssessment
 from modelfleetd.kit.fields import Reading, attribute, readings
 from modelfleetd.kit.filter import Field, Kind
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.index import Index
-from modelfleetd.registry.wire import BY_NAME, KINDS, AnyMessage
+from modelfleetd.registry.wire import BY_NAME, KINDS, AnyMessage, kind_of_message
 
 _TIMES = ("create_time", "update_time")
 # Searched rather than named: not indexed.
@@ -63,6 +65,13 @@ _LISTS: Final[Mapping[type[AnyMessage], _Lists]] = {
     CriticalityRequest: _Lists(
         ("name", "resource", "tier", "state", "requester", "decided_by", "decide_time", "expire_time", *_TIMES)
     ),
+    EvaluationReport: _Lists(
+        (
+            "name", "suite", "suite_version", "evaluator.kind", "evaluator.name", "baseline", "evaluate_time",
+            "expire_time", "labels", *_TIMES,
+        )
+    ),
+    RiskAssessment: _Lists(("name", "assessor", "assess_time", "expire_time", *_TIMES)),
 }  # fmt: skip
 
 TEAMS: Final = "teams"
@@ -97,6 +106,12 @@ def _fields(kind: str) -> Mapping[str, Reading]:
         parent = Field(_PARENT, prefix=f"{MODEL_TYPES}/")
         fields[_PARENT] = Reading(parent, lambda message: (parent_of(message.name),))
     return fields
+
+
+def readings_of(kind: type[Message], schemas: Iterable[ExtensionSchema]) -> Mapping[str, Reading]:
+    """Returns the fields that messages of a kind are filtered by where there is no index of them, by path."""
+    found = kind_of_message(kind)
+    return {**_fields(found.name), **attributes(schemas, found.message)}
 
 
 def attributes(schemas: Iterable[ExtensionSchema], kind: type[AnyMessage]) -> dict[str, Reading]:
