@@ -14,6 +14,7 @@ _COMMANDS = {
     "capacity": ("modelfleet.cli.capacity", "Flavors, pools, reservations, certificates, load tests and estimates."),
     "launch": ("modelfleet.cli.launch", "Plan, start, watch and steer launches."),
     "stability": ("modelfleet.cli.stability", "Are the predictions still right?"),
+    "fleet": ("modelfleet.cli.fleet", "Synthetic fleets to try the commands with."),
     "investigate": ("modelfleet.cli.investigate", "Everything about one model that was just paged for, on one screen."),
     "triage": ("modelfleet.cli.triage", "What is wrong in the fleet now, the most important first."),
     "mitigate": ("modelfleet.cli.mitigate", "End an experiment or take a launch back; or whom to page instead."),

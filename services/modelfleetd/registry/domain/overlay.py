@@ -19,9 +19,13 @@ class Overlay:
     Args:
         ledger: the state before.
         references: the names that a resource refers to.
+        follows_up_later: whether what follows for other entries is decided after the last of the edits.
     """
 
-    def __init__(self, ledger: Ledger, references: Callable[[AnyResource], Iterable[str]]) -> None:
+    def __init__(
+        self, ledger: Ledger, references: Callable[[AnyResource], Iterable[str]], *, follows_up_later: bool = False
+    ) -> None:
+        self.follows_up_later = follows_up_later
         self._ledger = ledger
         self._references = references
         self._edits: dict[str, Edit] = {}
@@ -29,6 +33,8 @@ class Overlay:
         # Of what was edited, who refers to a name now; and the edits that are not in there yet: few decisions ask.
         self._referrers: dict[str, set[str]] = {}
         self._unread: list[Edit] = []
+        # Decisions ask for the same entries again and again.
+        self._known: dict[str, AnyResource | None] = {}
 
     def apply(self, edits: Edits) -> None:
         """Goes on to the state after edits that were decided on this one."""
@@ -52,7 +58,11 @@ class Overlay:
     def find(self, name: str) -> AnyResource | None:
         """Returns whatever has the name, or None."""
         edit = self._edits.get(name)
-        return self._ledger.find(name) if edit is None else edit.after
+        if edit is not None:
+            return edit.after
+        if name not in self._known:
+            self._known[name] = self._ledger.find(name)
+        return self._known[name]
 
     def team(self, name: str) -> Team | None:
         """Returns a team, or None."""
