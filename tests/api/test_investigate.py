@@ -26,7 +26,6 @@ from modelfleet.cli.investigate import screen
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.incidents import Kind
 from modelfleet.investigate import Investigation, investigate
-from modelfleet.launcher.v1 import launcher_pb2
 from modelfleet.lookup import Ambiguous, NothingFound
 from modelfleet.mitigate import Action
 from modelfleet.registry.v1 import registry_pb2 as pb
@@ -42,6 +41,7 @@ from tests.support.front_door import door
 from tests.support.launcher import CTR, NEW, OLD, Fleet, launcher_fleet
 from tests.support.registry_calls import Registry, populate
 from tests.support.servers import channel_to, client_of, running
+from tests.support.wait import until
 
 # Long enough for a machine that does other things as well; what it takes is measured where that is what is tested.
 PATIENT = 5.0
@@ -76,7 +76,12 @@ async def everything(database_url: str) -> AsyncIterator[Everything]:
         await _write(client, NEW, predicted=0.4, happened=0.2)
         await _write(client, OLD, predicted=0.2, happened=0.2)
         await fleet.create(bake=600)
-        await fleet.reaches(launcher_pb2.Launch.SHIFTING)
+
+        async def has_traffic() -> bool:
+            progress = (await fleet.get()).progress
+            return any(region.candidate.intended_basis_points for region in progress)
+
+        await until(has_traffic, timeout=30)
         await fleet.client.launcher.pause_launch(name="launches/l1", reason="a look at the graphs")
         await fleet.observe()
         yield Everything(fleet, {**fleet.services, "launcher": fleet.launcher, "stability": stability})
