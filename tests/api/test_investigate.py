@@ -33,7 +33,6 @@ from modelfleet.registry.v1.assets_pb2 import Asset
 from modelfleet.transport import Options, identity
 from modelfleetd.kit.app import Service
 from modelfleetd.local.data_directory import free_port
-from modelfleetd.registry.api.assets import Assets
 from modelfleetd.registry.app import build as build_registry
 from modelfleetd.stability.app import build as build_stability
 from tests.support.black_hole import black_hole
@@ -241,7 +240,6 @@ async def test_what_hangs_or_is_away_is_unknown_with_the_reason_and_the_rest_com
             assert "unknown: registry d" in "\n".join(shown(found))
 
 
-@pytest.mark.skipif("LookupEntries" not in vars(Assets), reason="the registry cannot look entries up yet")
 async def test_a_model_is_found_by_whatever_somebody_knows_of_it(database_url: str, capsys: Any) -> None:
     async with running("registry", build_registry, database_url) as service, channel_to(service) as channel:
         calls = Registry(channel)

@@ -16,7 +16,6 @@ from modelfleet.cli import main
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2
 from modelfleet.registry.v1 import registry_pb2 as pb
-from modelfleetd.launcher.domain.launch import Strategy
 from modelfleetd.platform.model import DesiredModel, DesiredServing, Fence, ModelShare, TargetKind
 from tests.support.front_door import door
 from tests.support.launcher import CPU, CTR, EU, NEW, OLD, POOL, SPEC, TARGET, Fleet, launcher_fleet
@@ -95,7 +94,6 @@ async def test_what_a_launch_is_bringing_in_is_taken_back(
         assert (await fleet.client.registry.get_model_type(name=CTR)).baseline == OLD
 
 
-@pytest.mark.skipif(not hasattr(Strategy, "END_EXPERIMENT"), reason="the launcher cannot end experiments yet")
 async def test_an_experiment_is_ended_in_one_action(
     database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
