@@ -63,6 +63,7 @@ async def test_a_name_of_nothing_is_not_found(empty: Fleet, service: str) -> Non
         "modelfleet.dev/Region": "regions/nope",
         "modelfleet.dev/ModelType": "modelTypes/nope",
         "modelfleet.dev/Model": "modelTypes/nope/models/nope",
+        "modelfleet.dev/CriticalityRequest": "criticalityRequests/nope",
         "modelfleet.dev/Revision": "revisions/99",
         "modelfleet.dev/Asset": "assets/nope",
         "modelfleet.dev/ExtensionSchema": "extensionSchemas/nope",

@@ -79,6 +79,17 @@ class RequestedWrite(Write[Answer]):
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
+class OwnWrite(Write[Answer]):
+    """What the registry decides itself: nobody repeats it, and done again it comes to nothing."""
+
+    def recall(self, memory: Memory) -> Answer | None:
+        return None
+
+    def remember(self, memory: Memory, answer: Answer) -> None:
+        pass
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
 class LaunchEnding(Write[pb.FinalizeLaunchResponse]):
     """The end of a launch, which is its own key, for ever."""
 
@@ -97,17 +108,6 @@ class LaunchEnding(Write[pb.FinalizeLaunchResponse]):
         made = LaunchOutcome(self.asked.launch, outcome, self.asked.digest(), answer.SerializeToString())
         memory.launches[made.launch] = made
         memory.new_launches.append(made)
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class UnaskedWrite(Write[pb.Revision]):
-    """What the registry writes by itself: nobody repeats it, and it decides again where something is left to do."""
-
-    def recall(self, memory: Memory) -> pb.Revision | None:
-        return None
-
-    def remember(self, memory: Memory, answer: pb.Revision) -> None:
-        pass
 
 
 async def edits_of(decided: Edits | Iterator[Edits], pause: Pause = give_way) -> Edits:

@@ -24,9 +24,9 @@ from modelfleetd.registry.batch import (
     Decide,
     LaunchEnding,
     Memory,
+    OwnWrite,
     Reply,
     RequestedWrite,
-    UnaskedWrite,
     Write,
     edits_of,
 )
@@ -108,7 +108,7 @@ class Writer:
             decide: the edits; empty where everything is so already, so that several replicas may try.
         """
         made = await self._do(
-            UnaskedWrite(author=author, decide=decide, reply=lambda revision, _: revision or pb.Revision())
+            OwnWrite(author=author, decide=decide, reply=lambda revision, _: revision or pb.Revision())
         )
         return made if made.number else None
 

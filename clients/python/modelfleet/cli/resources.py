@@ -26,7 +26,7 @@ class Resource:
     """A resource with standard methods, and how people see it.
 
     `method` is its name in method names (`model_type`), `collection` the field of its list answer, `pattern` its
-    resource name with `{}` for each id, `nothing` what an empty list says.
+    resource name with `{}` for each id, `nothing` what an empty list says, `remark` what `get` adds for people.
     """
 
     service: str
@@ -39,6 +39,7 @@ class Resource:
     reasons: bool = True
     # Where a change may be refused for what it would make of others: what --force does.
     force: str = ""
+    remark: Callable[[Any], str] | None = None
 
     @property
     def words(self) -> str:
@@ -238,7 +239,11 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
     @_name_argument(resource)
     @with_session
     def get(session: Session, name: str) -> None:
-        render.show(session, resource.call(session, "get", name=resource.name(name)))
+        found = resource.call(session, "get", name=resource.name(name))
+        render.show(session, found)
+        if session.is_table and resource.remark is not None and (remark := resource.remark(found)):
+            # As YAML has it, so that what was printed can be read again.
+            click.echo(f"# {remark}")
 
     @group.command("create", help=f"Create a {what}.")
     @_name_argument(resource)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -34,6 +35,7 @@ from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType
 from modelfleetd.registry.domain.revisions import Edits
+from modelfleetd.registry.domain.rules import check_waiver_times
 from modelfleetd.registry.slices import in_slices
 
 _SERVICE = "/modelfleet.registry.v1.RegistryService/"
@@ -44,7 +46,7 @@ class Apply(Base):
 
     async def ApplyEntries(self, request: pb.ApplyEntriesRequest, context: Context) -> pb.ApplyEntriesResponse:
         _check_size(request)
-        parser = _Parser(request, Grants(current_principal(), self._follower))
+        parser = _Parser(request, Grants(current_principal(), self._follower), self._clock.now())
         steps = parser.complete([step async for step in in_slices(parser.each())])
 
         def decide(ledger: Ledger) -> Iterator[Edits]:
@@ -106,9 +108,10 @@ _ACCEPTED = ", ".join(wire.BY_NAME[name].pattern.template for name in _KINDS)
 class _Parser:
     """Takes a request apart: each change becomes the request of the method that does it alone, checked likewise."""
 
-    def __init__(self, request: pb.ApplyEntriesRequest, grants: Grants) -> None:
+    def __init__(self, request: pb.ApplyEntriesRequest, grants: Grants, now: datetime) -> None:
         self._request = request
         self._grants = grants
+        self._now = now
         self._violations: list[FieldViolation] = []
         self._served: dict[str, Served] = {}
 
@@ -156,6 +159,7 @@ class _Parser:
         if self._is_wrong(single, where):
             return
         resource = from_proto(getattr(single, field), wire.BY_NAME[field].resource, name=entry.name)
+        self._expect_waivers(resource, field, where)
         self._note_served(resource, where)
         uid, kind = new_uid(), _KINDS[field]
 
@@ -173,6 +177,7 @@ class _Parser:
         if self._is_wrong(single, where):
             return
         resource = replace(from_proto(getattr(single, field), wire.BY_NAME[field].resource), etag=change.etag)
+        self._expect_waivers(resource, field, where)
         self._note_served(resource, where)
         kind = _KINDS[field]
         destination = getattr(resource, "team", "") if not mask or {"team", "*"}.intersection(mask) else ""
@@ -245,6 +250,15 @@ class _Parser:
 
     def _wrong(self, path: str, description: str) -> None:
         self._violations.append(FieldViolation(path, description))
+
+    def _expect_waivers(self, resource: AnyResource, field: str, where: Callable[[str], str]) -> None:
+        """Notes waivers that would hold for longer than they may."""
+        if not isinstance(resource, (ModelType, Model)):
+            return
+        try:
+            check_waiver_times(resource.lint_waivers, self._now, field)
+        except InvalidFields as error:
+            self._violations += [FieldViolation(where(each.path), each.description) for each in error.violations]
 
     def _is_wrong(self, single: Message, where: Callable[[str], str]) -> bool:
         """Notes what the method that does it alone would find wrong with its request."""

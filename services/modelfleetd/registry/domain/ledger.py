@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from modelfleetd.registry.domain.criticality import CriticalityRequest
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
 
 R = TypeVar("R", bound=AnyResource)
@@ -34,6 +35,9 @@ class Ledger(Protocol):
 
     def referrers(self, name: str) -> Sequence[str]:
         """Returns the names of the resources that refer to one, sorted; a model type's own models are not counted."""
+
+    def open_requests(self, name: str) -> Sequence[CriticalityRequest]:
+        """Returns the requests for a tier of an entry that are PENDING or APPROVED, by name."""
 
     def find(self, name: str) -> AnyResource | None:
         """Returns whatever has the name, or None."""

@@ -7,32 +7,34 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd import names
 from modelfleetd.errors import FieldViolation, InvalidFields
 from modelfleetd.names import Pattern
+from modelfleetd.registry.domain.defaults import complete_demand, complete_prediction
+from modelfleetd.registry.domain.lint_rules import RULE_IDS
 from modelfleetd.registry.domain.resource import Json
 from modelfleetd.registry.domain.resources import (
     DemandSource,
-    MissingLabel,
     Model,
     ModelType,
     Prediction,
-    Range,
     Region,
     Role,
     RoleBinding,
     Team,
 )
 from modelfleetd.registry.domain.serving import WHOLE, RegionSplit, ServingSpec
+from modelfleetd.registry.domain.waivers import MAX_AHEAD, LintWaiver
 
 MAX_TEXT: Final = 200
 MAX_PROSE: Final = 1000
 MAX_URI: Final = 2000
 MAX_LABELS: Final = 64
 MAX_ITEMS: Final = 100
+MAX_WAIVERS: Final = 50
 # Of all bindings of a team: every service keeps every team's bindings.
 MAX_MEMBERS: Final = 5000
 MAX_ARGUMENT: Final = 4096
@@ -153,28 +155,13 @@ def check_model_type(model_type: ModelType) -> ModelType:
         _demand(wrong, model_type.demand_source, "demand_source")
     check_labels(wrong, model_type.labels)
     _attributes(wrong, model_type.attributes)
+    _waivers(wrong, model_type.lint_waivers)
     wrong.raise_if_any()
     return replace(
         model_type,
         predictions=tuple(map(complete_prediction, model_type.predictions)),
         demand_source=None if model_type.demand_source is None else complete_demand(model_type.demand_source),
     )
-
-
-def complete_prediction(prediction: Prediction) -> Prediction:
-    """Returns a prediction with its defaults written out: a later change of a default changes no entry."""
-    return replace(
-        prediction,
-        attribution_window=prediction.attribution_window or timedelta(hours=1),
-        missing_label=prediction.missing_label or MissingLabel.NEGATIVE,
-        calibration_range=prediction.calibration_range or Range(low=0.5, high=2.0),
-        min_positives=prediction.min_positives or 10,
-    )
-
-
-def complete_demand(demand: DemandSource) -> DemandSource:
-    """Returns a demand source with its defaults written out."""
-    return replace(demand, fanout_basis_points=demand.fanout_basis_points or WHOLE)
 
 
 def _prediction(wrong: Violations, prediction: Prediction, path: str) -> None:
@@ -208,6 +195,7 @@ def check_model(model: Model) -> Model:
     wrong.text(model.checkpoint, "checkpoint", MAX_URI)
     check_labels(wrong, model.labels)
     _attributes(wrong, model.attributes)
+    _waivers(wrong, model.lint_waivers)
     wrong.expect(model.serving_spec is not None, "serving_spec", "is required")
     if model.serving_spec is not None:
         _serving_spec(wrong, model.serving_spec, "serving_spec")
@@ -258,6 +246,30 @@ def check_labels(wrong: Violations, labels: Mapping[str, str]) -> None:
     for key, value in labels.items():
         wrong.expect(names.is_id(key), f"labels.{key[:MAX_TEXT]}", f"the key {names.ID_EXPECTATION}")
         wrong.text(value, f"labels.{key[:MAX_TEXT]}", MAX_TEXT)
+
+
+def _waivers(wrong: Violations, waivers: Sequence[LintWaiver]) -> None:
+    wrong.count(waivers, "lint_waivers", MAX_WAIVERS)
+    for index, waiver in enumerate(waivers):
+        path = f"lint_waivers[{index}]"
+        accepted = f"must be the id of a rule: {', '.join(sorted(RULE_IDS))}"
+        wrong.expect(waiver.rule in RULE_IDS, f"{path}.rule", accepted)
+        wrong.text(waiver.reason, f"{path}.reason", MAX_PROSE, least=1)
+        wrong.expect(waiver.expire_time is not None, f"{path}.expire_time", "is required")
+    wrong.unique([waiver.rule for waiver in waivers], "lint_waivers", ".rule")
+
+
+def check_waiver_times(waivers: Sequence[LintWaiver], now: datetime, path: str) -> None:
+    """Raises InvalidFields where a waiver would hold for longer than it may when it is written.
+
+    One that is stored already is always closer than that: whatever was read may be sent back.
+    """
+    wrong = Violations(path)
+    for index, waiver in enumerate(waivers):
+        ahead = waiver.expire_time is None or waiver.expire_time <= now + MAX_AHEAD
+        latest = f"must be at most {MAX_AHEAD.days} days ahead, by {now + MAX_AHEAD:%Y-%m-%d}; waive it again then"
+        wrong.expect(ahead, f"lint_waivers[{index}].expire_time", latest)
+    wrong.raise_if_any()
 
 
 def _attributes(wrong: Violations, attributes: Mapping[str, Json]) -> None:

@@ -476,7 +476,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateModelType(self, request, context):
-        """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES.
+        """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES,
+        CRITICALITY_NEEDS_APPROVAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -484,7 +485,7 @@ class RegistryServiceServicer(object):
 
     def UpdateModelType(self, request, context):
         """Changes fields of a model type, but none that launches own. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-        REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES.
+        REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -513,7 +514,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateModel(self, request, context):
-        """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND.
+        """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, CRITICALITY_NEEDS_APPROVAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -521,7 +522,7 @@ class RegistryServiceServicer(object):
 
     def UpdateModel(self, request, context):
         """Changes fields of a model; the serving spec cannot change. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-        FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES.
+        FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -656,8 +657,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RequestCriticality(self, request, context):
-        """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves.
-        Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
+        """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves. Asked
+        again for the tier that an entry has, it renews it. Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -678,8 +679,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ApproveCriticality(self, request, context):
-        """Approves a request: the entry gets its tier in the same revision. Errors: SELF_APPROVAL, WRONG_STATE,
-        ETAG_MISMATCH.
+        """Approves a request: the entry gets its tier in the same revision. The approver is another person than the one who asked;
+        a service needs somebody on whose behalf it calls. Errors: SELF_APPROVAL, ROLE_MISSING, WRONG_STATE, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,10 +70,12 @@ class RegistryServiceStub:
     ListModelTypes: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelTypesRequest, _registry_pb2.ListModelTypesResponse]
     """Lists model types."""
     CreateModelType: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateModelTypeRequest, _registry_pb2.ModelType]
-    """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES."""
+    """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES,
+    CRITICALITY_NEEDS_APPROVAL.
+    """
     UpdateModelType: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelTypeRequest, _registry_pb2.ModelType]
     """Changes fields of a model type, but none that launches own. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-    REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES.
+    REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
     """
     DeleteModelType: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelTypeRequest, _empty_pb2.Empty]
     """Deletes a model type that serves nothing and has no models; assets that name it stay without it. Errors:
@@ -84,10 +86,10 @@ class RegistryServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]
     """Lists the models of a type, or of all types with the parent modelTypes/-."""
     CreateModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateModelRequest, _registry_pb2.Model]
-    """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND."""
+    """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, CRITICALITY_NEEDS_APPROVAL."""
     UpdateModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _registry_pb2.Model]
     """Changes fields of a model; the serving spec cannot change. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-    FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES.
+    FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
     """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]
     """Deletes a model that has no role that serves; assets that name it stay without it. Errors: RESOURCE_IN_USE,
@@ -130,16 +132,16 @@ class RegistryServiceStub:
     ExplainName: _grpc.UnaryUnaryMultiCallable[_classification_pb2.ExplainNameRequest, _classification_pb2.ExplainNameResponse]
     """Explains an id of a model type word by word, registered or not."""
     RequestCriticality: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.RequestCriticalityRequest, _criticality_pb2.CriticalityRequest]
-    """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves.
-    Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
+    """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves. Asked
+    again for the tier that an entry has, it renews it. Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
     """
     GetCriticalityRequest: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.GetCriticalityRequestRequest, _criticality_pb2.CriticalityRequest]
     """Reads a request for a tier."""
     ListCriticalityRequests: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.ListCriticalityRequestsRequest, _criticality_pb2.ListCriticalityRequestsResponse]
     """Lists requests for tiers."""
     ApproveCriticality: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.ApproveCriticalityRequest, _criticality_pb2.CriticalityRequest]
-    """Approves a request: the entry gets its tier in the same revision. Errors: SELF_APPROVAL, WRONG_STATE,
-    ETAG_MISMATCH.
+    """Approves a request: the entry gets its tier in the same revision. The approver is another person than the one who asked;
+    a service needs somebody on whose behalf it calls. Errors: SELF_APPROVAL, ROLE_MISSING, WRONG_STATE, ETAG_MISMATCH.
     """
     RejectCriticality: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.RejectCriticalityRequest, _criticality_pb2.CriticalityRequest]
     """Rejects a request. Errors: WRONG_STATE, ETAG_MISMATCH."""
@@ -247,10 +249,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListModelTypes: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelTypesRequest, _registry_pb2.ListModelTypesResponse]  # type: ignore[assignment]
     """Lists model types."""
     CreateModelType: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateModelTypeRequest, _registry_pb2.ModelType]  # type: ignore[assignment]
-    """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES."""
+    """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES,
+    CRITICALITY_NEEDS_APPROVAL.
+    """
     UpdateModelType: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelTypeRequest, _registry_pb2.ModelType]  # type: ignore[assignment]
     """Changes fields of a model type, but none that launches own. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-    REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES.
+    REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
     """
     DeleteModelType: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelTypeRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a model type that serves nothing and has no models; assets that name it stay without it. Errors:
@@ -261,10 +265,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models of a type, or of all types with the parent modelTypes/-."""
     CreateModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateModelRequest, _registry_pb2.Model]  # type: ignore[assignment]
-    """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND."""
+    """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, CRITICALITY_NEEDS_APPROVAL."""
     UpdateModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _registry_pb2.Model]  # type: ignore[assignment]
     """Changes fields of a model; the serving spec cannot change. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-    FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES.
+    FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
     """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a model that has no role that serves; assets that name it stay without it. Errors: RESOURCE_IN_USE,
@@ -307,16 +311,16 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ExplainName: _aio.UnaryUnaryMultiCallable[_classification_pb2.ExplainNameRequest, _classification_pb2.ExplainNameResponse]  # type: ignore[assignment]
     """Explains an id of a model type word by word, registered or not."""
     RequestCriticality: _aio.UnaryUnaryMultiCallable[_criticality_pb2.RequestCriticalityRequest, _criticality_pb2.CriticalityRequest]  # type: ignore[assignment]
-    """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves.
-    Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
+    """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves. Asked
+    again for the tier that an entry has, it renews it. Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
     """
     GetCriticalityRequest: _aio.UnaryUnaryMultiCallable[_criticality_pb2.GetCriticalityRequestRequest, _criticality_pb2.CriticalityRequest]  # type: ignore[assignment]
     """Reads a request for a tier."""
     ListCriticalityRequests: _aio.UnaryUnaryMultiCallable[_criticality_pb2.ListCriticalityRequestsRequest, _criticality_pb2.ListCriticalityRequestsResponse]  # type: ignore[assignment]
     """Lists requests for tiers."""
     ApproveCriticality: _aio.UnaryUnaryMultiCallable[_criticality_pb2.ApproveCriticalityRequest, _criticality_pb2.CriticalityRequest]  # type: ignore[assignment]
-    """Approves a request: the entry gets its tier in the same revision. Errors: SELF_APPROVAL, WRONG_STATE,
-    ETAG_MISMATCH.
+    """Approves a request: the entry gets its tier in the same revision. The approver is another person than the one who asked;
+    a service needs somebody on whose behalf it calls. Errors: SELF_APPROVAL, ROLE_MISSING, WRONG_STATE, ETAG_MISMATCH.
     """
     RejectCriticality: _aio.UnaryUnaryMultiCallable[_criticality_pb2.RejectCriticalityRequest, _criticality_pb2.CriticalityRequest]  # type: ignore[assignment]
     """Rejects a request. Errors: WRONG_STATE, ETAG_MISMATCH."""
@@ -499,7 +503,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CreateModelTypeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ModelType, _abc.Awaitable[_registry_pb2.ModelType]]:
-        """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES."""
+        """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES,
+        CRITICALITY_NEEDS_APPROVAL.
+        """
 
     @_abc_1.abstractmethod
     def UpdateModelType(
@@ -508,7 +514,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ModelType, _abc.Awaitable[_registry_pb2.ModelType]]:
         """Changes fields of a model type, but none that launches own. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-        REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES.
+        REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
         """
 
     @_abc_1.abstractmethod
@@ -543,7 +549,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CreateModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Model, _abc.Awaitable[_registry_pb2.Model]]:
-        """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND."""
+        """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, CRITICALITY_NEEDS_APPROVAL."""
 
     @_abc_1.abstractmethod
     def UpdateModel(
@@ -552,7 +558,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Model, _abc.Awaitable[_registry_pb2.Model]]:
         """Changes fields of a model; the serving spec cannot change. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-        FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES.
+        FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
         """
 
     @_abc_1.abstractmethod
@@ -709,8 +715,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _criticality_pb2.RequestCriticalityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_criticality_pb2.CriticalityRequest, _abc.Awaitable[_criticality_pb2.CriticalityRequest]]:
-        """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves.
-        Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
+        """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves. Asked
+        again for the tier that an entry has, it renews it. Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
         """
 
     @_abc_1.abstractmethod
@@ -735,8 +741,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _criticality_pb2.ApproveCriticalityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_criticality_pb2.CriticalityRequest, _abc.Awaitable[_criticality_pb2.CriticalityRequest]]:
-        """Approves a request: the entry gets its tier in the same revision. Errors: SELF_APPROVAL, WRONG_STATE,
-        ETAG_MISMATCH.
+        """Approves a request: the entry gets its tier in the same revision. The approver is another person than the one who asked;
+        a service needs somebody on whose behalf it calls. Errors: SELF_APPROVAL, ROLE_MISSING, WRONG_STATE, ETAG_MISMATCH.
         """
 
     @_abc_1.abstractmethod
