@@ -74,7 +74,8 @@ async def run() -> list[Figure]:
     largest = measured[-1]
     shown = "; ".join(
         f"{each.models:,} models: page {1e3 * each.page_p99:.2f} ms (median {1e3 * each.page_median:.2f} ms), "
-        f"a filter that finds little {1e3 * each.narrow_p99:.2f} ms, point get {1e3 * each.point_get:.2f} ms (median {1e3 * each.point_get_median:.2f} ms)"
+        f"a filter that finds little {1e3 * each.narrow_p99:.2f} ms, "
+        f"point get {1e3 * each.point_get:.2f} ms (median {1e3 * each.point_get_median:.2f} ms)"
         for each in measured
     )
     return [
