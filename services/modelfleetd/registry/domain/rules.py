@@ -13,6 +13,7 @@ from typing import Final
 from modelfleetd import names
 from modelfleetd.errors import FieldViolation, InvalidFields
 from modelfleetd.names import Pattern
+from modelfleetd.registry.domain.evidence import EvidenceRule
 from modelfleetd.registry.domain.resource import Json
 from modelfleetd.registry.domain.resources import (
     DemandSource,
@@ -153,6 +154,7 @@ def check_model_type(model_type: ModelType) -> ModelType:
         _demand(wrong, model_type.demand_source, "demand_source")
     _labels(wrong, model_type.labels)
     _attributes(wrong, model_type.attributes)
+    check_evidence_rules(wrong, model_type.evidence_rules, "evidence_rules")
     wrong.raise_if_any()
     return replace(
         model_type,
@@ -253,10 +255,7 @@ def check_splits(wrong: Violations, splits: Sequence[RegionSplit], path: str = "
 
 
 def _labels(wrong: Violations, labels: Mapping[str, str]) -> None:
-    wrong.count(labels, "labels", MAX_LABELS)
-    for key, value in labels.items():
-        wrong.expect(names.is_id(key), f"labels.{key[:MAX_TEXT]}", f"the key {names.ID_EXPECTATION}")
-        wrong.text(value, f"labels.{key[:MAX_TEXT]}", MAX_TEXT)
+    check_words(wrong, labels, "labels", MAX_LABELS)
 
 
 def _attributes(wrong: Violations, attributes: Mapping[str, Json]) -> None:
@@ -282,3 +281,99 @@ def _depth(value: Json) -> int:
     if isinstance(value, (list, tuple)):
         return 1 + max(map(_depth, value), default=0)
     return 0
+
+
+# What an EvidenceRule may expect: exactly one of these.
+EXPECTATIONS: Final = (
+    "minimum",
+    "maximum",
+    "max_distance_to_target",
+    "max_loss_to_baseline",
+    "max_relative_loss_to_baseline",
+    "max_residual_risk",
+)
+# What makes no sense for a rule on risk assessments.
+_OF_RESULTS: Final = (
+    "suite",
+    "metric",
+    "slice",
+    "worst_slice_by",
+    "expected_slices",
+    "evaluators",
+    "method",
+    "min_sample_size",
+    "conservative",
+    "form",
+    "conditions",
+    "at",
+)
+
+
+def check_evidence_rules(wrong: Violations, rules: Sequence[EvidenceRule], path: str) -> None:
+    """Notes what is wrong with rules by themselves: each expects exactly one thing, of what there can be."""
+    wrong.count(rules, path, MAX_ITEMS)
+    for index, rule in enumerate(rules[:MAX_ITEMS]):
+        where = f"{path}[{index}]"
+        wrong.expect(names.is_id(rule.id), f"{where}.id", names.ID_EXPECTATION)
+        expected = [name for name in EXPECTATIONS if getattr(rule, name) is not None]
+        wrong.expect(len(expected) == 1, where, f"must expect exactly one of {', '.join(EXPECTATIONS)}")
+        old_enough = rule.max_age is None or rule.max_age >= timedelta(minutes=1)
+        wrong.expect(old_enough, f"{where}.max_age", "must be at least 1 min")
+        if rule.max_residual_risk is not None:
+            _risk_rule(wrong, rule, where)
+        else:
+            _result_rule(wrong, rule, where)
+    wrong.unique([rule.id for rule in rules], path, ".id")
+
+
+def _risk_rule(wrong: Violations, rule: EvidenceRule, path: str) -> None:
+    risk = rule.max_residual_risk
+    wrong.expect(risk is None or 0 <= risk <= 100, f"{path}.max_residual_risk", "must be 0 to 100")
+    wrong.expect(not rule.dimension or names.is_id(rule.dimension), f"{path}.dimension", names.ID_EXPECTATION)
+    for name in _OF_RESULTS:
+        wrong.expect(not getattr(rule, name), f"{path}.{name}", "is about results; it does not go with max_residual_risk")
+
+
+def _result_rule(wrong: Violations, rule: EvidenceRule, path: str) -> None:
+    wrong.expect(names.is_id(rule.metric), f"{path}.metric", names.ID_EXPECTATION)
+    wrong.expect(not rule.suite or names.is_id(rule.suite), f"{path}.suite", names.ID_EXPECTATION)
+    wrong.expect(not rule.dimension, f"{path}.dimension", "goes with max_residual_risk only")
+    check_words(wrong, rule.slice, f"{path}.slice", 10, least=1)
+    check_words(wrong, rule.conditions, f"{path}.conditions", 20)
+    check_numbers(wrong, rule.at, f"{path}.at", 10)
+    _worst_slice(wrong, rule, path)
+    wrong.unique([kind.name for kind in rule.evaluators], f"{path}.evaluators")
+    wrong.expect(rule.min_sample_size >= 0, f"{path}.min_sample_size", "must be 0 or more")
+    for name in EXPECTATIONS:
+        bound = getattr(rule, name)
+        wrong.expect(bound is None or math.isfinite(bound), f"{path}.{name}", "must be a finite number")
+    distance = rule.max_distance_to_target
+    wrong.expect(distance is None or not distance < 0, f"{path}.max_distance_to_target", "must be 0 or more")
+
+
+def _worst_slice(wrong: Violations, rule: EvidenceRule, path: str) -> None:
+    key = rule.worst_slice_by
+    wrong.expect(not key or names.is_id(key), f"{path}.worst_slice_by", names.ID_EXPECTATION)
+    wrong.expect(not (key and rule.slice), f"{path}.worst_slice_by", "does not go with slice: name one of them")
+    alone = not rule.expected_slices or bool(key)
+    wrong.expect(alone, f"{path}.expected_slices", "goes with worst_slice_by: the key whose values these are")
+    wrong.count(rule.expected_slices, f"{path}.expected_slices", MAX_ITEMS)
+    for index, value in enumerate(rule.expected_slices[:MAX_ITEMS]):
+        wrong.text(value, f"{path}.expected_slices[{index}]", MAX_TEXT, least=1)
+    wrong.unique(rule.expected_slices[:MAX_ITEMS], f"{path}.expected_slices")
+
+
+def check_words(wrong: Violations, words: Mapping[str, str], path: str, most: int, *, least: int = 0) -> None:
+    """Notes what is wrong with a map of words, such as a slice: ids as keys, texts of some length as values."""
+    wrong.count(words, path, most)
+    for key, value in words.items():
+        wrong.expect(names.is_id(key), f"{path}.{key[:MAX_TEXT]}", f"the key {names.ID_EXPECTATION}")
+        wrong.text(value, f"{path}.{key[:MAX_TEXT]}", MAX_TEXT, least=least)
+
+
+def check_numbers(wrong: Violations, numbers: Mapping[str, float], path: str, most: int) -> None:
+    """Notes what is wrong with a map of numbers: ids as keys, finite values."""
+    wrong.count(numbers, path, most)
+    for key, value in numbers.items():
+        wrong.expect(names.is_id(key), f"{path}.{key[:MAX_TEXT]}", f"the key {names.ID_EXPECTATION}")
+        wrong.expect(math.isfinite(value), f"{path}.{key[:MAX_TEXT]}", "must be a finite number")
