@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from modelfleetd.registry.domain.assets import Asset
+from modelfleetd.registry.domain.evidence import EvaluationReport, EvidenceHead, RiskAssessment
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Edits, Stamp, revise
@@ -96,6 +97,11 @@ class LedgerOf:
     def every(self, kind: type[R]) -> Sequence[R]:
         found = [entry for entry in self.entries.values() if isinstance(entry, kind)]
         return sorted(found, key=lambda each: each.name)
+
+    def evidence_of(self, model: str) -> Sequence[EvidenceHead]:
+        found = [*self.every(EvaluationReport), *self.every(RiskAssessment)]
+        heads = (EvidenceHead(each.name, each.revision, 0) for each in found if parent_of(each.name) == model)
+        return sorted(heads, key=lambda head: head.name)
 
 
 def _references(entry: AnyResource) -> Iterable[str]:

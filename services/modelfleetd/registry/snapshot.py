@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.kit.auth import Role
+from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
 from modelfleetd.registry.wire import (
     KINDS,
@@ -179,8 +180,15 @@ def _collections_of(name: str) -> tuple[str, ...]:
 class SnapshotLedger:
     """The snapshot as decisions see it (`domain.ledger.Ledger`): messages become plain data when asked for."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, evidence: Mapping[str, Sequence[EvidenceHead]] | None = None) -> None:
+        """Makes a view of a snapshot.
+
+        Args:
+            snapshot: at one revision.
+            evidence: by model, of the models whose evidence was read from the database at that revision.
+        """
         self._snapshot = snapshot
+        self._evidence = evidence or {}
 
     def team(self, name: str) -> Team | None:
         """Returns a team, or None."""
@@ -215,6 +223,17 @@ class SnapshotLedger:
         """Returns everything of one kind, by name."""
         table = self._snapshot.table(kind_of_resource(kind).message)
         return [cast(R, resource_of(table[name])) for name in sorted(table)]
+
+    def evidence_of(self, model: str) -> Sequence[EvidenceHead]:
+        """Returns what evidence a model has, by name.
+
+        Raises:
+            LookupError: nobody told the writer to read it: a defect.
+        """
+        found = self._evidence.get(model)
+        if found is None:
+            raise LookupError(f"the evidence of {model} was not read for this decision")
+        return found
 
 
 def _resource(message: AnyMessage | None) -> AnyResource | None:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.kit.codec import timestamp_from_proto
 from modelfleetd.kit.db import Connection, Database, Record
+from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.revisions import StoredChange, StoredRevision
 
 # A process that stalls while it holds the head would hold up every other writer: the server ends its transaction.
@@ -50,6 +51,37 @@ _REVISION = """
 SELECT number, header, previous_hash, hash,
        ARRAY(SELECT change FROM changes WHERE revision = number ORDER BY position) AS changes
 FROM revisions
+"""
+
+# Everything below a name is, in the C collation, between name/ and name0, which follows it.
+_EVIDENCE_HEADS = """
+SELECT model, found.name, found.revision, octet_length(found.state) AS size
+FROM unnest($1::text[]) AS given (model)
+CROSS JOIN LATERAL (
+    SELECT name, revision, state FROM resources WHERE name > model || '/' AND name < model || '0' ORDER BY name
+) AS found
+"""
+# In one statement, so that states and number are of one moment. States are measured without being read.
+_BELOW = """
+SELECT head.number, page.state
+FROM head LEFT JOIN (
+    SELECT name, state FROM (
+        SELECT name, state, sum(octet_length(state)) OVER (ORDER BY name) - octet_length(state) AS before
+        FROM (
+            SELECT name, state FROM resources
+            WHERE name > $1 AND name < $2 ORDER BY name LIMIT $3
+        ) AS first
+    ) AS measured WHERE before <= $4
+) AS page ON true
+ORDER BY page.name
+"""
+_EVIDENCE = """
+SELECT name, kind, state FROM (
+    SELECT name, kind, state, sum(octet_length(state)) OVER (ORDER BY name) - octet_length(state) AS before
+    FROM (
+        SELECT name, kind, state FROM resources WHERE name > $1 AND name < $2 ORDER BY name
+    ) AS every
+) AS measured WHERE before <= $3 ORDER BY name
 """
 
 
@@ -155,6 +187,50 @@ class Store:
             query = f"{_REVISION} WHERE number < coalesce($1, 9223372036854775807) ORDER BY number DESC LIMIT $2"
             rows = await self._database.fetch(query, before, limit)
         return [_revision(row) for row in rows]
+
+    async def evidence_heads(
+        self, models: Sequence[str], conn: Connection | Database | None = None
+    ) -> dict[str, list[EvidenceHead]]:
+        """Returns what evidence some models have, by model and name."""
+        found: dict[str, list[EvidenceHead]] = {model: [] for model in models}
+        if models:
+            rows = await (conn or self._database).fetch(_EVIDENCE_HEADS, list(found))
+            for row in rows:
+                found[row["model"]].append(EvidenceHead(row["name"], row["revision"], row["size"]))
+        return found
+
+    async def below(self, collection: str, after: str, limit: int, most_bytes: int) -> tuple[int, list[bytes]]:
+        """Returns the newest revision, and the states of resources of a collection at that revision, by name.
+
+        Args:
+            collection: `modelTypes/{type}/models/{model}/evaluationReports`.
+            after: the name after which to go on; empty: from the first one.
+            limit: most resources.
+            most_bytes: the last resource is the first with which all together have more bytes than this.
+        """
+        first, end = after or f"{collection}/", f"{collection}0"
+        rows = await self._database.fetch(_BELOW, first, end, limit, most_bytes)
+        return rows[0]["number"], [row["state"] for row in rows if row["state"] is not None]
+
+    async def state(self, name: str) -> bytes | None:
+        """Returns a resource as it is now, or None."""
+        found: bytes | None = await self._database.fetchval("SELECT state FROM resources WHERE name = $1", name)
+        return found
+
+    async def evidence(self, models: Sequence[str], most_bytes: int) -> AsyncIterator[tuple[str, str, bytes]]:
+        """Yields the evidence of some models at one moment: model, kind and state, by name.
+
+        Args:
+            models: whose evidence.
+            most_bytes: about as much is in memory at a time.
+        """
+        async with self._database.transaction(readonly=True) as conn:
+            for model in models:
+                after = f"{model}/"
+                while rows := await conn.fetch(_EVIDENCE, after, f"{model}0", most_bytes):
+                    for row in rows:
+                        yield model, row["kind"], row["state"]
+                    after = rows[-1]["name"]
 
     async def launch_outcome(self, conn: Connection, launch: str) -> LaunchOutcome | None:
         """Returns how a launch ended, or None."""

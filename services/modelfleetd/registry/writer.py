@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from google.protobuf.empty_pb2 import Empty
@@ -14,6 +14,7 @@ from modelfleetd.errors import LaunchEnded
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.idempotency import once
 from modelfleetd.registry import wire
+from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.revisions import Author, Edits, Stamp, StoredRevision, revise
 from modelfleetd.registry.domain.roles import Finalization, finalize_launch
@@ -34,7 +35,15 @@ class Writer:
         # Writes follow each other anyway: waiting here instead of in the database leaves its connections to others.
         self._turn = asyncio.Lock()
 
-    async def change(self, request: Any, answer: type[Answer], name: str, author: Author, decide: Decide) -> Answer:
+    async def change(
+        self,
+        request: Any,
+        answer: type[Answer],
+        name: str,
+        author: Author,
+        decide: Decide,
+        evidence_of: Sequence[str] = (),
+    ) -> Answer:
         """Does what a request asks for, once for its request_id, and answers with the resource that it is about.
 
         Args:
@@ -43,15 +52,19 @@ class Writer:
             name: of the resource.
             author: of the revision.
             decide: the edits; the one of the resource comes first. It may be asked on any state, and must not wait.
+            evidence_of: models whose evidence it asks for: that is not in memory.
         """
         if request.validate_only:
             await self._follower.catch_up()
-            return self._preview(answer, name, decide(self._ledger()))
+            evidence = await self._store.evidence_heads(evidence_of)
+            return self._preview(answer, name, decide(self._ledger(evidence)))
         revisions: list[pb.Revision] = []
 
         async def act() -> Answer:
             head = await self._head(conn)
-            edits = decide(self._ledger())
+            # With the head locked, what is read here is of the revision that is decided on.
+            evidence = await self._store.evidence_heads(evidence_of, conn)
+            edits = decide(self._ledger(evidence))
             if edits:
                 revisions.append(await self._append(conn, head, author, edits))
             return _answer(answer, revisions, self._follower, name)
@@ -95,8 +108,8 @@ class Writer:
                 return cast(Answer, wire.message_of(edit.after))
         return _answer(answer, (), self._follower, name)
 
-    def _ledger(self) -> Ledger:
-        return SnapshotLedger(self._follower.snapshot)
+    def _ledger(self, evidence: Mapping[str, Sequence[EvidenceHead]] | None = None) -> Ledger:
+        return SnapshotLedger(self._follower.snapshot, evidence)
 
     async def _head(self, conn: Connection) -> Head:
         """Locks the head and brings the snapshot there: what is decided on is then the state that is written over."""

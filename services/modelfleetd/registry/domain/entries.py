@@ -16,6 +16,7 @@ from modelfleetd.errors import (
 )
 from modelfleetd.registry.domain import rules
 from modelfleetd.registry.domain.dependencies import Dependencies, follow_up, refuse_circle
+from modelfleetd.registry.domain.evidence_entries import deleted as deleted_evidence
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.masks import merge
 from modelfleetd.registry.domain.resources import (
@@ -139,11 +140,11 @@ def update_model(ledger: Ledger, asked: Model, mask: Sequence[str]) -> Edits:
 
 
 def delete_model(ledger: Ledger, name: str, etag: str) -> Edits:
-    """Decides DeleteModel: of a model whose role does not serve."""
+    """Decides DeleteModel: of a model whose role does not serve. Its evidence goes with it."""
     current = _current(ledger.model(name), name, etag)
     if current.role is not None and current.role.serves:
         _refuse_in_use(name, [f"{current.model_type} (as its {current.role.name})"])
-    return _deleted(current)
+    return _deleted(current) + deleted_evidence(ledger.evidence_of(name))
 
 
 def _created(resource: AnyResource, uid: str) -> Edits:

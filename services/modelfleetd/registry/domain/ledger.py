@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
 
 R = TypeVar("R", bound=AnyResource)
@@ -36,3 +37,6 @@ class Ledger(Protocol):
 
     def every(self, kind: type[R]) -> Sequence[R]:
         """Returns everything of one kind, by name: of kinds of which there is little, such as schemas."""
+
+    def evidence_of(self, model: str) -> Sequence[EvidenceHead]:
+        """Returns what evidence a model has, by name. It is not in memory: the writer has to be told to read it."""

@@ -331,7 +331,9 @@ def _risk_rule(wrong: Violations, rule: EvidenceRule, path: str) -> None:
     wrong.expect(risk is None or 0 <= risk <= 100, f"{path}.max_residual_risk", "must be 0 to 100")
     wrong.expect(not rule.dimension or names.is_id(rule.dimension), f"{path}.dimension", names.ID_EXPECTATION)
     for name in _OF_RESULTS:
-        wrong.expect(not getattr(rule, name), f"{path}.{name}", "is about results; it does not go with max_residual_risk")
+        wrong.expect(
+            not getattr(rule, name), f"{path}.{name}", "does not go with max_residual_risk: it is about results"
+        )
 
 
 def _result_rule(wrong: Violations, rule: EvidenceRule, path: str) -> None:

@@ -1471,7 +1471,7 @@ class EvidenceRule(_message.Message):
     `at`, dataset and method; where it has none, the comparator that the result has of it.
     """
     max_relative_loss_to_baseline: _builtins.float
-    """The same as a part of the baseline's value: 0.01 is 1 %."""
+    """The same as a part of the baseline's value: 0.01 is 1 %. Of a baseline of 0, no loss at all."""
     max_residual_risk: _builtins.int
     """No risk of the newest assessment (that has one in this `dimension`) with more residual risk than this. 0 to 100."""
     dimension: _builtins.str
@@ -1588,7 +1588,7 @@ class EvaluateEvidenceResponse(_message.Message):
     explanation: _builtins.str
     """In a sentence or two, for people."""
     revision: _builtins.int
-    """The revision that the answer was made from."""
+    """The revision that rules and baseline are of; the evidence is of this one or a later one."""
     @_builtins.property
     def judgements(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleJudgement]:
         """Rule by rule."""
