@@ -138,6 +138,7 @@ def _value(wrong: Violations, result: EvaluationResult, path: str) -> None:
     lowest = -math.inf if result.lowest is None else result.lowest
     highest = math.inf if result.highest is None else result.highest
     wrong.expect(not lowest > highest, f"{path}.highest", "must not be below lowest")
+    lowest = min(lowest, highest)
     within = f"must be within lowest to highest, {lowest:g} to {highest:g}"
     wrong.expect(not (result.value < lowest or result.value > highest), f"{path}.value", within)
     wrong.expect(result.direction is not None, f"{path}.direction", "is required: which values are good")

@@ -11,7 +11,7 @@ from typing import Final
 from modelfleetd.registry.domain.evidence import Direction, EvaluationResult, EvidenceRule, Form, Risk, RiskAssessment
 from modelfleetd.registry.domain.evidence_checks import subject_of
 from modelfleetd.registry.domain.evidence_verdicts import Evidence, Finding, Judgement, Lack, Opinion, Row, Verdict
-from modelfleetd.registry.domain.evidence_words import lacking, sentence, short, subject, told
+from modelfleetd.registry.domain.evidence_words import lacking, risk_told, short, subject, told
 
 MAX_ROWS: Final = 20
 # Sums and differences of decimal figures are off by less than this: 0.81 - 0.80 is no more than 0.01.
@@ -119,10 +119,10 @@ def _judge_results(
     matching = ([each for each in findings if _is_about(rule, each)] for findings in reports)
     found = next((findings for findings in matching if findings), [])
     if not found:
-        return _without(rule, Lack.MISSING, f"there is no result of {subject(rule)}")
+        return _without(rule, Lack.MISSING, f"There is no result of {subject(rule)}.")
     report = found[0].report
     if _has_expired(rule, report.evaluate_time, report.expire_time, now):
-        said = f"the newest result of {subject(rule)}, in {short(report.name)}, has expired or is too old"
+        said = f"The newest result of {subject(rule)}, in {short(report.name)}, has expired or is too old."
         return _without(rule, Lack.EXPIRED, said, [_row(each) for each in found])
     return _verdict(rule, [_judge_finding(rule, each, baseline, now) for each in found])
 
@@ -182,7 +182,7 @@ def _ends(rule: EvidenceRule, result: EvaluationResult) -> tuple[float, float]:
 
 
 def _badness(result: EvaluationResult) -> Callable[[float], float] | None:
-    """Returns how bad a value of this metric is, in its unit: the less, the better. None without a target to be close to."""
+    """Returns how bad a value of this metric is, in its unit: the less, the better. None where there is no target."""
     if result.direction is Direction.HIGHER_IS_BETTER:
         return lambda value: -value
     if result.direction is Direction.LOWER_IS_BETTER:
@@ -213,7 +213,7 @@ def _verdict(rule: EvidenceRule, judged: Sequence[_Judged]) -> Judgement:
         return Judgement(rule=rule.id, verdict=Verdict.FAIL, explanation=told(rule, worst.row, len(judged)), rows=rows)
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        said = f"{short(worst.row.source)} has no result of {rule.metric} for {rule.worst_slice_by} {shown}"
+        said = f"{short(worst.row.source)} has no result of {rule.metric} for {rule.worst_slice_by} {shown}."
         return _without(rule, Lack.MISSING_SLICES, said, rows)
     if worst.lack is not None:
         return _without(rule, worst.lack, lacking(rule, worst.row, worst.lack), rows)
@@ -228,7 +228,7 @@ def _judge_risks(rule: EvidenceRule, bound: int, assessments: Sequence[RiskAsses
     about = f"risks in {rule.dimension}" if rule.dimension else "risks"
     covering = [each for each in assessments if any(_counts(rule, risk) for risk in each.risks)]
     if not covering:
-        return _without(rule, Lack.MISSING, f"there is no assessment of {about}")
+        return _without(rule, Lack.MISSING, f"There is no assessment of {about}.")
     newest = max(covering, key=lambda each: (_moment(each.assess_time), each.name))
     judged = [
         _judge_risk(rule, bound, newest, index, now) for index, risk in enumerate(newest.risks) if _counts(rule, risk)
@@ -236,12 +236,10 @@ def _judge_risks(rule: EvidenceRule, bound: int, assessments: Sequence[RiskAsses
     ordered = sorted(judged, key=lambda each: (_order(each), each.margin, each.row.index))
     rows, worst = tuple(each.row for each in ordered[:MAX_ROWS]), ordered[0]
     if worst.lack is not None:
-        said = f"{short(newest.name)}, the newest assessment of {about}, or a row of it, has expired or is too old"
+        said = f"{short(newest.name)}, the newest assessment of {about}, or a row of it, has expired or is too old."
         return _without(rule, worst.lack, said, rows)
-    residual = f"{worst.row.judged:g}, of {worst.row.metric!r}"
-    said = f"the highest residual risk of {len(judged)} {about} is {residual}; at most {bound} is accepted"
-    verdict = worst.row.verdict or Verdict.INCONCLUSIVE
-    return Judgement(rule=rule.id, verdict=verdict, explanation=sentence(said), rows=rows)
+    said = risk_told(about, worst.row, len(judged))
+    return Judgement(rule=rule.id, verdict=worst.row.verdict, explanation=said, rows=rows)
 
 
 def _counts(rule: EvidenceRule, risk: Risk) -> bool:
@@ -261,13 +259,13 @@ def _judge_risk(rule: EvidenceRule, bound: int, assessment: RiskAssessment, inde
         time=made,
         expire_time=assessment.expire_time,
         value=risk.residual,
-        verdict=None if expired else Verdict.PASS if risk.residual <= bound else Verdict.FAIL,
+        verdict=Verdict.INCONCLUSIVE if expired else Verdict.PASS if risk.residual <= bound else Verdict.FAIL,
     )
     return _Judged(row, bound - risk.residual, Lack.EXPIRED if expired else None)
 
 
 def _has_expired(rule: EvidenceRule, made: datetime | None, expires: datetime | None, now: datetime) -> bool:
-    too_old = rule.max_age is not None and _moment(made) + rule.max_age <= now
+    too_old = rule.max_age is not None and now - _moment(made) >= rule.max_age
     return too_old or (expires is not None and expires <= now)
 
 
@@ -283,7 +281,7 @@ def _row(
     judged: float = 0.0,
     bound: float = 0.0,
     baseline: float | None = None,
-    verdict: Verdict | None = None,
+    verdict: Verdict = Verdict.INCONCLUSIVE,
 ) -> Row:
     report, result = finding.report, finding.result
     return Row(
@@ -308,7 +306,7 @@ def _without(rule: EvidenceRule, lack: Lack, said: str, rows: Sequence[Row] = ()
     return Judgement(
         rule=rule.id,
         verdict=Verdict.INCONCLUSIVE,
-        explanation=sentence(said),
+        explanation=said,
         lack=lack,
         rows=tuple(rows[:MAX_ROWS]),
     )

@@ -73,7 +73,7 @@ class Row:
     unit: str = ""
     target: float | None = None
     sample_size: int = 0
-    verdict: Verdict | None = None
+    verdict: Verdict = Verdict.INCONCLUSIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

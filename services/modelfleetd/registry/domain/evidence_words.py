@@ -8,11 +8,6 @@ from modelfleetd.registry.domain.evidence import EvidenceRule, Form
 from modelfleetd.registry.domain.evidence_verdicts import Lack, Row
 
 
-def sentence(said: str) -> str:
-    """Returns it as a sentence."""
-    return f"{said[0].upper()}{said[1:]}."
-
-
 def short(name: str) -> str:
     """Returns the last id of a name."""
     return name.rsplit("/", 1)[-1]
@@ -54,12 +49,12 @@ def told(rule: EvidenceRule, row: Row, count: int) -> str:
     if rule.minimum is not None or rule.maximum is not None:
         at_worst = f" ({held} at worst)" if rule.conservative else ""
         least = "least" if rule.minimum is not None else "most"
-        return sentence(f"{what}{at_worst}; at {least} {bound} is expected")
+        return f"{what}{at_worst}; at {least} {bound} is expected."
     at_worst = "at worst " if rule.conservative else ""
     if rule.max_distance_to_target is not None:
         target = _figure(row.target or 0.0, row.unit)
-        return sentence(f"{what}, {at_worst}{held} from its target {target}; at most {bound} is accepted")
-    return sentence(f"{what}, {at_worst}{_compared(rule, row)}")
+        return f"{what}, {at_worst}{held} from its target {target}; at most {bound} is accepted."
+    return f"{what}, {at_worst}{_compared(rule, row)}."
 
 
 def _compared(rule: EvidenceRule, row: Row) -> str:
@@ -86,11 +81,18 @@ def lacking(rule: EvidenceRule, row: Row, lack: Lack) -> str:
     what = f"{_what(row)} in {short(row.source)}"
     if lack is Lack.TOO_FEW_SAMPLES:
         known = f"{row.sample_size:,} samples" if row.sample_size else "a number of samples that it does not say"
-        return f"{what} rests on {known}; at least {rule.min_sample_size:,} are needed"
+        return f"{what} rests on {known}; at least {rule.min_sample_size:,} are needed."
     if lack is Lack.NO_INTERVAL:
-        return f"{what} has no confidence interval, and the rule is conservative"
+        return f"{what} has no confidence interval, and the rule is conservative."
     if lack is Lack.NO_TARGET:
-        return f"{what} has no target to be close to"
+        return f"{what} has no target to be close to."
     if lack is Lack.EXPIRED:
-        return f"what the baseline has of {what} has expired"
-    return f"there is no result of the baseline to compare {what} with"
+        return f"What the baseline has of {what} has expired."
+    return f"There is no baseline, or no result of it, to compare {what} with."
+
+
+def risk_told(about: str, row: Row, count: int) -> str:
+    """Says what the worst of some risks says."""
+    event = row.metric if len(row.metric) <= 100 else f"{row.metric[:99]}…"
+    which = f"The highest residual risk of {count} {about}" if count > 1 else "The residual risk"
+    return f"{which} is {row.judged:g} ({event}); at most {row.bound:g} is accepted."
