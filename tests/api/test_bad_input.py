@@ -63,6 +63,8 @@ async def test_a_name_of_nothing_is_not_found(empty: Fleet, service: str) -> Non
         "modelfleet.dev/Region": "regions/nope",
         "modelfleet.dev/ModelType": "modelTypes/nope",
         "modelfleet.dev/Model": "modelTypes/nope/models/nope",
+        "modelfleet.dev/EvaluationReport": "modelTypes/nope/models/nope/evaluationReports/nope",
+        "modelfleet.dev/RiskAssessment": "modelTypes/nope/models/nope/riskAssessments/nope",
         "modelfleet.dev/Revision": "revisions/99",
         "modelfleet.dev/Flavor": "flavors/nope",
         "modelfleet.dev/Pool": "pools/nope",

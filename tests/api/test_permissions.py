@@ -45,6 +45,8 @@ RESOURCES = {
 NAMED = {
     "DeleteModelType": "modelTypes/ranker",
     "DeleteModel": "modelTypes/ranker/models/a",
+    "DeleteEvaluationReport": "modelTypes/ranker/models/a/evaluationReports/nope",
+    "DeleteRiskAssessment": "modelTypes/ranker/models/a/riskAssessments/nope",
     "DeletePool": "pools/ours",
 }
 

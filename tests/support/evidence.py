@@ -273,7 +273,7 @@ def result(metric: str = "f1", value: float = 0.8, **fields: Any) -> EvaluationR
 
 
 def report(*results: EvaluationResult, key: str = "r", of: str = MODEL, **fields: Any) -> EvaluationReport:
-    known = {
+    known: dict[str, Any] = {
         "suite": "eval",
         "evaluator": Evaluator(kind=EvaluatorKind.INTERNAL),
         "evaluate_time": NOW,
@@ -288,12 +288,12 @@ def rule(**fields: Any) -> EvidenceRule:
 
 
 def risk(likelihood: int = 3, severity: int = 3, **fields: Any) -> Risk:
-    known = {"event": "harm", "stakeholder": "viewers", "dimension": "safety"}
+    known: dict[str, Any] = {"event": "harm", "stakeholder": "viewers", "dimension": "safety"}
     return Risk(likelihood=likelihood, severity=severity, **(known | fields))
 
 
 def assessment(*rows: Risk, key: str = "a", of: str = MODEL, **fields: Any) -> RiskAssessment:
-    known = {"assessor": "somebody", "assess_time": NOW, "risks": rows or (risk(),)}
+    known: dict[str, Any] = {"assessor": "somebody", "assess_time": NOW, "risks": rows or (risk(),)}
     return RiskAssessment(name=f"{of}/riskAssessments/{key}", **(known | fields))
 
 

@@ -23,8 +23,10 @@ _log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 _BATCH = 200
 _KEPT = frozenset(kind.name for kind in KINDS if kind.in_memory)
-# Watchers that are no further behind than this are served from memory, all from the same messages.
+# Watchers that are no further behind than this are served from memory, all from the same messages; less where revisions
+# are large, as those of evidence may be.
 _RECENT = 1024
+_RECENT_BYTES = 64 << 20
 
 
 class Follower:
@@ -34,7 +36,8 @@ class Follower:
         self._store = store
         self._asking = asyncio.Lock()
         self._moved = asyncio.Event()
-        self._recent: deque[pb.Revision] = deque(maxlen=_RECENT)
+        self._recent: deque[pb.Revision] = deque()
+        self._recent_bytes = 0
         self.snapshot = Snapshot()
         # Grows with each load: who follows revisions across one would not notice that history is another.
         self.generation = 0
@@ -43,6 +46,7 @@ class Follower:
         """Reads the whole current state: at start, and where the database's history is not the one followed so far."""
         number, hash_, resources = await self._store.load(_KEPT)
         self._recent.clear()
+        self._recent_bytes = 0
         self.generation += 1
         self.snapshot = Snapshot.of((message_of_stored(kind, state) for kind, state in resources), number, hash_)
         self._wake()
@@ -79,6 +83,9 @@ class Follower:
         if revision.number == self.snapshot.revision + 1:
             self.snapshot.apply(revision)
             self._recent.append(revision)
+            self._recent_bytes += revision.ByteSize()
+            while len(self._recent) > _RECENT or self._recent_bytes > _RECENT_BYTES:
+                self._recent_bytes -= self._recent.popleft().ByteSize()
             self._wake()
 
     async def reach(self, min_revision: int) -> None:

@@ -59,10 +59,17 @@ class Violations:
         if not holds:
             self.found.append(FieldViolation(f"{self.path}.{path}" if self.path else path, description))
 
+    def below(self, path: str) -> Violations:
+        """Returns one for what is below a path of this one; what it collects is collected here."""
+        made = Violations(f"{self.path}.{path}" if self.path else path)
+        made.found = self.found
+        return made
+
     def text(self, value: str, path: str, longest: int, *, least: int = 0) -> None:
         """Expects a text of some length."""
-        wanted = f"at most {longest}" if least == 0 else f"{least} to {longest}"
-        self.expect(least <= len(value) <= longest, path, f"must have {wanted} characters")
+        if not least <= len(value) <= longest:
+            wanted = f"at most {longest}" if least == 0 else f"{least} to {longest}"
+            self.expect(False, path, f"must have {wanted} characters")
 
     def count(self, values: Sequence[object] | Mapping[str, object], path: str, most: int) -> None:
         """Expects no more than so many."""
@@ -76,8 +83,8 @@ class Violations:
         """Expects that nothing is named twice."""
         seen: set[str] = set()
         for index, value in enumerate(values):
-            where = f"{path}[{index}]{item}"
-            self.expect(value not in seen, where, f"{value!r} is there twice; name each once")
+            if value in seen:
+                self.expect(False, f"{path}[{index}]{item}", f"{value!r} is there twice; name each once")
             seen.add(value)
 
     def raise_if_any(self) -> None:
