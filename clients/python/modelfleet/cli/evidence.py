@@ -153,10 +153,9 @@ def add_risks(session: Session, model: str, file: str, key: str, reason: str, dr
     if dry_run or not session.is_table:
         render.show(session, made)
         return
+    risks = "1 risk" if len(made.risks) == 1 else f"{len(made.risks)} risks"
     highest = max(each.residual for each in made.risks)
-    click.echo(
-        f"added {made.name}: {len(made.risks)} risks, the highest residual one is {highest} of {made.levels**2}."
-    )
+    click.echo(f"added {made.name}: {risks}, the highest residual one is {highest} of {made.levels**2}.")
 
 
 @risk.command("list")
