@@ -128,7 +128,7 @@ async def test_fmevals_output_becomes_a_report(cli: Run) -> None:
         {"category": c, "scores": [{"name": "f1_score", "value": v}]} for c, v in (("a", 0.5), ("a", 1), ("b", 0))
     ]
     write("qa_accuracy_boolq.jsonl", "".join(json.dumps(each) + "\n" for each in samples))
-    summary = {"eval_name": "qa_accuracy", "dataset_name": "boolq", "prompt_template": "$model_input"}
+    summary: dict[str, Any] = {"eval_name": "qa_accuracy", "dataset_name": "boolq", "prompt_template": "$model_input"}
     summary |= {"dataset_scores": [{"name": "f1_score", "value": 0.5}, {"name": "exact_match_score", "value": 1 / 3}]}
     write("summary.json", json.dumps([summary]))
     command = ["evidence", "import", "fmeval", "ctr/new", "summary.json", "qa_accuracy_boolq.jsonl"]
@@ -148,7 +148,7 @@ async def test_fmevals_output_becomes_a_report(cli: Run) -> None:
 
 async def test_a_table_becomes_a_report_by_a_mapping(cli: Run) -> None:
     write("t.csv", "metric,value,country\nauc,0.8,\nauc,0.7,de\n")
-    mapping = {
+    mapping: dict[str, Any] = {
         "suite": "offline",
         "results": {
             "metric": {"column": "metric"},

@@ -14,8 +14,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelfleet.registry.v1 import evidence_pb2
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.kit.db import Database
-from modelfleetd.registry import store, wire
+from modelfleetd.registry import wire
 from modelfleetd.registry.domain.evidence_checks import MAX_BYTES
+from modelfleetd.registry.store import evidence
 from tests.support import registry_calls
 from tests.support.evidence import WRITTEN, message, risks
 from tests.support.registry_calls import CTR, NEW, OLD, Registry, populate, refused, request_id
@@ -112,24 +113,6 @@ async def _token(registry: Registry) -> str:
     return token
 
 
-async def test_a_list_reads_no_more_than_fits_into_its_answer(database_url: str, registry: Registry) -> None:
-    for key in ("a", "b", "c", "d"):
-        await create(registry, key)
-    database = await Database.open(database_url, "registry")
-    try:
-        size = len(await store.Store(database).state(f"{NEW}/evaluationReports/a") or b"")
-        _, states = await store.Store(database).below(f"{NEW}/evaluationReports", "", 10, 2 * size)
-        assert len(states) == 3, "one more than fits, to tell that there is more"
-        _, states = await store.Store(database).below(
-            f"{NEW}/evaluationReports", f"{NEW}/evaluationReports/b", 10, 1 << 20
-        )
-        assert len(states) == 2
-        number, states = await store.Store(database).below(f"{OLD}/evaluationReports", "", 10, 1 << 20)
-        assert states == [] and number == (await registry.ListTeams()).revision
-    finally:
-        await database.close()
-
-
 async def test_reads_of_evidence_use_the_key(database_url: str, registry: Registry) -> None:
     """Not one of them grows with the fleet or with the evidence of other models."""
     await create(registry)
@@ -138,10 +121,8 @@ async def test_reads_of_evidence_use_the_key(database_url: str, registry: Regist
         async with database.transaction() as conn:
             await conn.execute("SET LOCAL enable_seqscan = off")
             for query, arguments in (
-                (store._BELOW, ("a", "b", 10, 100)),
-                (store._EVIDENCE, ("a", "b", 100)),
-                (store._EVIDENCE_HEADS, ([NEW, OLD],)),
-                ("SELECT state FROM resources WHERE name = $1", ("a",)),
+                (evidence._STATES, ("a", "b", 100)),
+                (evidence._HEADS, ([NEW, OLD],)),
             ):
                 rows = await conn.fetch(f"EXPLAIN {query}", *arguments)
                 plan = "\n".join(row["QUERY PLAN"] for row in rows)

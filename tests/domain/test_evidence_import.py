@@ -188,7 +188,7 @@ def test_samples_without_a_value_are_told_and_not_counted() -> None:
     output = evidence_fmeval.read([("summarization_accuracy_gigaword.jsonl", text)])
     assert "1 scores have no value" in output.passed_over[0]
     (result,) = evidence_fmeval.results(output, {})
-    assert (result.sample_size, result.value) == (2, pytest.approx(0.3))
+    assert result.sample_size == 2 and result.value == pytest.approx(0.3)
 
 
 def test_a_score_that_nobody_knows_needs_a_direction() -> None:

@@ -355,7 +355,7 @@ class AsyncRegistry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model that has no role that serves, and its evidence."""
+        """Deletes a model that has no role that serves."""
     async def get_asset(
         self,
         request: assets_pb2.GetAssetRequest | None = None,
@@ -749,7 +749,7 @@ class AsyncRegistry:
         as_of_revision: int = ...,
         as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> evidence_pb2.ListEvaluationReportsResponse:
-        """Lists the evaluation reports of a model, by name."""
+        """Lists evaluation reports, the newest evaluation last."""
     def list_evaluation_reports_all(
         self,
         request: evidence_pb2.ListEvaluationReportsRequest | None = None,
@@ -765,7 +765,7 @@ class AsyncRegistry:
         as_of_revision: int = ...,
         as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> AsyncGenerator[evidence_pb2.EvaluationReport]:
-        """Lists the evaluation reports of a model, by name. Goes through all pages."""
+        """Lists evaluation reports, the newest evaluation last. Goes through all pages."""
     async def create_evaluation_report(
         self,
         request: evidence_pb2.CreateEvaluationReportRequest | None = None,
@@ -2190,7 +2190,7 @@ class Registry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model that has no role that serves, and its evidence."""
+        """Deletes a model that has no role that serves."""
     def get_asset(
         self,
         request: assets_pb2.GetAssetRequest | None = None,
@@ -2584,7 +2584,7 @@ class Registry:
         as_of_revision: int = ...,
         as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> evidence_pb2.ListEvaluationReportsResponse:
-        """Lists the evaluation reports of a model, by name."""
+        """Lists evaluation reports, the newest evaluation last."""
     def list_evaluation_reports_all(
         self,
         request: evidence_pb2.ListEvaluationReportsRequest | None = None,
@@ -2600,7 +2600,7 @@ class Registry:
         as_of_revision: int = ...,
         as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> Generator[evidence_pb2.EvaluationReport]:
-        """Lists the evaluation reports of a model, by name. Goes through all pages."""
+        """Lists evaluation reports, the newest evaluation last. Goes through all pages."""
     def create_evaluation_report(
         self,
         request: evidence_pb2.CreateEvaluationReportRequest | None = None,

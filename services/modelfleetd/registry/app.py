@@ -11,6 +11,7 @@ from modelfleetd.kit.worker import Periodic
 from modelfleetd.registry import migrations
 from modelfleetd.registry.access import SnapshotRoles
 from modelfleetd.registry.api import RegistryServicer
+from modelfleetd.registry.compaction import Compaction
 from modelfleetd.registry.follower import POLL_SECONDS, Follower
 from modelfleetd.registry.store import Store
 from modelfleetd.registry.watch import Watches
@@ -27,6 +28,7 @@ async def build(service: Service) -> None:
     await follower.load()
     service.work(
         Periodic("registry follower", POLL_SECONDS, follower.catch_up, service.clock),
+        Periodic("registry compaction", 60.0, Compaction(store.history).forget, service.clock),
         Periodic("registry requests", 3600.0, lambda: store.forget_requests(_REQUESTS_KEPT), service.clock),
     )
     access = SnapshotRoles(follower)

@@ -15,6 +15,7 @@ from modelfleetd.kit import paging
 from modelfleetd.kit.codec import from_proto, to_proto
 from modelfleetd.registry import wire
 from modelfleetd.registry.api.base import Base, Context, author, new_uid
+from modelfleetd.registry.batch import Decide
 from modelfleetd.registry.domain import evidence_entries
 from modelfleetd.registry.domain.evidence import EvaluationReport, EvidenceRule, RiskAssessment
 from modelfleetd.registry.domain.evidence_checks import MAX_BYTES, check_assessment, check_report
@@ -25,6 +26,9 @@ from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import ModelType
 from modelfleetd.registry.domain.revisions import Edits
 from modelfleetd.registry.domain.rules import Violations, check_evidence_rules
+
+# Of usual size: writes that are decided together are no more than some of them.
+_BYTES_OF_AN_ENTRY = 32 * 1024
 
 M = TypeVar("M", evidence_pb2.EvaluationReport, evidence_pb2.RiskAssessment)
 
@@ -37,12 +41,12 @@ class Evidence(Base):
     async def GetEvaluationReport(
         self, request: evidence_pb2.GetEvaluationReportRequest, context: Context
     ) -> evidence_pb2.EvaluationReport:
-        return await self._get_evidence(request, evidence_pb2.EvaluationReport)
+        return await self._get(request, evidence_pb2.EvaluationReport)
 
     async def ListEvaluationReports(
         self, request: evidence_pb2.ListEvaluationReportsRequest, context: Context
     ) -> evidence_pb2.ListEvaluationReportsResponse:
-        found, token, revision = await self._list_evidence(request, "evaluationReports", evidence_pb2.EvaluationReport)
+        found, token, revision = await self._list_evidence(request, evidence_pb2.EvaluationReport)
         return evidence_pb2.ListEvaluationReportsResponse(
             evaluation_reports=found, next_page_token=token, revision=revision
         )
@@ -64,9 +68,7 @@ class Evidence(Base):
         def decide(ledger: Ledger) -> Edits:
             return evidence_entries.create_evaluation_report(ledger, report, uid, size)
 
-        return await self._writer.change(
-            request, evidence_pb2.EvaluationReport, name, author(request), decide, [request.parent]
-        )
+        return await self._create_evidence(request, evidence_pb2.EvaluationReport, decide, name, size)
 
     async def DeleteEvaluationReport(
         self, request: evidence_pb2.DeleteEvaluationReportRequest, context: Context
@@ -79,12 +81,12 @@ class Evidence(Base):
     async def GetRiskAssessment(
         self, request: evidence_pb2.GetRiskAssessmentRequest, context: Context
     ) -> evidence_pb2.RiskAssessment:
-        return await self._get_evidence(request, evidence_pb2.RiskAssessment)
+        return await self._get(request, evidence_pb2.RiskAssessment)
 
     async def ListRiskAssessments(
         self, request: evidence_pb2.ListRiskAssessmentsRequest, context: Context
     ) -> evidence_pb2.ListRiskAssessmentsResponse:
-        found, token, revision = await self._list_evidence(request, "riskAssessments", evidence_pb2.RiskAssessment)
+        found, token, revision = await self._list_evidence(request, evidence_pb2.RiskAssessment)
         return evidence_pb2.ListRiskAssessmentsResponse(
             risk_assessments=found, next_page_token=token, revision=revision
         )
@@ -101,9 +103,7 @@ class Evidence(Base):
         def decide(ledger: Ledger) -> Edits:
             return evidence_entries.create_risk_assessment(ledger, assessment, uid, size)
 
-        return await self._writer.change(
-            request, evidence_pb2.RiskAssessment, name, author(request), decide, [request.parent]
-        )
+        return await self._create_evidence(request, evidence_pb2.RiskAssessment, decide, name, size)
 
     async def DeleteRiskAssessment(self, request: evidence_pb2.DeleteRiskAssessmentRequest, context: Context) -> Empty:
         names.RISK_ASSESSMENT.parse(request.name)
@@ -128,7 +128,7 @@ class Evidence(Base):
         baseline = request.baseline or model_type.baseline
         compared = baseline if any(map(compares, rules)) else ""
         known = {name: wire.EvidenceReader(rules) for name in (request.model, compared) if name}
-        async for model, kind, state in self._store.evidence(list(known), paging.MAX_BYTES):
+        async for model, kind, state in self._store.evidence.states(list(known), paging.MAX_BYTES):
             known[model].read(kind, state)
         baselines = known[compared].evidence if compared else Known()
         opinion = judge(rules, known[request.model].evidence, compared, baselines, self._clock.now())
@@ -138,37 +138,34 @@ class Evidence(Base):
 
     # Both kinds alike.
 
-    async def _get_evidence(self, request: Any, kind: type[M]) -> M:
-        await self._at(request.min_revision)
-        state = await self._store.state(request.name)
-        if state is None:
-            raise ResourceNotFound(request.name)
-        return kind.FromString(state)
-
-    async def _list_evidence(self, request: Any, collection: str, kind: type[M]) -> tuple[Sequence[M], str, int]:
+    async def _list_evidence(self, request: Any, kind: type[M]) -> tuple[Sequence[M], str, int]:
+        # Of one model only: that bounds what a page may have to read.
         names.MODEL.parse(request.parent, "parent")
-        page = paging.read(request, str)
-        snapshot = await self._at(request.min_revision)
-        if request.parent not in snapshot.models:
-            raise ResourceNotFound(request.parent)
-        after = "" if page.position is None else str(page.position[0])
-        revision, states = await self._store.below(
-            f"{request.parent}/{collection}", after, page.size + 1, paging.MAX_BYTES
+        return await self._list(request, kind)
+
+    async def _create_evidence(self, request: Any, kind: type[M], decide: Decide, name: str, size: int) -> M:
+        return await self._writer.change(
+            request,
+            kind,
+            name,
+            author(request),
+            decide,
+            evidence_of=[request.parent],
+            weight=1 + size // _BYTES_OF_AN_ENTRY,
         )
-        found, token = page.cut([kind.FromString(state) for state in states], lambda message: (message.name,))
-        return found, token, revision
 
     async def _delete_evidence(self, request: Any) -> Empty:
         def decide(ledger: Ledger) -> Edits:
             return evidence_entries.delete_evidence(ledger, request.name, request.etag)
 
-        models = [parent_of(request.name)]
-        return await self._writer.change(request, Empty, request.name, author(request), decide, models)
+        return await self._writer.change(
+            request, Empty, request.name, author(request), decide, evidence_of=[parent_of(request.name)]
+        )
 
 
 def _size(evidence: EvaluationReport | RiskAssessment, field: str) -> int:
     """Returns the bytes of a piece of evidence as it is stored. Raises InvalidFields: it has too many."""
-    size = wire.message_of(evidence).ByteSize()
+    size = wire.size_of(evidence)
     if size > MAX_BYTES:
         most = f"must have at most {MAX_BYTES >> 20} MiB, it has {size / (1 << 20):.1f}; split it by suite or slice"
         raise invalid(field, most)

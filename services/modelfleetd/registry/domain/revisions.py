@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, TypeAlias, TypeVar
@@ -16,6 +16,8 @@ from modelfleetd.registry.domain.resources import AnyResource, ModelType
 R = TypeVar("R", bound=AnyResource)
 
 MAX_REASON: Final = 1000
+# Callers take messages of 4 MiB at least, and a revision is more than its changes.
+MAX_REVISION_BYTES: Final = 7 << 19
 
 
 class Action(enum.Enum):
@@ -81,21 +83,53 @@ class ResourceChange:
     """Revision of the resource before; 0 for one that is new."""
 
 
-def revise(edits: Sequence[Edit], stamp: Stamp) -> tuple[ResourceChange, ...]:
-    """Returns the changes of a revision: what differs, and the resources as they are from then on."""
+def revise(edits: Sequence[Edit], stamp: Stamp | None) -> tuple[ResourceChange, ...]:
+    """Returns the changes of a revision: what differs, and the resources as they are from then on.
+
+    Without a stamp the revision is only thought of, and what it would give to the resources is as it was.
+    """
     return tuple(_change(edit, stamp) for edit in edits)
 
 
-def _change(edit: Edit, stamp: Stamp) -> ResourceChange:
+def check_size(sizes: Iterable[int]) -> None:
+    """Expects that the stored changes of one revision, of so many bytes each, fit into one message to watchers.
+
+    Raises:
+        InvalidFields: they do not. Only a call that writes many entries comes that far, so it names that one's field.
+    """
+    total = sum(sizes)
+    if total > MAX_REVISION_BYTES:
+        most, size = (f"{count / (1 << 20):.1f} MiB" for count in (MAX_REVISION_BYTES, total))
+        what = "must make a revision that reaches every watcher in one message"
+        raise invalid("changes", f"{what}, of at most {most}; they make one of {size}: send them in parts")
+
+
+def _change(edit: Edit, stamp: Stamp | None) -> ResourceChange:
     before, after = edit.before, edit.after
-    action = Action.CREATED if before is None else Action.DELETED if after is None else Action.UPDATED
     return ResourceChange(
         resource=edit.name,
-        action=action,
+        action=_action(edit),
         fields=diff(before, after),
-        after=None if after is None else _stamped(before, after, stamp),
+        after=after if after is None or stamp is None else _stamped(before, after, stamp),
         previous_revision=0 if before is None else before.revision,
     )
+
+
+def changed(before: AnyResource | None, after: AnyResource | None) -> ResourceChange | None:
+    """Returns the change that leads from one stored state of a resource to another, whatever was between them.
+
+    None where nothing differs, however often it changed.
+    """
+    if before is None and after is None:
+        return None
+    edit, fields = Edit(before, after), diff(before, after)
+    if not fields and before is not None and after is not None:
+        return None
+    return ResourceChange(edit.name, _action(edit), fields, after, 0 if before is None else before.revision)
+
+
+def _action(edit: Edit) -> Action:
+    return Action.CREATED if edit.before is None else Action.DELETED if edit.after is None else Action.UPDATED
 
 
 def _stamped(before: AnyResource | None, after: R, stamp: Stamp) -> R:
@@ -121,10 +155,23 @@ class StoredChange:
     """One change as it is stored, and the state that it leaves: no kind and no state after a deletion."""
 
     resource: str
+    revision: int
     change: bytes
     previous_revision: int
+    """Of the resource before; 0 for one that is new."""
     kind: str
     state: bytes | None
+
+
+def state_left(changes: Iterable[StoredChange]) -> list[StoredChange]:
+    """Returns what changes of several revisions, in order, leave behind: one a resource, the newest state on what was
+    before them all. What came and went is left out.
+    """
+    left: dict[str, StoredChange] = {}
+    for change in changes:
+        first = left.get(change.resource, change).previous_revision
+        left[change.resource] = replace(change, previous_revision=first)
+    return [change for change in left.values() if change.state is not None or change.previous_revision]
 
 
 @dataclass(frozen=True, slots=True)
