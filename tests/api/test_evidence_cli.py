@@ -65,6 +65,8 @@ async def test_every_sort_of_report_goes_through_files_and_back(cli: Run) -> Non
     listed = json.loads((await cli("evidence", "list", "ctr/new", "-o", "json")).out)
     assert len(listed) == len(WRITTEN)
     assert "red_team" in (await cli("evidence", "list", "ctr/new")).out
+    fitting = await cli("evidence", "list", "ctr/new", "--filter", "suite = red_team", "-o", "json")
+    assert [each["suite"] for each in json.loads(fitting.out)] == ["red_team"]
 
 
 async def test_risks_are_added_listed_shown_and_deleted(cli: Run) -> None:

@@ -251,6 +251,51 @@ async def test_another_replica_sees_evidence_at_once_and_keeps_none_of_it_in_mem
     assert not any(kind.in_memory for kind in wire.KINDS if "evidence" in str(kind.message))
 
 
+async def test_evidence_is_read_as_of_the_past_and_filtered(registry: Registry) -> None:
+    first = await create(registry, "a", made=report(result("auc")))
+    await create(registry, "b", made=report(suite="other"))
+    await registry.DeleteEvaluationReport(name=first.name)
+    found = await registry.ListEvaluationReports(parent=NEW, as_of_revision=first.revision)
+    assert list(found.evaluation_reports) == [first]
+    assert await registry.GetEvaluationReport(name=first.name, as_of_revision=first.revision) == first
+    for asked, expected in (('suite = "other"', ["b"]), ("results.metric:auc", []), ("NOT suite = other", [])):
+        found = await registry.ListEvaluationReports(parent=NEW, filter=asked)
+        assert [each.name.rsplit("/", 1)[1] for each in found.evaluation_reports] == expected, asked
+
+
+async def test_entries_that_are_applied_together_take_the_evidence_of_deleted_models_along(registry: Registry) -> None:
+    made = await create(registry)
+    changes = [pb.EntryChange(delete=NEW, etag=(await registry.GetModel(name=NEW)).etag)]
+    checked = await registry.ApplyEntries(changes=changes, validate_only=True)
+    assert [change.resource for change in checked.changes] == [NEW, made.name]
+    applied = await registry.ApplyEntries(changes=changes)
+    assert [change.resource for change in applied.changes] == [NEW, made.name]
+    await refused(registry.GetEvaluationReport(name=made.name), NOT_FOUND, "RESOURCE_NOT_FOUND")
+
+
+async def test_writes_that_are_decided_together_know_of_each_other(registry: Registry) -> None:
+    """As many calls at once as are committed together: one report each name, and the model goes with all of them."""
+
+    async def outcome(call: Any) -> str:
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+    found = await asyncio.gather(*(outcome(create(registry, f"r{number % 4}")) for number in range(12)))
+    assert sorted(found) == ["ALREADY_EXISTS"] * 8 + ["OK"] * 4
+    late = [outcome(create(registry, f"late{number}")) for number in range(6)]
+    deleted, *others = await asyncio.gather(outcome(registry.DeleteModel(name=NEW)), *late)
+    assert deleted == "OK" and set(others) <= {"OK", "NOT_FOUND"}
+    revision = (await registry.ListRevisions(resource=NEW, page_size=1)).revisions[0]
+    assert len(revision.changes) == 1 + 4 + others.count("OK")
+    for key in ("r0", *(f"late{number}" for number in range(6))):
+        await refused(
+            registry.GetEvaluationReport(name=f"{NEW}/evaluationReports/{key}"), NOT_FOUND, "RESOURCE_NOT_FOUND"
+        )
+
+
 async def test_a_model_is_judged_by_the_rules_of_its_type(registry: Registry) -> None:
     rules = [
         rule(id="good_enough", minimum=0.7),

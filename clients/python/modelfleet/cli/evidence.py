@@ -62,6 +62,9 @@ ASSESSMENT = Resource(
 )
 
 
+_filter = click.option(
+    "--filter", "fits", default="", metavar="EXPRESSION", help="Only those that fit, such as 'suite = offline'."
+)
 _file = click.option(
     "-f", "--file", required=True, help="YAML or JSON with the fields of the proto; '-' is standard input."
 )
@@ -99,11 +102,11 @@ def add(
 
 @group.command("list")
 @model_argument
+@_filter
 @with_session
-def list_reports(session: Session, model: str) -> None:
+def list_reports(session: Session, model: str, fits: str) -> None:
     """List the evaluation reports of a model."""
-    found = REPORT.pages(session, parent=MODEL.name(model))
-    render.listing(session, found, REPORT.columns, REPORT.nothing)
+    _list(session, REPORT, model, fits)
 
 
 @group.command("show")
@@ -160,11 +163,11 @@ def add_risks(session: Session, model: str, file: str, key: str, reason: str, dr
 
 @risk.command("list")
 @model_argument
+@_filter
 @with_session
-def list_risks(session: Session, model: str) -> None:
+def list_risks(session: Session, model: str, fits: str) -> None:
     """List the risk assessments of a model."""
-    found = ASSESSMENT.pages(session, parent=MODEL.name(model))
-    render.listing(session, found, ASSESSMENT.columns, ASSESSMENT.nothing)
+    _list(session, ASSESSMENT, model, fits)
 
 
 @risk.command("show")
@@ -236,6 +239,11 @@ def _rules(file: str) -> Any:
     except yaml.YAMLError as error:
         raise click.UsageError(f"{file} is not YAML: {error}") from None
     return data.get("evidence_rules", data.get("rules", [data])) if isinstance(data, dict) else data or []
+
+
+def _list(session: Session, resource: Resource, model: str, fits: str) -> None:
+    found = resource.pages(session, parent=MODEL.name(model), filter=fits)
+    render.listing(session, found, resource.columns, "Nothing fits the filter." if fits else resource.nothing)
 
 
 def _one(session: Session, resource: Resource, model: str, key: str, moment: Callable[[Any], Timestamp]) -> Any:
