@@ -64,6 +64,8 @@ async def test_a_name_of_nothing_is_not_found(empty: Fleet, service: str) -> Non
         "modelfleet.dev/ModelType": "modelTypes/nope",
         "modelfleet.dev/Model": "modelTypes/nope/models/nope",
         "modelfleet.dev/CriticalityRequest": "criticalityRequests/nope",
+        "modelfleet.dev/EvaluationReport": "modelTypes/nope/models/nope/evaluationReports/nope",
+        "modelfleet.dev/RiskAssessment": "modelTypes/nope/models/nope/riskAssessments/nope",
         "modelfleet.dev/Revision": "revisions/99",
         "modelfleet.dev/Asset": "assets/nope",
         "modelfleet.dev/ExtensionSchema": "extensionSchemas/nope",

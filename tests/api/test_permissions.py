@@ -49,6 +49,8 @@ RESOURCES = {
 NAMED = {
     "DeleteModelType": "modelTypes/ranker",
     "DeleteModel": "modelTypes/ranker/models/a",
+    "DeleteEvaluationReport": "modelTypes/ranker/models/a/evaluationReports/nope",
+    "DeleteRiskAssessment": "modelTypes/ranker/models/a/riskAssessments/nope",
     "DeletePool": "pools/ours",
     "DeleteAsset": "assets/ours",
     "ApproveCriticality": "criticalityRequests/ranker-e5cfb27f",

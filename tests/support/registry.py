@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from modelfleetd.registry.domain import tiers
 from modelfleetd.registry.domain.assets import Asset
 from modelfleetd.registry.domain.criticality import OPEN, CriticalityEvidence, CriticalityRequest
+from modelfleetd.registry.domain.evidence import EvaluationReport, EvidenceHead, RiskAssessment
 from modelfleetd.registry.domain.naming import NamingField, NamingScheme, NamingWord
 from modelfleetd.registry.domain.resource import Tier, parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType, Region, Team
@@ -117,6 +118,11 @@ class LedgerOf:
     def asset_at(self, uri: str) -> str | None:
         found = [each.name for each in self.every(Asset) if each.uri.rstrip("/") == uri.rstrip("/")]
         return found[0] if found else None
+
+    def evidence_of(self, model: str) -> Sequence[EvidenceHead]:
+        found = [*self.every(EvaluationReport), *self.every(RiskAssessment)]
+        heads = (EvidenceHead(each.name, each.revision, 0) for each in found if parent_of(each.name) == model)
+        return sorted(heads, key=lambda head: head.name)
 
 
 def references(entry: AnyResource) -> Iterable[str]:

@@ -39,9 +39,7 @@ async def build(service: Service) -> None:
     )
     access = SnapshotRoles(follower)
     server = service.server(roles=access, team_of=access.team_of)
-    servicer = RegistryServicer(  # type: ignore[abstract]
-        store, follower, writer, Watches(store, follower), service.clock, standing
-    )
+    servicer = RegistryServicer(store, follower, writer, Watches(store, follower), service.clock, standing)
     server.add(servicer, registry_pb2_grpc.add_RegistryServiceServicer_to_server)
 
 

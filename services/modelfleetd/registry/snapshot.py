@@ -24,6 +24,7 @@ from modelfleetd.kit.paging import Position
 from modelfleetd.registry import listing
 from modelfleetd.registry.domain.assets import place
 from modelfleetd.registry.domain.criticality import CriticalityRequest
+from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
 from modelfleetd.registry.index import Index
 from modelfleetd.registry.listing import MODEL_TYPES, MODELS_OF_ALL, REGIONS, TEAMS
@@ -278,8 +279,15 @@ class SnapshotLedger:
 
     follows_up_later = False
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, evidence: Mapping[str, Sequence[EvidenceHead]] | None = None) -> None:
+        """Makes a view of a snapshot.
+
+        Args:
+            snapshot: at one revision.
+            evidence: by model, of the models whose evidence was read from the database at that revision.
+        """
         self._snapshot = snapshot
+        self._evidence = evidence or {}
 
     def team(self, name: str) -> Team | None:
         """Returns a team, or None."""
@@ -326,6 +334,17 @@ class SnapshotLedger:
             if name in assets and place(assets[name].uri) == place(uri):
                 return name
         return None
+
+    def evidence_of(self, model: str) -> Sequence[EvidenceHead]:
+        """Returns what evidence a model has, by name.
+
+        Raises:
+            LookupError: nobody told the writer to read it: a defect.
+        """
+        found = self._evidence.get(model)
+        if found is None:
+            raise LookupError(f"the evidence of {model} was not read for this decision")
+        return found
 
 
 def _resource(message: AnyMessage | None) -> AnyResource | None:

@@ -11,6 +11,7 @@ from modelfleet.errors import ModelfleetError
 # Keep the start of `modelfleet --help` short: commands import what they need when they run.
 _COMMANDS = {
     "registry": ("modelfleet.cli.registry", "Teams, regions, model types, models and their history."),
+    "evidence": ("modelfleet.cli.evidence", "Evaluations and risk assessments of models, and what rules say of them."),
     "capacity": ("modelfleet.cli.capacity", "Flavors, pools, reservations, certificates, load tests and estimates."),
     "launch": ("modelfleet.cli.launch", "Plan, start, watch and steer launches."),
     "stability": ("modelfleet.cli.stability", "Are the predictions still right?"),

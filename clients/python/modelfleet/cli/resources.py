@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +134,22 @@ def parse(data: dict[str, Any], message: Message) -> Message:
     """Fills a message from plain data; what does not fit is named, with what would be accepted."""
     _refuse_enum_numbers(data, message.DESCRIPTOR, "")
     try:
-        return ParseDict(data, message)
+        return ParseDict(_as_json(data), message)
     except ParseError as error:
         raise click.UsageError(_explain(str(error))) from None
+
+
+def _as_json(data: Any) -> Any:
+    """YAML reads times and dates that stand without quotes as such; messages take them as text."""
+    if isinstance(data, dict):
+        return {key: _as_json(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_as_json(value) for value in data]
+    if isinstance(data, datetime):
+        return (data if data.tzinfo else data.replace(tzinfo=UTC)).astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(data, date):
+        return data.isoformat()
+    return data
 
 
 def _refuse_enum_numbers(data: Any, descriptor: Any, path: str) -> None:

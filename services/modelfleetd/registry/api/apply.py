@@ -11,6 +11,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from modelfleet.registry.v1 import registry_pb2 as pb
+from modelfleetd import names
 from modelfleetd.errors import FieldViolation, InvalidFields, invalid
 from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.codec import from_proto
@@ -49,16 +50,27 @@ class Apply(Base):
         parser = _Parser(request, Grants(current_principal(), self._follower), self._clock.now())
         steps = parser.complete([step async for step in in_slices(parser.each())])
 
+        # Their evidence goes with them.
+        deleted = [change.delete for change in request.changes if names.MODEL.match(change.delete)]
+
         def decide(ledger: Ledger) -> Iterator[Edits]:
             return apply(ledger, steps, wire.references_of_resource)
 
         if request.validate_only:
-            return pb.ApplyEntriesResponse(changes=await self._writer.preview(decide))
+            return pb.ApplyEntriesResponse(changes=await self._writer.preview(decide, deleted))
 
         def reply(revision: pb.Revision | None, _: After) -> pb.ApplyEntriesResponse:
             return pb.ApplyEntriesResponse(revision=0 if revision is None else revision.number)
 
-        made = await self._writer.write(request, pb.ApplyEntriesResponse, author(request), decide, reply, len(steps))
+        made = await self._writer.write(
+            request,
+            pb.ApplyEntriesResponse,
+            author(request),
+            decide,
+            reply,
+            evidence_of=deleted,
+            weight=len(steps),
+        )
         if made.revision:
             made.changes.extend(await self._changes(made.revision))
         return made

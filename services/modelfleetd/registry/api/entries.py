@@ -164,4 +164,6 @@ class Entries(Base):
         def decide(ledger: Ledger) -> Edits:
             return entries.delete_model(ledger, request.name, request.etag)
 
-        return await self._writer.change(request, Empty, request.name, author(request), decide)
+        return await self._writer.change(
+            request, Empty, request.name, author(request), decide, evidence_of=[request.name]
+        )

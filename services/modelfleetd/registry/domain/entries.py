@@ -23,6 +23,7 @@ from modelfleetd.registry.domain.edits import current as _current
 from modelfleetd.registry.domain.edits import deleted as _deleted
 from modelfleetd.registry.domain.edits import refuse_existing as _refuse_existing
 from modelfleetd.registry.domain.edits import refuse_in_use as _refuse_in_use
+from modelfleetd.registry.domain.evidence_entries import deleted as deleted_evidence
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.masks import merge
 from modelfleetd.registry.domain.resources import (
@@ -161,11 +162,12 @@ def update_model(ledger: Ledger, asked: Model, mask: Sequence[str]) -> Edits:
 
 
 def delete_model(ledger: Ledger, name: str, etag: str) -> Edits:
-    """Decides DeleteModel: of a model whose role does not serve. Assets do not keep it."""
+    """Decides DeleteModel: of a model whose role does not serve. Its evidence goes with it; assets do not keep it."""
     current = _current(ledger.model(name), name, etag)
     if current.role is not None and current.role.serves:
         _refuse_in_use(name, [f"{current.model_type} (as its {current.role.name})"])
-    return _deleted(current) + without(ledger, name) + tiers.abandoned(ledger, name)
+    left_behind = without(ledger, name) + tiers.abandoned(ledger, name)
+    return _deleted(current) + deleted_evidence(ledger.evidence_of(name)) + left_behind
 
 
 def _expect_conforming(ledger: Ledger, entry: ModelType | Model, wrong: Sequence[FieldViolation] = ()) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from modelfleetd.registry.domain.criticality import CriticalityRequest
+from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
 
 R = TypeVar("R", bound=AnyResource)
@@ -47,3 +48,6 @@ class Ledger(Protocol):
 
     def asset_at(self, uri: str) -> str | None:
         """Returns the name of the asset that has a URI, or None."""
+
+    def evidence_of(self, model: str) -> Sequence[EvidenceHead]:
+        """Returns what evidence a model has, by name. It is not in memory: the writer has to be told to read it."""

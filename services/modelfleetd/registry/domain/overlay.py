@@ -7,6 +7,7 @@ from typing import TypeVar, cast
 
 from modelfleetd.registry.domain.assets import Asset, place
 from modelfleetd.registry.domain.criticality import OPEN, CriticalityRequest
+from modelfleetd.registry.domain.evidence import EvaluationReport, EvidenceHead, RiskAssessment
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
@@ -121,6 +122,16 @@ class Overlay:
         """Returns the name of the asset that has a URI, or None."""
         below = self._ledger.asset_at(uri)
         return self._assets.get(place(uri)) or (None if below in self._edits else below)
+
+    def evidence_of(self, model: str) -> Sequence[EvidenceHead]:
+        """Returns what evidence a model has, by name. How large new evidence is, is not known yet: it counts as 0."""
+        below = (head for head in self._ledger.evidence_of(model) if head.name not in self._edits)
+        new = (
+            EvidenceHead(edit.after.name, edit.after.revision, 0)
+            for edit in self._edits.values()
+            if isinstance(edit.after, (EvaluationReport, RiskAssessment)) and parent_of(edit.name) == model
+        )
+        return sorted([*below, *new], key=lambda head: head.name)
 
     def _of(self, kind: type[R], name: str) -> R | None:
         found = self.find(name)

@@ -12,6 +12,7 @@ from modelfleetd.kit.codec import timestamp_from_proto
 from modelfleetd.kit.db import Connection, Database, Record
 from modelfleetd.kit.idempotency import Answered
 from modelfleetd.registry.domain.revisions import StoredChange, StoredRevision, state_left
+from modelfleetd.registry.store.evidence import EvidenceStore
 from modelfleetd.registry.store.history import HistoryStore
 
 # A process that stalls while it holds the head would hold up every other writer: the server ends its transaction.
@@ -97,6 +98,7 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.history = HistoryStore(database)
+        self.evidence = EvidenceStore(database)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

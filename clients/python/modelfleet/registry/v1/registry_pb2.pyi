@@ -898,7 +898,7 @@ class ResourceChange(_message.Message):
     """What was done."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]:
-        """Field by field, in the order of the paths."""
+        """Field by field, in the order of the paths. Empty for evidence, which is never changed: `after` holds all of it."""
 
     @_builtins.property
     def team(self) -> Global___Team:

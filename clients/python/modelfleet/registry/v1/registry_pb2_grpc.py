@@ -529,8 +529,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModel(self, request, context):
-        """Deletes a model that has no role that serves; assets that name it stay without it. Errors: RESOURCE_IN_USE,
-        ETAG_MISMATCH.
+        """Deletes a model that has no role that serves, and its evidence; assets that name it stay without it. Errors:
+        RESOURCE_IN_USE, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -708,14 +708,15 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEvaluationReports(self, request, context):
-        """Lists evaluation reports, the newest evaluation last.
+        """Lists the evaluation reports of a model, by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateEvaluationReport(self, request, context):
-        """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND.
+        """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND, WRONG_STATE (the model
+        has as much evidence as there may be).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -743,7 +744,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateRiskAssessment(self, request, context):
-        """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND.
+        """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, WRONG_STATE (the model has as much evidence as
+        there may be).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -757,8 +759,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def EvaluateEvidence(self, request, context):
-        """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND,
-        NOT_CONFIGURED (a rule compares with a baseline, and there is none).
+        """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

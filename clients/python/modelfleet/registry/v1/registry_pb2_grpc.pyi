@@ -92,8 +92,8 @@ class RegistryServiceStub:
     FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
     """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]
-    """Deletes a model that has no role that serves; assets that name it stay without it. Errors: RESOURCE_IN_USE,
-    ETAG_MISMATCH.
+    """Deletes a model that has no role that serves, and its evidence; assets that name it stay without it. Errors:
+    RESOURCE_IN_USE, ETAG_MISMATCH.
     """
     GetAsset: _grpc.UnaryUnaryMultiCallable[_assets_pb2.GetAssetRequest, _assets_pb2.Asset]
     """Reads an asset."""
@@ -150,9 +150,11 @@ class RegistryServiceStub:
     GetEvaluationReport: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetEvaluationReportRequest, _evidence_pb2.EvaluationReport]
     """Reads an evaluation report."""
     ListEvaluationReports: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.ListEvaluationReportsRequest, _evidence_pb2.ListEvaluationReportsResponse]
-    """Lists evaluation reports, the newest evaluation last."""
+    """Lists the evaluation reports of a model, by name."""
     CreateEvaluationReport: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.CreateEvaluationReportRequest, _evidence_pb2.EvaluationReport]
-    """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND."""
+    """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND, WRONG_STATE (the model
+    has as much evidence as there may be).
+    """
     DeleteEvaluationReport: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.DeleteEvaluationReportRequest, _empty_pb2.Empty]
     """Deletes an evaluation report. Errors: ETAG_MISMATCH."""
     GetRiskAssessment: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetRiskAssessmentRequest, _evidence_pb2.RiskAssessment]
@@ -160,13 +162,13 @@ class RegistryServiceStub:
     ListRiskAssessments: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.ListRiskAssessmentsRequest, _evidence_pb2.ListRiskAssessmentsResponse]
     """Lists risk assessments."""
     CreateRiskAssessment: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.CreateRiskAssessmentRequest, _evidence_pb2.RiskAssessment]
-    """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND."""
+    """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, WRONG_STATE (the model has as much evidence as
+    there may be).
+    """
     DeleteRiskAssessment: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.DeleteRiskAssessmentRequest, _empty_pb2.Empty]
     """Deletes a risk assessment. Errors: ETAG_MISMATCH."""
     EvaluateEvidence: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.EvaluateEvidenceRequest, _evidence_pb2.EvaluateEvidenceResponse]
-    """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND,
-    NOT_CONFIGURED (a rule compares with a baseline, and there is none).
-    """
+    """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND."""
     ListLintRules: _grpc.UnaryUnaryMultiCallable[_standard_pb2.ListLintRulesRequest, _standard_pb2.ListLintRulesResponse]
     """Lists the rules of the minimum standard."""
     LintEntries: _grpc.UnaryUnaryMultiCallable[_standard_pb2.LintEntriesRequest, _standard_pb2.LintEntriesResponse]
@@ -271,8 +273,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
     """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a model that has no role that serves; assets that name it stay without it. Errors: RESOURCE_IN_USE,
-    ETAG_MISMATCH.
+    """Deletes a model that has no role that serves, and its evidence; assets that name it stay without it. Errors:
+    RESOURCE_IN_USE, ETAG_MISMATCH.
     """
     GetAsset: _aio.UnaryUnaryMultiCallable[_assets_pb2.GetAssetRequest, _assets_pb2.Asset]  # type: ignore[assignment]
     """Reads an asset."""
@@ -329,9 +331,11 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     GetEvaluationReport: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetEvaluationReportRequest, _evidence_pb2.EvaluationReport]  # type: ignore[assignment]
     """Reads an evaluation report."""
     ListEvaluationReports: _aio.UnaryUnaryMultiCallable[_evidence_pb2.ListEvaluationReportsRequest, _evidence_pb2.ListEvaluationReportsResponse]  # type: ignore[assignment]
-    """Lists evaluation reports, the newest evaluation last."""
+    """Lists the evaluation reports of a model, by name."""
     CreateEvaluationReport: _aio.UnaryUnaryMultiCallable[_evidence_pb2.CreateEvaluationReportRequest, _evidence_pb2.EvaluationReport]  # type: ignore[assignment]
-    """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND."""
+    """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND, WRONG_STATE (the model
+    has as much evidence as there may be).
+    """
     DeleteEvaluationReport: _aio.UnaryUnaryMultiCallable[_evidence_pb2.DeleteEvaluationReportRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes an evaluation report. Errors: ETAG_MISMATCH."""
     GetRiskAssessment: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetRiskAssessmentRequest, _evidence_pb2.RiskAssessment]  # type: ignore[assignment]
@@ -339,13 +343,13 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListRiskAssessments: _aio.UnaryUnaryMultiCallable[_evidence_pb2.ListRiskAssessmentsRequest, _evidence_pb2.ListRiskAssessmentsResponse]  # type: ignore[assignment]
     """Lists risk assessments."""
     CreateRiskAssessment: _aio.UnaryUnaryMultiCallable[_evidence_pb2.CreateRiskAssessmentRequest, _evidence_pb2.RiskAssessment]  # type: ignore[assignment]
-    """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND."""
+    """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, WRONG_STATE (the model has as much evidence as
+    there may be).
+    """
     DeleteRiskAssessment: _aio.UnaryUnaryMultiCallable[_evidence_pb2.DeleteRiskAssessmentRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a risk assessment. Errors: ETAG_MISMATCH."""
     EvaluateEvidence: _aio.UnaryUnaryMultiCallable[_evidence_pb2.EvaluateEvidenceRequest, _evidence_pb2.EvaluateEvidenceResponse]  # type: ignore[assignment]
-    """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND,
-    NOT_CONFIGURED (a rule compares with a baseline, and there is none).
-    """
+    """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND."""
     ListLintRules: _aio.UnaryUnaryMultiCallable[_standard_pb2.ListLintRulesRequest, _standard_pb2.ListLintRulesResponse]  # type: ignore[assignment]
     """Lists the rules of the minimum standard."""
     LintEntries: _aio.UnaryUnaryMultiCallable[_standard_pb2.LintEntriesRequest, _standard_pb2.LintEntriesResponse]  # type: ignore[assignment]
@@ -567,8 +571,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a model that has no role that serves; assets that name it stay without it. Errors: RESOURCE_IN_USE,
-        ETAG_MISMATCH.
+        """Deletes a model that has no role that serves, and its evidence; assets that name it stay without it. Errors:
+        RESOURCE_IN_USE, ETAG_MISMATCH.
         """
 
     @_abc_1.abstractmethod
@@ -775,7 +779,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.ListEvaluationReportsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.ListEvaluationReportsResponse, _abc.Awaitable[_evidence_pb2.ListEvaluationReportsResponse]]:
-        """Lists evaluation reports, the newest evaluation last."""
+        """Lists the evaluation reports of a model, by name."""
 
     @_abc_1.abstractmethod
     def CreateEvaluationReport(
@@ -783,7 +787,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.CreateEvaluationReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.EvaluationReport, _abc.Awaitable[_evidence_pb2.EvaluationReport]]:
-        """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND."""
+        """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND, WRONG_STATE (the model
+        has as much evidence as there may be).
+        """
 
     @_abc_1.abstractmethod
     def DeleteEvaluationReport(
@@ -815,7 +821,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.CreateRiskAssessmentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.RiskAssessment, _abc.Awaitable[_evidence_pb2.RiskAssessment]]:
-        """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND."""
+        """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, WRONG_STATE (the model has as much evidence as
+        there may be).
+        """
 
     @_abc_1.abstractmethod
     def DeleteRiskAssessment(
@@ -831,9 +839,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.EvaluateEvidenceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.EvaluateEvidenceResponse, _abc.Awaitable[_evidence_pb2.EvaluateEvidenceResponse]]:
-        """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND,
-        NOT_CONFIGURED (a rule compares with a baseline, and there is none).
-        """
+        """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListLintRules(
