@@ -208,7 +208,9 @@ class RouteBusy(FleetError, code=Code.ABORTED):
 
 class RevisionOutOfRange(FleetError, code=Code.OUT_OF_RANGE):
     def __init__(self, revision: int, oldest: int, current: int) -> None:
-        message = f"Revision {revision} is not between {oldest} and {current}; list again and go on from there."
+        message = (
+            f"Revision {revision} is not between {oldest} and {current}; read what is current and go on from there."
+        )
         super().__init__(message, revision=revision, oldest_revision=oldest, current_revision=current)
 
 

@@ -1,8 +1,8 @@
 """The examples of the registry's README, as people type them, print what it shows.
 
-Examples begin anew, with an empty registry and an empty folder, at each `<!-- examples: a new registry -->`. A fenced block
-whose first line is `# file: NAME` writes that file; in a `console` block, each line that begins with `$ ` is run, and what
-follows it is what it prints, where … stands for any text.
+Examples begin anew, with an empty registry and folder, at each `<!-- examples: a new registry -->`. A fenced block
+whose first line is `# file: NAME` writes that file; in a `console` block, each line that begins with `$ ` is run, and
+what follows it is what it prints, where … stands for any text.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def decide(ledger: Any, verb: str, entry: Any) -> Edits:
 def revision_of(edits: Edits, number: int, previous: bytes) -> pb.Revision:
     stamp = Stamp(number, START)
     header = wire.header_of(Author("a"), stamp)
-    changes = [wire.stored_change(change).change for change in revise(edits, stamp)]
+    changes = [wire.stored_change(change, number).change for change in revise(edits, stamp)]
     return wire.revision_of(StoredRevision.following(previous, number, header, changes))
 
 
@@ -132,7 +132,7 @@ def agrees(snapshot: Snapshot, plain: LedgerOf) -> None:
     for collection, expected in collections.items():
         assert snapshot.page(collection, None, 100) == sorted(expected)
         for position, after in enumerate(sorted(expected)):
-            assert snapshot.page(collection, after, 1) == sorted(expected)[position + 1 : position + 2]
+            assert snapshot.page(collection, (after,), 1) == sorted(expected)[position + 1 : position + 2]
     for key in KEYS:
         for target in (f"teams/{key}", f"regions/{key}", f"modelTypes/{key}"):
             assert snapshot.referrers(target) == plain.referrers(target)

@@ -18,7 +18,7 @@ from modelfleetd.registry.domain import entries
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.revisions import Author, Edit, Edits, Stamp, StoredRevision, revise
 from modelfleetd.registry.follower import Follower
-from modelfleetd.registry.store import Head, Store
+from modelfleetd.registry.store import Head, Store, Written
 from modelfleetd.registry.writer import Writer
 from tests.support.registry import team
 from tests.support.registry_calls import request_id
@@ -85,10 +85,10 @@ async def test_a_revision_that_was_decided_on_something_else_is_refused(store: S
 async def append(store: Store, conn: object, head: Head, edits: Edits) -> None:
     stamp = Stamp(head.number + 1, head.now)
     header = wire.header_of(Author("a"), stamp)
-    changes = [wire.stored_change(change) for change in revise(edits, stamp)]
+    changes = [wire.stored_change(change, stamp.revision) for change in revise(edits, stamp)]
     parts = [change.change for change in changes]
     stored = StoredRevision.following(head.hash, stamp.revision, header, parts)
-    await store.append(conn, stored, stamp.time, changes)  # type: ignore[arg-type]
+    await store.append(conn, [Written(stored, stamp.time, changes)])  # type: ignore[arg-type]
 
 
 async def test_writers_wait_for_the_head_and_time_never_goes_back(store: Store, database: Database) -> None:
@@ -131,7 +131,7 @@ async def test_an_illegal_state_cannot_be_stored(database: Database) -> None:
         "INSERT INTO resources (name, kind, revision, state) VALUES ('x', 'nope', 1, '')",
         "INSERT INTO revisions (number, time, header, previous_hash, hash) VALUES (2, now(), '', '', '')",
         "INSERT INTO launch_outcomes (launch, outcome, digest, response) VALUES ('x', 'PAUSED', '', '')",
-        "INSERT INTO changes (revision, position, resource, change) VALUES (9, 0, 'x', '')",
+        "UPDATE base SET number = 9",
     ):
         with pytest.raises(asyncpg.IntegrityConstraintViolationError):
             await database.execute(statement)

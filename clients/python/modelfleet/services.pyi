@@ -269,9 +269,7 @@ class AsyncRegistry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model type that serves nothing and has no models; assets that name it stay
-        without it.
-        """
+        """Deletes a model type that serves nothing and has no models."""
     async def get_model(
         self,
         request: registry_pb2.GetModelRequest | None = None,
@@ -357,7 +355,7 @@ class AsyncRegistry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model that has no role that serves; assets that name it stay without it."""
+        """Deletes a model that has no role that serves."""
     async def get_asset(
         self,
         request: assets_pb2.GetAssetRequest | None = None,
@@ -2106,9 +2104,7 @@ class Registry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model type that serves nothing and has no models; assets that name it stay
-        without it.
-        """
+        """Deletes a model type that serves nothing and has no models."""
     def get_model(
         self,
         request: registry_pb2.GetModelRequest | None = None,
@@ -2194,7 +2190,7 @@ class Registry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model that has no role that serves; assets that name it stay without it."""
+        """Deletes a model that has no role that serves."""
     def get_asset(
         self,
         request: assets_pb2.GetAssetRequest | None = None,

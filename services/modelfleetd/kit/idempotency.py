@@ -7,7 +7,9 @@ same id waits at the table's key until the first has committed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+import uuid
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -28,6 +30,9 @@ CREATE TABLE requests (
 );
 COMMENT ON TABLE requests IS 'Answers by request_id, given again when a call is repeated';
 """
+
+
+KNOWN = "SELECT request_id, method, digest, response FROM requests WHERE request_id = ANY($1)"
 
 
 async def once(conn: Connection, request: Any, answer: type[Answer], act: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -75,14 +80,48 @@ async def answered(conn: Connection, request: Any, answer: type[Answer]) -> Answ
     """
     if getattr(request, "validate_only", False):
         return None
-    stored = await conn.fetchrow(
-        "SELECT method, digest, response FROM requests WHERE request_id = $1", request.request_id
+    return again(request, answer, (await known(conn, [request.request_id])).get(request.request_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer that was given."""
+
+    request_id: str
+    method: str
+    digest: bytes
+    response: bytes
+
+
+def answer_of(request: Any, answer: Message) -> Answered:
+    """Returns the answer to a request as it is stored."""
+    return Answered(
+        str(uuid.UUID(request.request_id)), request.DESCRIPTOR.full_name, digest_of(request), answer.SerializeToString()
     )
-    if stored is None:
+
+
+async def known(conn: Connection, request_ids: Collection[str]) -> dict[str, Answered]:
+    """Returns the answers that were given to some request_ids, by request_id as it was asked for."""
+    rows = await conn.fetch(KNOWN, list(request_ids))
+    found = {row["request_id"]: row for row in rows}
+    return {
+        asked: Answered(str(row["request_id"]), row["method"], row["digest"], row["response"])
+        for asked in request_ids
+        if (row := found.get(uuid.UUID(asked))) is not None
+    }
+
+
+def again(request: Any, answer: type[Answer], given: Answered | None) -> Answer | None:
+    """Returns the answer that was given to a request before; None where none was.
+
+    Raises:
+        RequestIdReused: it was given to another request with the same id.
+    """
+    if given is None:
         return None
-    if stored["method"] != request.DESCRIPTOR.full_name or stored["digest"] != digest_of(request):
+    if given.method != request.DESCRIPTOR.full_name or given.digest != digest_of(request):
         raise RequestIdReused(request.request_id)
-    return answer.FromString(stored["response"])
+    return answer.FromString(given.response)
 
 
 def digest_of(request: Message) -> bytes:

@@ -11,6 +11,7 @@ from modelfleetd.kit.worker import Periodic
 from modelfleetd.registry import migrations, renaming
 from modelfleetd.registry.access import SnapshotRoles
 from modelfleetd.registry.api import RegistryServicer
+from modelfleetd.registry.compaction import Compaction
 from modelfleetd.registry.follower import POLL_SECONDS, Follower
 from modelfleetd.registry.renaming import Renaming
 from modelfleetd.registry.store import Store
@@ -29,6 +30,7 @@ async def build(service: Service) -> None:
     writer = Writer(store, follower)
     service.work(
         Periodic("registry follower", POLL_SECONDS, follower.catch_up, service.clock),
+        Periodic("registry compaction", 60.0, Compaction(store.history).forget, service.clock),
         Periodic("registry requests", 3600.0, lambda: store.forget_requests(_REQUESTS_KEPT), service.clock),
         Periodic("registry names", renaming.PERIOD_SECONDS, Renaming(follower, writer).round, service.clock),
     )

@@ -14,6 +14,7 @@ from itertools import islice
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.errors import RevisionOutOfRange, invalid
 from modelfleetd.kit.db import Connection
+from modelfleetd.registry.scopes import Seen, scopes_of
 from modelfleetd.registry.snapshot import Snapshot
 from modelfleetd.registry.store import Store
 from modelfleetd.registry.wire import KINDS, message_of_stored, revision_of
@@ -34,7 +35,7 @@ class Follower:
         self._store = store
         self._asking = asyncio.Lock()
         self._moved = asyncio.Event()
-        self._recent: deque[pb.Revision] = deque(maxlen=_RECENT)
+        self._recent: deque[Seen] = deque(maxlen=_RECENT)
         self.snapshot = Snapshot()
         # Grows with each load: who follows revisions across one would not notice that history is another.
         self.generation = 0
@@ -77,25 +78,26 @@ class Follower:
     def apply(self, revision: pb.Revision) -> None:
         """Takes over a committed revision unless it is known. A gap is left for the next question to the database."""
         if revision.number == self.snapshot.revision + 1:
+            seen = Seen(revision, scopes_of(revision, self.snapshot.model_types.get))
             self.snapshot.apply(revision)
-            self._recent.append(revision)
+            self._recent.append(seen)
             self._wake()
 
-    async def reach(self, min_revision: int) -> None:
-        """Returns once the snapshot has a revision.
+    async def reach(self, min_revision: int, path: str = "min_revision") -> None:
+        """Returns once the snapshot has a revision, which the field at `path` of the request asks for.
 
         Raises:
             InvalidFields: it is negative.
             RevisionOutOfRange: it does not exist.
         """
         if min_revision < 0:
-            raise invalid("min_revision", "must be 0 (any) or a revision that was seen")
+            raise invalid(path, "must be 0 or a revision that was seen")
         if min_revision > self.snapshot.revision:
             await self.catch_up()
         if min_revision > self.snapshot.revision:
             raise RevisionOutOfRange(min_revision, 0, self.snapshot.revision)
 
-    def recent(self, after: int) -> list[pb.Revision] | None:
+    def recent(self, after: int) -> list[Seen] | None:
         """Returns the revisions after one, in order; None where they are no longer in memory."""
         missing = self.snapshot.revision - after
         if missing <= 0:

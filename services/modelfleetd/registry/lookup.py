@@ -13,6 +13,7 @@ from itertools import islice
 
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.registry.v1.assets_pb2 import Asset, EntryMatch
+from modelfleetd.registry.domain.assets import place
 from modelfleetd.registry.wire import AnyMessage
 
 _BLOCK = 1000
@@ -165,11 +166,6 @@ def serves(message: AnyMessage | None) -> bool:
     if isinstance(message, pb.ModelType):
         return bool(message.baseline or message.splits)
     return isinstance(message, pb.Model) and message.role in _SERVING
-
-
-def place(uri: str) -> str:
-    """Returns what a URI is compared by: a slash at its end makes no difference."""
-    return uri.rstrip("/")
 
 
 def address(uri: str) -> str:

@@ -6,15 +6,24 @@ in it are never changed: a new revision of a resource is a new message.
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.registry.v1.assets_pb2 import Asset
+from modelfleet.registry.v1.classification_pb2 import ExtensionSchema
+from modelfleetd import names
 from modelfleetd.kit.auth import Role
+from modelfleetd.kit.filter import Node
+from modelfleetd.kit.ordering import Order
+from modelfleetd.kit.paging import Position
+from modelfleetd.registry import listing
+from modelfleetd.registry.domain.assets import place
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
-from modelfleetd.registry.lookup import Lookup, place
+from modelfleetd.registry.domain.revisions import Edits
+from modelfleetd.registry.index import Index
+from modelfleetd.registry.listing import MODEL_TYPES, MODELS_OF_ALL, REGIONS, TEAMS
+from modelfleetd.registry.lookup import Lookup
 from modelfleetd.registry.wire import (
     KINDS,
     AnyMessage,
@@ -30,10 +39,7 @@ from modelfleetd.registry.wire import (
 M = TypeVar("M", bound=AnyMessage)
 R = TypeVar("R", bound=AnyResource)
 
-TEAMS = "teams"
-REGIONS = "regions"
-MODEL_TYPES = "modelTypes"
-MODELS_OF_ALL = "modelTypes/-/models"
+__all__ = ["MODELS_OF_ALL", "MODEL_TYPES", "REGIONS", "TEAMS", "Snapshot", "SnapshotLedger", "models_of"]
 
 
 def models_of(model_type: str) -> str:
@@ -49,8 +55,8 @@ class Snapshot:
         self.hash = b""
         # By kind, then by name.
         self._tables: dict[str, dict[str, AnyMessage]] = {kind.name: {} for kind in KINDS if kind.in_memory}
-        # Names in order, by collection: what pages are cut from.
-        self._collections: dict[str, list[str]] = {}
+        # By kind: what pages are cut from.
+        self._indexes = listing.indexes()
         # Who refers to a name.
         self._referrers: dict[str, set[str]] = {}
         # Kinds as plain data, as long as nothing of them changes: each write asks for all schemas.
@@ -63,35 +69,37 @@ class Snapshot:
     @property
     def teams(self) -> Mapping[str, pb.Team]:
         """All teams, by name."""
-        return cast(Mapping[str, pb.Team], self._tables["team"])
+        return cast("Mapping[str, pb.Team]", self._tables["team"])
 
     @property
     def regions(self) -> Mapping[str, pb.Region]:
         """All regions, by name."""
-        return cast(Mapping[str, pb.Region], self._tables["region"])
+        return cast("Mapping[str, pb.Region]", self._tables["region"])
 
     @property
     def model_types(self) -> Mapping[str, pb.ModelType]:
         """All model types, by name."""
-        return cast(Mapping[str, pb.ModelType], self._tables["model_type"])
+        return cast("Mapping[str, pb.ModelType]", self._tables["model_type"])
 
     @property
     def models(self) -> Mapping[str, pb.Model]:
         """All models of all types, by name."""
-        return cast(Mapping[str, pb.Model], self._tables["model"])
+        return cast("Mapping[str, pb.Model]", self._tables["model"])
 
     def table(self, kind: type[M]) -> Mapping[str, M]:
         """Returns everything of one kind that is kept in memory, by name."""
-        return cast(Mapping[str, M], self._tables[kind_of_message(kind).name])
+        return cast("Mapping[str, M]", self._tables[kind_of_message(kind).name])
 
     @classmethod
     def of(cls, resources: Iterable[AnyMessage], revision: int, hash_: bytes) -> Snapshot:
         """Returns the snapshot of a whole state."""
         made = cls()
         made.revision, made.hash = revision, hash_
-        # Sorted once, each name then goes to the end of its lists.
         for message in sorted(resources, key=lambda each: each.name):
-            made._put(message)
+            made._keep(None, message)
+        made._find_attributes()
+        for kind, table in made._tables.items():
+            made._indexes[kind].load(list(table.values()))
         return made
 
     def apply(self, revision: pb.Revision) -> None:
@@ -113,11 +121,32 @@ class Snapshot:
                 self._put(copy_of(after))
         self.revision, self.hash = revision.number, bytes.fromhex(revision.hash)
 
-    def page(self, collection: str, after: str | None, limit: int) -> Sequence[str]:
-        """Returns up to `limit` names of a collection in order, from the one after `after` on."""
-        listed = self._collections.get(collection, [])
-        start = 0 if after is None else bisect_right(listed, after)
-        return listed[start : start + limit]
+    def page(
+        self,
+        collection: str,
+        after: Position | None,
+        limit: int,
+        where: Node | None = None,
+        order: Order = Order(),  # noqa: B008 (it never changes)
+    ) -> Sequence[str]:
+        """Returns up to `limit` names of a collection, from the one after a position on.
+
+        Args:
+            collection: `teams`, `modelTypes/ctr/models`, or with any parent `modelTypes/-/models`.
+            after: where the page before ended, as `index_of(…).position` says it.
+            limit: how many at most.
+            where: only of entries that fit, bound to the fields of `index_of`.
+            order: of the names.
+        """
+        prefix = "" if names.WILDCARD in collection.split("/") or "/" not in collection else f"{collection}/"
+        return self.index_of(collection).page(prefix, where, order, after, limit)
+
+    def index_of(self, collection: str) -> Index:
+        """Returns the index of a collection's kind."""
+        kind = kind_of_name(f"{collection}/id")
+        if kind is None:
+            raise ValueError(f"{collection} is no collection")
+        return self._indexes[kind.name]
 
     def referrers(self, name: str) -> Sequence[str]:
         """Returns the names of the resources that refer to one, sorted."""
@@ -140,13 +169,16 @@ class Snapshot:
         return {} if kind is None else self._tables.get(kind.name, {})
 
     def _put(self, message: AnyMessage) -> None:
+        before = self.find(message.name)
+        self._keep(before, message)
+        self._indexes[kind_of_message(type(message)).name].put(before, message)
+        if isinstance(message, ExtensionSchema):
+            self._find_attributes()
+
+    def _keep(self, before: AnyMessage | None, message: AnyMessage) -> None:
         name = message.name
-        before = self.find(name)
         self._table(name)[name] = message
         self._plain.pop(kind_of_message(type(message)).name, None)
-        if before is None:
-            for collection in _collections_of(name):
-                insort(self._collections.setdefault(collection, []), name)
         self._refer(name, frozenset() if before is None else references_of(before), references_of(message))
         self.lookup.put(before, message)
         if isinstance(message, pb.Team):
@@ -156,15 +188,20 @@ class Snapshot:
     def _remove(self, name: str) -> None:
         before = self._table(name).pop(name)
         self._plain.pop(kind_of_message(type(before)).name, None)
-        for collection in _collections_of(name):
-            listed = self._collections[collection]
-            del listed[bisect_right(listed, name) - 1]
-            if not listed:
-                del self._collections[collection]
+        self._indexes[kind_of_message(type(before)).name].remove(before)
         self._refer(name, references_of(before), frozenset())
         self.lookup.put(before, None)
         if isinstance(before, pb.Team):
             self._unbind(before)
+        if isinstance(before, ExtensionSchema):
+            self._find_attributes()
+
+    def _find_attributes(self) -> None:
+        """Makes those attributes fields of lists that the schemas of now declare to be."""
+        schemas = self.table(ExtensionSchema)
+        ordered = [schemas[name] for name in sorted(schemas)]
+        for kind in (pb.ModelType, pb.Model):
+            self._indexes[kind_of_message(kind).name].set_attributes(listing.attributes(ordered, kind))
 
     def _bind(self, team: pb.Team) -> None:
         for binding in team.role_bindings:
@@ -187,11 +224,6 @@ class Snapshot:
                 del self._referrers[target]
         for target in after - before:
             self._referrers.setdefault(target, set()).add(name)
-
-
-def _collections_of(name: str) -> tuple[str, ...]:
-    own = name.rsplit("/", 1)[0]
-    return (own, MODELS_OF_ALL) if own.count("/") else (own,)
 
 
 class SnapshotLedger:
@@ -232,6 +264,10 @@ class SnapshotLedger:
     def every(self, kind: type[R]) -> Sequence[R]:
         """Returns everything of one kind, by name."""
         return self._snapshot.every(kind)
+
+    def pending(self) -> Edits:
+        """Returns what has been decided and is not written yet: nothing."""
+        return ()
 
     def asset_at(self, uri: str) -> str | None:
         """Returns the name of the asset that has a URI, or None."""

@@ -19,7 +19,7 @@ from modelfleetd.registry.domain.evidence import EvaluationReport, RiskAssessmen
 from modelfleetd.registry.domain.naming import NamingScheme
 from modelfleetd.registry.domain.resource import Json, Resource
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
-from modelfleetd.registry.domain.revisions import Author, ResourceChange, Stamp, StoredChange, StoredRevision
+from modelfleetd.registry.domain.revisions import Author, ResourceChange, Stamp, StoredChange, StoredRevision, changed
 from modelfleetd.registry.domain.schemas import ExtensionSchema
 
 AnyMessage: TypeAlias = (
@@ -126,6 +126,11 @@ def references_of(message: AnyMessage) -> frozenset[str]:
     return frozenset()
 
 
+def references_of_resource(resource: AnyResource) -> frozenset[str]:
+    """Returns the names of the resources that one refers to (`references_of`)."""
+    return references_of(message_of(resource))
+
+
 def message_of_stored(kind: str, state: bytes) -> AnyMessage:
     """Returns the message of a resource as it is stored."""
     return BY_NAME[kind].message.FromString(state)
@@ -156,17 +161,40 @@ def header_of(author: Author, stamp: Stamp) -> bytes:
     return header.SerializeToString(deterministic=True)
 
 
-def stored_change(change: ResourceChange) -> StoredChange:
-    """Returns a change as it is stored."""
-    message = to_proto(change, pb.ResourceChange)
+def stored_change(change: ResourceChange, revision: int) -> StoredChange:
+    """Returns a change as it is stored with a revision."""
+    after = None if change.after is None else message_of(change.after)
     kind, state = "", None
-    if change.after is not None:
-        after = message_of(change.after)
+    if after is not None:
         kind, state = kind_of(after).name, after.SerializeToString(deterministic=True)
-        getattr(message, kind).CopyFrom(after)
+    message = _change(change, after)
     return StoredChange(
-        change.resource, message.SerializeToString(deterministic=True), change.previous_revision, kind, state
+        change.resource,
+        revision,
+        message.SerializeToString(deterministic=True),
+        change.previous_revision,
+        kind,
+        state,
     )
+
+
+def difference(before: AnyMessage | None, after: AnyMessage | None) -> pb.ResourceChange | None:
+    """Returns the change that leads from one state of a resource to another; None where nothing differs."""
+    old = None if before is None else resource_of(before)
+    change = changed(old, None if after is None else resource_of(after))
+    return None if change is None else _change(change, after)
+
+
+def _change(change: ResourceChange, after: AnyMessage | None) -> pb.ResourceChange:
+    message = to_proto(change, pb.ResourceChange)
+    if after is not None:
+        getattr(message, kind_of(after).name).CopyFrom(after)
+    return message
+
+
+def is_deletion(change: bytes) -> bool:
+    """Says whether a change as it is stored deletes its resource."""
+    return pb.ResourceChange.FromString(change).action == pb.ResourceChange.DELETED
 
 
 def after_of(change: pb.ResourceChange) -> AnyMessage | None:

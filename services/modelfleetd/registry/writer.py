@@ -1,28 +1,42 @@
-"""One write: lock the head, decide on exactly that state, append a revision, answer. Nothing else writes the ledger."""
+"""Writes: lock the head, decide on exactly that state, append a revision each, commit, answer. Nothing else writes.
+
+Writes that come while others are being committed are committed together, next. Each is decided on the state that the
+ones before it leave, has a revision of its own, and is refused alone.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message
 
 from modelfleet.registry.v1 import registry_pb2 as pb
-from modelfleetd.errors import LaunchEnded
 from modelfleetd.kit.db import Connection
-from modelfleetd.kit.idempotency import once
+from modelfleetd.kit.failpoint import failpoint
+from modelfleetd.kit.idempotency import known
 from modelfleetd.registry import wire
+from modelfleetd.registry.batch import (
+    After,
+    Answer,
+    Batch,
+    Decide,
+    LaunchEnding,
+    Memory,
+    Reply,
+    RequestedWrite,
+    UnaskedWrite,
+    Write,
+)
 from modelfleetd.registry.domain.ledger import Ledger
-from modelfleetd.registry.domain.revisions import Author, Edits, Stamp, StoredRevision, revise
+from modelfleetd.registry.domain.revisions import Author, Edits
 from modelfleetd.registry.domain.roles import Finalization, finalize_launch
 from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.snapshot import SnapshotLedger
-from modelfleetd.registry.store import Head, LaunchOutcome, Store
+from modelfleetd.registry.store import Head, Store
+from modelfleetd.registry.turns import Turns
 
-Answer = TypeVar("Answer", bound=Message)
-Decide = Callable[[Ledger], Edits]
+_MOST_TOGETHER = 64
 
 
 class Writer:
@@ -31,8 +45,7 @@ class Writer:
     def __init__(self, store: Store, follower: Follower) -> None:
         self._store = store
         self._follower = follower
-        # Writes follow each other anyway: waiting here instead of in the database leaves its connections to others.
-        self._turn = asyncio.Lock()
+        self._turns: Turns[Write[Any]] = Turns(self._write, _MOST_TOGETHER)
 
     async def change(self, request: Any, answer: type[Answer], name: str, author: Author, decide: Decide) -> Answer:
         """Does what a request asks for, once for its request_id, and answers with the resource that it is about.
@@ -46,20 +59,27 @@ class Writer:
         """
         if request.validate_only:
             await self._follower.catch_up()
-            return self._preview(answer, name, decide(self._ledger()))
-        revisions: list[pb.Revision] = []
+            return self._preview(answer, name, decide(SnapshotLedger(self._follower.snapshot)))
 
-        async def act() -> Answer:
-            head = await self._head(conn)
-            edits = decide(self._ledger())
-            if edits:
-                revisions.append(await self._append(conn, head, author, edits))
-            return _answer(answer, revisions, self._follower, name)
+        def reply(_: pb.Revision | None, after: After) -> Answer:
+            return answer() if answer is Empty else cast(Answer, after(name))
 
-        async with self._turn, self._store.transaction() as conn:
-            made = await once(conn, request, answer, act)
-        self._take_over(revisions)
-        return made
+        return await self.write(request, answer, author, decide, reply)
+
+    async def write(
+        self, request: Any, answer: type[Answer], author: Author, decide: Decide, reply: Reply[Answer]
+    ) -> Answer:
+        """Does what a request asks for, once for its request_id.
+
+        Args:
+            request: with request_id.
+            answer: the class of the answer.
+            author: of the revision.
+            decide: the edits. It may be asked on any state, more than once, and must not wait.
+            reply: makes the answer.
+        """
+        write = RequestedWrite(author=author, decide=decide, reply=reply, request=request, answer_class=answer)
+        return await self._do(write)
 
     async def change_unasked(self, author: Author, decide: Decide) -> pb.Revision | None:
         """Writes what the registry itself decides. Returns the revision; None where there was nothing to do.
@@ -68,14 +88,12 @@ class Writer:
             author: of the revision.
             decide: the edits; empty where everything is so already, so that several replicas may try.
         """
-        revisions: list[pb.Revision] = []
-        async with self._turn, self._store.transaction() as conn:
-            head = await self._head(conn)
-            edits = decide(self._ledger())
-            if edits:
-                revisions.append(await self._append(conn, head, author, edits))
-        self._take_over(revisions)
-        return revisions[0] if revisions else None
+
+        def reply(revision: pb.Revision | None, _: After) -> pb.Revision:
+            return pb.Revision() if revision is None else revision
+
+        written = await self._do(UnaskedWrite(author=author, decide=decide, reply=reply))
+        return written if written.number else None
 
     async def finalize(self, asked: Finalization, author: Author) -> pb.FinalizeLaunchResponse:
         """Ends a launch, once for ever: repeated with the same content it answers the same.
@@ -83,36 +101,46 @@ class Writer:
         Raises:
             LaunchEnded: it ended with another outcome or content.
         """
-        revisions: list[pb.Revision] = []
-        async with self._turn, self._store.transaction() as conn:
-            head = await self._head(conn)
-            known = await self._store.launch_outcome(conn, asked.launch)
-            if known is not None and known.digest != asked.digest():
-                raise LaunchEnded(asked.launch, known.outcome)
-            if known is not None:
-                return pb.FinalizeLaunchResponse.FromString(known.response)
-            edits = finalize_launch(self._ledger(), asked)
-            if edits:
-                revisions.append(await self._append(conn, head, author, edits))
-            number = revisions[0].number if revisions else 0
-            model_type = _after(revisions, self._follower, asked.model_type)
-            made = pb.FinalizeLaunchResponse(model_type=cast(pb.ModelType | None, model_type), revision=number)
-            outcome = LaunchOutcome(
-                "" if asked.outcome is None else asked.outcome.name, asked.digest(), made.SerializeToString()
-            )
-            await self._store.keep_launch_outcome(conn, asked.launch, outcome)
-        self._take_over(revisions)
-        return made
+
+        def decide(ledger: Ledger) -> Edits:
+            return finalize_launch(ledger, asked)
+
+        def reply(revision: pb.Revision | None, after: After) -> pb.FinalizeLaunchResponse:
+            number = 0 if revision is None else revision.number
+            model_type = cast(pb.ModelType | None, after(asked.model_type))
+            return pb.FinalizeLaunchResponse(model_type=model_type, revision=number)
+
+        return await self._do(LaunchEnding(author=author, decide=decide, reply=reply, asked=asked))
+
+    async def _do(self, write: Write[Answer]) -> Answer:
+        await self._turns.do(write)
+        if write.refusal is not None:
+            raise write.refusal
+        assert write.answer is not None
+        return write.answer
 
     def _preview(self, answer: type[Answer], name: str, edits: Edits) -> Answer:
         """Answers as if the edits had been written; what only a revision gives is as it was."""
+        if answer is Empty:
+            return answer()
         for edit in edits:
             if edit.name == name and edit.after is not None:
                 return cast(Answer, wire.message_of(edit.after))
-        return _answer(answer, (), self._follower, name)
+        return cast(Answer, self._follower.snapshot.find(name))
 
-    def _ledger(self) -> Ledger:
-        return SnapshotLedger(self._follower.snapshot)
+    async def _write(self, writes: Sequence[Write[Any]]) -> None:
+        """Decides writes and commits all that were not refused: one transaction, whatever their number."""
+        async with self._store.transaction() as conn:
+            head = await self._head(conn)
+            batch = Batch(self._follower.snapshot, head, await self._memory(conn, writes))
+            for write in writes:
+                batch.add(write)
+            await batch.append(self._store, conn)
+            failpoint("registry.before_commit")
+        failpoint("registry.after_commit")
+        # Reads that follow on this replica see the writes: only what is committed gets here.
+        for revision in batch.revisions:
+            self._follower.apply(revision)
 
     async def _head(self, conn: Connection) -> Head:
         """Locks the head and brings the snapshot there: what is decided on is then the state that is written over."""
@@ -121,31 +149,9 @@ class Writer:
             await self._follower.catch_up_within(conn)
         return head
 
-    async def _append(self, conn: Connection, head: Head, author: Author, edits: Edits) -> pb.Revision:
-        stamp = Stamp(head.number + 1, head.now)
-        header = wire.header_of(author, stamp)
-        changes = [wire.stored_change(change) for change in revise(edits, stamp)]
-        parts = [change.change for change in changes]
-        stored = StoredRevision.following(head.hash, stamp.revision, header, parts)
-        await self._store.append(conn, stored, stamp.time, changes)
-        return wire.revision_of(stored)
-
-    def _take_over(self, revisions: Sequence[pb.Revision]) -> None:
-        """Reads that follow on this replica see the write: only what is committed gets here."""
-        for revision in revisions:
-            self._follower.apply(revision)
-
-
-def _answer(answer: type[Answer], revisions: Sequence[pb.Revision], follower: Follower, name: str) -> Answer:
-    if answer is Empty:
-        return answer()
-    return cast(Answer, _after(revisions, follower, name))
-
-
-def _after(revisions: Sequence[pb.Revision], follower: Follower, name: str) -> wire.AnyMessage | None:
-    """Returns a resource after the revision of this call; as it is where the call changes nothing of it."""
-    for revision in revisions:
-        for change in revision.changes:
-            if change.resource == name:
-                return wire.after_of(change)
-    return follower.snapshot.find(name)
+    async def _memory(self, conn: Connection, writes: Sequence[Write[Any]]) -> Memory:
+        """Returns what was answered before to those of the calls that are repetitions."""
+        requests = [write.request.request_id for write in writes if isinstance(write, RequestedWrite)]
+        launches = [write.asked.launch for write in writes if isinstance(write, LaunchEnding)]
+        outcomes = await self._store.launch_outcomes(conn, launches)
+        return Memory(await known(conn, requests), {outcome.launch: outcome for outcome in outcomes})

@@ -59,6 +59,14 @@ class Resource:
             )
         return self.pattern.format(*ids)
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether its list takes a filter and an order."""
+        words = self.collection.title().replace("_", "")
+        of = self.message().DESCRIPTOR.file
+        request: Any = of.pool.FindMessageTypeByName(f"{of.package}.List{words}Request")
+        return "filter" in request.fields_by_name
+
     def call(self, session: Session, verb: str, **fields: Any) -> Any:
         """Calls `{verb}_{method}` of the service."""
         method = f"{verb}_{self.collection if verb == 'list' else self.method}"
@@ -163,6 +171,23 @@ def _name_argument(resource: Resource) -> Callable[[Any], Any]:
     return click.argument("name", metavar="/".join(re.findall(r"(\w+?)s?/\{\}", resource.pattern)).upper())
 
 
+def _with_filter(resource: Resource) -> Callable[[Any], Any]:
+    """The options of a list that can be filtered and ordered; none where its request has no such fields."""
+
+    def with_options(command: Any) -> Any:
+        if not resource.is_filtered:
+            return command
+        order = click.option(
+            "--order-by", default="", metavar="FIELD", help="name, create_time …; 'FIELD desc' turns it around."
+        )
+        fits = click.option(
+            "--filter", default="", metavar="EXPRESSION", help="Only those that fit, such as 'labels.site = paris'."
+        )
+        return fits(order(command))
+
+    return with_options
+
+
 def add_standard_verbs(group: click.Group, resource: Resource, parent: str | None = None) -> None:
     """Adds list, get, create, update and delete of a resource to a group. `parent`: the parent's pattern, if any."""
     what = resource.words
@@ -188,20 +213,26 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
         given: dict[str, Any] = {"force": True} if force else {}
         return given | {"validate_only": dry_run} | ({"reason": reason} if resource.reasons else {})
 
+    def listed(session: Session, asked: dict[str, str], **fields: Any) -> None:
+        asked = {key: value for key, value in asked.items() if value}
+        nothing = "Nothing fits the filter." if "filter" in asked else resource.nothing
+        render.listing(session, resource.pages(session, **asked, **fields), resource.columns, nothing)
+
     if parent is None:
 
         @group.command("list", help=f"List {what}s.")
+        @_with_filter(resource)
         @with_session
-        def list_(session: Session) -> None:
-            render.listing(session, resource.pages(session), resource.columns, resource.nothing)
+        def list_(session: Session, **asked: str) -> None:
+            listed(session, asked)
     else:
 
         @group.command("list", help=f"List {what}s, of one parent or of all.")
         @click.argument("of", required=False, default="-")
+        @_with_filter(resource)
         @with_session
-        def list_of(session: Session, of: str) -> None:
-            found = resource.pages(session, parent=of if "/" in of else parent.format(of))
-            render.listing(session, found, resource.columns, resource.nothing)
+        def list_of(session: Session, of: str, **asked: str) -> None:
+            listed(session, asked, parent=of if "/" in of else parent.format(of))
 
     @group.command("get", help=f"Show a {what} with all its fields.")
     @_name_argument(resource)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
+from google.protobuf.message import Message
 
 from modelfleet.registry.v1 import registry_pb2_grpc
+from modelfleet.registry.v1.classification_pb2 import ExtensionSchema
+from modelfleetd import names
 from modelfleetd.clock import Clock
-from modelfleetd.errors import ResourceNotFound
-from modelfleetd.kit import paging
+from modelfleetd.errors import FieldViolation, InvalidFields, ResourceNotFound
+from modelfleetd.kit import ordering, paging
 from modelfleetd.kit.auth import current_principal
+from modelfleetd.kit.filter import Field, Node, matches
+from modelfleetd.kit.filter import read as read_filter
+from modelfleetd.kit.ordering import Order
 from modelfleetd.registry import wire
+from modelfleetd.registry.compaction import Compaction
 from modelfleetd.registry.domain.revisions import Author
 from modelfleetd.registry.follower import Follower
+from modelfleetd.registry.listing import readings_of
+from modelfleetd.registry.past import Past
+from modelfleetd.registry.readout import Readout
 from modelfleetd.registry.snapshot import Snapshot
 from modelfleetd.registry.store import Store
 from modelfleetd.registry.watch import Watches
@@ -34,6 +44,58 @@ class Base(registry_pb2_grpc.RegistryServiceServicer):
         self._writer = writer
         self._watches = watches
         self._clock = clock
+        self._past = Past(store.history, follower)
+        self._readout = Readout(store.history)
+        self._compaction = Compaction(store.history)
+
+    async def _get(self, request: Any, kind: type[M]) -> M:
+        """Answers a method that gets one resource by its name: as it is, or as of the point that is asked for."""
+        point = await self._point(request, kind)
+        if point is None:
+            return found(request.name, self._follower.snapshot.table(kind))
+        message = await self._past.find(request.name, point)
+        if message is None:
+            raise ResourceNotFound(request.name)
+        return cast(M, message)
+
+    async def _list(self, request: Any, kind: type[M]) -> tuple[Sequence[M], str, int]:
+        """Returns the messages of a page, the token of the next one, and the revision that they are as of.
+
+        Args:
+            request: of a method that lists one kind, whole or below `parent`.
+            kind: the class of the messages. What is not kept in memory is read as of the newest revision.
+        """
+        pattern, parent = wire.kind_of_message(kind).pattern.parent, ""
+        if pattern is not None:
+            parent = request.parent
+            pattern.parse(parent, "parent", wildcard=True)
+        point = await self._point(request, kind)
+        if point is not None:
+            return await self._past.page(request, kind, point, self._fits(request, kind))
+        snapshot = self._follower.snapshot
+        if parent and names.WILDCARD not in parent.split("/") and snapshot.find(parent) is None:
+            raise ResourceNotFound(parent)
+        messages, token = page_of(request, snapshot, collection_of(kind, parent), snapshot.table(kind))
+        return messages, token, snapshot.revision
+
+    def _fits(self, request: Any, kind: type[M]) -> Callable[[M], bool]:
+        """Returns what says whether a message of the past is asked for. The past is in the order of names only."""
+        fields = readings_of(kind, self._follower.snapshot.table(ExtensionSchema).values())
+        where, _ = _asked(request, {path: each.field for path, each in fields.items()}, (ordering.BY_NAME,))
+
+        def fits(message: M) -> bool:
+            return where is None or matches(where, lambda asked: fields[asked.field.path].of(message, asked.key))
+
+        return fits
+
+    async def _point(self, request: Any, kind: type[M]) -> int | None:
+        """Returns the revision to read the past as of; None where the snapshot answers."""
+        if request.min_revision:
+            await self._follower.reach(request.min_revision)
+        point = await self._past.point(request)
+        if point is None and not wire.kind_of_message(kind).in_memory:
+            return self._follower.snapshot.revision
+        return point
 
     async def _at(self, min_revision: int) -> Snapshot:
         """Returns the snapshot, at a revision or a later one."""
@@ -49,12 +111,36 @@ def found(name: str, table: Mapping[str, M]) -> M:
     return message
 
 
+def collection_of(kind: type[Message], parent: str = "") -> str:
+    """Returns the collection of one kind: below a parent, or of all parents where its id is `-`."""
+    collection = wire.kind_of_message(kind).pattern.template.split("/")[-2]
+    return f"{parent}/{collection}" if parent else collection
+
+
 def page_of(request: Any, snapshot: Snapshot, collection: str, table: Mapping[str, M]) -> tuple[Sequence[M], str]:
-    """Returns the messages of a page of a collection, and the token of the next one."""
-    page = paging.read(request, str)
-    after = None if page.position is None else str(page.position[0])
-    found = snapshot.page(collection, after, page.size + 1)
-    return page.answer(found, lambda name: (name,), table.__getitem__)
+    """Returns the messages of a page of a collection, filtered and ordered as asked, and the token of the next one."""
+    index = snapshot.index_of(collection)
+    where, order = _asked(request, index.fields, index.orders)
+    page = paging.read(request, *order.position)
+    found = snapshot.page(collection, page.position, page.size + 1, where, order)
+    return page.answer(found, lambda name: index.position(name, order), table.__getitem__)
+
+
+def _asked(request: Any, fields: Mapping[str, Field], orders: Sequence[str]) -> tuple[Node | None, Order]:
+    """Returns filter and order of a list. Raises InvalidFields with what is wrong with either."""
+    where, order = None, Order()
+    wrong: list[FieldViolation] = []
+    try:
+        where = read_filter(request.filter, fields)
+    except InvalidFields as error:
+        wrong += error.violations
+    try:
+        order = ordering.read(request.order_by, orders)
+    except InvalidFields as error:
+        wrong += error.violations
+    if wrong:
+        raise InvalidFields(wrong)
+    return where, order
 
 
 def author(request: Any, launch: str = "") -> Author:

@@ -6,15 +6,13 @@ from google.protobuf.empty_pb2 import Empty
 
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd import names
-from modelfleetd.errors import ResourceNotFound
 from modelfleetd.kit.auth import Role, current_principal, expect_role_on_destination
 from modelfleetd.kit.codec import from_proto
-from modelfleetd.registry.api.base import Base, Context, author, found, new_uid, page_of
+from modelfleetd.registry.api.base import Base, Context, author, new_uid
 from modelfleetd.registry.domain import entries
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resources import Model, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Edits
-from modelfleetd.registry.snapshot import MODEL_TYPES, MODELS_OF_ALL, REGIONS, TEAMS, models_of
 
 
 class Entries(Base):
@@ -23,12 +21,11 @@ class Entries(Base):
     # Teams.
 
     async def GetTeam(self, request: pb.GetTeamRequest, context: Context) -> pb.Team:
-        return found(request.name, (await self._at(request.min_revision)).teams)
+        return await self._get(request, pb.Team)
 
     async def ListTeams(self, request: pb.ListTeamsRequest, context: Context) -> pb.ListTeamsResponse:
-        snapshot = await self._at(request.min_revision)
-        teams, token = page_of(request, snapshot, TEAMS, snapshot.teams)
-        return pb.ListTeamsResponse(teams=teams, next_page_token=token, revision=snapshot.revision)
+        teams, token, revision = await self._list(request, pb.Team)
+        return pb.ListTeamsResponse(teams=teams, next_page_token=token, revision=revision)
 
     async def CreateTeam(self, request: pb.CreateTeamRequest, context: Context) -> pb.Team:
         name = names.TEAM.format(names.check_id(request.team_id, "team_id"))
@@ -60,12 +57,11 @@ class Entries(Base):
     # Regions.
 
     async def GetRegion(self, request: pb.GetRegionRequest, context: Context) -> pb.Region:
-        return found(request.name, (await self._at(request.min_revision)).regions)
+        return await self._get(request, pb.Region)
 
     async def ListRegions(self, request: pb.ListRegionsRequest, context: Context) -> pb.ListRegionsResponse:
-        snapshot = await self._at(request.min_revision)
-        regions, token = page_of(request, snapshot, REGIONS, snapshot.regions)
-        return pb.ListRegionsResponse(regions=regions, next_page_token=token, revision=snapshot.revision)
+        regions, token, revision = await self._list(request, pb.Region)
+        return pb.ListRegionsResponse(regions=regions, next_page_token=token, revision=revision)
 
     async def CreateRegion(self, request: pb.CreateRegionRequest, context: Context) -> pb.Region:
         name = names.REGION.format(names.check_id(request.region_id, "region_id"))
@@ -96,12 +92,11 @@ class Entries(Base):
     # Model types.
 
     async def GetModelType(self, request: pb.GetModelTypeRequest, context: Context) -> pb.ModelType:
-        return found(request.name, (await self._at(request.min_revision)).model_types)
+        return await self._get(request, pb.ModelType)
 
     async def ListModelTypes(self, request: pb.ListModelTypesRequest, context: Context) -> pb.ListModelTypesResponse:
-        snapshot = await self._at(request.min_revision)
-        model_types, token = page_of(request, snapshot, MODEL_TYPES, snapshot.model_types)
-        return pb.ListModelTypesResponse(model_types=model_types, next_page_token=token, revision=snapshot.revision)
+        model_types, token, revision = await self._list(request, pb.ModelType)
+        return pb.ListModelTypesResponse(model_types=model_types, next_page_token=token, revision=revision)
 
     async def CreateModelType(self, request: pb.CreateModelTypeRequest, context: Context) -> pb.ModelType:
         name = names.MODEL_TYPE.format(names.check_id(request.model_type_id, "model_type_id"))
@@ -133,16 +128,11 @@ class Entries(Base):
     # Models.
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
-        return found(request.name, (await self._at(request.min_revision)).models)
+        return await self._get(request, pb.Model)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
-        (model_type,) = names.MODEL_TYPE.parse(request.parent, "parent", wildcard=True)
-        snapshot = await self._at(request.min_revision)
-        collection = MODELS_OF_ALL if model_type == names.WILDCARD else models_of(request.parent)
-        if model_type != names.WILDCARD and request.parent not in snapshot.model_types:
-            raise ResourceNotFound(request.parent)
-        models, token = page_of(request, snapshot, collection, snapshot.models)
-        return pb.ListModelsResponse(models=models, next_page_token=token, revision=snapshot.revision)
+        models, token, revision = await self._list(request, pb.Model)
+        return pb.ListModelsResponse(models=models, next_page_token=token, revision=revision)
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.Model:
         (model_type,) = names.MODEL_TYPE.parse(request.parent, "parent")

@@ -31,3 +31,8 @@ class Asset(Resource):
     model_types: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def place(uri: str) -> str:
+    """Returns what URIs are compared by: a slash at the end makes no difference."""
+    return uri.rstrip("/")

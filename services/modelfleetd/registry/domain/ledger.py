@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
+from modelfleetd.registry.domain.revisions import Edits
 
 R = TypeVar("R", bound=AnyResource)
 
@@ -39,3 +40,6 @@ class Ledger(Protocol):
 
     def asset_at(self, uri: str) -> str | None:
         """Returns the name of the asset that has a URI, or None."""
+
+    def pending(self) -> Edits:
+        """Returns what has been decided just before and is not written yet: the ledger is as it is after it."""

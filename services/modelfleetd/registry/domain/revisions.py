@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, TypeAlias, TypeVar
@@ -88,14 +88,30 @@ def revise(edits: Sequence[Edit], stamp: Stamp) -> tuple[ResourceChange, ...]:
 
 def _change(edit: Edit, stamp: Stamp) -> ResourceChange:
     before, after = edit.before, edit.after
-    action = Action.CREATED if before is None else Action.DELETED if after is None else Action.UPDATED
     return ResourceChange(
         resource=edit.name,
-        action=action,
+        action=_action(edit),
         fields=diff(before, after),
         after=None if after is None else _stamped(before, after, stamp),
         previous_revision=0 if before is None else before.revision,
     )
+
+
+def changed(before: AnyResource | None, after: AnyResource | None) -> ResourceChange | None:
+    """Returns the change that leads from one stored state of a resource to another, whatever was between them.
+
+    None where nothing differs, however often it changed.
+    """
+    if before is None and after is None:
+        return None
+    edit, fields = Edit(before, after), diff(before, after)
+    if not fields and before is not None and after is not None:
+        return None
+    return ResourceChange(edit.name, _action(edit), fields, after, 0 if before is None else before.revision)
+
+
+def _action(edit: Edit) -> Action:
+    return Action.CREATED if edit.before is None else Action.DELETED if edit.after is None else Action.UPDATED
 
 
 def _stamped(before: AnyResource | None, after: R, stamp: Stamp) -> R:
@@ -121,10 +137,23 @@ class StoredChange:
     """One change as it is stored, and the state that it leaves: no kind and no state after a deletion."""
 
     resource: str
+    revision: int
     change: bytes
     previous_revision: int
+    """Of the resource before; 0 for one that is new."""
     kind: str
     state: bytes | None
+
+
+def state_left(changes: Iterable[StoredChange]) -> list[StoredChange]:
+    """Returns what changes of several revisions, in order, leave behind: one a resource, the newest state on what was
+    before them all. What came and went is left out.
+    """
+    left: dict[str, StoredChange] = {}
+    for change in changes:
+        first = left.get(change.resource, change).previous_revision
+        left[change.resource] = replace(change, previous_revision=first)
+    return [change for change in left.values() if change.state is not None or change.previous_revision]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2349,7 +2349,7 @@ class WatchRevisionsRequest(_message.Message):
     @_builtins.property
     def model_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only revisions that change one of these model types, or what is below them. Empty: of all. At most 1000. Revisions come
-        whole, and heartbeats say how far the stream has come.
+        whole; `position` says how far the stream has come. Of several filters all have to fit.
         """
 
     def __init__(
@@ -2376,8 +2376,11 @@ class WatchRevisionsResponse(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     CURRENT_REVISION_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     current_revision: _builtins.int
     """The newest revision that the server knew when it sent this. A heartbeat states it every 10 s."""
+    position: _builtins.int
+    """How far the stream has come: everything up to here that was asked for has been sent. Watch again from here."""
     @_builtins.property
     def revision(self) -> Global___Revision:
         """A revision; unset in a heartbeat."""
@@ -2387,10 +2390,11 @@ class WatchRevisionsResponse(_message.Message):
         *,
         revision: Global___Revision | None = ...,
         current_revision: _builtins.int = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_revision", b"current_revision", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_revision", b"current_revision", "position", b"position", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

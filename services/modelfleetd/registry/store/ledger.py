@@ -1,4 +1,4 @@
-"""Every SQL statement of the registry."""
+"""The ledger as it is written and followed, and what is kept beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from datetime import datetime, timedelta
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.kit.codec import timestamp_from_proto
 from modelfleetd.kit.db import Connection, Database, Record
-from modelfleetd.registry.domain.revisions import StoredChange, StoredRevision
+from modelfleetd.kit.idempotency import Answered
+from modelfleetd.registry.domain.revisions import StoredChange, StoredRevision, state_left
+from modelfleetd.registry.store.history import HistoryStore
 
 # A process that stalls while it holds the head would hold up every other writer: the server ends its transaction.
 _MOST_IDLE_MS = 5000
@@ -21,27 +23,35 @@ SELECT number, hash, greatest(time, clock_timestamp()) AS now,
 FROM head FOR UPDATE
 """
 
-# One statement, one round trip: the revision with its changes, the state that they leave, and the new head. Gives the
-# number of resources that were as the decision saw them.
+# One statement, one round trip: revisions with their changes, the state that the last of them leaves, the new head, and
+# the answers for those who repeat their calls. Gives the number of resources that were as the decisions saw them.
 _APPEND = """
 WITH revision AS (
-    INSERT INTO revisions (number, time, header, previous_hash, hash) VALUES ($1, $2, $3, $4, $5)
+    INSERT INTO revisions (number, time, header, previous_hash, hash)
+    SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::bytea[], $4::bytea[], $5::bytea[])
 ), change AS (
     INSERT INTO changes (revision, position, resource, change)
-    SELECT $1, position - 1, resource, change
-    FROM unnest($6::text[], $7::bytea[]) WITH ORDINALITY AS given (resource, change, position)
+    SELECT * FROM unnest($6::bigint[], $7::int[], $8::text[], $9::bytea[])
 ), gone AS (
-    DELETE FROM resources USING unnest($12::text[], $13::bigint[]) AS given (name, revision)
+    DELETE FROM resources USING unnest($10::text[], $11::bigint[]) AS given (name, revision)
     WHERE resources.name = given.name AND resources.revision = given.revision
     RETURNING 1
 ), put AS (
     INSERT INTO resources (name, kind, revision, state)
-    SELECT name, kind, $1, state FROM unnest($8::text[], $9::text[], $10::bytea[]) AS given (name, kind, state)
+    SELECT * FROM unnest($12::text[], $13::text[], $14::bigint[], $15::bytea[])
     ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, state = excluded.state
-    WHERE resources.revision = ($11::jsonb ->> resources.name)::bigint
+    WHERE resources.revision = ($16::jsonb ->> resources.name)::bigint
     RETURNING 1
 ), moved AS (
-    UPDATE head SET number = $1, time = $2, hash = $5
+    UPDATE head SET number = last.number, time = last.time, hash = last.hash
+    FROM unnest($1::bigint[], $2::timestamptz[], $5::bytea[]) AS last (number, time, hash)
+    WHERE last.number = $1[cardinality($1)]
+), answer AS (
+    INSERT INTO requests (request_id, method, digest, response)
+    SELECT * FROM unnest($17::uuid[], $18::text[], $19::bytea[], $20::bytea[])
+), outcome AS (
+    INSERT INTO launch_outcomes (launch, outcome, digest, response)
+    SELECT * FROM unnest($21::text[], $22::text[], $23::bytea[], $24::bytea[])
 )
 SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM put)
 """
@@ -64,11 +74,21 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class LaunchOutcome:
-    """How a launch ended, and the answer to be given again."""
+    """How a launch ended, for ever, and the answer to be given again."""
 
+    launch: str
     outcome: str
     digest: bytes
     response: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A revision to be written, and its changes."""
+
+    revision: StoredRevision
+    time: datetime
+    changes: Sequence[StoredChange]
 
 
 class Store:
@@ -76,6 +96,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.history = HistoryStore(database)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -89,33 +110,46 @@ class Store:
         return Head(row["number"], row["hash"], row["now"])
 
     async def append(
-        self, conn: Connection, revision: StoredRevision, time: datetime, changes: Sequence[StoredChange]
+        self,
+        conn: Connection,
+        written: Sequence[Written],
+        answers: Sequence[Answered] = (),
+        outcomes: Sequence[LaunchOutcome] = (),
     ) -> None:
-        """Writes a revision and the state that it leaves. The head must be locked.
+        """Writes revisions, the state that they leave, and answers to be given again. The head must be locked.
 
         Raises:
             RuntimeError: a resource is not as the decision saw it: a defect, and nothing is written.
         """
-        put = [change for change in changes if change.state is not None]
-        gone = [change for change in changes if change.state is None]
+        left = state_left(change for each in written for change in each.changes)
+        put = [change for change in left if change.state is not None]
+        gone = [change for change in left if change.state is None]
+        changes = [
+            (each.revision.number, position, change.resource, change.change)
+            for each in written
+            for position, change in enumerate(each.changes)
+        ]
         touched = await conn.fetchval(
             _APPEND,
-            revision.number,
-            time,
-            revision.header,
-            revision.previous_hash,
-            revision.hash,
-            [change.resource for change in changes],
-            [change.change for change in changes],
-            [change.resource for change in put],
-            [change.kind for change in put],
-            [change.state for change in put],
-            {change.resource: change.previous_revision for change in put},
+            [each.revision.number for each in written],
+            [each.time for each in written],
+            [each.revision.header for each in written],
+            [each.revision.previous_hash for each in written],
+            [each.revision.hash for each in written],
+            *_columns(changes, 4),
             [change.resource for change in gone],
             [change.previous_revision for change in gone],
+            [change.resource for change in put],
+            [change.kind for change in put],
+            [change.revision for change in put],
+            [change.state for change in put],
+            {change.resource: change.previous_revision for change in put},
+            *_columns([(each.request_id, each.method, each.digest, each.response) for each in answers], 4),
+            *_columns([(each.launch, each.outcome, each.digest, each.response) for each in outcomes], 4),
         )
-        if touched != len(changes):
-            raise RuntimeError(f"revision {revision.number} would change {len(changes)} resources, {touched} match")
+        if touched != len(left):
+            number = written[0].revision.number
+            raise RuntimeError(f"revision {number} would change {len(left)} resources, {touched} match")
 
     async def load(self, kinds: Collection[str]) -> tuple[int, bytes, list[tuple[str, bytes]]]:
         """Returns number and hash of the newest revision, and kind and state of what there is of some kinds then."""
@@ -134,42 +168,31 @@ class Store:
         return [_revision(row) for row in rows]
 
     async def revision(self, number: int) -> StoredRevision | None:
-        """Returns one revision, or None."""
+        """Returns one revision, or None. It may have been forgotten already: see the base."""
         row = await self._database.fetchrow(f"{_REVISION} WHERE number = $1", number)
         return None if row is None else _revision(row)
-
-    async def oldest_revision(self) -> int:
-        """Returns the number of the oldest revision that is kept; 1 where there is none."""
-        oldest: int = await self._database.fetchval("SELECT coalesce(min(number), 1) FROM revisions")
-        return oldest
 
     async def revisions_before(self, resource: str, before: int | None, limit: int) -> list[StoredRevision]:
         """Returns up to `limit` revisions, newest first, of one resource or of all, older than one."""
         if resource:
             query = f"""{_REVISION} WHERE number IN (
-                SELECT DISTINCT revision FROM changes WHERE resource = $3 AND ($1::bigint IS NULL OR revision < $1)
+                SELECT DISTINCT revision FROM changes
+                WHERE resource = $3 AND revision < coalesce($1, 9223372036854775807)
+                AND revision > (SELECT number FROM base)
                 ORDER BY revision DESC LIMIT $2
             ) ORDER BY number DESC"""
             rows = await self._database.fetch(query, before, limit, resource)
         else:
-            query = f"{_REVISION} WHERE number < coalesce($1, 9223372036854775807) ORDER BY number DESC LIMIT $2"
+            query = f"""{_REVISION} WHERE number < coalesce($1, 9223372036854775807)
+            AND number > (SELECT number FROM base) ORDER BY number DESC LIMIT $2"""
             rows = await self._database.fetch(query, before, limit)
         return [_revision(row) for row in rows]
 
-    async def launch_outcome(self, conn: Connection, launch: str) -> LaunchOutcome | None:
-        """Returns how a launch ended, or None."""
-        row = await conn.fetchrow("SELECT outcome, digest, response FROM launch_outcomes WHERE launch = $1", launch)
-        return None if row is None else LaunchOutcome(row["outcome"], row["digest"], row["response"])
-
-    async def keep_launch_outcome(self, conn: Connection, launch: str, outcome: LaunchOutcome) -> None:
-        """Writes how a launch ended, for ever."""
-        await conn.execute(
-            "INSERT INTO launch_outcomes (launch, outcome, digest, response) VALUES ($1, $2, $3, $4)",
-            launch,
-            outcome.outcome,
-            outcome.digest,
-            outcome.response,
-        )
+    async def launch_outcomes(self, conn: Connection, launches: Collection[str]) -> list[LaunchOutcome]:
+        """Returns how launches ended: of those that did."""
+        query = "SELECT launch, outcome, digest, response FROM launch_outcomes WHERE launch = ANY($1)"
+        rows = await conn.fetch(query, list(launches)) if launches else ()
+        return [LaunchOutcome(row["launch"], row["outcome"], row["digest"], row["response"]) for row in rows]
 
     async def keep_serving(self, statuses: Sequence[pb.ServingStatus]) -> int:
         """Writes statuses, at most one a route, where they are newer than what is known. Returns how many were."""
@@ -219,3 +242,7 @@ def _found(row: Record | None) -> Record:
     if row is None:
         raise RuntimeError("the head of the ledger is missing")
     return row
+
+
+def _columns(rows: Sequence[tuple[object, ...]], count: int) -> list[list[object]]:
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]

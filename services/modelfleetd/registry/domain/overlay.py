@@ -1,0 +1,120 @@
+"""A ledger as it is after edits that nobody has written yet: what the next decision of several is made on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar, cast
+
+from modelfleetd.registry.domain.assets import Asset, place
+from modelfleetd.registry.domain.ledger import Ledger
+from modelfleetd.registry.domain.resource import parent_of
+from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
+from modelfleetd.registry.domain.revisions import Edit, Edits
+
+R = TypeVar("R", bound=AnyResource)
+
+
+class Overlay:
+    """Edits on top of a ledger (`domain.ledger.Ledger`).
+
+    Args:
+        ledger: the state before.
+        references: the names that a resource refers to.
+    """
+
+    def __init__(self, ledger: Ledger, references: Callable[[AnyResource], Iterable[str]]) -> None:
+        self._ledger = ledger
+        self._references = references
+        self._edits: dict[str, Edit] = {}
+        self._models: dict[str, set[str]] = {}
+        # Of what was edited, who refers to a name now; and the edits that are not in there yet: few decisions ask.
+        self._referrers: dict[str, set[str]] = {}
+        self._unread: list[Edit] = []
+        # Assets that were edited, by where they are.
+        self._places: dict[str, str] = {}
+
+    def apply(self, edits: Edits) -> None:
+        """Goes on to the state after edits that were decided on this one."""
+        for edit in edits:
+            before = self._edits.get(edit.name)
+            self._edits[edit.name] = Edit(edit.before if before is None else before.before, edit.after)
+            if isinstance(edit.after or edit.before, Model):
+                self._models.setdefault(parent_of(edit.name), set()).add(edit.name)
+            if isinstance(edit.before, Asset) and self._places.get(place(edit.before.uri)) == edit.name:
+                del self._places[place(edit.before.uri)]
+            if isinstance(edit.after, Asset):
+                self._places[place(edit.after.uri)] = edit.name
+        self._unread += edits
+
+    def edited(self, name: str) -> Edit | None:
+        """Returns what became of a resource since the state below; None where nothing did."""
+        return self._edits.get(name)
+
+    def edits(self, first: Iterable[str] = ()) -> Edits:
+        """Returns one edit for each resource that differs from the state below, the ones named first in that order."""
+        order = dict.fromkeys([*(name for name in first if name in self._edits), *self._edits])
+        found = (self._edits[name] for name in order)
+        return tuple(edit for edit in found if edit.before != edit.after)
+
+    def find(self, name: str) -> AnyResource | None:
+        """Returns whatever has the name, or None."""
+        edit = self._edits.get(name)
+        return self._ledger.find(name) if edit is None else edit.after
+
+    def team(self, name: str) -> Team | None:
+        """Returns a team, or None."""
+        return self._of(Team, name)
+
+    def region(self, name: str) -> Region | None:
+        """Returns a region, or None."""
+        return self._of(Region, name)
+
+    def model_type(self, name: str) -> ModelType | None:
+        """Returns a model type, or None."""
+        return self._of(ModelType, name)
+
+    def model(self, name: str) -> Model | None:
+        """Returns a model, or None."""
+        return self._of(Model, name)
+
+    def models_of(self, model_type: str) -> Sequence[Model]:
+        """Returns the models of a type, by name."""
+        edited = self._models.get(model_type, set())
+        below = (model for model in self._ledger.models_of(model_type) if model.name not in edited)
+        found = [*below, *(cast(Model, model) for name in edited if (model := self.find(name)) is not None)]
+        return sorted(found, key=lambda model: model.name)
+
+    def referrers(self, name: str) -> Sequence[str]:
+        """Returns the names of the resources that refer to one, sorted."""
+        self._read()
+        below = (referrer for referrer in self._ledger.referrers(name) if referrer not in self._edits)
+        return sorted({*below, *self._referrers.get(name, ())})
+
+    def every(self, kind: type[R]) -> Sequence[R]:
+        """Returns everything of one kind, by name."""
+        below = (each for each in self._ledger.every(kind) if each.name not in self._edits)
+        edited = (edit.after for edit in self._edits.values() if isinstance(edit.after, kind))
+        return sorted([*below, *edited], key=lambda each: each.name)
+
+    def asset_at(self, uri: str) -> str | None:
+        """Returns the name of the asset that has a URI, or None."""
+        if place(uri) in self._places:
+            return self._places[place(uri)]
+        below = self._ledger.asset_at(uri)
+        return None if below in self._edits else below
+
+    def pending(self) -> Edits:
+        """Returns what has been decided and is not written yet: these edits, and those below them."""
+        return (*(edit for edit in self._ledger.pending() if edit.name not in self._edits), *self.edits())
+
+    def _of(self, kind: type[R], name: str) -> R | None:
+        found = self.find(name)
+        return found if isinstance(found, kind) else None
+
+    def _read(self) -> None:
+        for edit in self._unread:
+            for name in () if edit.before is None else self._references(edit.before):
+                self._referrers.setdefault(name, set()).discard(edit.name)
+            for name in () if edit.after is None else self._references(edit.after):
+                self._referrers.setdefault(name, set()).add(edit.name)
+        self._unread = []
