@@ -246,7 +246,7 @@ async def test_words_follow_the_scheme_in_revisions_of_the_registry_itself(
         listed = (await registry.ListModelTypes(page_size=1000)).model_types
         return all(each.naming for each in listed)
 
-    await until(all_named)
+    await until(all_named, timeout=30)
     assert await naming(registry, "modelTypes/x449") == {"what": "x449"}
     written = [
         revision
@@ -268,7 +268,7 @@ async def test_words_follow_the_scheme_in_revisions_of_the_registry_itself(
         listed = (await registry.ListModelTypes(page_size=1000)).model_types
         return not any(each.naming for each in listed)
 
-    await until(none_named)
+    await until(none_named, timeout=30)
     (last,) = (await registry.ListRevisions(page_size=1)).revisions
     assert last.reason == "These ids fit no naming scheme any more."
 
