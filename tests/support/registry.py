@@ -63,6 +63,8 @@ def serving(role: ModelRole, key: str = "v1", of: str = "ctr") -> Model:
 class LedgerOf:
     """A ledger with these entries (`domain.ledger.Ledger`)."""
 
+    follows_up_later = False
+
     def __init__(self, *entries: AnyResource, revision: int = 0) -> None:
         self.entries = {entry.name: entry for entry in entries}
         self.revision = revision
@@ -98,7 +100,7 @@ class LedgerOf:
         return sorted((each for each in models if parent_of(each.name) == model_type), key=lambda each: each.name)
 
     def referrers(self, name: str) -> Sequence[str]:
-        return sorted(entry.name for entry in self.entries.values() if name in set(_references(entry)))
+        return sorted(entry.name for entry in self.entries.values() if name in set(references(entry)))
 
     def find(self, name: str) -> AnyResource | None:
         return self.entries.get(name)
@@ -115,7 +117,7 @@ class LedgerOf:
         return found[0] if found else None
 
 
-def _references(entry: AnyResource) -> Iterable[str]:
+def references(entry: AnyResource) -> Iterable[str]:
     if isinstance(entry, Region):
         return [share.region for share in entry.failover_shares]
     if isinstance(entry, ModelType):

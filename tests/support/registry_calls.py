@@ -30,14 +30,17 @@ def request_id() -> str:
 class Registry:
     """A registry as one caller sees it: `await registry.GetTeam(name=…)`; request_id is made where it is not given."""
 
-    def __init__(self, channel: grpc.aio.Channel, principal: str = "", timeout: float = 10.0) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, principal: str = "", timeout: float = 10.0, address: str = ""
+    ) -> None:
         self.channel = channel
+        self.address = address
         self.stub = registry_pb2_grpc.RegistryServiceStub(channel)
         self.metadata = (("x-modelfleet-principal", principal),) if principal else ()
         self.timeout = timeout
 
     def as_(self, principal: str) -> Registry:
-        return Registry(self.channel, principal, self.timeout)
+        return Registry(self.channel, principal, self.timeout, self.address)
 
     def __getattr__(self, method: str) -> Any:
         request_type = GetMessageClass(_METHODS[method].input_type)
@@ -54,7 +57,7 @@ class Registry:
 @asynccontextmanager
 async def registry(database_url: str, **config: Any) -> AsyncIterator[Registry]:
     async with running("registry", build, database_url, **config) as service, channel_to(service) as channel:
-        yield Registry(channel)
+        yield Registry(channel, address=service.address)
 
 
 async def refused(call: Awaitable[object], code: grpc.StatusCode, reason: str) -> Refusal:

@@ -22,24 +22,22 @@ async def write(url: str, resources: Iterable[AnyResource], per_revision: int = 
     """Creates resources, so many a revision, as calls would have; returns the number of the last revision."""
     database = await Database.open(url, "registry")
     store = Store(database)
+    remaining, last = iter(resources), 0
     try:
-        async with store.transaction() as conn:
-            head = await store.lock_head(conn)
-            number, hash_ = head.number, head.hash
-            remaining = iter(resources)
-            while batch := tuple(itertools.islice(remaining, per_revision)):
-                stamp = Stamp(number + 1, head.now)
+        while batch := tuple(itertools.islice(remaining, per_revision)):
+            async with store.transaction() as conn:
+                head = await store.lock_head(conn)
+                stamp = Stamp(head.number + 1, head.now)
                 header = wire.header_of(Author("loader"), stamp)
-                changes = [
-                    wire.stored_change(change, stamp.revision)
-                    for change in revise([Edit(None, each) for each in batch], stamp)
-                ]
-                revision = StoredRevision.following(hash_, stamp.revision, header, [each.change for each in changes])
+                edits = revise([Edit(None, each) for each in batch], stamp)
+                changes = [wire.stored_change(change, stamp.revision) for change in edits]
+                parts = [each.change for each in changes]
+                revision = StoredRevision.following(head.hash, stamp.revision, header, parts)
                 await store.append(conn, [Written(revision, stamp.time, changes)])
-                number, hash_ = revision.number, revision.hash
+                last = revision.number
     finally:
         await database.close()
-    return number
+    return last
 
 
 MODELS_A_TYPE = 20

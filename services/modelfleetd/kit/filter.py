@@ -26,6 +26,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import Final, TypeAlias
 
 from modelfleetd.errors import FieldViolation, InvalidFields, invalid
@@ -299,11 +300,13 @@ class Field:
     prefix: str = ""
     # Text that differs from entry to entry and that people search rather than name: it is not indexed.
     prose: bool = False
+    # The field that leads to the entry which has it, where that is another one.
+    of: str = ""
 
     @property
     def shown(self) -> str:
-        """The field as people write it."""
-        return f"{self.path}.KEY" if self.keyed else self.path
+        """The field as people write it; of another entry's, one for all."""
+        return f"{self.of}.FIELD" if self.of else f"{self.path}.KEY" if self.keyed else self.path
 
 
 class Operator(enum.Enum):
@@ -455,9 +458,10 @@ def _find(asked: Comparison, fields: Mapping[str, Field]) -> tuple[Field, str]:
         if keyed is not None and keyed.keyed:
             return keyed, asked.path[-1]
     if found is None:
-        known = ", ".join(sorted(each.shown for each in fields.values()))
+        known = ", ".join(sorted({each.shown for each in fields.values()}))
         shown = ".".join(asked.path)[:_SHOWN]
-        raise _Refused(f"this list cannot be filtered by '{shown}', but by {known}", asked.at)
+        near = "".join(f" (do you mean '{path}'?)" for path in get_close_matches(shown, fields, 1))
+        raise _Refused(f"this list cannot be filtered by '{shown}'{near}, but by {known}", asked.at)
     if found.keyed and asked.operator != ":":
         raise _Refused(f"{found.path} is a map; write {found.path}.KEY {asked.operator} VALUE", asked.at)
     if found.many and asked.operator != ":":

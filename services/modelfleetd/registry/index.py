@@ -136,8 +136,9 @@ class Index:
         if self._parents is None:
             return
         by, other = self._parents
-        own = {path: each for path, each in self.fields.items() if not path.startswith(f"{by}.")}
-        self.fields = own | {f"{by}.{path}": replace(each, path=f"{by}.{path}") for path, each in other.fields.items()}
+        own = {path: each for path, each in self.fields.items() if not each.of}
+        theirs = (replace(each, path=f"{by}.{path}", of=by) for path, each in other.fields.items())
+        self.fields = own | {each.path: each for each in theirs}
 
     def _add(self, path: str, reading: Reading) -> None:
         self.fields[path] = reading.field

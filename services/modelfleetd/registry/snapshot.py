@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
+from google.protobuf.message import Message
+
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.registry.v1.assets_pb2 import Asset
 from modelfleet.registry.v1.classification_pb2 import ExtensionSchema
 from modelfleetd import names
 from modelfleetd.kit.auth import Role
+from modelfleetd.kit.fields import Reading
 from modelfleetd.kit.filter import Node
 from modelfleetd.kit.ordering import Order
 from modelfleetd.kit.paging import Position
@@ -141,6 +144,11 @@ class Snapshot:
         prefix = "" if names.WILDCARD in collection.split("/") or "/" not in collection else f"{collection}/"
         return self.index_of(collection).page(prefix, where, order, after, limit)
 
+    def attributes_of(self, kind: type[Message]) -> Mapping[str, Reading]:
+        """Returns the attributes that entries of a kind can be filtered by, by path."""
+        schemas = self.table(ExtensionSchema)
+        return listing.attributes((schemas[name] for name in sorted(schemas)), kind)
+
     def index_of(self, collection: str) -> Index:
         """Returns the index of a collection's kind."""
         kind = kind_of_name(f"{collection}/id")
@@ -187,8 +195,9 @@ class Snapshot:
 
     def _remove(self, name: str) -> None:
         before = self._table(name).pop(name)
-        self._plain.pop(kind_of_message(type(before)).name, None)
-        self._indexes[kind_of_message(type(before)).name].remove(before)
+        kind = kind_of_message(type(before)).name
+        self._indexes[kind].remove(before)
+        self._plain.pop(kind, None)
         self._refer(name, references_of(before), frozenset())
         self.lookup.put(before, None)
         if isinstance(before, pb.Team):
@@ -198,10 +207,8 @@ class Snapshot:
 
     def _find_attributes(self) -> None:
         """Makes those attributes fields of lists that the schemas of now declare to be."""
-        schemas = self.table(ExtensionSchema)
-        ordered = [schemas[name] for name in sorted(schemas)]
         for kind in (pb.ModelType, pb.Model):
-            self._indexes[kind_of_message(kind).name].set_attributes(listing.attributes(ordered, kind))
+            self._indexes[kind_of_message(kind).name].set_attributes(self.attributes_of(kind))
 
     def _bind(self, team: pb.Team) -> None:
         for binding in team.role_bindings:
@@ -228,6 +235,8 @@ class Snapshot:
 
 class SnapshotLedger:
     """The snapshot as decisions see it (`domain.ledger.Ledger`): messages become plain data when asked for."""
+
+    follows_up_later = False
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

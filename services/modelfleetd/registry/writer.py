@@ -6,6 +6,7 @@ ones before it leave, has a revision of its own, and is refused alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -27,11 +28,13 @@ from modelfleetd.registry.batch import (
     RequestedWrite,
     UnaskedWrite,
     Write,
+    edits_of,
 )
 from modelfleetd.registry.domain.ledger import Ledger
-from modelfleetd.registry.domain.revisions import Author, Edits
+from modelfleetd.registry.domain.revisions import Author, Edits, check_size, revise
 from modelfleetd.registry.domain.roles import Finalization, finalize_launch
 from modelfleetd.registry.follower import Follower
+from modelfleetd.registry.slices import in_slices
 from modelfleetd.registry.snapshot import SnapshotLedger
 from modelfleetd.registry.store import Head, Store
 from modelfleetd.registry.turns import Turns
@@ -45,7 +48,7 @@ class Writer:
     def __init__(self, store: Store, follower: Follower) -> None:
         self._store = store
         self._follower = follower
-        self._turns: Turns[Write[Any]] = Turns(self._write, _MOST_TOGETHER)
+        self._turns: Turns[Write[Any]] = Turns(self._write, _MOST_TOGETHER, lambda write: write.weight)
 
     async def change(self, request: Any, answer: type[Answer], name: str, author: Author, decide: Decide) -> Answer:
         """Does what a request asks for, once for its request_id, and answers with the resource that it is about.
@@ -59,7 +62,7 @@ class Writer:
         """
         if request.validate_only:
             await self._follower.catch_up()
-            return self._preview(answer, name, decide(SnapshotLedger(self._follower.snapshot)))
+            return self._preview(answer, name, await edits_of(decide(SnapshotLedger(self._follower.snapshot))))
 
         def reply(_: pb.Revision | None, after: After) -> Answer:
             return answer() if answer is Empty else cast(Answer, after(name))
@@ -67,7 +70,7 @@ class Writer:
         return await self.write(request, answer, author, decide, reply)
 
     async def write(
-        self, request: Any, answer: type[Answer], author: Author, decide: Decide, reply: Reply[Answer]
+        self, request: Any, answer: type[Answer], author: Author, decide: Decide, reply: Reply[Answer], weight: int = 1
     ) -> Answer:
         """Does what a request asks for, once for its request_id.
 
@@ -77,9 +80,25 @@ class Writer:
             author: of the revision.
             decide: the edits. It may be asked on any state, more than once, and must not wait.
             reply: makes the answer.
+            weight: how many entries it is about.
         """
-        write = RequestedWrite(author=author, decide=decide, reply=reply, request=request, answer_class=answer)
+        write = RequestedWrite(
+            author=author, decide=decide, reply=reply, request=request, answer_class=answer, weight=weight
+        )
         return await self._do(write)
+
+    async def preview(self, decide: Decide) -> Sequence[pb.ResourceChange]:
+        """Returns the changes that a revision would have. What only a revision gives is as it was.
+
+        Raises:
+            InvalidFields: the revision would be too large.
+        """
+        await self._follower.catch_up()
+        # Others may write meanwhile, as they may between this answer and whatever is done with it.
+        edits = await edits_of(decide(SnapshotLedger(self._follower.snapshot)))
+        changes = [wire.stored_change(change, 0) async for edit in in_slices(edits) for change in revise((edit,), None)]
+        check_size(len(change.change) for change in changes)
+        return [pb.ResourceChange.FromString(change.change) for change in changes]
 
     async def change_unasked(self, author: Author, decide: Decide) -> pb.Revision | None:
         """Writes what the registry itself decides. Returns the revision; None where there was nothing to do.
@@ -88,12 +107,10 @@ class Writer:
             author: of the revision.
             decide: the edits; empty where everything is so already, so that several replicas may try.
         """
-
-        def reply(revision: pb.Revision | None, _: After) -> pb.Revision:
-            return pb.Revision() if revision is None else revision
-
-        written = await self._do(UnaskedWrite(author=author, decide=decide, reply=reply))
-        return written if written.number else None
+        made = await self._do(
+            UnaskedWrite(author=author, decide=decide, reply=lambda revision, _: revision or pb.Revision())
+        )
+        return made if made.number else None
 
     async def finalize(self, asked: Finalization, author: Author) -> pb.FinalizeLaunchResponse:
         """Ends a launch, once for ever: repeated with the same content it answers the same.
@@ -132,9 +149,11 @@ class Writer:
         """Decides writes and commits all that were not refused: one transaction, whatever their number."""
         async with self._store.transaction() as conn:
             head = await self._head(conn)
-            batch = Batch(self._follower.snapshot, head, await self._memory(conn, writes))
+            # The head is held, so the state stays as it is while others go on; and the server sees that we live.
+            pause = functools.partial(self._store.keep_alive, conn)
+            batch = Batch(self._follower.snapshot, head, await self._memory(conn, writes), pause)
             for write in writes:
-                batch.add(write)
+                await batch.add(write)
             await batch.append(self._store, conn)
             failpoint("registry.before_commit")
         failpoint("registry.after_commit")

@@ -14,6 +14,7 @@ _COMMANDS = {
     "capacity": ("modelfleet.cli.capacity", "Flavors, pools, reservations, certificates, load tests and estimates."),
     "launch": ("modelfleet.cli.launch", "Plan, start, watch and steer launches."),
     "stability": ("modelfleet.cli.stability", "Are the predictions still right?"),
+    "fleet": ("modelfleet.cli.fleet", "Synthetic fleets to try the commands with."),
 }
 
 

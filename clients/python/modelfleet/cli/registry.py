@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from modelfleet.cli import assets, classification, render
+from modelfleet.cli import assets, classification, code, export, render
 from modelfleet.cli.resources import Resource, add_standard_verbs
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.registry.v1 import registry_pb2 as pb
@@ -101,6 +101,7 @@ add_standard_verbs(model_type, MODEL_TYPE)
 add_standard_verbs(model, MODEL, parent="modelTypes/{}")
 assets.add_to(group)
 classification.add_to(group)
+code.add_commands(group)
 
 
 def describe_change(change: pb.ResourceChange) -> str:
@@ -108,6 +109,9 @@ def describe_change(change: pb.ResourceChange) -> str:
     fields = ", ".join(field.path for field in change.fields)
     what = render.enum(change, "action").lower()
     return f"{change.resource} {what}: {fields}" if fields and what == "updated" else f"{change.resource} {what}"
+
+
+export.add_command(group, describe_change)
 
 
 @revision.command("list")

@@ -10,20 +10,18 @@ import grpc
 from google.protobuf.message import Message
 
 from modelfleet.registry.v1 import registry_pb2_grpc
-from modelfleet.registry.v1.classification_pb2 import ExtensionSchema
 from modelfleetd import names
 from modelfleetd.clock import Clock
-from modelfleetd.errors import FieldViolation, InvalidFields, ResourceNotFound
+from modelfleetd.errors import FieldViolation, InvalidFields, ResourceNotFound, invalid
 from modelfleetd.kit import ordering, paging
 from modelfleetd.kit.auth import current_principal
 from modelfleetd.kit.filter import Field, Node, matches
 from modelfleetd.kit.filter import read as read_filter
-from modelfleetd.kit.ordering import Order
-from modelfleetd.registry import wire
+from modelfleetd.kit.ordering import BY_NAME, Order
+from modelfleetd.registry import listing, wire
 from modelfleetd.registry.compaction import Compaction
 from modelfleetd.registry.domain.revisions import Author
 from modelfleetd.registry.follower import Follower
-from modelfleetd.registry.listing import readings_of
 from modelfleetd.registry.past import Past
 from modelfleetd.registry.readout import Readout
 from modelfleetd.registry.snapshot import Snapshot
@@ -71,22 +69,12 @@ class Base(registry_pb2_grpc.RegistryServiceServicer):
             pattern.parse(parent, "parent", wildcard=True)
         point = await self._point(request, kind)
         if point is not None:
-            return await self._past.page(request, kind, point, self._fits(request, kind))
+            return await self._past.page(request, kind, point, fits_of(request, self._follower.snapshot, kind))
         snapshot = self._follower.snapshot
         if parent and names.WILDCARD not in parent.split("/") and snapshot.find(parent) is None:
             raise ResourceNotFound(parent)
         messages, token = page_of(request, snapshot, collection_of(kind, parent), snapshot.table(kind))
         return messages, token, snapshot.revision
-
-    def _fits(self, request: Any, kind: type[M]) -> Callable[[M], bool]:
-        """Returns what says whether a message of the past is asked for. The past is in the order of names only."""
-        fields = readings_of(kind, self._follower.snapshot.table(ExtensionSchema).values())
-        where, _ = _asked(request, {path: each.field for path, each in fields.items()}, (ordering.BY_NAME,))
-
-        def fits(message: M) -> bool:
-            return where is None or matches(where, lambda asked: fields[asked.field.path].of(message, asked.key))
-
-        return fits
 
     async def _point(self, request: Any, kind: type[M]) -> int | None:
         """Returns the revision to read the past as of; None where the snapshot answers."""
@@ -120,13 +108,32 @@ def collection_of(kind: type[Message], parent: str = "") -> str:
 def page_of(request: Any, snapshot: Snapshot, collection: str, table: Mapping[str, M]) -> tuple[Sequence[M], str]:
     """Returns the messages of a page of a collection, filtered and ordered as asked, and the token of the next one."""
     index = snapshot.index_of(collection)
-    where, order = _asked(request, index.fields, index.orders)
+    where, order = _asked(request, index.fields, lambda text: ordering.read(text, index.orders))
     page = paging.read(request, *order.position)
     found = snapshot.page(collection, page.position, page.size + 1, where, order)
     return page.answer(found, lambda name: index.position(name, order), table.__getitem__)
 
 
-def _asked(request: Any, fields: Mapping[str, Field], orders: Sequence[str]) -> tuple[Node | None, Order]:
+def fits_of(request: Any, snapshot: Snapshot, kind: type[M]) -> Callable[[M], bool] | None:
+    """Returns whether a message is asked for, in a list that is read by name from the database; None where all are.
+
+    Raises:
+        InvalidFields: the filter is none, or another order is asked for.
+    """
+    readings = {**listing.fields(wire.kind_of_message(kind).name), **snapshot.attributes_of(kind)}
+    where, _ = _asked(request, {path: each.field for path, each in readings.items()}, _by_name)
+    if where is None:
+        return None
+    return lambda message: matches(where, lambda asked: readings[asked.field.path].of(message, asked.key))
+
+
+def _by_name(text: str) -> Order:
+    if text.split() not in ([], [BY_NAME]):
+        raise invalid("order_by", "must be name: this list is read in no other order")
+    return Order()
+
+
+def _asked(request: Any, fields: Mapping[str, Field], read_order: Callable[[str], Order]) -> tuple[Node | None, Order]:
     """Returns filter and order of a list. Raises InvalidFields with what is wrong with either."""
     where, order = None, Order()
     wrong: list[FieldViolation] = []
@@ -135,7 +142,7 @@ def _asked(request: Any, fields: Mapping[str, Field], orders: Sequence[str]) -> 
     except InvalidFields as error:
         wrong += error.violations
     try:
-        order = ordering.read(request.order_by, orders)
+        order = read_order(request.order_by)
     except InvalidFields as error:
         wrong += error.violations
     if wrong:

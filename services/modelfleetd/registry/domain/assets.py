@@ -34,5 +34,5 @@ class Asset(Resource):
 
 
 def place(uri: str) -> str:
-    """Returns what URIs are compared by: a slash at the end makes no difference."""
+    """Returns what a URI is compared by: a slash at its end makes no difference."""
     return uri.rstrip("/")

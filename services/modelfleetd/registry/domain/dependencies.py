@@ -97,18 +97,27 @@ def follow_up(ledger: Ledger, before: ModelType | None, after: ModelType | None)
 
     They belong to the same revision as the change that caused them, so that no reader ever sees one without the other.
     """
-    name = (before or after or _nothing()).name
-    changes_upstream = (before and (before.tier, before.upstream_types)) != (
-        after and (after.tier, after.upstream_types)
-    )
-    if not changes_upstream:
+    if ledger.follows_up_later:
         return ()
-    dependencies = Dependencies(ledger, name, after)
-    direct = (before.upstream_types if before else ()) + (after.upstream_types if after else ())
+    name = (before or after or _nothing()).name
+    return follow_ups(Dependencies(ledger, name, after), [(before, after)])
+
+
+def follow_ups(dependencies: Dependencies, changes: Iterable[tuple[ModelType | None, ModelType | None]]) -> Edits:
+    """Returns the edits of types whose `required_tier` changes with others.
+
+    Args:
+        dependencies: the graph after the changes.
+        changes: each type that changes, before and after.
+    """
+    direct: set[str] = set()
+    for before, after in changes:
+        if (before and (before.tier, before.upstream_types)) != (after and (after.tier, after.upstream_types)):
+            direct.update(before.upstream_types if before else (), after.upstream_types if after else ())
     edits = []
     for upstream in dependencies.all_upstream(direct):
-        model_type = ledger.model_type(upstream)
-        if model_type is not None and model_type.name != name:
+        model_type = dependencies.model_type(upstream)
+        if model_type is not None:
             required = dependencies.required_tier(upstream)
             if required != model_type.required_tier:
                 edits.append(Edit(model_type, replace(model_type, required_tier=required)))

@@ -14,6 +14,10 @@ R = TypeVar("R", bound=AnyResource)
 class Ledger(Protocol):
     """Everything that exists at one revision."""
 
+    @property
+    def follows_up_later(self) -> bool:
+        """Whether this is the middle of several changes: what follows for other entries is decided after the last."""
+
     def team(self, name: str) -> Team | None:
         """Returns a team, or None."""
 

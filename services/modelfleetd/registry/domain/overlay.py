@@ -20,9 +20,13 @@ class Overlay:
     Args:
         ledger: the state before.
         references: the names that a resource refers to.
+        follows_up_later: whether what follows for other entries is decided after the last of the edits.
     """
 
-    def __init__(self, ledger: Ledger, references: Callable[[AnyResource], Iterable[str]]) -> None:
+    def __init__(
+        self, ledger: Ledger, references: Callable[[AnyResource], Iterable[str]], *, follows_up_later: bool = False
+    ) -> None:
+        self.follows_up_later = follows_up_later
         self._ledger = ledger
         self._references = references
         self._edits: dict[str, Edit] = {}
@@ -30,8 +34,10 @@ class Overlay:
         # Of what was edited, who refers to a name now; and the edits that are not in there yet: few decisions ask.
         self._referrers: dict[str, set[str]] = {}
         self._unread: list[Edit] = []
-        # Assets that were edited, by where they are.
-        self._places: dict[str, str] = {}
+        # Of what was edited, the asset that has a URI now.
+        self._assets: dict[str, str] = {}
+        # Decisions ask for the same entries again and again.
+        self._known: dict[str, AnyResource | None] = {}
 
     def apply(self, edits: Edits) -> None:
         """Goes on to the state after edits that were decided on this one."""
@@ -40,10 +46,10 @@ class Overlay:
             self._edits[edit.name] = Edit(edit.before if before is None else before.before, edit.after)
             if isinstance(edit.after or edit.before, Model):
                 self._models.setdefault(parent_of(edit.name), set()).add(edit.name)
-            if isinstance(edit.before, Asset) and self._places.get(place(edit.before.uri)) == edit.name:
-                del self._places[place(edit.before.uri)]
+            if isinstance(edit.before, Asset):
+                self._assets.pop(place(edit.before.uri), None)
             if isinstance(edit.after, Asset):
-                self._places[place(edit.after.uri)] = edit.name
+                self._assets[place(edit.after.uri)] = edit.name
         self._unread += edits
 
     def edited(self, name: str) -> Edit | None:
@@ -59,7 +65,11 @@ class Overlay:
     def find(self, name: str) -> AnyResource | None:
         """Returns whatever has the name, or None."""
         edit = self._edits.get(name)
-        return self._ledger.find(name) if edit is None else edit.after
+        if edit is not None:
+            return edit.after
+        if name not in self._known:
+            self._known[name] = self._ledger.find(name)
+        return self._known[name]
 
     def team(self, name: str) -> Team | None:
         """Returns a team, or None."""
@@ -98,10 +108,8 @@ class Overlay:
 
     def asset_at(self, uri: str) -> str | None:
         """Returns the name of the asset that has a URI, or None."""
-        if place(uri) in self._places:
-            return self._places[place(uri)]
         below = self._ledger.asset_at(uri)
-        return None if below in self._edits else below
+        return self._assets.get(place(uri)) or (None if below in self._edits else below)
 
     def pending(self) -> Edits:
         """Returns what has been decided and is not written yet: these edits, and those below them."""

@@ -109,6 +109,10 @@ class Store:
         row = _found(await conn.fetchrow(_LOCK_HEAD, str(_MOST_IDLE_MS)))
         return Head(row["number"], row["hash"], row["now"])
 
+    async def keep_alive(self, conn: Connection) -> None:
+        """Shows the server that a transaction which takes a while is not one of a process that stalls."""
+        await conn.fetchval("SELECT 1")
+
     async def append(
         self,
         conn: Connection,
