@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from modelfleet import errors
 from modelfleet.capacity.v1 import capacity_pb2
 from modelfleet.common.v1 import permission_pb2, serving_pb2
-from modelfleet.registry.v1 import registry_pb2
+from modelfleet.registry.v1 import assets_pb2, registry_pb2
 from tests.support.contracts import Rpc, refused, rpcs
 from tests.support.fleet import Fleet, fleet
 from tests.support.wait import until
@@ -28,6 +28,8 @@ RESOURCES = {
     "team.name": "teams/ours",
     "model_type.team": "teams/ours",
     "pool.team": "teams/ours",
+    "asset.team": "teams/ours",
+    "asset.name": "assets/ours",
     "model_type.name": "modelTypes/ranker",
     "batch.model_type": "modelTypes/ranker",
     "launch.model_type": "modelTypes/ranker",
@@ -46,6 +48,7 @@ NAMED = {
     "DeleteModelType": "modelTypes/ranker",
     "DeleteModel": "modelTypes/ranker/models/a",
     "DeletePool": "pools/ours",
+    "DeleteAsset": "assets/ours",
 }
 
 
@@ -67,6 +70,8 @@ async def peopled(database_url: str) -> AsyncIterator[Fleet]:
             await client.registry.create_model(
                 parent="modelTypes/ranker", model_id="a", model=registry_pb2.Model(serving_spec=spec)
             )
+            dashboard = assets_pb2.Asset(kind=assets_pb2.Asset.DASHBOARD, uri="https://ours", team="teams/ours")
+            await client.registry.create_asset(asset_id="ours", asset=dashboard)
             await client.capacity.create_flavor(flavor_id="cpu", flavor=capacity_pb2.Flavor())
             await client.capacity.create_pool(pool_id="ours", pool=capacity_pb2.Pool(team="teams/ours"))
         yield running

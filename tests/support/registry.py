@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from modelfleetd.registry.domain.assets import Asset
+from modelfleetd.registry.domain.naming import NamingField, NamingScheme, NamingWord
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Edits, Stamp, revise
@@ -44,6 +45,15 @@ def split(region: str = "eu", *, of: str = "ctr", **shares: int) -> RegionSplit:
             ModelShare(model=f"modelTypes/{of}/models/{key}", share_basis_points=share) for key, share in shares.items()
         ),
     )
+
+
+def naming_scheme(key: str, *fields: tuple[str, Sequence[str]], **more: Any) -> NamingScheme:
+    """A scheme with fields of these ids and words."""
+    parts = (
+        NamingField(id=id_, words=tuple(NamingWord(word=word, meaning=word.upper()) for word in words))
+        for id_, words in fields
+    )
+    return NamingScheme(name=f"namingSchemes/{key}", separator="_", fields=tuple(parts), **more)
 
 
 def serving(role: ModelRole, key: str = "v1", of: str = "ctr") -> Model:
@@ -98,6 +108,10 @@ class LedgerOf:
     def every(self, kind: type[R]) -> Sequence[R]:
         found = [entry for entry in self.entries.values() if isinstance(entry, kind)]
         return sorted(found, key=lambda each: each.name)
+
+    def asset_at(self, uri: str) -> str | None:
+        found = [each.name for each in self.every(Asset) if each.uri.rstrip("/") == uri.rstrip("/")]
+        return found[0] if found else None
 
 
 def references(entry: AnyResource) -> Iterable[str]:

@@ -269,7 +269,9 @@ class AsyncRegistry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model type that serves nothing and has no models."""
+        """Deletes a model type that serves nothing and has no models; assets that name it stay
+        without it.
+        """
     async def get_model(
         self,
         request: registry_pb2.GetModelRequest | None = None,
@@ -355,7 +357,7 @@ class AsyncRegistry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model that has no role that serves."""
+        """Deletes a model that has no role that serves; assets that name it stay without it."""
     async def get_asset(
         self,
         request: assets_pb2.GetAssetRequest | None = None,
@@ -2104,7 +2106,9 @@ class Registry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model type that serves nothing and has no models."""
+        """Deletes a model type that serves nothing and has no models; assets that name it stay
+        without it.
+        """
     def get_model(
         self,
         request: registry_pb2.GetModelRequest | None = None,
@@ -2190,7 +2194,7 @@ class Registry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model that has no role that serves."""
+        """Deletes a model that has no role that serves; assets that name it stay without it."""
     def get_asset(
         self,
         request: assets_pb2.GetAssetRequest | None = None,

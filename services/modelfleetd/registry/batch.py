@@ -99,6 +99,17 @@ class LaunchEnding(Write[pb.FinalizeLaunchResponse]):
         memory.new_launches.append(made)
 
 
+@dataclass(eq=False, slots=True, kw_only=True)
+class UnaskedWrite(Write[pb.Revision]):
+    """What the registry writes by itself: nobody repeats it, and it decides again where something is left to do."""
+
+    def recall(self, memory: Memory) -> pb.Revision | None:
+        return None
+
+    def remember(self, memory: Memory, answer: pb.Revision) -> None:
+        pass
+
+
 async def edits_of(decided: Edits | Iterator[Edits], pause: Pause = give_way) -> Edits:
     """Returns the edits that a decision comes to."""
     if isinstance(decided, tuple):

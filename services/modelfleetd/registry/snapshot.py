@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 from google.protobuf.message import Message
 
 from modelfleet.registry.v1 import registry_pb2 as pb
+from modelfleet.registry.v1.assets_pb2 import Asset
 from modelfleet.registry.v1.classification_pb2 import ExtensionSchema
 from modelfleetd import names
 from modelfleetd.kit.auth import Role
@@ -20,9 +21,11 @@ from modelfleetd.kit.filter import Node
 from modelfleetd.kit.ordering import Order
 from modelfleetd.kit.paging import Position
 from modelfleetd.registry import listing
+from modelfleetd.registry.domain.assets import place
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
 from modelfleetd.registry.index import Index
 from modelfleetd.registry.listing import MODEL_TYPES, MODELS_OF_ALL, REGIONS, TEAMS
+from modelfleetd.registry.lookup import Lookup
 from modelfleetd.registry.wire import (
     KINDS,
     AnyMessage,
@@ -58,6 +61,10 @@ class Snapshot:
         self._indexes = listing.indexes()
         # Who refers to a name.
         self._referrers: dict[str, set[str]] = {}
+        # Kinds as plain data, as long as nothing of them changes: each write asks for all schemas.
+        self._plain: dict[str, Sequence[AnyResource]] = {}
+        # What entries are found by when somebody does not know their name.
+        self.lookup = Lookup()
         # Roles by member and team.
         self.bindings: dict[str, dict[str, frozenset[Role]]] = {}
 
@@ -156,6 +163,14 @@ class Snapshot:
         """Returns whatever has the name, or None."""
         return self._table(name).get(name)
 
+    def every(self, kind: type[R]) -> Sequence[R]:
+        """Returns everything of one kind as plain data, by name: the same objects until something of it changes."""
+        key = kind_of_resource(kind).name
+        if key not in self._plain:
+            table = self._tables[key]
+            self._plain[key] = [resource_of(table[name]) for name in sorted(table)]
+        return cast(Sequence[R], self._plain[key])
+
     def _table(self, name: str) -> dict[str, AnyMessage]:
         kind = kind_of_name(name)
         return {} if kind is None else self._tables.get(kind.name, {})
@@ -170,15 +185,20 @@ class Snapshot:
     def _keep(self, before: AnyMessage | None, message: AnyMessage) -> None:
         name = message.name
         self._table(name)[name] = message
+        self._plain.pop(kind_of_message(type(message)).name, None)
         self._refer(name, frozenset() if before is None else references_of(before), references_of(message))
+        self.lookup.put(before, message)
         if isinstance(message, pb.Team):
             self._unbind(cast(pb.Team | None, before))
             self._bind(message)
 
     def _remove(self, name: str) -> None:
         before = self._table(name).pop(name)
-        self._indexes[kind_of_message(type(before)).name].remove(before)
+        kind = kind_of_message(type(before)).name
+        self._indexes[kind].remove(before)
+        self._plain.pop(kind, None)
         self._refer(name, references_of(before), frozenset())
+        self.lookup.put(before, None)
         if isinstance(before, pb.Team):
             self._unbind(before)
         if isinstance(before, ExtensionSchema):
@@ -251,8 +271,15 @@ class SnapshotLedger:
 
     def every(self, kind: type[R]) -> Sequence[R]:
         """Returns everything of one kind, by name."""
-        table = self._snapshot.table(kind_of_resource(kind).message)
-        return [cast(R, resource_of(table[name])) for name in sorted(table)]
+        return self._snapshot.every(kind)
+
+    def asset_at(self, uri: str) -> str | None:
+        """Returns the name of the asset that has a URI, or None."""
+        assets = self._snapshot.table(Asset)
+        for name in self._snapshot.lookup.at(place(uri)):
+            if name in assets and place(assets[name].uri) == place(uri):
+                return name
+        return None
 
 
 def _resource(message: AnyMessage | None) -> AnyResource | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from modelfleet.registry.v1 import assets_pb2, classification_pb2, criticality_pb2, evidence_pb2
@@ -16,7 +17,7 @@ from modelfleetd.registry.domain.assets import Asset
 from modelfleetd.registry.domain.criticality import CriticalityRequest
 from modelfleetd.registry.domain.evidence import EvaluationReport, RiskAssessment
 from modelfleetd.registry.domain.naming import NamingScheme
-from modelfleetd.registry.domain.resource import Resource
+from modelfleetd.registry.domain.resource import Json, Resource
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Author, ResourceChange, Stamp, StoredChange, StoredRevision, changed
 from modelfleetd.registry.domain.schemas import ExtensionSchema
@@ -99,6 +100,11 @@ def message_of(resource: AnyResource) -> AnyMessage:
 def resource_of(message: AnyMessage) -> AnyResource:
     """Returns the resource in a message."""
     return from_proto(message, _BY_MESSAGE[type(message)].resource)
+
+
+def attributes_of(message: pb.ModelType | pb.Model) -> Mapping[str, Json]:
+    """Returns the attributes in a message."""
+    return MessageToDict(message.attributes)
 
 
 def copy_of(message: AnyMessage) -> AnyMessage:

@@ -26,6 +26,7 @@ from modelfleetd.registry.batch import (
     Memory,
     Reply,
     RequestedWrite,
+    UnaskedWrite,
     Write,
     edits_of,
 )
@@ -98,6 +99,18 @@ class Writer:
         changes = [wire.stored_change(change, 0) async for edit in in_slices(edits) for change in revise((edit,), None)]
         check_size(len(change.change) for change in changes)
         return [pb.ResourceChange.FromString(change.change) for change in changes]
+
+    async def change_unasked(self, author: Author, decide: Decide) -> pb.Revision | None:
+        """Writes what the registry itself decides. Returns the revision; None where there was nothing to do.
+
+        Args:
+            author: of the revision.
+            decide: the edits; empty where everything is so already, so that several replicas may try.
+        """
+        made = await self._do(
+            UnaskedWrite(author=author, decide=decide, reply=lambda revision, _: revision or pb.Revision())
+        )
+        return made if made.number else None
 
     async def finalize(self, asked: Finalization, author: Author) -> pb.FinalizeLaunchResponse:
         """Ends a launch, once for ever: repeated with the same content it answers the same.

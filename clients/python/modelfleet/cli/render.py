@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,6 +38,14 @@ def console() -> Console:
     terminal = Console(highlight=False)
     # In a pipe nobody folds lines: a table is as wide as it has to be.
     return terminal if terminal.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Shows on a terminal that something goes on which may take longer than a person likes to wait."""
+    terminal = Console(stderr=True)
+    with terminal.status(f"{what} …") if terminal.is_terminal else nullcontext():
+        yield
 
 
 def as_data(message: Message) -> Any:

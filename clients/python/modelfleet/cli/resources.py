@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import yaml
+from google.api import field_behavior_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import ParseDict, ParseError
@@ -18,8 +19,6 @@ from google.protobuf.message import Message
 
 from modelfleet.cli import render
 from modelfleet.cli.session import Session, with_session
-
-_OUTPUT_ONLY = {"uid", "create_time", "update_time", "revision", "usages", "required_tier", "naming"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,8 @@ class Resource:
     columns: Sequence[render.Column]
     nothing: str
     reasons: bool = True
+    # Where a change may be refused for what it would make of others: what --force does.
+    force: str = ""
 
     @property
     def words(self) -> str:
@@ -69,7 +70,11 @@ class Resource:
     def call(self, session: Session, verb: str, **fields: Any) -> Any:
         """Calls `{verb}_{method}` of the service."""
         method = f"{verb}_{self.collection if verb == 'list' else self.method}"
-        return getattr(getattr(session.client, self.service), method)(**fields)
+        call = getattr(getattr(session.client, self.service), method)
+        if self.force and verb in ("create", "update"):
+            with render.busy("Looking at all entries"):
+                return call(**fields)
+        return call(**fields)
 
     def pages(self, session: Session, **fields: Any) -> Iterator[Message]:
         """Every resource of a list, page after page."""
@@ -111,6 +116,16 @@ def read_fields(file: str | None, assignments: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             target[last] = value
     return data
+
+
+def writable(data: dict[str, Any], resource: Resource) -> dict[str, Any]:
+    """The fields that a caller may set: what `get` shows can be sent back, less what the server sets itself."""
+    read_only = {"name"}
+    descriptor: Any
+    for descriptor in resource.message().DESCRIPTOR.fields:
+        if field_behavior_pb2.OUTPUT_ONLY in descriptor.GetOptions().Extensions[field_behavior_pb2.field_behavior]:
+            read_only.add(descriptor.name)
+    return {key: value for key, value in data.items() if key not in read_only}
 
 
 def parse(data: dict[str, Any], message: Message) -> Message:
@@ -186,6 +201,7 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
             hidden=not resource.reasons,
         ),
         click.option("--dry-run", is_flag=True, help="Only check; change nothing."),
+        *([click.option("--force", is_flag=True, help=resource.force)] if resource.force else []),
     )
 
     def with_fields(command: Any) -> Any:
@@ -193,8 +209,9 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
             command = option(command)
         return command
 
-    def common(reason: str, dry_run: bool) -> dict[str, Any]:
-        return {"validate_only": dry_run} | ({"reason": reason} if resource.reasons else {})
+    def common(reason: str, dry_run: bool, force: bool = False) -> dict[str, Any]:
+        given: dict[str, Any] = {"force": True} if force else {}
+        return given | {"validate_only": dry_run} | ({"reason": reason} if resource.reasons else {})
 
     def listed(session: Session, asked: dict[str, str], **fields: Any) -> None:
         asked = {key: value for key, value in asked.items() if value}
@@ -228,36 +245,44 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
     @with_fields
     @with_session
     def create(
-        session: Session, name: str, file: str | None, assignments: tuple[str, ...], reason: str, dry_run: bool
+        session: Session,
+        name: str,
+        file: str | None,
+        assignments: tuple[str, ...],
+        reason: str,
+        dry_run: bool,
+        force: bool = False,
     ) -> None:
         full = resource.name(name)
-        data = {
-            key: value for key, value in read_fields(file, assignments).items() if key not in _OUTPUT_ONLY | {"name"}
-        }
+        data = writable(read_fields(file, assignments), resource)
         request: dict[str, Any] = {
             resource.method: parse(data, resource.message()),
             f"{resource.method}_id": render.short(full),
         }
         if parent is not None:
             request["parent"] = full.rsplit("/", 2)[0]
-        render.show(session, resource.call(session, "create", **request, **common(reason, dry_run)))
+        render.show(session, resource.call(session, "create", **request, **common(reason, dry_run, force)))
 
     @group.command("update", help=f"Change fields of a {what}; the others stay.")
     @_name_argument(resource)
     @with_fields
     @with_session
     def update(
-        session: Session, name: str, file: str | None, assignments: tuple[str, ...], reason: str, dry_run: bool
+        session: Session,
+        name: str,
+        file: str | None,
+        assignments: tuple[str, ...],
+        reason: str,
+        dry_run: bool,
+        force: bool = False,
     ) -> None:
-        data = {
-            key: value for key, value in read_fields(file, assignments).items() if key not in _OUTPUT_ONLY | {"name"}
-        }
+        data = writable(read_fields(file, assignments), resource)
         mask = FieldMask(paths=sorted(key for key in data if key != "etag"))
         if not mask.paths:
             raise click.UsageError("nothing to change; give --set FIELD=VALUE or -f FILE")
         message = parse(data | {"name": resource.name(name)}, resource.message())
         answer = resource.call(
-            session, "update", **{resource.method: message}, update_mask=mask, **common(reason, dry_run)
+            session, "update", **{resource.method: message}, update_mask=mask, **common(reason, dry_run, force)
         )
         render.show(session, answer)
 

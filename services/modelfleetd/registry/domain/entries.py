@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from modelfleetd.errors import (
-    EtagMismatch,
+    FieldViolation,
+    InvalidFields,
     ReferenceNotFound,
-    ResourceExists,
     ResourceInUse,
     ResourceNotFound,
     RoleMissing,
 )
 from modelfleetd.registry.domain import rules
+from modelfleetd.registry.domain.asset_entries import is_asset, without
+from modelfleetd.registry.domain.attributes import wrong_attributes
 from modelfleetd.registry.domain.dependencies import Dependencies, follow_up, refuse_circle
+from modelfleetd.registry.domain.edits import changed as _changed
+from modelfleetd.registry.domain.edits import created as _created
+from modelfleetd.registry.domain.edits import current as _current
+from modelfleetd.registry.domain.edits import deleted as _deleted
+from modelfleetd.registry.domain.edits import refuse_existing as _refuse_existing
+from modelfleetd.registry.domain.edits import refuse_in_use as _refuse_in_use
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.masks import merge
 from modelfleetd.registry.domain.resources import (
-    AnyResource,
     Model,
     ModelRole,
     ModelType,
@@ -27,10 +33,10 @@ from modelfleetd.registry.domain.resources import (
     Role,
     Team,
 )
-from modelfleetd.registry.domain.revisions import Edit, Edits
+from modelfleetd.registry.domain.revisions import Edits
 from modelfleetd.registry.domain.roles import launch_command, refuse_launch_owned
-
-R = TypeVar("R", bound=AnyResource)
+from modelfleetd.registry.domain.schemas import SchemaTarget
+from modelfleetd.registry.domain.type_names import naming, wrong_id
 
 
 def create_team(ledger: Ledger, asked: Team, uid: str) -> Edits:
@@ -88,7 +94,9 @@ def create_model_type(ledger: Ledger, asked: ModelType, uid: str) -> Edits:
     _refuse_existing(ledger, asked.name)
     refuse_launch_owned(asked)
     model_type = rules.check_model_type(replace(asked, required_tier=None, naming={}))
+    _expect_conforming(ledger, model_type, wrong_id(ledger, asked.name))
     _expect_references(ledger, model_type)
+    model_type = replace(model_type, naming=naming(ledger, asked.name))
     return _created(model_type, uid) + follow_up(ledger, None, model_type)
 
 
@@ -97,7 +105,9 @@ def update_model_type(ledger: Ledger, asked: ModelType, mask: Sequence[str]) -> 
     current = _current(ledger.model_type(asked.name), asked.name, asked.etag)
     command = launch_command(asked.name)
     model_type = rules.check_model_type(merge(current, asked, mask, field="model_type", command=command))
+    _expect_conforming(ledger, model_type)
     _expect_references(ledger, model_type)
+    model_type = replace(model_type, naming=naming(ledger, asked.name))
     for split in model_type.splits:
         if split.shares and split.region not in model_type.regions:
             raise ResourceInUse(split.region, [f"{model_type.name} (its split there)"])
@@ -105,10 +115,11 @@ def update_model_type(ledger: Ledger, asked: ModelType, mask: Sequence[str]) -> 
 
 
 def delete_model_type(ledger: Ledger, name: str, etag: str) -> Edits:
-    """Decides DeleteModelType: of a type without models that no other type consumes."""
+    """Decides DeleteModelType: of a type without models that no other type consumes. Assets do not keep it."""
     current = _current(ledger.model_type(name), name, etag)
-    _refuse_in_use(name, [*ledger.referrers(name), *(model.name for model in ledger.models_of(name))])
-    return _deleted(current) + follow_up(ledger, current, None)
+    referrers = [each for each in ledger.referrers(name) if not is_asset(each)]
+    _refuse_in_use(name, [*referrers, *(model.name for model in ledger.models_of(name))])
+    return _deleted(current) + follow_up(ledger, current, None) + without(ledger, name)
 
 
 def create_model(ledger: Ledger, asked: Model, uid: str) -> Edits:
@@ -118,6 +129,7 @@ def create_model(ledger: Ledger, asked: Model, uid: str) -> Edits:
     _refuse_existing(ledger, asked.name)
     refuse_launch_owned(asked)
     model = rules.check_model(asked)
+    _expect_conforming(ledger, model)
     spec = None if model.serving_spec is None else model.serving_spec.complete()
     return _created(replace(model, role=ModelRole.CANDIDATE, serving_spec=spec), uid)
 
@@ -135,45 +147,27 @@ def update_model(ledger: Ledger, asked: Model, mask: Sequence[str]) -> Edits:
         command=launch_command(current.model_type, asked.name),
         instead="register a new model instead",
     )
-    return _changed(current, rules.check_model(merged))
+    model = rules.check_model(merged)
+    _expect_conforming(ledger, model)
+    return _changed(current, model)
 
 
 def delete_model(ledger: Ledger, name: str, etag: str) -> Edits:
-    """Decides DeleteModel: of a model whose role does not serve."""
+    """Decides DeleteModel: of a model whose role does not serve. Assets do not keep it."""
     current = _current(ledger.model(name), name, etag)
     if current.role is not None and current.role.serves:
         _refuse_in_use(name, [f"{current.model_type} (as its {current.role.name})"])
-    return _deleted(current)
+    return _deleted(current) + without(ledger, name)
 
 
-def _created(resource: AnyResource, uid: str) -> Edits:
-    return (Edit(None, replace(resource, uid=uid)),)
-
-
-def _changed(before: AnyResource, after: AnyResource) -> Edits:
-    return () if before == after else (Edit(before, after),)
-
-
-def _deleted(resource: AnyResource) -> Edits:
-    return (Edit(resource, None),)
-
-
-def _current(found: R | None, name: str, etag: str) -> R:
-    if found is None:
-        raise ResourceNotFound(name)
-    if etag and etag != found.etag:
-        raise EtagMismatch(name, etag, found.etag)
-    return found
-
-
-def _refuse_existing(ledger: Ledger, name: str) -> None:
-    if ledger.find(name) is not None:
-        raise ResourceExists(name)
-
-
-def _refuse_in_use(name: str, referred_by: Sequence[str]) -> None:
-    if referred_by:
-        raise ResourceInUse(name, referred_by)
+def _expect_conforming(ledger: Ledger, entry: ModelType | Model, wrong: Sequence[FieldViolation] = ()) -> None:
+    """Raises InvalidFields where an entry's attributes do not fulfil the schemas, or with what else is wrong."""
+    if isinstance(entry, ModelType):
+        found = wrong_attributes(ledger, SchemaTarget.MODEL_TYPE, entry.attributes, "model_type")
+    else:
+        found = wrong_attributes(ledger, SchemaTarget.MODEL, entry.attributes, "model")
+    if wrong or found:
+        raise InvalidFields([*wrong, *found])
 
 
 def _expect_failover_regions(ledger: Ledger, region: Region) -> None:

@@ -40,3 +40,6 @@ class Ledger(Protocol):
 
     def every(self, kind: type[R]) -> Sequence[R]:
         """Returns everything of one kind, by name: of kinds of which there is little, such as schemas."""
+
+    def asset_at(self, uri: str) -> str | None:
+        """Returns the name of the asset that has a URI, or None."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar, cast
 
+from modelfleetd.registry.domain.assets import Asset, place
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
@@ -33,6 +34,8 @@ class Overlay:
         # Of what was edited, who refers to a name now; and the edits that are not in there yet: few decisions ask.
         self._referrers: dict[str, set[str]] = {}
         self._unread: list[Edit] = []
+        # Of what was edited, the asset that has a URI now.
+        self._assets: dict[str, str] = {}
         # Decisions ask for the same entries again and again.
         self._known: dict[str, AnyResource | None] = {}
 
@@ -43,6 +46,10 @@ class Overlay:
             self._edits[edit.name] = Edit(edit.before if before is None else before.before, edit.after)
             if isinstance(edit.after or edit.before, Model):
                 self._models.setdefault(parent_of(edit.name), set()).add(edit.name)
+            if isinstance(edit.before, Asset):
+                self._assets.pop(place(edit.before.uri), None)
+            if isinstance(edit.after, Asset):
+                self._assets[place(edit.after.uri)] = edit.name
         self._unread += edits
 
     def edited(self, name: str) -> Edit | None:
@@ -98,6 +105,11 @@ class Overlay:
         below = (each for each in self._ledger.every(kind) if each.name not in self._edits)
         edited = (edit.after for edit in self._edits.values() if isinstance(edit.after, kind))
         return sorted([*below, *edited], key=lambda each: each.name)
+
+    def asset_at(self, uri: str) -> str | None:
+        """Returns the name of the asset that has a URI, or None."""
+        below = self._ledger.asset_at(uri)
+        return self._assets.get(place(uri)) or (None if below in self._edits else below)
 
     def _of(self, kind: type[R], name: str) -> R | None:
         found = self.find(name)

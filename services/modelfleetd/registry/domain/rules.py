@@ -99,7 +99,7 @@ def check_team(team: Team) -> Team:
     wrong.expect(members <= MAX_MEMBERS, "role_bindings", too_many)
     for index, binding in enumerate(team.role_bindings):
         _binding(wrong, binding, f"role_bindings[{index}]")
-    _labels(wrong, team.labels)
+    check_labels(wrong, team.labels)
     wrong.raise_if_any()
     return team
 
@@ -151,7 +151,7 @@ def check_model_type(model_type: ModelType) -> ModelType:
     wrong.unique([prediction.id for prediction in model_type.predictions], "predictions", ".id")
     if model_type.demand_source is not None:
         _demand(wrong, model_type.demand_source, "demand_source")
-    _labels(wrong, model_type.labels)
+    check_labels(wrong, model_type.labels)
     _attributes(wrong, model_type.attributes)
     wrong.raise_if_any()
     return replace(
@@ -206,7 +206,7 @@ def check_model(model: Model) -> Model:
     wrong.text(model.description, "description", MAX_PROSE)
     wrong.text(model.training_flow, "training_flow", MAX_URI)
     wrong.text(model.checkpoint, "checkpoint", MAX_URI)
-    _labels(wrong, model.labels)
+    check_labels(wrong, model.labels)
     _attributes(wrong, model.attributes)
     wrong.expect(model.serving_spec is not None, "serving_spec", "is required")
     if model.serving_spec is not None:
@@ -252,7 +252,8 @@ def check_splits(wrong: Violations, splits: Sequence[RegionSplit], path: str = "
         wrong.expect(fits, where, f"must sum to {WHOLE} basis points, they sum to {total}")
 
 
-def _labels(wrong: Violations, labels: Mapping[str, str]) -> None:
+def check_labels(wrong: Violations, labels: Mapping[str, str]) -> None:
+    """Notes what is wrong with labels."""
     wrong.count(labels, "labels", MAX_LABELS)
     for key, value in labels.items():
         wrong.expect(names.is_id(key), f"labels.{key[:MAX_TEXT]}", f"the key {names.ID_EXPECTATION}")

@@ -396,7 +396,9 @@ class ModelType(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
-        """Attributes that the organisation adds. At most 64 KiB as JSON, nested at most 20 deep."""
+        """Attributes that the organisation adds; they fulfil every ExtensionSchema of their kind. At most 64 KiB as JSON, nested at
+        most 20 deep.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -728,7 +730,9 @@ class Model(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
-        """Attributes that the organisation adds. At most 64 KiB as JSON, nested at most 20 deep."""
+        """Attributes that the organisation adds; they fulfil every ExtensionSchema of their kind. At most 64 KiB as JSON, nested at
+        most 20 deep.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

@@ -491,7 +491,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModelType(self, request, context):
-        """Deletes a model type that serves nothing and has no models. Errors: RESOURCE_IN_USE, ETAG_MISMATCH.
+        """Deletes a model type that serves nothing and has no models; assets that name it stay without it. Errors:
+        RESOURCE_IN_USE, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -527,7 +528,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModel(self, request, context):
-        """Deletes a model that has no role that serves. Errors: RESOURCE_IN_USE, ETAG_MISMATCH.
+        """Deletes a model that has no role that serves; assets that name it stay without it. Errors: RESOURCE_IN_USE,
+        ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

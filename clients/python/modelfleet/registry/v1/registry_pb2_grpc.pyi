@@ -76,7 +76,9 @@ class RegistryServiceStub:
     REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES.
     """
     DeleteModelType: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelTypeRequest, _empty_pb2.Empty]
-    """Deletes a model type that serves nothing and has no models. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+    """Deletes a model type that serves nothing and has no models; assets that name it stay without it. Errors:
+    RESOURCE_IN_USE, ETAG_MISMATCH.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetModelRequest, _registry_pb2.Model]
     """Reads a model."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]
@@ -88,7 +90,9 @@ class RegistryServiceStub:
     FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES.
     """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]
-    """Deletes a model that has no role that serves. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+    """Deletes a model that has no role that serves; assets that name it stay without it. Errors: RESOURCE_IN_USE,
+    ETAG_MISMATCH.
+    """
     GetAsset: _grpc.UnaryUnaryMultiCallable[_assets_pb2.GetAssetRequest, _assets_pb2.Asset]
     """Reads an asset."""
     ListAssets: _grpc.UnaryUnaryMultiCallable[_assets_pb2.ListAssetsRequest, _assets_pb2.ListAssetsResponse]
@@ -249,7 +253,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES.
     """
     DeleteModelType: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelTypeRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a model type that serves nothing and has no models. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+    """Deletes a model type that serves nothing and has no models; assets that name it stay without it. Errors:
+    RESOURCE_IN_USE, ETAG_MISMATCH.
+    """
     GetModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetModelRequest, _registry_pb2.Model]  # type: ignore[assignment]
     """Reads a model."""
     ListModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -261,7 +267,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES.
     """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a model that has no role that serves. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+    """Deletes a model that has no role that serves; assets that name it stay without it. Errors: RESOURCE_IN_USE,
+    ETAG_MISMATCH.
+    """
     GetAsset: _aio.UnaryUnaryMultiCallable[_assets_pb2.GetAssetRequest, _assets_pb2.Asset]  # type: ignore[assignment]
     """Reads an asset."""
     ListAssets: _aio.UnaryUnaryMultiCallable[_assets_pb2.ListAssetsRequest, _assets_pb2.ListAssetsResponse]  # type: ignore[assignment]
@@ -509,7 +517,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DeleteModelTypeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a model type that serves nothing and has no models. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+        """Deletes a model type that serves nothing and has no models; assets that name it stay without it. Errors:
+        RESOURCE_IN_USE, ETAG_MISMATCH.
+        """
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -551,7 +561,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a model that has no role that serves. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+        """Deletes a model that has no role that serves; assets that name it stay without it. Errors: RESOURCE_IN_USE,
+        ETAG_MISMATCH.
+        """
 
     @_abc_1.abstractmethod
     def GetAsset(
