@@ -276,7 +276,7 @@ class EntriesInvalidated(FleetError, code=Code.FAILED_PRECONDITION):
 
 class CriticalityNeedsApproval(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, resource: str, tier: str, command: str) -> None:
-        message = f"{resource} comes to {tier} by a request that another person approves; run: {command}"
+        message = f"{resource} comes to {tier} by request; run: {command}"
         super().__init__(message, subject=resource, resource=resource, tier=tier, command=command)
 
 

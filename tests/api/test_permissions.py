@@ -17,6 +17,7 @@ from modelfleet.common.v1 import permission_pb2, serving_pb2
 from modelfleet.registry.v1 import assets_pb2, registry_pb2
 from tests.support.contracts import Rpc, refused, rpcs
 from tests.support.fleet import Fleet, fleet
+from tests.support.registry_calls import EVIDENCE
 from tests.support.wait import until
 
 ADMIN, SERVICE, VIEWER = permission_pb2.ADMIN, permission_pb2.SERVICE, permission_pb2.VIEWER
@@ -34,6 +35,7 @@ RESOURCES = {
     "batch.model_type": "modelTypes/ranker",
     "launch.model_type": "modelTypes/ranker",
     "parent": "modelTypes/ranker",
+    "resource": "modelTypes/ranker",
     "model_type": "modelTypes/ranker",
     "pool": "pools/ours",
     "model.name": "modelTypes/ranker/models/a",
@@ -47,8 +49,13 @@ RESOURCES = {
 NAMED = {
     "DeleteModelType": "modelTypes/ranker",
     "DeleteModel": "modelTypes/ranker/models/a",
+    "DeleteEvaluationReport": "modelTypes/ranker/models/a/evaluationReports/nope",
+    "DeleteRiskAssessment": "modelTypes/ranker/models/a/riskAssessments/nope",
     "DeletePool": "pools/ours",
     "DeleteAsset": "assets/ours",
+    "ApproveCriticality": "criticalityRequests/ranker-e5cfb27f",
+    "RejectCriticality": "criticalityRequests/ranker-e5cfb27f",
+    "WithdrawCriticality": "criticalityRequests/ranker-e5cfb27f",
 }
 
 
@@ -72,6 +79,13 @@ async def peopled(database_url: str) -> AsyncIterator[Fleet]:
             )
             dashboard = assets_pb2.Asset(kind=assets_pb2.Asset.DASHBOARD, uri="https://ours", team="teams/ours")
             await client.registry.create_asset(asset_id="ours", asset=dashboard)
+            # Its name is made of the entry and of the id of the call.
+            await client.registry.request_criticality(
+                resource="modelTypes/ranker",
+                tier=serving_pb2.TIER1,
+                evidence=EVIDENCE,
+                request_id="0c2a5e7c-6f0e-4f5b-8f5e-0a4c7f3b9d10",
+            )
             await client.capacity.create_flavor(flavor_id="cpu", flavor=capacity_pb2.Flavor())
             await client.capacity.create_pool(pool_id="ours", pool=capacity_pb2.Pool(team="teams/ours"))
         yield running

@@ -44,6 +44,8 @@ EXAMPLES = [
     errors.ResourceInUse("teams/a", ["modelTypes/b"]),
     errors.FieldOwnedByLaunches("baseline", "modelfleet launch create"),
     errors.ReferenceNotFound("model_type.team", "teams/a"),
+    errors.CriticalityNeedsApproval("modelTypes/a", "TIER1", "modelfleet registry criticality request modelTypes/a"),
+    errors.RequestPending("modelTypes/a", "criticalityRequests/a-1"),
     errors.RevisionMismatch(1, 2),
     errors.WrongState("launches/a", "SUCCEEDED", ["RollBackLaunch"]),
     errors.StepMovedOn("launches/a", 2, 3),

@@ -83,10 +83,11 @@ def _revisions(fleet: Fleet) -> Iterator[list[StoredChange]]:
 def completed(fleet: Fleet) -> list[ModelType]:
     """Returns the model types as the registry keeps them: defaults written out, what follows from others derived."""
     ledger = _Indexed([rules.check_model_type(from_proto(each, ModelType)) for each in fleet.model_types()])
-    return [
-        replace(each, required_tier=Dependencies(ledger, each.name, each).required_tier(each.name))
-        for each in ledger.model_types
-    ]
+    found = []
+    for each in ledger.model_types:
+        required, path = Dependencies(ledger, each.name, each).required_tier(each.name)
+        found.append(replace(each, required_tier=required, required_tier_path=path))
+    return found
 
 
 class _Indexed(LedgerOf):

@@ -6,7 +6,7 @@ in it are never changed: a new revision of a resource is a new message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
 from google.protobuf.message import Message
@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.registry.v1.assets_pb2 import Asset
 from modelfleet.registry.v1.classification_pb2 import ExtensionSchema
+from modelfleet.registry.v1.criticality_pb2 import CriticalityRequest as RequestMessage
 from modelfleetd import names
 from modelfleetd.kit.auth import Role
 from modelfleetd.kit.fields import Reading
@@ -22,6 +23,8 @@ from modelfleetd.kit.ordering import Order
 from modelfleetd.kit.paging import Position
 from modelfleetd.registry import listing
 from modelfleetd.registry.domain.assets import place
+from modelfleetd.registry.domain.criticality import CriticalityRequest
+from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
 from modelfleetd.registry.index import Index
 from modelfleetd.registry.listing import MODEL_TYPES, MODELS_OF_ALL, REGIONS, TEAMS
@@ -41,7 +44,9 @@ from modelfleetd.registry.wire import (
 M = TypeVar("M", bound=AnyMessage)
 R = TypeVar("R", bound=AnyResource)
 
-__all__ = ["MODELS_OF_ALL", "MODEL_TYPES", "REGIONS", "TEAMS", "Snapshot", "SnapshotLedger", "models_of"]
+__all__ = ["MODELS_OF_ALL", "MODEL_TYPES", "REGIONS", "TEAMS", "Snapshot", "SnapshotLedger", "models_of", "type_of"]
+# How many names are copied at a time by whoever walks a collection.
+_CHUNK = 200
 
 
 def models_of(model_type: str) -> str:
@@ -67,6 +72,11 @@ class Snapshot:
         self.lookup = Lookup()
         # Roles by member and team.
         self.bindings: dict[str, dict[str, frozenset[Role]]] = {}
+        # Requests for a tier that are pending or in force, by the entry that they are about.
+        self.open_requests: dict[str, set[str]] = {}
+        # Revision of the last change of a model type or of its models; where it is not here, from before this snapshot.
+        self._touched: dict[str, int] = {}
+        self._loaded_revision = 0
 
     @property
     def teams(self) -> Mapping[str, pb.Team]:
@@ -97,6 +107,7 @@ class Snapshot:
         """Returns the snapshot of a whole state."""
         made = cls()
         made.revision, made.hash = revision, hash_
+        made._loaded_revision = revision
         for message in sorted(resources, key=lambda each: each.name):
             made._keep(None, message)
         made._find_attributes()
@@ -116,6 +127,8 @@ class Snapshot:
             kind = kind_of_name(change.resource)
             if kind is None or not kind.in_memory:
                 continue
+            if kind.name in ("model_type", "model"):
+                self._touched[type_of(change.resource)] = revision.number
             after = after_of(change)
             if after is None:
                 self._remove(change.resource)
@@ -155,9 +168,22 @@ class Snapshot:
             raise ValueError(f"{collection} is no collection")
         return self._indexes[kind.name]
 
+    def names_from(self, collection: str, start: str = "") -> Iterator[str]:
+        """Yields the names of a collection in order, from one on, that one included. Nothing may change meanwhile."""
+        if start and self.find(start) is not None:
+            yield start
+        after = (start,) if start else None
+        while page := self.page(collection, after, _CHUNK):
+            yield from page
+            after = (page[-1],)
+
     def referrers(self, name: str) -> Sequence[str]:
         """Returns the names of the resources that refer to one, sorted."""
         return sorted(self._referrers.get(name, ()))
+
+    def touched(self, model_type: str) -> int:
+        """Returns a revision since which neither a model type nor any of its models has changed."""
+        return self._touched.get(model_type, self._loaded_revision)
 
     def find(self, name: str) -> AnyMessage | None:
         """Returns whatever has the name, or None."""
@@ -191,6 +217,8 @@ class Snapshot:
         if isinstance(message, pb.Team):
             self._unbind(cast(pb.Team | None, before))
             self._bind(message)
+        if isinstance(message, RequestMessage):
+            self._note_request(message)
 
     def _remove(self, name: str) -> None:
         before = self._table(name).pop(name)
@@ -208,6 +236,15 @@ class Snapshot:
         """Makes those attributes fields of lists that the schemas of now declare to be."""
         for kind in (pb.ModelType, pb.Model):
             self._indexes[kind_of_message(kind).name].set_attributes(self.attributes_of(kind))
+
+    def _note_request(self, request: RequestMessage) -> None:
+        """Keeps at hand what is open: of the others there are more and more, since requests are never deleted."""
+        if request.state in (RequestMessage.PENDING, RequestMessage.APPROVED):
+            self.open_requests.setdefault(request.resource, set()).add(request.name)
+        elif request.name in (known := self.open_requests.get(request.resource, set())):
+            known.discard(request.name)
+            if not known:
+                del self.open_requests[request.resource]
 
     def _bind(self, team: pb.Team) -> None:
         for binding in team.role_bindings:
@@ -232,13 +269,25 @@ class Snapshot:
             self._referrers.setdefault(target, set()).add(name)
 
 
+def type_of(name: str) -> str:
+    """Returns the model type that a model type's or a model's name is about."""
+    return "/".join(name.split("/", 2)[:2])
+
+
 class SnapshotLedger:
     """The snapshot as decisions see it (`domain.ledger.Ledger`): messages become plain data when asked for."""
 
     follows_up_later = False
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, evidence: Mapping[str, Sequence[EvidenceHead]] | None = None) -> None:
+        """Makes a view of a snapshot.
+
+        Args:
+            snapshot: at one revision.
+            evidence: by model, of the models whose evidence was read from the database at that revision.
+        """
         self._snapshot = snapshot
+        self._evidence = evidence or {}
 
     def team(self, name: str) -> Team | None:
         """Returns a team, or None."""
@@ -265,6 +314,11 @@ class SnapshotLedger:
         """Returns the names of the resources that refer to one, sorted."""
         return self._snapshot.referrers(name)
 
+    def open_requests(self, name: str) -> Sequence[CriticalityRequest]:
+        """Returns the requests for a tier of an entry that are PENDING or APPROVED, by name."""
+        found = (self._snapshot.find(each) for each in sorted(self._snapshot.open_requests.get(name, ())))
+        return [cast(CriticalityRequest, _resource(message)) for message in found]
+
     def find(self, name: str) -> AnyResource | None:
         """Returns whatever has the name, or None."""
         return _resource(self._snapshot.find(name))
@@ -280,6 +334,17 @@ class SnapshotLedger:
             if name in assets and place(assets[name].uri) == place(uri):
                 return name
         return None
+
+    def evidence_of(self, model: str) -> Sequence[EvidenceHead]:
+        """Returns what evidence a model has, by name.
+
+        Raises:
+            LookupError: nobody told the writer to read it: a defect.
+        """
+        found = self._evidence.get(model)
+        if found is None:
+            raise LookupError(f"the evidence of {model} was not read for this decision")
+        return found
 
 
 def _resource(message: AnyMessage | None) -> AnyResource | None:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Resource:
     """A resource with standard methods, and how people see it.
 
     `method` is its name in method names (`model_type`), `collection` the field of its list answer, `pattern` its
-    resource name with `{}` for each id, `nothing` what an empty list says.
+    resource name with `{}` for each id, `nothing` what an empty list says, `remark` what `get` adds for people.
     """
 
     service: str
@@ -39,6 +40,7 @@ class Resource:
     reasons: bool = True
     # Where a change may be refused for what it would make of others: what --force does.
     force: str = ""
+    remark: Callable[[Any], str] | None = None
 
     @property
     def words(self) -> str:
@@ -132,9 +134,22 @@ def parse(data: dict[str, Any], message: Message) -> Message:
     """Fills a message from plain data; what does not fit is named, with what would be accepted."""
     _refuse_enum_numbers(data, message.DESCRIPTOR, "")
     try:
-        return ParseDict(data, message)
+        return ParseDict(_as_json(data), message)
     except ParseError as error:
         raise click.UsageError(_explain(str(error))) from None
+
+
+def _as_json(data: Any) -> Any:
+    """YAML reads times and dates that stand without quotes as such; messages take them as text."""
+    if isinstance(data, dict):
+        return {key: _as_json(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_as_json(value) for value in data]
+    if isinstance(data, datetime):
+        return (data if data.tzinfo else data.replace(tzinfo=UTC)).astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(data, date):
+        return data.isoformat()
+    return data
 
 
 def _refuse_enum_numbers(data: Any, descriptor: Any, path: str) -> None:
@@ -238,7 +253,11 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
     @_name_argument(resource)
     @with_session
     def get(session: Session, name: str) -> None:
-        render.show(session, resource.call(session, "get", name=resource.name(name)))
+        found = resource.call(session, "get", name=resource.name(name))
+        render.show(session, found)
+        if session.is_table and resource.remark is not None and (remark := resource.remark(found)):
+            # As YAML has it, so that what was printed can be read again.
+            click.echo(f"# {remark}")
 
     @group.command("create", help=f"Create a {what}.")
     @_name_argument(resource)

@@ -25,6 +25,7 @@ from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.past import Past
 from modelfleetd.registry.readout import Readout
 from modelfleetd.registry.snapshot import Snapshot
+from modelfleetd.registry.standings import Standings
 from modelfleetd.registry.store import Store
 from modelfleetd.registry.watch import Watches
 from modelfleetd.registry.writer import Writer
@@ -36,12 +37,21 @@ M = TypeVar("M", bound=wire.AnyMessage)
 class Base(registry_pb2_grpc.RegistryServiceServicer):
     """Answers reads from the snapshot and hands writes to the writer."""
 
-    def __init__(self, store: Store, follower: Follower, writer: Writer, watches: Watches, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        follower: Follower,
+        writer: Writer,
+        watches: Watches,
+        clock: Clock,
+        standings: Standings,
+    ) -> None:
         self._store = store
         self._follower = follower
         self._writer = writer
         self._watches = watches
         self._clock = clock
+        self._standings = standings
         self._past = Past(store.history, follower)
         self._readout = Readout(store.history)
         self._compaction = Compaction(store.history)

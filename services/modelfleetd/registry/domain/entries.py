@@ -13,7 +13,7 @@ from modelfleetd.errors import (
     ResourceNotFound,
     RoleMissing,
 )
-from modelfleetd.registry.domain import rules
+from modelfleetd.registry.domain import rules, tiers
 from modelfleetd.registry.domain.asset_entries import is_asset, without
 from modelfleetd.registry.domain.attributes import wrong_attributes
 from modelfleetd.registry.domain.dependencies import Dependencies, follow_up, refuse_circle
@@ -23,6 +23,7 @@ from modelfleetd.registry.domain.edits import current as _current
 from modelfleetd.registry.domain.edits import deleted as _deleted
 from modelfleetd.registry.domain.edits import refuse_existing as _refuse_existing
 from modelfleetd.registry.domain.edits import refuse_in_use as _refuse_in_use
+from modelfleetd.registry.domain.evidence_entries import deleted as deleted_evidence
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.masks import merge
 from modelfleetd.registry.domain.resources import (
@@ -93,9 +94,11 @@ def create_model_type(ledger: Ledger, asked: ModelType, uid: str) -> Edits:
     """Decides CreateModelType."""
     _refuse_existing(ledger, asked.name)
     refuse_launch_owned(asked)
-    model_type = rules.check_model_type(replace(asked, required_tier=None, naming={}))
+    derived_later = replace(asked, required_tier=None, required_tier_path=(), tier_grant=None, naming={})
+    model_type = rules.check_model_type(derived_later)
     _expect_conforming(ledger, model_type, wrong_id(ledger, asked.name))
     _expect_references(ledger, model_type)
+    tiers.refuse_raise(None, model_type)
     model_type = replace(model_type, naming=naming(ledger, asked.name))
     return _created(model_type, uid) + follow_up(ledger, None, model_type)
 
@@ -111,7 +114,9 @@ def update_model_type(ledger: Ledger, asked: ModelType, mask: Sequence[str]) -> 
     for split in model_type.splits:
         if split.shares and split.region not in model_type.regions:
             raise ResourceInUse(split.region, [f"{model_type.name} (its split there)"])
-    return _changed(current, model_type) + follow_up(ledger, current, model_type)
+    tiers.refuse_raise(current, model_type)
+    model_type, requests = tiers.settled(ledger, current, model_type)
+    return _changed(current, model_type) + follow_up(ledger, current, model_type) + requests
 
 
 def delete_model_type(ledger: Ledger, name: str, etag: str) -> Edits:
@@ -119,7 +124,8 @@ def delete_model_type(ledger: Ledger, name: str, etag: str) -> Edits:
     current = _current(ledger.model_type(name), name, etag)
     referrers = [each for each in ledger.referrers(name) if not is_asset(each)]
     _refuse_in_use(name, [*referrers, *(model.name for model in ledger.models_of(name))])
-    return _deleted(current) + follow_up(ledger, current, None) + without(ledger, name)
+    left_behind = without(ledger, name) + tiers.abandoned(ledger, name)
+    return _deleted(current) + follow_up(ledger, current, None) + left_behind
 
 
 def create_model(ledger: Ledger, asked: Model, uid: str) -> Edits:
@@ -128,8 +134,9 @@ def create_model(ledger: Ledger, asked: Model, uid: str) -> Edits:
         raise ResourceNotFound(asked.model_type)
     _refuse_existing(ledger, asked.name)
     refuse_launch_owned(asked)
-    model = rules.check_model(asked)
+    model = rules.check_model(replace(asked, tier_grant=None))
     _expect_conforming(ledger, model)
+    tiers.refuse_raise(None, model)
     spec = None if model.serving_spec is None else model.serving_spec.complete()
     return _created(replace(model, role=ModelRole.CANDIDATE, serving_spec=spec), uid)
 
@@ -149,15 +156,18 @@ def update_model(ledger: Ledger, asked: Model, mask: Sequence[str]) -> Edits:
     )
     model = rules.check_model(merged)
     _expect_conforming(ledger, model)
-    return _changed(current, model)
+    tiers.refuse_raise(current, model)
+    model, requests = tiers.settled(ledger, current, model)
+    return _changed(current, model) + requests
 
 
 def delete_model(ledger: Ledger, name: str, etag: str) -> Edits:
-    """Decides DeleteModel: of a model whose role does not serve. Assets do not keep it."""
+    """Decides DeleteModel: of a model whose role does not serve. Its evidence goes with it; assets do not keep it."""
     current = _current(ledger.model(name), name, etag)
     if current.role is not None and current.role.serves:
         _refuse_in_use(name, [f"{current.model_type} (as its {current.role.name})"])
-    return _deleted(current) + without(ledger, name)
+    left_behind = without(ledger, name) + tiers.abandoned(ledger, name)
+    return _deleted(current) + deleted_evidence(ledger.evidence_of(name)) + left_behind
 
 
 def _expect_conforming(ledger: Ledger, entry: ModelType | Model, wrong: Sequence[FieldViolation] = ()) -> None:
