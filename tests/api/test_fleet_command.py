@@ -44,7 +44,7 @@ async def test_a_fleet_is_written_and_grows_when_it_is_written_with_more_types(s
     assert (made["model_types"], made["models"], made["unchanged"]) == (10, 50, 0)
     second = await run(*asked, "--types", "40")
     assert second.status == 0, second.err
-    assert "30 model types with 150 models" in second.out
+    assert "30 model types with 150 models, and" in second.out
     assert "10 model types were there already" in second.out
     types, models = await registered(services)
     expected = {each.name: each for each in generate(40, 5, seed=7).model_types()}

@@ -15,7 +15,6 @@ import pytest
 import modelfleet
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.snapshot import BaselineChange, Share
-from modelfleetd.kit.db import Database
 from tests.support import registry_calls
 from tests.support.postgres import Postgres
 from tests.support.registry_calls import CTR, NEW, OLD, Registry, populate, spec, swap
@@ -247,23 +246,23 @@ async def test_a_file_of_another_registry_is_found_out(registry: Registry, postg
             await until(lambda: getattr(snapshot.model_type("ctr"), "purpose", "") == "another")
 
 
-async def test_after_a_compaction_it_loads_again(database_url: str, tmp_path: Path) -> None:
+async def test_after_a_compaction_it_loads_again(
+    database_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "fleet.snapshot"
     async with registry_calls.registry(database_url) as registry:
         await populate(registry)
         await kept(registry, path)
         for number in range(3):
             ended = await registry.UpdateModelType(model_type=pb.ModelType(name=CTR, purpose=str(number)))
-    database = await Database.open(database_url, "registry")
-    async with database.transaction() as conn:
-        await conn.execute("SET LOCAL session_replication_role = replica")
-        await conn.execute(f"DELETE FROM changes WHERE revision < {ended.revision}")
-        await conn.execute(f"DELETE FROM revisions WHERE number < {ended.revision}")
-    await database.close()
-    async with registry_calls.registry(database_url) as registry, Following(registry.address, path=path) as snapshot:
-        await ready(snapshot, ended.revision, max_age=5)
-        found = snapshot.model_type("ctr")
-        assert found is not None and found.purpose == "2"
+        await registry.CompactHistory(oldest_kept=ended.revision)
+    with caplog.at_level(logging.INFO):
+        # One that has nothing of it in memory any more.
+        async with registry_calls.registry(database_url) as again, Following(again.address, path=path) as snapshot:
+            await ready(snapshot, ended.revision, max_age=5)
+            found = snapshot.model_type("ctr")
+            assert found is not None and found.purpose == "2"
+    assert "can no longer be followed: loading again" in caplog.text
 
 
 async def test_asyncio_has_the_same(database_url: str, tmp_path: Path) -> None:

@@ -98,13 +98,18 @@ class Registry:
         getattr(page, items).extend(self.states[at][name] for name in listed[:2])
         return page
 
-    def watch(self, after: int) -> Iterator[pb.WatchRevisionsResponse]:
-        """Everything that a watch gives now."""
-        if not self.oldest - 1 <= after <= self.newest:
+    def watch(self, after_revision: int, model_types: list[str]) -> Iterator[pb.WatchRevisionsResponse]:
+        """Everything that a watch gives now, at the end how far it has come."""
+        if not self.oldest - 1 <= after_revision <= self.newest:
             raise OutOfRange("compacted", metadata={"current_revision": str(self.newest)})
-        yield pb.WatchRevisionsResponse(current_revision=self.newest)
-        for revision in self.revisions[after:]:
-            yield pb.WatchRevisionsResponse(revision=revision, current_revision=self.newest)
+        yield pb.WatchRevisionsResponse(current_revision=self.newest, position=after_revision)
+        for revision in self.revisions[after_revision:]:
+            about = {change.resource.split("/models/")[0] for change in revision.changes}
+            if not model_types or about & set(model_types):
+                yield pb.WatchRevisionsResponse(
+                    revision=revision, current_revision=self.newest, position=revision.number
+                )
+        yield pb.WatchRevisionsResponse(current_revision=self.newest, position=self.newest)
 
 
 @dataclass
@@ -133,7 +138,7 @@ class Run:
             done.append(step)
             try:
                 if isinstance(step, Watch):
-                    for message in self.registry.watch(step.fields["after_revision"]):
+                    for message in self.registry.watch(**step.fields):
                         self.following.take(message)
                         if checked:
                             self.check()

@@ -153,7 +153,7 @@ def test_a_large_fleet_is_shaped_like_a_real_one() -> None:
 
 @pytest.mark.parametrize("wrong", [{"types": 0}, {"types": 2_000_000}, {"types": 1, "models_per_type": 0}])
 def test_what_it_cannot_make_is_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"must be 1 to 1,\d{3}"):
+    with pytest.raises(ValueError, match="must be 1 to "):
         generate(**wrong)
 
 

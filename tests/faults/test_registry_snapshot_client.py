@@ -17,7 +17,6 @@ import pytest
 import modelfleet
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.snapshot import BaselineChange
-from modelfleetd.kit.db import Database
 from tests.support.processes import Part, registry_process
 from tests.support.registry_calls import CTR, NEW, OLD, Registry, populate, swap
 from tests.support.wait import until
@@ -62,19 +61,10 @@ def reading(snapshot: modelfleet.Snapshot) -> Iterator[list[float]]:
         thread.join()
 
 
-async def compacted(url: str, oldest: int) -> None:
-    """Forgets the history before a revision, as a compaction does."""
-    database = await Database.open(url, "registry")
-    async with database.transaction() as conn:
-        await conn.execute("SET LOCAL session_replication_role = replica")
-        await conn.execute(f"DELETE FROM changes WHERE revision < {oldest}")
-        await conn.execute(f"DELETE FROM revisions WHERE number < {oldest}")
-    await database.close()
-
-
 async def test_a_registry_that_is_killed_and_comes_back_without_its_history_is_followed_again(
-    database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     address = free_address()
     told: list[BaselineChange] = []
     snapshot = modelfleet.Snapshot(address, path=tmp_path / "fleet.snapshot", on_baseline=told.append)
@@ -95,7 +85,7 @@ async def test_a_registry_that_is_killed_and_comes_back_without_its_history_is_f
         await registry.FinalizeLaunch(**swap(planned.revision))
         for number in range(5):
             last = await registry.UpdateTeam(team=pb.Team(name="teams/feed", on_call=str(number)))
-    await compacted(database_url, last.revision)
+        await registry.CompactHistory(oldest_kept=last.revision)
     with reading(snapshot) as took:
         assert snapshot.age > away and snapshot.baseline("ctr") == OLD
         async with a_registry(database_url, address):
@@ -103,6 +93,7 @@ async def test_a_registry_that_is_killed_and_comes_back_without_its_history_is_f
             assert snapshot.baseline("ctr") == NEW
     await asyncio.to_thread(snapshot.close)
     assert [(change.before, change.after) for change in told] == [(OLD, NEW)]
+    assert "can no longer be followed: loading again" in caplog.text
     assert len(took) > 10 and max(took) < 1.0, "no read waits for what is loaded"
 
 

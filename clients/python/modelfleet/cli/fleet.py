@@ -14,10 +14,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from modelfleet import errors
 from modelfleet.cli import render
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.code.documents import document_of
+from modelfleet.code.plan import name_of
 from modelfleet.code.tree import State, Tree
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.registry.v1 import criticality_pb2
@@ -157,34 +157,36 @@ def _write(session: Session, fleet: Fleet, folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is written by one call: model types with all of their models."""
+    """What is written by one call: model types with all of their models, or assets."""
 
     changes: Sequence[pb.EntryChange]
-    model_types: Sequence[pb.ModelType]
-    # Model types that are passed, so far: also those that were there.
+    # How many entries of the fleet it passes, those included that are there already.
     passed: int
 
 
 def batches(fleet: Fleet, known: frozenset[str]) -> Iterator[Batch]:
     """Yields what of a fleet is not known by name, in an order in which references hold."""
-    yield Batch([*_teams_and_regions(fleet, known)], (), 0)
-    changes: list[pb.EntryChange] = []
-    types: list[pb.ModelType] = []
+    changes = [*_teams_and_regions(fleet, known)]
     size = passed = 0
-    for model_type in fleet.model_types():
-        if model_type.name not in known:
-            asked = registrable(model_type)
-            whole = [pb.EntryChange(model_type=asked)]
-            whole += [pb.EntryChange(model=model) for model in fleet.models_of(model_type)]
-            more = sum(change.ByteSize() for change in whole)
-            if changes and (len(changes) + len(whole) > _MOST_ENTRIES or size + more > _MOST_BYTES):
-                yield Batch(changes, types, passed)
-                changes, types, size = [], [], 0
+    for whole in _wholes(fleet):
+        more = sum(change.ByteSize() for change in whole)
+        if changes and (len(changes) + len(whole) > _MOST_ENTRIES or size + more > _MOST_BYTES):
+            yield Batch(changes, passed)
+            changes, size, passed = [], 0, 0
+        if name_of(whole[0]) not in known:
             changes += whole
-            types.append(asked)
             size += more
         passed += 1
-    yield Batch(changes, types, passed)
+    yield Batch(changes, passed)
+
+
+def _wholes(fleet: Fleet) -> Iterator[list[pb.EntryChange]]:
+    """Yields what is written together or not at all."""
+    for model_type in fleet.model_types():
+        models = (pb.EntryChange(model=model) for model in fleet.models_of(model_type))
+        yield [pb.EntryChange(model_type=registrable(model_type)), *models]
+    for asset in fleet.assets():
+        yield [pb.EntryChange(asset=asset)]
 
 
 def _teams_and_regions(fleet: Fleet, known: frozenset[str]) -> Iterator[pb.EntryChange]:
@@ -208,15 +210,16 @@ class _Applied:
         self._fleet = fleet
         self._known = self._names(force)
         self._reason = f"synthetic fleet of seed {fleet.seed}"
-        self._types = self._models = self._assets = self._requests = 0
-        self._lowered: list[pb.ModelType] = []
-        self._missing: list[str] = []
+        self._written: Counter[str] = Counter()
+        # Model types that shall have a tier that people grant.
+        self._wanting: list[pb.ModelType] = []
 
     def _names(self, force: bool) -> frozenset[str]:
         """Returns the names of what is registered. Refuses a registry of somebody's real fleet."""
-        registry = self._registry
-        entries: list[Any] = [*registry.list_teams_all(page_size=1000), *registry.list_regions_all(page_size=1000)]
-        entries += registry.list_model_types_all(page_size=1000)
+        registry, size = self._registry, 1000
+        entries: list[Any] = [*registry.list_teams_all(page_size=size), *registry.list_regions_all(page_size=size)]
+        entries += registry.list_model_types_all(page_size=size)
+        entries += registry.list_assets_all(page_size=size)
         real = [entry.name for entry in entries if not is_synthetic(entry)]
         if real and not force:
             shown = ", ".join(real[:3]) + (f" and {len(real) - 3:,} more" if len(real) > 3 else "")
@@ -228,71 +231,44 @@ class _Applied:
 
     def run(self) -> None:
         """Writes what is not there yet, and asks for the tiers that people grant."""
-        with _progress("writing model types", self._fleet.types) as advance:
-            done = 0
+        total = self._fleet.types + sum(1 for _ in self._fleet.assets())
+        with _progress("writing model types and assets", total) as advance:
             for batch in batches(self._fleet, self._known):
-                if batch.changes:
-                    self._apply(batch)
-                advance(batch.passed - done)
-                done = batch.passed
-        self._or_missing("assets", self._add_assets)
-        self._or_missing("requests for tiers", self._ask_for_tiers)
+                self._apply(batch.changes)
+                advance(batch.passed)
+        with _progress("asking for tiers", len(self._wanting)) as advance:
+            for model_type in self._wanting:
+                self._ask_for_tier(model_type)
+                advance(1)
 
-    def _apply(self, batch: Batch) -> None:
-        self._registry.apply_entries(
-            changes=batch.changes, adopt_serving=True, reason=self._reason, timeout=_APPLY_SECONDS
+    def _apply(self, changes: Sequence[pb.EntryChange]) -> None:
+        if not changes:
+            return
+        self._registry.apply_entries(changes=changes, adopt_serving=True, reason=self._reason, timeout=_APPLY_SECONDS)
+        self._written.update(change.WhichOneof("entry") or "" for change in changes)
+        self._wanting += [change.model_type for change in changes if WANTED_TIER in change.model_type.labels]
+
+    def _ask_for_tier(self, model_type: pb.ModelType) -> None:
+        evidence = criticality_pb2.CriticalityEvidence(
+            on_call_24x7=f"pager-{render.short(model_type.team)}",
+            business_metric="synthetic sessions",
+            contribution="Synthetic: nothing real depends on it.",
         )
-        self._types += len(batch.model_types)
-        self._models += sum(change.HasField("model") for change in batch.changes)
-        self._lowered += [model_type for model_type in batch.model_types if WANTED_TIER in model_type.labels]
-
-    def _or_missing(self, what: str, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except errors.Unimplemented:
-            # An older registry: the fleet is there without them.
-            self._missing.append(what)
-
-    def _add_assets(self) -> None:
-        known = {asset.name for asset in self._registry.list_assets_all(page_size=1000)}
-        missing = [asset for asset in self._fleet.assets() if asset.name not in known]
-        with _progress("writing assets", len(missing)) as advance:
-            for asset in missing:
-                self._registry.create_asset(asset_id=render.short(asset.name), asset=asset, reason=self._reason)
-                self._assets += 1
-                advance(1)
-
-    def _ask_for_tiers(self) -> None:
-        with _progress("asking for tiers", len(self._lowered)) as advance:
-            for model_type in self._lowered:
-                evidence = criticality_pb2.CriticalityEvidence(
-                    on_call_24x7=f"pager-{render.short(model_type.team)}",
-                    business_metric="synthetic sessions",
-                    contribution="Synthetic: nothing real depends on it.",
-                )
-                wanted = serving_pb2.Tier.Value(model_type.labels[WANTED_TIER])
-                self._registry.request_criticality(
-                    resource=model_type.name, tier=wanted, evidence=evidence, reason=self._reason
-                )
-                self._requests += 1
-                advance(1)
+        tier = serving_pb2.Tier.Value(model_type.labels[WANTED_TIER])
+        self._registry.request_criticality(resource=model_type.name, tier=tier, evidence=evidence, reason=self._reason)
 
     def say(self) -> None:
         """Says what was written, and what was not."""
-        there = self._fleet.types - self._types
+        types, models, assets = (self._written[kind] for kind in ("model_type", "model", "asset"))
+        there = self._fleet.types - types
         if not self._session.is_table:
-            data = {
-                "model_types": self._types, "models": self._models, "assets": self._assets, "unchanged": there,
-                "lowered": len(self._lowered), "requests": self._requests,
-            }  # fmt: skip
-            render.dump(self._session, data)
+            data = {"model_types": types, "models": models, "assets": assets, "requests": len(self._wanting)}
+            render.dump(self._session, data | {"unchanged": there})
             return
-        click.echo(f"{self._types:,} model types with {self._models:,} models, and {self._assets:,} assets written.")
+        click.echo(f"{types:,} model types with {models:,} models, and {assets:,} assets written.")
         if there:
             click.echo(f"{there:,} model types were there already and stay as they are.")
-        if self._lowered:
-            asked = "are asked for and wait for approval" if self._requests else "were not asked for"
-            click.echo(f"{len(self._lowered):,} are TIER2 for now: TIER0 and TIER1 go by request, and {asked}.")
-        if self._missing:
-            click.echo(f"This registry is older than the command and knows no {' and no '.join(self._missing)}.")
-        click.echo("See them with: modelfleet registry type list")
+        if self._wanting:
+            click.echo(f"{len(self._wanting):,} of them are TIER2 and ask for TIER0 or TIER1, which people approve:")
+            click.echo("  modelfleet registry criticality list")
+        click.echo("See what serves what: modelfleet registry type list")

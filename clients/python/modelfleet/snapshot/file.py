@@ -39,7 +39,8 @@ class Kept:
     """A state as it is kept."""
 
     revision: int
-    hash: str
+    # A revision that it was made from, and its hash.
+    anchor: tuple[int, str]
     # When it was last known to be current, seconds since 1970.
     current_time: float
     # What it is limited to.
@@ -91,7 +92,7 @@ def _parts(kept: Kept) -> Iterator[bytes]:
     yield _MAGIC
     about = {
         "revision": kept.revision,
-        "hash": kept.hash,
+        "anchor": kept.anchor,
         "current_time": kept.current_time,
         "model_types": sorted(kept.model_types),
     }
@@ -146,5 +147,6 @@ def _state(blocks: Iterator[tuple[bytes, bytes]]) -> tuple[State, float]:
         else:
             raise DamagedFileError("it holds what no snapshot does")
     state.filter = frozenset(map(str, about["model_types"]))
-    state.revision, state.hash = int(about["revision"]), str(about["hash"])
+    number, hash_ = about["anchor"]
+    state.revision, state.anchor = int(about["revision"]), (int(number), str(hash_))
     return state, float(about["current_time"])

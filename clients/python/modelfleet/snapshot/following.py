@@ -130,7 +130,7 @@ class Following:
         if not (since >= self._save_pause if changed and not at_the_end else at_the_end or since >= _TOUCH_SECONDS):
             return None
         current_time = self._wall() - self.age
-        return Kept(self.state.revision, self.state.hash, current_time, self.filter, list(self.state))
+        return Kept(self.state.revision, self.state.anchor, current_time, self.filter, list(self.state))
 
     def saved(self, kept: Kept, seconds: float) -> None:
         """Notes that a state was written, or could not be, and how long that took."""
@@ -174,6 +174,10 @@ class Following:
         state = self._coming or self.state
         if message.HasField("revision"):
             self._take_revision(state, message.revision)
+        # Of a watch that is limited: what was passed over is none of this state's business.
+        state.revision = max(state.revision, message.position)
+        if state is self._coming and state.revision >= self._target:
+            self._tell(self._publish(state))
         if state.revision >= message.current_revision and self._coming is None:
             self._current_at = self._monotonic()
             self.problem = ""
@@ -181,13 +185,12 @@ class Following:
     def _take_revision(self, state: State, revision: pb.Revision) -> None:
         if revision.number <= state.revision:
             return
-        follows = revision.number == state.revision + 1
-        if not follows or (state.hash and revision.previous_hash != state.hash):
+        number, hash_ = state.anchor
+        is_next = revision.number == state.revision + 1
+        is_successor = not hash_ or number != revision.number - 1 or hash_ == revision.previous_hash
+        if not (is_next or self.filter) or not is_successor:
             raise _OtherHistoryError(f"revision {revision.number} does not follow {state.revision} as it is known")
-        changes = state.apply(revision)
-        if state is self._coming and state.revision >= self._target:
-            changes = self._publish(state)
-        self._tell(changes)
+        self._tell(state.apply(revision))
 
     def _publish(self, state: State) -> Sequence[BaselineChange]:
         changes = state.publish(before=self.state)
@@ -212,7 +215,7 @@ class Following:
         else:
             newest = yield from self._add_pages(state, start, "list_model_types", "model_types")
             newest = yield from self._add_pages(state, newest, "list_models", "models", parent=f"{PREFIX}-")
-        state.hash = yield from self._hash_of(start)
+        state.anchor = (start, (yield from self._hash_of(start)))
         self._load_from, self._target = None, newest
         if start == newest:
             self._tell(self._publish(state))
@@ -234,11 +237,10 @@ class Following:
 
     def _compare(self) -> Steps:
         """Looks whether the registry's history still is the one that the state was made from."""
-        known = self.state.hash
-        found = yield from self._hash_of(self.state.revision)
+        number, known = self.state.anchor
+        found = yield from self._hash_of(number)
         if known and found and known != found:
-            raise _OtherHistoryError(f"revision {self.state.revision} is not what it was")
-        self.state.hash = known or found
+            raise _OtherHistoryError(f"revision {number} is not what it was")
 
     def _hash_of(self, revision: int) -> Generator[Step, Any, str]:
         """Asks for the hash of a revision; empty where it is not kept any more, or there is none yet."""
@@ -254,7 +256,8 @@ class Following:
         shortest, longest = _WATCH_SECONDS
         try:
             after = (self._coming or self.state).revision
-            yield Watch({"after_revision": after}, shortest + (longest - shortest) * self._chance())
+            wanted = {"after_revision": after, "model_types": sorted(self.filter)}
+            yield Watch(wanted, shortest + (longest - shortest) * self._chance())
         except DeadlineExceeded:
             # Its time was over, or nobody answered.
             if self.age > CURRENT_SECONDS:

@@ -100,8 +100,8 @@ class State:
     def __init__(self, model_types: frozenset[str] = frozenset()) -> None:
         self.filter = model_types
         self.revision = 0
-        # Of the revision that this state is of; empty where it is not known.
-        self.hash = ""
+        # A revision that this state was made from, the newest one whose hash is known, and that hash; empty: none is.
+        self.anchor = (0, "")
         # What readers see. Routes are there by name and by id.
         self.routes: dict[str, Route] = _NotLoaded()
         self.models: dict[str, pb.Model] = _NotLoaded()
@@ -157,7 +157,7 @@ class State:
             shown = self._show(owner, before, models, revision.number) if self.is_published else None
             if shown is not None:
                 changes.append(shown)
-        self.revision, self.hash = revision.number, revision.hash
+        self.revision, self.anchor = revision.number, (revision.number, revision.hash)
         return changes
 
     def publish(self, before: State | None = None) -> Sequence[BaselineChange]:

@@ -21,7 +21,7 @@ from modelfleetd.registry import wire
 from modelfleetd.registry.access import Grants
 from modelfleetd.registry.api.base import Base, Context, author, new_uid
 from modelfleetd.registry.batch import After
-from modelfleetd.registry.domain import entries
+from modelfleetd.registry.domain import asset_entries, entries
 from modelfleetd.registry.domain.apply import (
     ADOPTED,
     MAX_BYTES,
@@ -112,6 +112,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "team": _Kind(entries.create_team, _update_team, entries.delete_team),
     "region": _Kind(entries.create_region, entries.update_region, entries.delete_region),
     "model_type": _Kind(entries.create_model_type, entries.update_model_type, entries.delete_model_type),
+    "asset": _Kind(asset_entries.create_asset, asset_entries.update_asset, asset_entries.delete_asset),
     "model": _Kind(entries.create_model, entries.update_model, entries.delete_model),
 }
 _ACCEPTED = ", ".join(wire.BY_NAME[name].pattern.template for name in _KINDS)
