@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from modelfleet.cli import code, export, render
+from modelfleet.cli import code, export, imports, render
 from modelfleet.cli.resources import Resource, add_standard_verbs
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.registry.v1 import registry_pb2 as pb
@@ -100,6 +100,7 @@ add_standard_verbs(region, REGION)
 add_standard_verbs(model_type, MODEL_TYPE)
 add_standard_verbs(model, MODEL, parent="modelTypes/{}")
 code.add_commands(group)
+imports.add_commands(group)
 
 
 def describe_change(change: pb.ResourceChange) -> str:
