@@ -38,6 +38,7 @@ FleetError
 ├── PartUnavailable          UNAVAILABLE           the database, another service, an agent
 ├── DeadlinePassed           DEADLINE_EXCEEDED
 ├── RefusedElsewhere         (as it was said)      another service refused
+├── EntriesRefused           (as of the first)     several entries at once, and some of them are refused
 ├── CallCancelled            CANCELLED
 ├── MethodUnknown            UNIMPLEMENTED
 └── InternalError            INTERNAL              a defect
@@ -264,7 +265,8 @@ class EntriesInvalidated(FleetError, code=Code.FAILED_PRECONDITION):
         shown = "; ".join(f"{name}: {problem}" for name, problem in list(problems.items())[:3])
         more = f"; and {count - 3:,} more" if count > 3 else ""
         message = (
-            f"{resource} would make {count:,} entries invalid: {shown}{more}. Mend them first, or write it with force."
+            f"{resource} would make {count:,} {'entry' if count == 1 else 'entries'} invalid: {shown}{more}. "
+            "Mend them first, or write it with force."
         )
         super().__init__(message, subject=resource, resource=resource, count=count, entries=list(problems)[:100])
         self.preconditions = tuple(
@@ -274,7 +276,7 @@ class EntriesInvalidated(FleetError, code=Code.FAILED_PRECONDITION):
 
 class CriticalityNeedsApproval(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, resource: str, tier: str, command: str) -> None:
-        message = f"{resource} comes to {tier} by a request that another person approves; run: {command}"
+        message = f"{resource} comes to {tier} by request; run: {command}"
         super().__init__(message, subject=resource, resource=resource, tier=tier, command=command)
 
 
@@ -404,6 +406,17 @@ class RefusedElsewhere(FleetError):
         super().__init__(message)
         self.code, self.reason = code, reason
         self.metadata = dict(metadata)
+
+
+class EntriesRefused(FleetError):
+    """What is wrong with entries that are written together: has code, reason and metadata of the first error."""
+
+    def __init__(self, first: FleetError, violations: Sequence[FieldViolation], count: int) -> None:
+        shown = "; ".join(f"{each.path}: {each.description}" for each in violations[:3])
+        more = f" And {count - 3:,} more." if count > 3 else ""
+        super().__init__(f"{shown}{more}", violations=violations, retry_after=first.retry_after)
+        self.code, self.reason, self.preconditions = first.code, first.reason, first.preconditions
+        self.metadata = {**first.metadata, "fields": _as_text([each.path for each in violations])}
 
 
 class InternalError(FleetError, code=Code.INTERNAL):

@@ -86,6 +86,8 @@ async def test_a_rejected_launch_is_cancelled_and_nothing_was_touched(database_u
 async def test_a_second_launch_on_a_route_is_refused_by_name_or_waits_its_turn(database_url: str) -> None:
     async with launcher_fleet(database_url, old=10, new=10) as fleet:
         await fleet.create("first", bake=60)
+        # By then it has changed something, so that there is a way back.
+        await fleet.waits("Baking", "launches/first")
         with refused("ROUTE_BUSY") as raised:
             await fleet.create("second")
         assert raised.value.metadata["launch"] == "launches/first"

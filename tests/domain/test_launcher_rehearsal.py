@@ -51,6 +51,69 @@ async def test_an_abort_at_any_time_leads_back(seconds: float) -> None:
     await serves_only(rehearsal, OLD, 50)
 
 
+@pytest.mark.parametrize("free", [2, 5, 40])
+async def test_an_experiment_ends_with_its_traffic_at_the_baseline_which_grows_first(free: int) -> None:
+    rehearsal = Rehearsal(old=50, new=60, free=free, experiment_share=2_000)
+    await rehearsal.prepare()
+    await ends_as(rehearsal, State.SUCCEEDED)
+    await serves_only(rehearsal, OLD, 50)
+    assert rehearsal.books.roles == {NEW: "RETIRED"} and rehearsal.books.settled == "succeeded"
+    assert rehearsal.books.asked == 0
+    (shares,) = rehearsal.books.splits.values()
+    assert [(share.model, share.share) for share in shares] == [(OLD, 10_000)]
+
+
+async def test_with_room_an_experiment_ends_in_one_step_without_a_bake() -> None:
+    policy = Policy(
+        bake_duration=timedelta(0), max_step_basis_points=10_000, stability_gate=StabilityGate(disabled=True)
+    )
+    rehearsal = Rehearsal(old=50, new=60, free=40, experiment_share=2_000, policy=policy)
+    await rehearsal.prepare()
+    await ends_as(rehearsal, State.SUCCEEDED)
+    plan = rehearsal.launch.plan
+    assert plan is not None and [step.share for step in plan.regions[0].steps] == [10_000]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 3, 6, 9, 12, 20])
+async def test_an_abort_gives_the_experiment_back_what_it_had(seconds: float) -> None:
+    rehearsal = Rehearsal(old=50, new=60, free=5, experiment_share=2_000, other_share=1_000)
+    await rehearsal.prepare()
+    await rehearsal.run(seconds)
+    rehearsal.abort()
+    launch = await rehearsal.run()
+    assert launch.state in (State.ROLLED_BACK, State.CANCELLED)
+    assert rehearsal.broken_promises() == []
+    seen = await rehearsal.simulator.observe(TARGET)
+    assert seen.desired is not None
+    replicas = {model.model: model.replicas for model in seen.desired.models}
+    assert replicas == rehearsal.running | {OTHER: replicas[OTHER]}
+    shares = {share.model: share.share_basis_points for share in seen.desired.shares}
+    assert shares == {NEW: 2_000, OLD: 7_000, OTHER: 1_000}
+
+
+async def test_an_experiment_whose_replicas_are_gone_is_ended_all_the_same() -> None:
+    rehearsal = Rehearsal(old=40, new=40, free=10, experiment_share=1_000)
+    await rehearsal.prepare()
+    rehearsal.simulator.failing_models.add(NEW)
+    assert rehearsal.simulator.kill(NEW, 100) > 0
+    await ends_as(rehearsal, State.SUCCEEDED)
+    await serves_only(rehearsal, OLD, 40)
+
+
+async def test_a_side_that_carries_a_dead_models_share_is_made_short_again_only_after_people_were_called() -> None:
+    rehearsal = Rehearsal(old=60, new=60, free=30, experiment_share=3_000, other_share=1_000)
+    await rehearsal.prepare()
+    await rehearsal.run(6)
+    rehearsal.simulator.failing_models.add(OTHER)
+    assert rehearsal.simulator.kill(OTHER, 100) > 0
+    rehearsal.abort()
+    launch = await rehearsal.run(300)
+    assert launch.state is State.ROLLING_BACK
+    assert {condition.reason for condition in launch.conditions} >= {"CarriesOthers"}
+    assert rehearsal.broken_promises() == []
+    assert (await rehearsal.run()).state is State.ROLLED_BACK
+
+
 async def test_replicas_that_are_about_to_be_drained_are_given_no_weight_back() -> None:
     rehearsal = Rehearsal(old=20, new=20, free=6, acknowledge_seconds=(0.5, 1.0))
     await rehearsal.prepare()
@@ -174,6 +237,7 @@ async def test_a_hanging_call_that_comes_through_after_the_lease_does_no_harm() 
     gated=st.booleans(),
     restless=st.sampled_from([0.0, 0.05]),
     other_share=st.sampled_from([0, 0, 1_000]),
+    experiment_share=st.sampled_from([0, 0, 500, 3_000]),
 )
 def test_whatever_goes_wrong_the_promises_hold_and_the_launch_converges(
     seed: int,
@@ -188,6 +252,7 @@ def test_whatever_goes_wrong_the_promises_hold_and_the_launch_converges(
     gated: bool,
     restless: float,
     other_share: int,
+    experiment_share: int,
 ) -> None:
     async def story() -> None:
         nonlocal restless
@@ -202,10 +267,11 @@ def test_whatever_goes_wrong_the_promises_hold_and_the_launch_converges(
             hang_rate=hang_rate,
             mean_life_seconds=life,
             other_share=other_share,
+            experiment_share=experiment_share,
             **({"policy": GATED} if gated else {}),
         )
         await rehearsal.prepare()
-        if other_share and restless:
+        if other_share and restless and not experiment_share:
             rehearsal.simulator.failing_models.add(OTHER)
             rehearsal.simulator.kill(OTHER, 100)
         start = rehearsal.clock.monotonic()

@@ -38,7 +38,7 @@ def test_a_ledger_with_edits_on_top_is_the_ledger_after_them(steps: list[tuple[s
         below.revision = number
         below.apply(decide(below, verb, entry))
     after = LedgerOf(*below.entries.values(), revision=below.revision)
-    overlay = Overlay(below, builders._references)
+    overlay = Overlay(below, builders.references)
     for verb, entry in [*BEGIN[len(BEGIN) // 2 :], *steps]:
         outcomes: list[Any] = []
         for ledger in (after, overlay):

@@ -16,6 +16,7 @@ from modelfleetd.launcher.domain import verbs
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts, PhaseTime, Share, State, Strategy, Verdict
 from modelfleetd.launcher.domain.plan import Room
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from modelfleetd.launcher.domain.replicas import replicas_for
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.ports import Estimate, HeldUnits, Judgement, PoolFacts, SizedModel, TypeFacts, World
 from modelfleetd.launcher.reconciler import LEASE_SECONDS
@@ -139,6 +140,10 @@ class Books:
     free: int
     platform: CrashingPlatform
     least: int = 2
+    # What both models have booked, and whether the new one is an experiment that is to end.
+    booked: int = 0
+    ends: bool = False
+    roles: Mapping[str, str] = field(default_factory=dict)
     finalized: dict[str, bool] = field(default_factory=dict)
     settled: str = ""
     splits: Mapping[str, Sequence[Share]] = field(default_factory=dict)
@@ -146,11 +151,12 @@ class Books:
     asked: int = 0
 
     async def model_type(self, name: str) -> TypeFacts:
-        return TypeFacts(TYPE, "teams/t", "TIER2", OLD, 1, (REGION,), predicts=True)
+        return TypeFacts(TYPE, "teams/t", "TIER2", OLD, 1, (REGION,), predicts=True, shares={NEW: frozenset({REGION})})
 
     async def model(self, name: str, path: str) -> SizedModel:
         facts = ModelFacts(name, "sha256:0", {"command": ["serve"], "flavor": CPU})
-        return SizedModel(facts, CPU, 1, timedelta(seconds=60), timedelta(seconds=10))
+        role = "BASELINE" if name == OLD else "EXPERIMENT" if self.ends else "CANDIDATE"
+        return SizedModel(facts, CPU, 1, timedelta(seconds=60), timedelta(seconds=10), role)
 
     async def agent_address(self, region: str) -> str:
         return "agent"
@@ -159,7 +165,7 @@ class Books:
         self.platform.crashes.maybe()
         assert self.finalized.setdefault(launch, succeeded) == succeeded
         if succeeded:
-            self.splits = given["splits"]
+            self.splits, self.roles = given["splits"], given["roles"]
         self.platform.crashes.maybe()
         return 7 if succeeded else 0
 
@@ -178,7 +184,7 @@ class Books:
     async def room(
         self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str]
     ) -> Mapping[tuple[str, str], Room]:
-        return {(CPU, REGION): Room(self.old, self.free)}
+        return {(CPU, REGION): Room(self.booked, self.free)}
 
     async def reserve(self, *given: object) -> str:
         self.platform.crashes.maybe()
@@ -213,7 +219,10 @@ class Books:
 
 
 class Rehearsal:
-    """One launch from `old` replicas to `new`, with `free` units to spare, on a machine that misbehaves as told."""
+    """One launch from `old` replicas to `new`, with `free` units to spare, on a machine that misbehaves as told.
+
+    With `experiment_share` the new model serves that share as an experiment, and the launch ends it.
+    """
 
     def __init__(
         self,
@@ -226,6 +235,7 @@ class Rehearsal:
         hang_rate: float = 0.0,
         policy: Policy | None = None,
         other_share: int = 0,
+        experiment_share: int = 0,
         **behaviour: Any,
     ) -> None:
         self.clock = ManualClock()
@@ -233,6 +243,15 @@ class Rehearsal:
         self.simulator = Simulator(self.clock, seed=seed, behaviour=Behaviour())
         self.crashes = Crashes(self.draw)
         self.books = Books(old, new, free, CrashingPlatform(self.simulator, self.crashes))
+        self.experiment_share = experiment_share
+        both = 10_000 - other_share
+        self.running = {OLD: old}
+        if experiment_share:
+            self.running = {
+                OLD: replicas_for(old, both - experiment_share, 2),
+                NEW: replicas_for(new, experiment_share, 2),
+            }
+        self.books.booked, self.books.ends = sum(self.running.values()), bool(experiment_share)
         self.books.platform.hang_rate = hang_rate
         self.books.platform.meanwhile = self._hangs
         self.crash_rate = crash_rate
@@ -249,8 +268,10 @@ class Rehearsal:
 
     async def prepare(self) -> None:
         """The baseline serves everything, and the launch is created."""
-        models: tuple[DesiredModel, ...] = (DesiredModel(OLD, SPEC, self.books.old),)
-        shares: tuple[ModelShare, ...] = (ModelShare(OLD, 10_000 - self.other_share),)
+        models = tuple(DesiredModel(model, SPEC, replicas) for model, replicas in self.running.items())
+        shares: tuple[ModelShare, ...] = (ModelShare(OLD, 10_000 - self.other_share - self.experiment_share),)
+        if self.experiment_share:
+            shares = (ModelShare(NEW, self.experiment_share), *shares)
         if self.other_share:
             models = (*models, DesiredModel(OTHER, SPEC, _OTHERS))
             shares = (*shares, ModelShare(OTHER, self.other_share))
@@ -268,7 +289,7 @@ class Rehearsal:
             uid="u",
             model_type=TYPE,
             candidate=NEW,
-            strategy=Strategy.REPLACE_BASELINE,
+            strategy=Strategy.END_EXPERIMENT if self.experiment_share else Strategy.REPLACE_BASELINE,
             pool="pools/p",
             regions=(REGION,),
             policy=self.policy,
@@ -348,19 +369,20 @@ class Rehearsal:
             return []
         (region,) = plan.regions
         assert region.baseline is not None
-        needs = {NEW: region.candidate.needs, OLD: region.baseline.needs}
+        needs = {side.model: side.needs for side in (region.candidate, region.baseline)}
         held = region.held(CPU) + (_OTHERS if self.other_share else 0)
         promise = Promise(TARGET, lambda m, x: needs[m](x) if m in needs else 0, {CPU: held}, after=self.began)
         return violations(self.simulator.ledger, [promise])
 
     def assert_no_rise_after_abort(self) -> None:
-        """After an abort nobody asks for more weight for the candidate."""
+        """After an abort nobody asks for more weight for the model that was growing."""
         if self.aborted_at is None:
             return
         before = [e for e in self.simulator.ledger[: self.aborted_at] if e.kind is EffectKind.ACCEPTED and e.desired]
         last = before[-1].desired
-        share = last.share_of(NEW) if last else 0
+        rising = self.launch.rising
+        share = last.share_of(rising) if last else 0
         for effect in self.simulator.ledger[self.aborted_at :]:
             if effect.kind is EffectKind.ACCEPTED and effect.desired is not None:
-                assert effect.desired.share_of(NEW) <= share, effect
-                share = effect.desired.share_of(NEW)
+                assert effect.desired.share_of(rising) <= share, effect
+                share = effect.desired.share_of(rising)

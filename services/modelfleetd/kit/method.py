@@ -19,6 +19,18 @@ class Permission:
     any_of: frozenset[Role]
     resource: str
 
+    @property
+    def sufficient(self) -> frozenset[Role]:
+        """The roles that suffice: ADMIN may do everything that anybody may."""
+        return self.any_of | {Role.ADMIN} if self.any_of else frozenset()
+
+    def resource_in(self, request: Any) -> str:
+        """Returns the name of the resource in a request; empty where the rule names none."""
+        value = request
+        for name in self.resource.split(".") if self.resource else ():
+            value = getattr(value, name)
+        return value if isinstance(value, str) else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Method:

@@ -109,7 +109,9 @@ class _Compiler:
             yield _each(field.name, test) if field.is_repeated else _one(field, test)
         if name.startswith("google.protobuf."):
             return
-        is_updated = self._use is Use.UPDATE and field.message_type.GetOptions().HasExtension(resource_pb2.resource)
+        # Beside a mask a resource need not be whole: whoever takes it apart checks what its own method requires.
+        beside_mask = self._use is Use.UPDATE or "update_mask" in field.containing_type.fields_by_name
+        is_updated = beside_mask and field.message_type.GetOptions().HasExtension(resource_pb2.resource)
         inner = self.rules(field.message_type, required=required and not is_updated)
         yield _nested_each(field.name, inner) if field.is_repeated else _nested(field.name, inner)
 
@@ -289,7 +291,10 @@ def _mask_rule(descriptor: Any) -> Rule:
     def masked(request: Any, _path: str, found: Violations) -> None:
         for mask_path in request.update_mask.paths:
             top, _, rest = mask_path.partition(".")
-            if top not in fields or (rest and not _exists(fields[top], rest)):
+            if mask_path == "*":  # all fields (AIP-134)
+                for require in required.values():
+                    require(getattr(request, resource.name), f"{resource.name}.", found)
+            elif top not in fields or (rest and not _exists(fields[top], rest)):
                 found.append(FieldViolation("update_mask", f"'{mask_path[:100]}': {accepted}"))
             elif top in required and not rest:
                 required[top](getattr(request, resource.name), f"{resource.name}.", found)

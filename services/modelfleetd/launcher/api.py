@@ -26,7 +26,7 @@ from modelfleetd.launcher.domain import envelope, policy, verbs
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.decide import region_to_observe
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import Launch, PhaseTime, State
+from modelfleetd.launcher.domain.launch import Launch, PhaseTime, State, Strategy
 from modelfleetd.launcher.estimation import estimate
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.ports import World
@@ -40,6 +40,8 @@ _log = logging.getLogger(__name__)
 _HEARTBEAT_SECONDS: Final = 15.0
 # How long an abort waits for its agent to refuse whoever acted until then.
 _FENCE_SECONDS: Final = 1.0
+# Who may launch; others who may create a launch may only mitigate.
+_LAUNCHERS: Final = frozenset({Role.ENGINEER, Role.OWNER, Role.ADMIN})
 # Who may take capacity of a team's pool for another team's launch.
 _SPENDERS: Final = frozenset({Role.ENGINEER, Role.OWNER, Role.CAPACITY_OWNER, Role.ADMIN})
 
@@ -234,7 +236,12 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
         strategy = wire.strategy_from_proto(asked.strategy)
         type_ = await self._world.registry.model_type(asked.model_type)
         await self._expect_pool(asked.pool, type_.team)
-        in_force = wire.policy_from_proto(asked.policy, type_.tier)
+        ends = strategy is Strategy.END_EXPERIMENT
+        if ends and asked.regions:
+            raise invalid("launch.regions", "must be empty: an experiment ends everywhere")
+        if not ends:
+            await self._expect_launcher(type_.team)
+        in_force = wire.policy_from_proto(asked.policy, type_.tier, strategy)
         policy.check(in_force)
         # One that is queued is compared with whatever is the baseline by then.
         demanded = resolved(
@@ -279,20 +286,30 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
         if bound.isdisjoint(_SPENDERS):
             raise RoleMissing(principal.name, "CreateLaunch", sorted(role.name for role in _SPENDERS), found.team)
 
+    async def _expect_launcher(self, team: str) -> None:
+        """Expects that the caller may launch on a team's routes, not only mitigate.
+
+        Raises:
+            RoleMissing: it is on call only.
+        """
+        principal = current_principal()
+        bound = principal.roles_everywhere | await self._roles.roles(principal, team)
+        bound |= await self._roles.roles(principal, None)
+        if bound.isdisjoint(_LAUNCHERS):
+            raise RoleMissing(principal.name, "CreateLaunch", ["ENGINEER", "OWNER"], team)
+
     async def _expect_bookings(self, launch: Launch) -> None:
-        """Expects that what the baseline has booked can move into the launch's hold.
+        """Expects that what the models that serve have booked can move into the launch's hold.
 
         Raises:
             WrongState: it is booked in another pool.
         """
-        if not launch.baseline:
-            return
-        baseline = await self._world.registry.model(launch.baseline, "launch.model_type")
-        other = await self._world.capacity.booked_elsewhere(
-            launch.baseline, launch.pool, baseline.flavor, launch.regions
-        )
-        if other:
-            raise WrongState(launch.baseline, f"booked in {other}", [f"launches from {other}"])
+        serving = {launch.baseline, launch.falling} - {""}
+        for name in sorted(serving):
+            model = await self._world.registry.model(name, "launch.model_type")
+            other = await self._world.capacity.booked_elsewhere(name, launch.pool, model.flavor, launch.regions)
+            if other:
+                raise WrongState(name, f"booked in {other}", [f"launches from {other}"])
 
     async def _planned(self, launch: Launch, *, keep_plan: bool) -> Launch:
         """Makes the plan as the launch itself will: whatever stands in its way is said to the caller at once."""
@@ -314,7 +331,8 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
             # Its baseline is pinned when it starts: the launch before it is about to put another one in place.
             launch = replace(launch, queued=True, baseline="")
         await self._store.insert(conn, launch)
-        what = f"launches {launch.candidate} on {launch.model_type}"
+        does = "ends the experiment" if launch.strategy is Strategy.END_EXPERIMENT else "launches"
+        what = f"{does} {launch.candidate} on {launch.model_type}"
         created = Event("Created", what, launch.create_time, actor=launch.actor)
         await self._store.say(conn, launch, created)
         return wire.launch_to_proto(launch, (), launch.create_time)

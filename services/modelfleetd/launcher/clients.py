@@ -74,6 +74,7 @@ class RegistryClient:
             regions=tuple(found.regions),
             predicts=bool(found.predictions),
             predictions=tuple(map(_declared, found.predictions)),
+            shares=_regions_of_shares(found.splits),
         )
 
     async def model(self, name: str, path: str) -> SizedModel:
@@ -81,7 +82,8 @@ class RegistryClient:
             found = await self._stub.get_model(name=name, timeout=timeout())
         spec = from_proto(found.serving_spec, ServingSpec)
         facts = ModelFacts(found.name, spec.digest, spec_to_document(found.serving_spec))
-        return SizedModel(facts, spec.flavor, spec.units, spec.startup_limit, spec.drain_limit)
+        role = registry_pb2.Model.Role.Name(found.role)
+        return SizedModel(facts, spec.flavor, spec.units, spec.startup_limit, spec.drain_limit, role)
 
     async def agent_address(self, region: str) -> str:
         with translated("registry"), _referring("launch.regions", region):
@@ -132,6 +134,15 @@ class RegistryClient:
         for start in range(0, len(statuses), _REPORTED):
             with translated("registry"):
                 await self._stub.report_serving(statuses=statuses[start : start + _REPORTED], timeout=timeout())
+
+
+def _regions_of_shares(splits: Iterable[serving_pb2.RegionSplit]) -> Mapping[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for split in splits:
+        for share in split.shares:
+            if share.share_basis_points > 0:
+                found.setdefault(share.model, set()).add(split.region)
+    return {model: frozenset(regions) for model, regions in found.items()}
 
 
 def _declared(prediction: registry_pb2.Prediction) -> Declared:

@@ -11,7 +11,7 @@ from modelfleetd.errors import CertificateMissing, NotConfigured, invalid
 from modelfleetd.launcher.domain import plan as plans
 from modelfleetd.launcher.domain import replicas
 from modelfleetd.launcher.domain.criteria import resolved
-from modelfleetd.launcher.domain.launch import Launch, ModelFacts
+from modelfleetd.launcher.domain.launch import Launch, ModelFacts, Strategy
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, Room, Side
 from modelfleetd.launcher.domain.policy import Criterion
 from modelfleetd.launcher.ports import Estimate, HeldUnits, SizedModel, TypeFacts, World
@@ -40,10 +40,39 @@ class Estimation:
 
 @dataclass(frozen=True, slots=True)
 class _Needs:
-    """What both models need."""
+    """What both models need; None where nobody certified what a replica carries, or there is no such model."""
 
-    candidate: Estimate
-    baseline: Estimate | None
+    rising: Estimate | None
+    falling: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """The two models of a launch, as the side that grows and the one that gives."""
+
+    launch: Launch
+    candidate: SizedModel
+    baseline: SizedModel | None
+
+    @property
+    def _ends(self) -> bool:
+        return self.launch.strategy is Strategy.END_EXPERIMENT
+
+    @property
+    def rising(self) -> SizedModel:
+        return self.baseline if self._ends and self.baseline is not None else self.candidate
+
+    @property
+    def falling(self) -> SizedModel | None:
+        return self.candidate if self._ends else self.baseline
+
+    @property
+    def rising_called(self) -> str:
+        return "baseline" if self._ends else "candidate"
+
+    @property
+    def falling_called(self) -> str:
+        return "experiment" if self._ends else "baseline"
 
 
 def target_of(model_type: str) -> str:
@@ -66,6 +95,7 @@ async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Est
     type_ = await world.registry.model_type(launch.model_type)
     if type_.baseline == launch.candidate:
         raise invalid("launch.candidate", "must not be the baseline already")
+    ends = launch.strategy is Strategy.END_EXPERIMENT
     regions = launch.regions or type_.regions
     if not regions:
         raise NotConfigured(launch.model_type, "regions")
@@ -78,11 +108,19 @@ async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Est
     criteria = resolved(gate.criteria, type_.predictions, has_baseline=bool(type_.baseline))
     candidate = await world.registry.model(launch.candidate, "launch.candidate")
     baseline = await world.registry.model(type_.baseline, "launch.model_type") if type_.baseline else None
-    needs = await _needs(world, candidate, baseline, key, keep=False)
+    if ends and baseline is None:
+        raise NotConfigured(launch.model_type, "baseline")
+    if ends and candidate.role != "EXPERIMENT":
+        raise invalid("launch.candidate", f"must be an EXPERIMENT to be ended, and is {candidate.role}")
+    asking = _Asking(launch, candidate, baseline)
+    needs = await _needs(world, asking, key, keep=False)
     addresses = dict(zip(regions, await _each(regions, world.registry.agent_address), strict=True))
     target = target_of(launch.model_type)
     observed = await _each(regions, lambda region: world.platforms.at(addresses[region]).observe(target))
     seen = dict(zip(regions, observed, strict=True))
+    if ends:
+        # Only where there is something to end: what the agent runs, or what the ledger says.
+        regions = _where(launch.candidate, type_, seen) or regions
     costs = {
         model.flavor: await world.capacity.unit_cost(model.flavor)
         for model in (candidate, baseline)
@@ -92,8 +130,10 @@ async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Est
     def sides_of(needs: _Needs) -> Mapping[str, tuple[Side, Side | None]]:
         return {
             region: (
-                _side(candidate, needs.candidate, region, seen[region], costs),
-                _side(baseline, needs.baseline, region, seen[region], costs) if baseline else None,
+                _side(asking.rising, needs.rising, asking.rising_called, region, seen[region], costs),
+                _side(asking.falling, needs.falling, asking.falling_called, region, seen[region], costs)
+                if asking.falling
+                else None,
             )
             for region in regions
         }
@@ -102,7 +142,7 @@ async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Est
     plan = _plan(launch, needs, sides_of(needs), rooms)
     if keep:
         # Only what a plan was made of is kept: there may be none for days, and everything is asked again and again.
-        needs = await _needs(world, candidate, baseline, key, keep=True)
+        needs = await _needs(world, asking, key, keep=True)
         plan = _plan(launch, needs, sides_of(needs), rooms)
     return Estimation(type_, candidate.facts, baseline.facts if baseline else None, criteria, plan, addresses)
 
@@ -122,8 +162,20 @@ def _plan(
     planned = tuple(
         plans.make(Inputs(region, new, old, _room_of(rooms, region)), pace) for region, (new, old) in sides.items()
     )
-    of_baseline = needs.baseline.name if needs.baseline else ""
-    return plans.together(planned, pace, candidate_estimate=needs.candidate.name, baseline_estimate=of_baseline)
+    names = tuple(found.name if found else "" for found in (needs.rising, needs.falling))
+    of_candidate, of_baseline = names if launch.candidate == launch.rising else names[::-1]
+    return plans.together(planned, pace, candidate_estimate=of_candidate, baseline_estimate=of_baseline)
+
+
+def _where(model: str, type_: TypeFacts, seen: Mapping[str, ServingObservation]) -> tuple[str, ...]:
+    """The regions in which a model runs or has a share, by its agent or by the ledger."""
+    by_ledger = type_.shares.get(model, frozenset())
+    running = {
+        region
+        for region, found in seen.items()
+        if found.desired and (found.desired.replicas_of(model) or found.desired.share_of(model))
+    }
+    return tuple(region for region in seen if region in by_ledger or region in running)
 
 
 async def _each(regions: Sequence[str], ask: Callable[[str], Awaitable[_T]]) -> list[_T]:
@@ -137,23 +189,47 @@ async def _each(regions: Sequence[str], ask: Callable[[str], Awaitable[_T]]) -> 
     return await asyncio.gather(*map(one, regions))
 
 
-async def _needs(world: World, candidate: SizedModel, baseline: SizedModel | None, key: str, *, keep: bool) -> _Needs:
-    of_candidate = await world.capacity.estimate(candidate.facts.name, f"{key}/candidate", keep=keep)
-    return _Needs(of_candidate, await _baseline_estimate(world, baseline, key, keep=keep))
+async def _needs(world: World, asking: _Asking, key: str, *, keep: bool) -> _Needs:
+    """What both sides need. What serves already may be inferred; what is new must be certified."""
+    ends = asking.launch.strategy is Strategy.END_EXPERIMENT
+    rising = await _estimate(world, asking.rising, f"{key}/{asking.rising_called}", keep=keep, may_lack=ends)
+    if asking.falling is None:
+        return _Needs(rising, None)
+    called = f"{key}/{asking.falling_called}"
+    return _Needs(rising, await _estimate(world, asking.falling, called, keep=keep, may_lack=True, planned=not ends))
 
 
-async def _baseline_estimate(world: World, baseline: SizedModel | None, key: str, *, keep: bool) -> Estimate | None:
-    """What the baseline needs; None where there is none, or where nobody certified what a replica of it carries."""
-    if baseline is None:
-        return None
+async def _estimate(
+    world: World, model: SizedModel, key: str, *, keep: bool, may_lack: bool, planned: bool = True
+) -> Estimate | None:
+    """What a model needs.
+
+    Args:
+        world: whom to ask.
+        model: which.
+        key: of the question.
+        keep: whether capacity keeps its estimate.
+        may_lack: whether it may go without a certificate; then None.
+        planned: whether the model type must say how much traffic to plan for; else None where it does not.
+    """
     try:
-        return await world.capacity.estimate(baseline.facts.name, f"{key}/baseline", keep=keep)
+        return await world.capacity.estimate(model.facts.name, key, keep=keep)
     except CertificateMissing:
-        return None
+        if not may_lack:
+            raise
+    except NotConfigured:
+        if planned:
+            raise
+    return None
 
 
 def _side(
-    model: SizedModel, estimate: Estimate | None, region: str, seen: ServingObservation, costs: Mapping[str, float]
+    model: SizedModel,
+    estimate: Estimate | None,
+    called: str,
+    region: str,
+    seen: ServingObservation,
+    costs: Mapping[str, float],
 ) -> Side:
     name = model.facts.name
     running = seen.desired.replicas_of(name) if seen.desired else 0
@@ -176,6 +252,7 @@ def _side(
         unit_cost=costs[model.flavor],
         startup=model.startup,
         drain=model.drain,
+        called=called,
     )
 
 
@@ -189,13 +266,9 @@ async def _rooms(
             place = (side.flavor, region)
             wanted[place] = wanted.get(place, 0) + side.units * max(1, side.running, side.full, side.least)
     items = [HeldUnits(flavor, region, units) for (flavor, region), units in wanted.items()]
-    return await world.capacity.room(launch.pool, launch.name, items, replaced_by(launch, sides))
-
-
-def replaced_by(launch: Launch, sides: Mapping[str, tuple[Side, Side | None]]) -> tuple[str, ...]:
-    """The models whose bookings move into the hold: both, since the candidate may serve a part already."""
-    old = next((old.model for _, old in sides.values() if old is not None), "")
-    return (launch.candidate, old) if old else (launch.candidate,)
+    # The bookings of both move into the hold, since both may serve a part already.
+    models = dict.fromkeys(side.model for pair in sides.values() for side in pair if side is not None)
+    return await world.capacity.room(launch.pool, launch.name, items, tuple(models))
 
 
 def _room_of(rooms: Mapping[tuple[str, str], Room], region: str) -> dict[str, Room]:

@@ -56,10 +56,9 @@ def _content(act: Act, launch: Launch) -> Mapping[str, Any]:
             seconds = launch.policy.rollback_window.total_seconds()
             return {"reservation": launch.reservation, "usages": usages, "retain_seconds": seconds}
         case Act.FINALIZE:
-            roles = {launch.candidate: "BASELINE"} | ({launch.baseline: "RETIRED"} if launch.baseline else {})
             return {
                 "expected_revision": launch.expected_revision,
-                "roles": roles,
+                "roles": dict(launch.final_roles),
                 "splits": {
                     region: [{"model": share.model, "share": share.share} for share in shares]
                     for region, shares in launch.splits.items()

@@ -37,6 +37,8 @@ class TypeFacts:
     regions: tuple[str, ...]
     predicts: bool
     predictions: tuple[Declared, ...] = ()
+    # The regions in which a model has a share by the ledger, by model.
+    shares: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class SizedModel:
     units: int
     startup: timedelta
     drain: timedelta
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)

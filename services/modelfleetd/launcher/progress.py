@@ -16,11 +16,13 @@ def with_progress(launch: Launch, seen: Seen, split: tuple[Share, ...]) -> Launc
     plan = launch.plan.regions[max(0, at)]
     known = next((progress for progress in launch.progress if progress.region == plan.region), None)
     step = launch.step.number if at == launch.step.region else (known.step if known else 0)
+    sides = (_side(seen.candidate), _side(seen.baseline))
+    of_candidate, of_baseline = sides if launch.candidate == launch.rising else sides[::-1]
     made = RegionProgress(
         region=plan.region,
         step=step,
-        candidate=_side(seen.candidate),
-        baseline=_side(seen.baseline),
+        candidate=of_candidate,
+        baseline=of_baseline,
         free_units=_free(seen, plan),
         bake_end_time=launch.bake_end if launch.state is State.SHIFTING and not launch.step.passed else None,
         observe_time=seen.time,

@@ -153,7 +153,7 @@ class Round:
             return await self._settle_apply(launch.intent, observation)
         seen = None
         if observation is not None:
-            seen = seen_of(observation, launch.candidate, launch.baseline)
+            seen = seen_of(observation, launch.rising, launch.falling)
             launch = self.launch = with_progress(launch, seen, split_of(observation.desired))
         return await self._decide(launch, seen, observation)
 
@@ -252,7 +252,7 @@ class Round:
         launch, desired = self.launch, desired_from_document(intent.content["desired"])
         if is_same(desired, observation.desired):
             return await self._void(intent, "done")
-        seen = seen_of(observation, launch.candidate, launch.baseline)
+        seen = seen_of(observation, launch.rising, launch.falling)
         action = next_action(replace(launch, intent=None), seen, self.now)
         if (
             isinstance(action, Apply)

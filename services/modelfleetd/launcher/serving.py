@@ -26,7 +26,7 @@ from modelfleetd.platform.model import (
 _NOTHING = DesiredServing()
 
 
-def seen_of(observation: ServingObservation, candidate: str, baseline: str) -> Seen:
+def seen_of(observation: ServingObservation, rising: str, falling: str) -> Seen:
     """What matters to a launch of what an agent has observed."""
     desired = observation.desired or _NOTHING
 
@@ -51,8 +51,8 @@ def seen_of(observation: ServingObservation, candidate: str, baseline: str) -> S
         age = observation.observe_time - observation.split_time - (observation.statistics_age or timedelta(0))
     return Seen(
         region=observation.region,
-        candidate=side(candidate),
-        baseline=side(baseline) if baseline else Observed(),
+        candidate=side(rising),
+        baseline=side(falling) if falling else Observed(),
         known=observation.desired is not None,
         current=observation.acknowledged_generation >= observation.generation,
         requests=sum(model.requests_since_split for model in observation.models),
@@ -77,7 +77,7 @@ def is_same(asked: DesiredServing, found: DesiredServing | None) -> bool:
 def desired_of(apply: Apply, launch: Launch, observation: ServingObservation) -> DesiredServing:
     """The whole state that an act asks for. Whatever runs beside the two models stays as it is."""
     current = observation.desired or _NOTHING
-    wanted = {launch.candidate: apply.new_replicas, launch.baseline: apply.old_replicas}
+    wanted = {launch.rising: apply.new_replicas, launch.falling: apply.old_replicas}
     others = [model for model in current.models if model.model not in wanted]
     swapped = [
         DesiredModel(model, _spec(model, launch, current), replicas)
@@ -88,8 +88,10 @@ def desired_of(apply: Apply, launch: Launch, observation: ServingObservation) ->
 
 
 def _shares(share: int | None, launch: Launch, current: Iterable[ModelShare]) -> tuple[ModelShare, ...]:
-    """The new split. The candidate stands where the pair stands, before the baseline that it takes traffic from."""
-    pair = (launch.candidate, launch.baseline)
+    """The new split. The pair stays where it stands, in its order: so a growing share takes from its neighbour only,
+    and whoever is with a model by a sticky key does not move back and forth. A new model stands before the other.
+    """
+    pair = (launch.rising, launch.falling)
     now = [found for found in current if found.share_basis_points > 0]
     if share is None or not (now or share):
         return ()
@@ -101,7 +103,9 @@ def _shares(share: int | None, launch: Launch, current: Iterable[ModelShare]) ->
     place = next((index for index, found in enumerate(now) if found.model in pair), 0)
     others = [found for found in now if found.model not in pair]
     place = sum(1 for found in now[:place] if found.model not in pair)
-    ours = [ModelShare(launch.candidate, share), ModelShare(launch.baseline, both - share)]
+    ours = [ModelShare(launch.rising, share), ModelShare(launch.falling, both - share)]
+    if [found.model for found in now if found.model in pair] == [launch.falling, launch.rising]:
+        ours.reverse()
     ours = [found for found in ours if found.share_basis_points > 0]
     return (*others[:place], *ours, *others[place:])
 

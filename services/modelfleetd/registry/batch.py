@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,15 +14,18 @@ from modelfleetd.errors import LaunchEnded
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.idempotency import Answered, again, answer_of
 from modelfleetd.registry import wire
+from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.overlay import Overlay
-from modelfleetd.registry.domain.revisions import Author, Edit, Edits, Stamp, StoredRevision, revise
+from modelfleetd.registry.domain.revisions import Author, Edit, Edits, Stamp, StoredRevision, check_size, revise
 from modelfleetd.registry.domain.roles import Finalization
+from modelfleetd.registry.slices import Pause, give_way, in_slices
 from modelfleetd.registry.snapshot import Snapshot, SnapshotLedger
 from modelfleetd.registry.store import Head, LaunchOutcome, Store, Written
 
 Answer = TypeVar("Answer", bound=Message)
-Decide = Callable[[Ledger], Edits]
+Decide = Callable[[Ledger], Edits | Iterator[Edits]]
+"""Gives the edits; or, where much is decided, yields step by step, and the edits at last: others go on between."""
 After = Callable[[str], wire.AnyMessage | None]
 """Gives whatever has a name after a write, or None."""
 Reply = Callable[[pb.Revision | None, After], Answer]
@@ -46,6 +49,10 @@ class Write(ABC, Generic[Answer]):
     author: Author
     decide: Decide
     reply: Reply[Answer]
+    weight: int = 1
+    evidence_of: Sequence[str] = ()
+    """Models whose evidence the decision asks for: that is not in memory."""
+    """How many entries it is about: what takes long is not done together with much else."""
     answer: Answer | None = None
     refusal: Exception | None = None
 
@@ -75,6 +82,17 @@ class RequestedWrite(Write[Answer]):
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
+class OwnWrite(Write[Answer]):
+    """What the registry decides itself: nobody repeats it, and done again it comes to nothing."""
+
+    def recall(self, memory: Memory) -> Answer | None:
+        return None
+
+    def remember(self, memory: Memory, answer: Answer) -> None:
+        pass
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
 class LaunchEnding(Write[pb.FinalizeLaunchResponse]):
     """The end of a launch, which is its own key, for ever."""
 
@@ -95,24 +113,39 @@ class LaunchEnding(Write[pb.FinalizeLaunchResponse]):
         memory.new_launches.append(made)
 
 
+async def edits_of(decided: Edits | Iterator[Edits], pause: Pause = give_way) -> Edits:
+    """Returns the edits that a decision comes to."""
+    if isinstance(decided, tuple):
+        return decided
+    return [each async for each in in_slices(decided, pause)][-1]
+
+
 class Batch:
     """Writes on top of a locked head, not committed yet."""
 
-    def __init__(self, snapshot: Snapshot, head: Head, memory: Memory) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        head: Head,
+        memory: Memory,
+        evidence: Mapping[str, Sequence[EvidenceHead]],
+        pause: Pause,
+    ) -> None:
         self.revisions: list[pb.Revision] = []
         self._snapshot = snapshot
         self._number, self._hash, self._now = head.number, head.hash, head.now
         self._memory = memory
-        self._ledger = Overlay(SnapshotLedger(snapshot), wire.references_of_resource)
+        self._pause = pause
+        self._ledger = Overlay(SnapshotLedger(snapshot, evidence), wire.references_of_resource)
         self._written: list[Written] = []
 
-    def add(self, write: Write[Any]) -> None:
+    async def add(self, write: Write[Any]) -> None:
         """Decides a write, and gives it its answer or its refusal."""
         write.refusal = None
         try:
             write.answer = write.recall(self._memory)
             if write.answer is None:
-                write.answer = self._decided(write)
+                write.answer = await self._decided(write)
         except Exception as error:  # noqa: BLE001
             # Its own caller is told; the others go on, as if it had come alone.
             write.refusal = error
@@ -121,17 +154,21 @@ class Batch:
         """Writes it all."""
         await store.append(conn, self._written, self._memory.new_requests, self._memory.new_launches)
 
-    def _decided(self, write: Write[Answer]) -> Answer:
-        edits = write.decide(self._ledger)
+    async def _decided(self, write: Write[Answer]) -> Answer:
+        edits = await edits_of(write.decide(self._ledger), self._pause)
         if not edits:
             answer = write.reply(None, self._find)
             write.remember(self._memory, answer)
             return answer
         stamp = Stamp(self._number + 1, self._now)
-        changes = revise(edits, stamp)
-        stored_changes = [wire.stored_change(change, stamp.revision) for change in changes]
+        changes, stored_changes = [], []
+        async for edit in in_slices(edits, self._pause):
+            (change,) = revise((edit,), stamp)
+            changes.append(change)
+            stored_changes.append(wire.stored_change(change, stamp.revision))
         header = wire.header_of(write.author, stamp)
         parts = [change.change for change in stored_changes]
+        check_size(map(len, parts))
         stored = StoredRevision.following(self._hash, stamp.revision, header, parts)
         revision = wire.revision_of(stored)
         after = {change.resource: wire.after_of(change) for change in revision.changes}

@@ -26,6 +26,7 @@ _BATCH = 200
 _KEPT = frozenset(kind.name for kind in KINDS if kind.in_memory)
 # Watchers that are no further behind than this are served from memory, all from the same messages.
 _RECENT = 1024
+_RECENT_BYTES = 64 << 20
 
 
 class Follower:
@@ -35,7 +36,8 @@ class Follower:
         self._store = store
         self._asking = asyncio.Lock()
         self._moved = asyncio.Event()
-        self._recent: deque[Seen] = deque(maxlen=_RECENT)
+        self._recent: deque[Seen] = deque()
+        self._recent_bytes = 0
         self.snapshot = Snapshot()
         # Grows with each load: who follows revisions across one would not notice that history is another.
         self.generation = 0
@@ -44,6 +46,7 @@ class Follower:
         """Reads the whole current state: at start, and where the database's history is not the one followed so far."""
         number, hash_, resources = await self._store.load(_KEPT)
         self._recent.clear()
+        self._recent_bytes = 0
         self.generation += 1
         self.snapshot = Snapshot.of((message_of_stored(kind, state) for kind, state in resources), number, hash_)
         self._wake()
@@ -80,8 +83,15 @@ class Follower:
         if revision.number == self.snapshot.revision + 1:
             seen = Seen(revision, scopes_of(revision, self.snapshot.model_types.get))
             self.snapshot.apply(revision)
-            self._recent.append(seen)
+            self._keep(seen)
             self._wake()
+
+    def _keep(self, seen: Seen) -> None:
+        """Keeps a revision for watchers, and no more of the older ones than there is room for."""
+        self._recent.append(seen)
+        self._recent_bytes += seen.revision.ByteSize()
+        while len(self._recent) > _RECENT or (self._recent_bytes > _RECENT_BYTES and len(self._recent) > 1):
+            self._recent_bytes -= self._recent.popleft().revision.ByteSize()
 
     async def reach(self, min_revision: int, path: str = "min_revision") -> None:
         """Returns once the snapshot has a revision, which the field at `path` of the request asks for.

@@ -27,12 +27,16 @@ class Turns(Generic[W]):
 
     Args:
         act: does several pieces of work, and keeps what became of each. Raises where none of them was done.
-        most: pieces in a batch.
+        most: what the pieces of a batch may weigh together; one that weighs more is done alone.
+        weight: of a piece.
     """
 
-    def __init__(self, act: Callable[[Sequence[W]], Awaitable[None]], most: int) -> None:
+    def __init__(
+        self, act: Callable[[Sequence[W]], Awaitable[None]], most: int, weight: Callable[[W], int] = lambda _: 1
+    ) -> None:
         self._act = act
         self._most = most
+        self._weight = weight
         self._waiting: deque[_Waiting[W]] = deque()
         self._at_work: _Waiting[W] | None = None
 
@@ -66,7 +70,10 @@ class Turns(Generic[W]):
             raise
 
     async def _batch(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        batch = [self._waiting.popleft()]
+        left = self._most - self._weight(batch[0].work)
+        while self._waiting and (left := left - self._weight(self._waiting[0].work)) >= 0:
+            batch.append(self._waiting.popleft())
         try:
             await self._act([each.work for each in batch])
         except BaseException:

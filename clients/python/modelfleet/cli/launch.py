@@ -26,9 +26,20 @@ def group() -> None:
     """Plan, start, watch and steer launches."""
 
 
+_STRATEGIES = {
+    "replace-baseline": pb.Launch.REPLACE_BASELINE,
+    "end-experiment": pb.Launch.END_EXPERIMENT,
+}
 _WISHES = (
     click.argument("candidate", metavar="TYPE/MODEL"),
     click.option("--pool", required=True, help="Pool whose capacity it takes."),
+    click.option(
+        "--strategy",
+        type=click.Choice(list(_STRATEGIES)),
+        default="replace-baseline",
+        show_default=True,
+        help="What it is to bring about; end-experiment gives an experiment's share to the baseline, in one step.",
+    ),
     click.option("--region", "regions", multiple=True, help="Region; may be repeated. Default: all of the model type."),
     click.option("--max-step", type=SHARE, help="Largest growth of the share in one step. Default 20%."),
     click.option("--max-steps", type=click.IntRange(1, 100), help="Most steps. Default 20."),
@@ -64,7 +75,7 @@ def _wanted(candidate: str, pool: str, regions: tuple[str, ...], reason: str, **
     return pb.Launch(
         model_type=name.rsplit("/models/", 1)[0],
         candidate=name,
-        strategy=pb.Launch.REPLACE_BASELINE,
+        strategy=_STRATEGIES[wishes["strategy"]],
         pool=POOL.name(pool),
         regions=[f"regions/{render.short(region)}" for region in regions],
         policy=policy,
@@ -96,7 +107,7 @@ def plan(session: Session, **wishes: Any) -> None:
 @click.option("--watch", is_flag=True, help="Follow it until it ends.")
 @with_session
 def create(session: Session, launch_id: str, queue: bool, watch: bool, **wishes: Any) -> None:
-    """Launch a model: it replaces the baseline of its type, step by step."""
+    """Launch a model: it replaces the baseline of its type, step by step. Or end an experiment."""
     made = session.client.launcher.create_launch(launch=_wanted(**wishes), launch_id=launch_id, queue=queue)
     if watch:
         _watch(session, made.name)

@@ -60,15 +60,31 @@ def took(launch: pb.Launch) -> str:
     return render.age(launch.create_time)
 
 
+def headline(launch: pb.Launch) -> str:
+    """What a launch is to bring about, in a line."""
+    candidate, kind = render.short(launch.candidate), render.short(launch.model_type)
+    baseline = render.short(launch.baseline) if launch.baseline else "nothing"
+    if launch.strategy == pb.Launch.END_EXPERIMENT:
+        return f"{candidate} of {kind} ends; its traffic returns to {baseline}"
+    return f"{candidate} replaces {baseline} of {kind}"
+
+
+def sides(launch: pb.Launch) -> tuple[str, str]:
+    """What the side that grows and the one that gives are called."""
+    if launch.strategy == pb.Launch.END_EXPERIMENT:
+        return "baseline", "experiment"
+    return "candidate", "baseline"
+
+
 def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
     """The plan: what each region needs, then its steps as a table."""
-    old = render.short(launch.baseline) if launch.baseline else "nothing"
-    yield Text(f"{render.short(launch.candidate)} replaces {old} of {render.short(launch.model_type)}", style="bold")
+    yield Text(headline(launch), style="bold")
+    new, old = sides(launch)
     for region in launch.plan.regions:
         inferred = " (inferred from what serves)" if region.old_inferred else ""
         yield Text(
-            f"{render.short(region.region)}: {region.new_replicas_full} replicas of the candidate for "
-            f"{region.old_replicas_full} of the baseline{inferred}; holds {region.hold_units} units = "
+            f"{render.short(region.region)}: {region.new_replicas_full} replicas of the {new} for "
+            f"{region.old_replicas_full} of the {old}{inferred}; holds {region.hold_units} units = "
             f"{region.moved_units} moved + {region.extra_units} extra of {region.free_units} free"
         )
         rows = [
@@ -89,9 +105,9 @@ def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
         headers = [
             "STEP",
             "SHARE",
-            "BASELINE",
+            old.upper(),
             "REPLICAS",
-            "BASELINE'S",
+            f"{old.upper()}'S",
             "PEAK",
             "TAKEN",
             "FREED",
@@ -132,7 +148,8 @@ def envelope_parts(launch: pb.Launch) -> Iterator[str]:
     envelope = launch.envelope
     yield f"candidate   {envelope.candidate}"
     yield f"            {envelope.serving_spec_digest}"
-    yield f"replaces    {envelope.baseline or 'nothing'}"
+    ends = envelope.strategy == pb.Launch.END_EXPERIMENT
+    yield f"{'returns to' if ends else 'replaces'}{'  ' if ends else '    '}{envelope.baseline or 'nothing'}"
     yield f"regions     {', '.join(render.short(region) for region in envelope.regions)}"
     for units in envelope.max_units:
         yield f"at most     {units.units} units of {render.short(units.flavor)} in {render.short(units.region)}"
@@ -179,7 +196,8 @@ def _phase_took(phase: pb.PhaseTime) -> str:
 
 def _progress_parts(launch: pb.Launch) -> Iterator[RenderableType]:
     for region in launch.progress:
-        sides = (("candidate", region.candidate), ("baseline", region.baseline))
+        first = "experiment" if launch.strategy == pb.Launch.END_EXPERIMENT else "candidate"
+        both = ((first, region.candidate), ("baseline", region.baseline))
         rows = [
             [
                 label,
@@ -190,7 +208,7 @@ def _progress_parts(launch: pb.Launch) -> Iterator[RenderableType]:
                 str(side.requests),
                 str(side.errors),
             ]
-            for label, side in sides
+            for label, side in both
         ]
         headers = [
             render.short(region.region).upper(),

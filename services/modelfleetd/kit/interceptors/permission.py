@@ -31,8 +31,7 @@ class PermissionInterceptor(CheckingInterceptor):
 
     def prepare(self, method: Method) -> Check:
         rule = method.permission or _NOBODY
-        sufficient = rule.any_of | {Role.ADMIN} if rule.any_of else frozenset()
-        path = tuple(rule.resource.split(".")) if rule.resource else ()
+        sufficient = rule.sufficient
         needed = sorted(role.name for role in rule.any_of)
 
         async def expect_on(team: str) -> None:
@@ -50,7 +49,7 @@ class PermissionInterceptor(CheckingInterceptor):
                 return
             team = None
             if sufficient:
-                resource = _resource(request, path)
+                resource = rule.resource_in(request)
                 team = await self._team_of(resource) if resource else None
                 if not sufficient.isdisjoint(await self._bound(principal, rule, resource, team)):
                     return
@@ -71,11 +70,3 @@ class PermissionInterceptor(CheckingInterceptor):
         if team is not None:
             roles |= await self._roles.roles(principal, None)
         return roles
-
-
-def _resource(request: Any, path: tuple[str, ...]) -> str:
-    """Returns the resource name in a request: a string, or the first of several."""
-    value = request
-    for name in path:
-        value = getattr(value, name)
-    return value if isinstance(value, str) else ""

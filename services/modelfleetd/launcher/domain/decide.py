@@ -26,6 +26,7 @@ from modelfleetd.launcher.domain.launch import (
     going_back,
 )
 from modelfleetd.launcher.domain.observed import Seen, ShareState, in_proportion, share_state
+from modelfleetd.launcher.domain.plan import Side
 from modelfleetd.launcher.domain.words import count, percent, span
 
 # Seconds until the next look, while something is expected any moment, and while only time passes.
@@ -106,7 +107,7 @@ def _turn_round(launch: Launch, now: datetime) -> Action:
         # From here on the registry refuses to finalise it, whoever still tries.
         return Call(Act.FORGO, "tells the registry that it goes back", progress=False)
     if launch.revision:
-        # The registry has made the candidate the baseline: too late, a launch of its own has to undo that.
+        # The registry has recorded it: too late, a launch of its own has to undo that.
         late = replace(launch, abort=None)
         return Advance("AbortTooLate", "the registry has finalised it already", late, progress=False)
     back = alarm_after(enter(launch, State.ROLLING_BACK, now), now)
@@ -184,7 +185,7 @@ def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:
     step = launch.step_plan
     new, old = seen.candidate, seen.baseline
     if new.weight > 0 and new.available == 0 and old.available > 0:
-        lost = f"no replica of {launch.candidate} is available any more"
+        lost = f"no replica of {launch.rising} is available any more"
         return Advance("SafetyRollback", lost, going_back(launch, "availability", lost, now), progress=False)
     if new.share < step.share:
         return _raise_share(launch, seen)
@@ -206,24 +207,26 @@ def _raise_share(launch: Launch, seen: Seen) -> Action:
     """1 to 3: the hold covers the step; new replicas are started, and available; weight is shifted."""
     step, plan = launch.step_plan, launch.region_plan
     new, old = seen.candidate, seen.baseline
-    if new.desired < step.new_replicas or old.desired < step.old_before:
-        wanted_new, wanted_old = max(new.desired, step.new_replicas), max(old.desired, step.old_before)
+    # More than the plan says while it carries what another model of the route has dropped.
+    needed = plan.candidate.needs(max(step.share, new.weight))
+    if new.desired < max(step.new_replicas, needed) or old.desired < step.old_before:
+        wanted_new, wanted_old = max(new.desired, step.new_replicas, needed), max(old.desired, step.old_before)
         if not _covered(launch, seen, wanted_new, wanted_old):
             if new.terminating or old.terminating:
                 return Wait("Terminating", "waits for old replicas to end, whose capacity the next ones take", SOON)
-            kept = f"the baseline keeps {old.desired} replicas for the {percent(old.weight)} of the traffic that it has"
+            has = f"for the {percent(old.weight)} of the traffic that it has"
+            kept = f"the {_called(plan.baseline)} keeps {old.desired} replicas {has}"
             return Wait("HoldShort", f"waits for room in its hold: {kept}", SOON, alarming=True)
-        more = f"starts {count(wanted_new - new.desired, 'replica')} of the candidate"
+        more = f"starts {count(wanted_new - new.desired, 'replica')} of the {plan.candidate.called}"
         return Apply(Act.START, plan.region, wanted_new, wanted_old, new.share, more)
-    needed = plan.candidate.needs(step.share)
     if new.available < needed:
         why = f" ({new.message})" if new.message else ""
         return Wait(
             "ReplicasStarting",
-            f"waits for replicas of the candidate: {new.available} of {needed} are available{why}",
+            f"waits for replicas of the {plan.candidate.called}: {new.available} of {needed} are available{why}",
             SOON,
         )
-    shift = f"shifts the candidate's share from {percent(new.share)} to {percent(step.share)}"
+    shift = f"shifts the {plan.candidate.called}'s share from {percent(new.share)} to {percent(step.share)}"
     return Apply(Act.SHIFT, plan.region, new.desired, old.desired, step.share, shift, raises=True)
 
 
@@ -239,11 +242,12 @@ def _covered(launch: Launch, seen: Seen, new: int, old: int) -> bool:
 
 
 def _await_share(launch: Launch, seen: Seen, state: ShareState) -> Action:
-    step = launch.step_plan
+    step, called = launch.step_plan, launch.region_plan.candidate.called
     if state is ShareState.DIFFERS:
         seen_share = f"{percent(seen.candidate.observed)} after {seen.requests} requests"
-        return Wait("ShareDiffers", f"waits for the candidate's share to become {step.share}; it is {seen_share}", SOON)
-    return Wait("ShareShifting", f"waits for the proxy to give the candidate {percent(step.share)}", SOON)
+        becomes = f"waits for the {called}'s share to become {percent(step.share)}; it is {seen_share}"
+        return Wait("ShareDiffers", becomes, SOON)
+    return Wait("ShareShifting", f"waits for the proxy to give the {called} {percent(step.share)}", SOON)
 
 
 def _begin_bake(launch: Launch, state: ShareState, now: datetime) -> Action:
@@ -252,7 +256,8 @@ def _begin_bake(launch: Launch, state: ShareState, now: datetime) -> Action:
     step = replace(launch.step, bake_start=now)
     share = launch.step_plan.share
     baking = ask_again(replace(launch, step=step, weight_time=launch.weight_time or now), now)
-    message = f"the candidate has its {percent(share)} ({seen_by}); bakes for {span(launch.policy.bake_duration)}"
+    called, bake = launch.region_plan.candidate.called, span(launch.policy.bake_duration)
+    message = f"the {called} has its {percent(share)} ({seen_by}); bakes for {bake}"
     return Advance("BakeBegan", message, baking, progress=False)
 
 
@@ -302,15 +307,15 @@ def _give_up_old(launch: Launch, seen: Seen, now: datetime) -> Action:
     new, old = seen.candidate, seen.baseline
     needed = plan.candidate.needs(new.share if in_proportion(seen) else new.weight)
     if new.available < needed:
-        short = f"waits for replicas of the candidate: {new.available} of {needed} are available"
-        return Wait("CandidateShort", short, SOON, alarming=True)
+        short = f"waits for replicas of the {plan.candidate.called}: {new.available} of {needed} are available"
+        return Wait(f"{plan.candidate.called.capitalize()}Short", short, SOON, alarming=True)
     # More than the plan says while it carries what another model of the route has dropped.
     kept = max(step.old_after, plan.baseline.needs(old.weight) if plan.baseline else 0)
     if old.desired > kept:
         if old.available < kept:
-            short = f"waits for replicas of the baseline: {old.available} of {kept} are available"
-            return Wait("BaselineShort", short, SOON, alarming=True)
-        fewer = f"reduces the baseline from {old.desired} to {kept} replicas"
+            short = f"waits for replicas of the {_called(plan.baseline)}: {old.available} of {kept} are available"
+            return Wait(f"{_called(plan.baseline).capitalize()}Short", short, SOON, alarming=True)
+        fewer = f"reduces the {_called(plan.baseline)} from {old.desired} to {kept} replicas"
         return Apply(Act.REDUCE, plan.region, new.desired, kept, new.share, fewer)
     if step.number < len(plan.steps):
         following = begin_step(launch, step.number + 1, now)
@@ -323,6 +328,10 @@ def _give_up_old(launch: Launch, seen: Seen, now: datetime) -> Action:
         following = begin_step(launch, 1, now, region=launch.step.region + 1)
         return Advance("RegionEnded", f"{plan.region} is done; goes on to {nearby}", following)
     return Advance("StateChanged", "every step is done; finalises", enter(launch, State.FINALIZING, now))
+
+
+def _called(side: Side | None) -> str:
+    return side.called if side is not None else "old side"
 
 
 def _finalize(launch: Launch, now: datetime) -> Action:

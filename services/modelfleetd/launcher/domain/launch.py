@@ -19,6 +19,7 @@ class Strategy(enum.Enum):
     """What a launch is to bring about."""
 
     REPLACE_BASELINE = 1
+    END_EXPERIMENT = 4
 
 
 class State(enum.Enum):
@@ -311,6 +312,23 @@ class Launch:
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def rising(self) -> str:
+        """The model whose share grows: `candidate` of plans and observations."""
+        return self.baseline if self.strategy is Strategy.END_EXPERIMENT else self.candidate
+
+    @property
+    def falling(self) -> str:
+        """The model that gives its share: `baseline` of plans and observations. Empty where nothing served before."""
+        return self.candidate if self.strategy is Strategy.END_EXPERIMENT else self.baseline
+
+    @property
+    def final_roles(self) -> Mapping[str, str]:
+        """What the models are for their type once it has succeeded."""
+        if self.strategy is Strategy.END_EXPERIMENT:
+            return {self.candidate: "RETIRED"}
+        return {self.candidate: "BASELINE"} | ({self.baseline: "RETIRED"} if self.baseline else {})
 
     @property
     def paused(self) -> bool:

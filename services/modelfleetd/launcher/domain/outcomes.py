@@ -274,12 +274,15 @@ def _of_region(launch: Launch, seen: Seen) -> Sequence[tuple[str, str, str]]:
         message = f"{seen.requests} requests since the split: the proxy's word is all the evidence for the shares"
         found.append(("LowTraffic", "FewRequests", message))
     at = launch.step.region if launch.state is State.SHIFTING else max(0, launch.undoing)
-    plan = launch.plan.regions[at] if launch.plan else None
-    for kind, side, needs in (
-        ("CandidateDegraded", seen.candidate, plan.candidate.needs if plan else None),
-        ("BaselineDegraded", seen.baseline, plan.baseline.needs if plan and plan.baseline else None),
+    if launch.plan is None:
+        return found
+    plan = launch.plan.regions[at]
+    for side, there in (
+        (plan.candidate, seen.candidate),
+        (plan.baseline, seen.baseline),
     ):
-        if needs is not None and side.available < needs(side.acknowledged):
-            message = f"{side.available} of {needs(side.acknowledged)} replicas that its traffic needs are available"
-            found.append((kind, "ReplicasMissing", message))
+        if side is not None and there.available < side.needs(there.acknowledged):
+            needed = side.needs(there.acknowledged)
+            message = f"{there.available} of {needed} replicas that its traffic needs are available"
+            found.append((f"{side.called.capitalize()}Degraded", "ReplicasMissing", message))
     return found

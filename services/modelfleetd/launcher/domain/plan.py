@@ -36,6 +36,7 @@ class Side:
         share: its share then, in basis points.
         inferred: nobody measured N; it was divided out of what serves.
         unit_cost: cost of one unit for one hour.
+        called: what people call it: the candidate, the baseline, the experiment.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Side:
     unit_cost: float = 0.0
     startup: timedelta = timedelta(seconds=60)
     drain: timedelta = timedelta(seconds=10)
+    called: str = "candidate"
 
     def needs(self, share: int) -> int:
         """R(x): replicas for a share."""
@@ -79,7 +81,11 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a plan of one region is made from. `baseline` is None for the first model of a route."""
+    """What a plan of one region is made from.
+
+    `candidate` is the side that grows and `baseline` the one that gives; None for the first model of a route. Where an
+    experiment is ended, these are the baseline and the experiment.
+    """
 
     region: str
     candidate: Side
@@ -285,6 +291,9 @@ def _shares(inputs: Inputs, pace: Pace, extra: int) -> list[int]:
         return [inputs.goal] if _fits(inputs, 0, inputs.goal, extra) else []
     shares: list[int] = []
     share = inputs.candidate.share
+    if share >= inputs.goal:
+        # It has everything already; what is left is to give up the old side's replicas.
+        return [inputs.goal] if _fits(inputs, share, inputs.goal, extra) else []
     while share < inputs.goal:
         after = _largest(inputs, share, min(share + pace.max_step, inputs.goal), extra)
         if after <= share or len(shares) == pace.max_steps:

@@ -44,7 +44,9 @@ def _where(launch: Launch) -> str:
         case State.SHIFTING:
             step, plan = launch.step, launch.region_plan
             share = percent(launch.step_plan.share)
-            return f"Step {step.number} of {len(plan.steps)} in {plan.region} ({share} for the candidate)."
+            return (
+                f"Step {step.number} of {len(plan.steps)} in {plan.region} ({share} for the {plan.candidate.called})."
+            )
         case State.FINALIZING:
             return "Every step is done; writes roles and split to the registry."
         case State.ROLLING_BACK:

@@ -11,13 +11,15 @@ from typing import Final
 
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Wait
 from modelfleetd.launcher.domain.launch import Act, Launch, State, alarm_after, enter
-from modelfleetd.launcher.domain.observed import OBSERVING, Seen, in_proportion
-from modelfleetd.launcher.domain.plan import RegionPlan
+from modelfleetd.launcher.domain.observed import OBSERVING, Observed, Seen, in_proportion
+from modelfleetd.launcher.domain.plan import RegionPlan, Side
 from modelfleetd.launcher.domain.replicas import share_of
 from modelfleetd.launcher.domain.shares import LOW_TRAFFIC, agrees
 from modelfleetd.launcher.domain.words import count, percent
 
 SOON: Final = 0.2
+# While nothing but another model's return is waited for.
+CARRYING: Final = 5.0
 # Weight goes back in parts of at least this many basis points while more old replicas are still starting.
 _PART: Final = 1_000
 # Requests that were on their way count for so long; then the proxy's word is taken.
@@ -47,22 +49,39 @@ def _undo(launch: Launch, plan: RegionPlan, seen: Seen, now: datetime) -> Action
     new, old, goal = seen.candidate, seen.baseline, plan.candidate.share
     if not seen.known:
         return _region_done(launch, plan, now)
-    returned = _returned(seen, late=_late(launch, now))
+    late = _late(launch, now)
+    returned = _returned(seen, late=late)
     if new.share > goal:
         return _give_back(plan, seen, goal, returned=returned)
     if not returned and plan.baseline is not None:
-        return Wait("ShareReturning", "waits for the traffic to be back with the baseline", SOON)
-    if new.desired > plan.candidate.running:
-        shed = f"ends the candidate's {count(new.desired - plan.candidate.running, 'replica')}"
-        return _apply(Act.SHED, plan, plan.candidate.running, old.desired, new.share, shed)
+        return Wait("ShareReturning", f"waits for the traffic to be back with the {plan.baseline.called}", SOON)
+    kept = _kept(plan.candidate, new, late=late)
+    if new.desired > kept:
+        shed = f"ends {count(new.desired - kept, 'replica')} of the {plan.candidate.called}"
+        return _apply(Act.SHED, plan, kept, old.desired, new.share, shed)
+    if kept > plan.candidate.running:
+        return Wait("CarriesOthers", f"the {plan.candidate.called} carries what another model has dropped", CARRYING)
     if new.existing > plan.candidate.running:
-        return Wait("Terminating", "waits for the candidate's replicas to end", SOON)
-    if plan.baseline is not None and old.desired != plan.baseline.running:
-        restored = f"restores the baseline's {plan.baseline.running} replicas"
-        return _apply(Act.RESTORE, plan, new.desired, plan.baseline.running, new.share, restored)
+        return Wait("Terminating", f"waits for the {plan.candidate.called}'s replicas to end", SOON)
+    kept = _kept(plan.baseline, old, late=late) if plan.baseline is not None else 0
+    if plan.baseline is not None and old.desired != kept:
+        restored = f"restores the {plan.baseline.called}'s {kept} replicas"
+        return _apply(Act.RESTORE, plan, new.desired, kept, new.share, restored)
+    if plan.baseline is not None and kept > plan.baseline.running:
+        return Wait("CarriesOthers", f"the {plan.baseline.called} carries what another model has dropped", CARRYING)
     if plan.baseline is not None and old.existing > plan.baseline.running:
-        return Wait("Terminating", "waits for surplus replicas of the baseline to end", SOON)
+        return Wait("Terminating", f"waits for surplus replicas of the {plan.baseline.called} to end", SOON)
     return _region_done(launch, plan, now)
+
+
+def _kept(side: Side, seen: Observed, *, late: bool) -> int:
+    """Replicas that a side has in the end: as before the launch.
+
+    While it carries what another model of the route has dropped, it keeps what that needs; not for ever, since the hold
+    has to end: people are called before it is as short again as it was.
+    """
+    carries = seen.acknowledged > seen.share and not late
+    return max(side.running, side.needs(seen.acknowledged)) if carries else side.running
 
 
 def _returned(seen: Seen, *, late: bool) -> bool:
@@ -85,30 +104,30 @@ def _give_back(plan: RegionPlan, seen: Seen, goal: int, *, returned: bool) -> Ac
         return _apply(Act.RETURN, plan, new.desired, 0, None, "takes the only model's traffic away")
     if new.available == 0 and old.available > 0:
         # Better too few old replicas than none at all.
-        return _apply(Act.RETURN, plan, new.desired, old.desired, goal, "the candidate has no replica: all goes back")
+        lost = f"the {plan.candidate.called} has no replica: all goes back"
+        return _apply(Act.RETURN, plan, new.desired, old.desired, goal, lost)
     # What the candidate has beyond its weight makes room for the old side.
     # All of it stays until the proxy has settled.
     spare = max(plan.candidate.running, plan.candidate.needs(new.weight)) if returned else new.desired
     if new.desired > spare:
-        shed = f"ends {count(new.desired - spare, 'replica')} of the candidate without weight"
+        shed = f"ends {count(new.desired - spare, 'replica')} of the {plan.candidate.called} without weight"
         return _apply(Act.SHED, plan, spare, old.desired, new.share, shed)
     grown = _grown(plan, seen)
     if grown > old.desired:
-        more = f"grows the baseline from {old.desired} to {grown} replicas"
+        more = f"grows the {plan.baseline.called} from {old.desired} to {grown} replicas"
         return _apply(Act.GROW, plan, new.desired, grown, new.share, more)
     # Available ones beyond what is asked for are about to be drained.
     keeps = _keeps(plan, seen, goal)
     gain = new.share - keeps
     if gain > 0 and (gain >= _PART or keeps == goal or old.available >= old.desired):
-        back = f"returns {percent(gain)} to the baseline"
+        back = f"returns {percent(gain)} to the {plan.baseline.called}"
         return _apply(Act.RETURN, plan, new.desired, old.desired, keeps, back)
     have = f"{old.available} of {old.desired} are available"
     why = f" ({old.message})" if old.message else ""
     if old.available >= old.desired:
-        return Wait("Terminating", f"waits for room to grow the baseline; {have}", SOON)
-    return Wait(
-        "BaselineStarting", f"waits for replicas of the baseline before more traffic returns: {have}{why}", SOON
-    )
+        return Wait("Terminating", f"waits for room to grow the {plan.baseline.called}; {have}", SOON)
+    starting = f"waits for replicas of the {plan.baseline.called} before more traffic returns: {have}{why}"
+    return Wait(f"{plan.baseline.called.capitalize()}Starting", starting, SOON)
 
 
 def _grown(plan: RegionPlan, seen: Seen) -> int:

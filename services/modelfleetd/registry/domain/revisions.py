@@ -16,6 +16,8 @@ from modelfleetd.registry.domain.resources import AnyResource, ModelType
 R = TypeVar("R", bound=AnyResource)
 
 MAX_REASON: Final = 1000
+# Callers take messages of 4 MiB at least, and a revision is more than its changes.
+MAX_REVISION_BYTES: Final = 7 << 19
 
 
 class Action(enum.Enum):
@@ -81,18 +83,34 @@ class ResourceChange:
     """Revision of the resource before; 0 for one that is new."""
 
 
-def revise(edits: Sequence[Edit], stamp: Stamp) -> tuple[ResourceChange, ...]:
-    """Returns the changes of a revision: what differs, and the resources as they are from then on."""
+def revise(edits: Sequence[Edit], stamp: Stamp | None) -> tuple[ResourceChange, ...]:
+    """Returns the changes of a revision: what differs, and the resources as they are from then on.
+
+    Without a stamp the revision is only thought of, and what it would give to the resources is as it was.
+    """
     return tuple(_change(edit, stamp) for edit in edits)
 
 
-def _change(edit: Edit, stamp: Stamp) -> ResourceChange:
+def check_size(sizes: Iterable[int]) -> None:
+    """Expects that the stored changes of one revision, of so many bytes each, fit into one message to watchers.
+
+    Raises:
+        InvalidFields: they do not. Only a call that writes many entries comes that far, so it names that one's field.
+    """
+    total = sum(sizes)
+    if total > MAX_REVISION_BYTES:
+        most, size = (f"{count / (1 << 20):.1f} MiB" for count in (MAX_REVISION_BYTES, total))
+        what = "must make a revision that reaches every watcher in one message"
+        raise invalid("changes", f"{what}, of at most {most}; they make one of {size}: send them in parts")
+
+
+def _change(edit: Edit, stamp: Stamp | None) -> ResourceChange:
     before, after = edit.before, edit.after
     return ResourceChange(
         resource=edit.name,
         action=_action(edit),
         fields=diff(before, after),
-        after=None if after is None else _stamped(before, after, stamp),
+        after=after if after is None or stamp is None else _stamped(before, after, stamp),
         previous_revision=0 if before is None else before.revision,
     )
 

@@ -12,6 +12,7 @@ from modelfleetd.kit.codec import timestamp_from_proto
 from modelfleetd.kit.db import Connection, Database, Record
 from modelfleetd.kit.idempotency import Answered
 from modelfleetd.registry.domain.revisions import StoredChange, StoredRevision, state_left
+from modelfleetd.registry.store.evidence import EvidenceStore
 from modelfleetd.registry.store.history import HistoryStore
 
 # A process that stalls while it holds the head would hold up every other writer: the server ends its transaction.
@@ -97,6 +98,7 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.history = HistoryStore(database)
+        self.evidence = EvidenceStore(database)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -108,6 +110,10 @@ class Store:
         """Locks the newest revision until the transaction ends: nobody else writes meanwhile."""
         row = _found(await conn.fetchrow(_LOCK_HEAD, str(_MOST_IDLE_MS)))
         return Head(row["number"], row["hash"], row["now"])
+
+    async def keep_alive(self, conn: Connection) -> None:
+        """Shows the server that a transaction which takes a while is not one of a process that stalls."""
+        await conn.fetchval("SELECT 1")
 
     async def append(
         self,
@@ -228,6 +234,27 @@ class Store:
             """
         rows = await self._database.fetch(query, after_type, after_region, limit)
         return [pb.ServingStatus.FromString(row["status"]) for row in rows]
+
+    async def routes_after(self, after: tuple[str, str], limit: int, model_type: str = "") -> list[pb.ServingStatus]:
+        """Returns up to `limit` statuses by model type and region, from a route on, that one included."""
+        only = "AND model_type = $4" if model_type else ""
+        rows = await self._database.fetch(
+            f"""
+            SELECT status FROM serving_status WHERE (model_type, region) >= ($1, $2) {only}
+            ORDER BY model_type, region LIMIT $3
+            """,
+            *after,
+            limit,
+            *([model_type] if model_type else ()),
+        )
+        return [pb.ServingStatus.FromString(row["status"]) for row in rows]
+
+    async def observed_since(self, moment: datetime) -> set[str]:
+        """Returns the model types that an agent has reported on since then, in whichever region."""
+        rows = await self._database.fetch(
+            "SELECT DISTINCT model_type FROM serving_status WHERE observe_time >= $1", moment
+        )
+        return {row["model_type"] for row in rows}
 
     async def forget_requests(self, older_than: timedelta) -> None:
         """Deletes answers to repeated calls that nobody repeats any more."""

@@ -40,6 +40,11 @@ class Launch(_message.Message):
         """The candidate becomes the baseline with the baseline's whole share; the old one becomes RETIRED. Where the model type
         has no baseline yet, the candidate becomes the first.
         """
+        END_EXPERIMENT: Launch._Strategy.ValueType  # 4
+        """A mitigation: the candidate, an EXPERIMENT, gives its whole share to the baseline, which grows first, and becomes
+        RETIRED. It has no gate; where the policy does not say otherwise it goes in one step and does not bake, and it needs
+        no certificate: what is not certified is inferred from what serves. An abort gives the experiment its share back.
+        """
 
     class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
         """What the launch is to bring about."""
@@ -49,6 +54,11 @@ class Launch(_message.Message):
     REPLACE_BASELINE: Launch.Strategy.ValueType  # 1
     """The candidate becomes the baseline with the baseline's whole share; the old one becomes RETIRED. Where the model type
     has no baseline yet, the candidate becomes the first.
+    """
+    END_EXPERIMENT: Launch.Strategy.ValueType  # 4
+    """A mitigation: the candidate, an EXPERIMENT, gives its whole share to the baseline, which grows first, and becomes
+    RETIRED. It has no gate; where the policy does not say otherwise it goes in one step and does not bake, and it needs
+    no certificate: what is not certified is inferred from what serves. An abort gives the experiment its share back.
     """
 
     class _State:
@@ -147,7 +157,7 @@ class Launch(_message.Message):
     model_type: _builtins.str
     """The route: a model type."""
     candidate: _builtins.str
-    """The model to launch; of the model type."""
+    """The model to launch; of the model type. With END_EXPERIMENT: the experiment to end."""
     strategy: Global___Launch.Strategy.ValueType
     """What the launch is to bring about."""
     pool: _builtins.str
@@ -176,7 +186,7 @@ class Launch(_message.Message):
     """One sentence: what it does or waits for, since when, and what would end the wait."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Regions to launch in. Default: all regions of the model type."""
+        """Regions to launch in. Default: all regions of the model type. Empty with END_EXPERIMENT: an experiment ends everywhere."""
 
     @_builtins.property
     def policy(self) -> Global___LaunchPolicy:
@@ -307,14 +317,18 @@ class LaunchPolicy(_message.Message):
     STABILITY_GATE_FIELD_NUMBER: _builtins.int
     ROLLBACK_WINDOW_FIELD_NUMBER: _builtins.int
     max_step_basis_points: _builtins.int
-    """Largest growth of the candidate's share in one step, in basis points. 1 to 10,000; default 2,000."""
+    """Largest growth of the new side's share in one step, in basis points. 1 to 10,000; default 2,000, with END_EXPERIMENT
+    10,000.
+    """
     max_steps: _builtins.int
     """Most steps. 1 to 100; default 20."""
     approval: Global___LaunchPolicy.Approval.ValueType
     """When people are asked. Default AUTOMATIC."""
     @_builtins.property
     def bake_duration(self) -> _duration_pb2.Duration:
-        """Time at each step while its gates watch, from the moment that the share is observed. 0 s to 7 d; default 5 min."""
+        """Time at each step while its gates watch, from the moment that the share is observed. 0 s to 7 d; default 5 min,
+        with END_EXPERIMENT 0 s.
+        """
 
     @_builtins.property
     def step_deadline(self) -> _duration_pb2.Duration:
@@ -510,7 +524,9 @@ Global___Plan: _TypeAlias = Plan  # noqa: Y015
 
 @_typing.final
 class RegionPlan(_message.Message):
-    """The plan of one region."""
+    """The plan of one region. "New" is the side that grows, "old" the one that gives: candidate and baseline; with
+    END_EXPERIMENT baseline and candidate.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -529,15 +545,15 @@ class RegionPlan(_message.Message):
     region: _builtins.str
     """The region."""
     new_flavor: _builtins.str
-    """Flavor of the candidate's replicas."""
+    """Flavor of the new side's replicas."""
     old_flavor: _builtins.str
-    """Flavor of the baseline's replicas."""
+    """Flavor of the old side's replicas."""
     new_replicas_full: _builtins.int
-    """Replicas of the candidate for the whole route."""
+    """Replicas of the new side for the whole route."""
     old_replicas_full: _builtins.int
-    """Replicas of the baseline for the whole route."""
+    """Replicas of the old side for the whole route."""
     old_inferred: _builtins.bool
-    """Whether the baseline's figure was inferred from what serves, because no certificate states it."""
+    """Whether the old side's figure was inferred from what serves, because no certificate states it."""
     free_units: _builtins.int
     """Units that were free when the plan was made, over both flavors."""
     hold_units: _builtins.int
@@ -636,15 +652,15 @@ class Step(_message.Message):
     number: _builtins.int
     """Number, from 1."""
     share_basis_points: _builtins.int
-    """The candidate's share after the step, in basis points."""
+    """The new side's share after the step, in basis points."""
     old_share_basis_points: _builtins.int
-    """The baseline's share after the step, in basis points."""
+    """The old side's share after the step, in basis points."""
     new_replicas: _builtins.int
-    """Replicas of the candidate at the step."""
+    """Replicas of the new side at the step."""
     old_replicas_before: _builtins.int
-    """Replicas of the baseline before old ones are reduced."""
+    """Replicas of the old side before some are reduced."""
     old_replicas_after: _builtins.int
-    """Replicas of the baseline after the step."""
+    """Replicas of the old side after the step."""
     peak_units: _builtins.int
     """Most units in use during the step."""
     taken_units: _builtins.int

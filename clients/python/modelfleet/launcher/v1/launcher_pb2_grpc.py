@@ -113,7 +113,9 @@ class LauncherServiceServicer(object):
 
         Errors: ROUTE_BUSY with the name of the active launch, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE with what is
         missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD; ROLE_MISSING where the pool is another team's; WRONG_STATE
-        where the baseline's capacity is booked in another pool.
+        where capacity of the models is booked in another pool.
+
+        ONCALL may create mitigations only: END_EXPERIMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,9 @@ class LauncherServiceStub:
 
     Errors: ROUTE_BUSY with the name of the active launch, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE with what is
     missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD; ROLE_MISSING where the pool is another team's; WRONG_STATE
-    where the baseline's capacity is booked in another pool.
+    where capacity of the models is booked in another pool.
+
+    ONCALL may create mitigations only: END_EXPERIMENT.
     """
     GetLaunch: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.GetLaunchRequest, _launcher_pb2.Launch]
     """Reads a launch."""
@@ -95,7 +97,9 @@ class LauncherServiceAsyncStub(LauncherServiceStub):
 
     Errors: ROUTE_BUSY with the name of the active launch, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE with what is
     missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD; ROLE_MISSING where the pool is another team's; WRONG_STATE
-    where the baseline's capacity is booked in another pool.
+    where capacity of the models is booked in another pool.
+
+    ONCALL may create mitigations only: END_EXPERIMENT.
     """
     GetLaunch: _aio.UnaryUnaryMultiCallable[_launcher_pb2.GetLaunchRequest, _launcher_pb2.Launch]  # type: ignore[assignment]
     """Reads a launch."""
@@ -146,7 +150,9 @@ class LauncherServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: ROUTE_BUSY with the name of the active launch, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE with what is
         missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD; ROLE_MISSING where the pool is another team's; WRONG_STATE
-        where the baseline's capacity is booked in another pool.
+        where capacity of the models is booked in another pool.
+
+        ONCALL may create mitigations only: END_EXPERIMENT.
         """
 
     @_abc_1.abstractmethod

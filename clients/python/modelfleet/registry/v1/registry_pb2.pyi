@@ -396,7 +396,9 @@ class ModelType(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
-        """Attributes that the organisation adds. At most 64 KiB as JSON, nested at most 20 deep."""
+        """Attributes that the organisation adds; they fulfil every ExtensionSchema of their kind. At most 64 KiB as JSON, nested at
+        most 20 deep.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -713,7 +715,9 @@ class Model(_message.Message):
     checkpoint: _builtins.str
     """The checkpoint that it was made from, as a URI of at most 2000 characters. Optional."""
     tier_override: _serving_pb2.Tier.ValueType
-    """How critical it is, where that differs from its type. A raise to TIER0 or TIER1 goes by RequestCriticality."""
+    """How critical it is, where that differs from its type. TIER0 and TIER1 as an override go by RequestCriticality, whatever
+    tier its type has.
+    """
     etag: _builtins.str
     """Changes with every change; send it back to be refused when somebody else was faster."""
     revision: _builtins.int
@@ -728,7 +732,9 @@ class Model(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
-        """Attributes that the organisation adds. At most 64 KiB as JSON, nested at most 20 deep."""
+        """Attributes that the organisation adds; they fulfil every ExtensionSchema of their kind. At most 64 KiB as JSON, nested at
+        most 20 deep.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -892,7 +898,7 @@ class ResourceChange(_message.Message):
     """What was done."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]:
-        """Field by field, in the order of the paths."""
+        """Field by field, in the order of the paths. Empty for evidence, which is never changed: `after` holds all of it."""
 
     @_builtins.property
     def team(self) -> Global___Team:
