@@ -265,7 +265,8 @@ class EntriesInvalidated(FleetError, code=Code.FAILED_PRECONDITION):
         shown = "; ".join(f"{name}: {problem}" for name, problem in list(problems.items())[:3])
         more = f"; and {count - 3:,} more" if count > 3 else ""
         message = (
-            f"{resource} would make {count:,} entries invalid: {shown}{more}. Mend them first, or write it with force."
+            f"{resource} would make {count:,} {'entry' if count == 1 else 'entries'} invalid: {shown}{more}. "
+            "Mend them first, or write it with force."
         )
         super().__init__(message, subject=resource, resource=resource, count=count, entries=list(problems)[:100])
         self.preconditions = tuple(
@@ -275,7 +276,7 @@ class EntriesInvalidated(FleetError, code=Code.FAILED_PRECONDITION):
 
 class CriticalityNeedsApproval(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, resource: str, tier: str, command: str) -> None:
-        message = f"{resource} comes to {tier} by a request that another person approves; run: {command}"
+        message = f"{resource} comes to {tier} by request; run: {command}"
         super().__init__(message, subject=resource, resource=resource, tier=tier, command=command)
 
 

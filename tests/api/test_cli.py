@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modelfleet.cli import main
+from modelfleet.cli import _COMMANDS, main
 from tests.support.fleet import Fleet, fleet
 
 
@@ -101,7 +101,7 @@ def test_a_fleet_that_does_not_answer_is_told_on_one_line(capsys: pytest.Capture
     assert err.count("\n") == 1 and "127.0.0.1:1" in err
 
 
-@pytest.mark.parametrize("noun", ["registry", "capacity", "launch", "stability"])
+@pytest.mark.parametrize("noun", [*_COMMANDS])
 def test_every_verb_explains_itself_and_has_an_output_format(noun: str, capsys: pytest.CaptureFixture[str]) -> None:
     import click
 

@@ -14,9 +14,10 @@ from google.protobuf.message import Message
 from modelfleet import errors
 from modelfleet.capacity.v1 import capacity_pb2
 from modelfleet.common.v1 import permission_pb2, serving_pb2
-from modelfleet.registry.v1 import registry_pb2
+from modelfleet.registry.v1 import assets_pb2, registry_pb2
 from tests.support.contracts import Rpc, refused, rpcs
 from tests.support.fleet import Fleet, fleet
+from tests.support.registry_calls import EVIDENCE
 from tests.support.wait import until
 
 ADMIN, SERVICE, VIEWER = permission_pb2.ADMIN, permission_pb2.SERVICE, permission_pb2.VIEWER
@@ -28,10 +29,13 @@ RESOURCES = {
     "team.name": "teams/ours",
     "model_type.team": "teams/ours",
     "pool.team": "teams/ours",
+    "asset.team": "teams/ours",
+    "asset.name": "assets/ours",
     "model_type.name": "modelTypes/ranker",
     "batch.model_type": "modelTypes/ranker",
     "launch.model_type": "modelTypes/ranker",
     "parent": "modelTypes/ranker",
+    "resource": "modelTypes/ranker",
     "model_type": "modelTypes/ranker",
     "pool": "pools/ours",
     "model.name": "modelTypes/ranker/models/a",
@@ -45,7 +49,13 @@ RESOURCES = {
 NAMED = {
     "DeleteModelType": "modelTypes/ranker",
     "DeleteModel": "modelTypes/ranker/models/a",
+    "DeleteEvaluationReport": "modelTypes/ranker/models/a/evaluationReports/nope",
+    "DeleteRiskAssessment": "modelTypes/ranker/models/a/riskAssessments/nope",
     "DeletePool": "pools/ours",
+    "DeleteAsset": "assets/ours",
+    "ApproveCriticality": "criticalityRequests/ranker-e5cfb27f",
+    "RejectCriticality": "criticalityRequests/ranker-e5cfb27f",
+    "WithdrawCriticality": "criticalityRequests/ranker-e5cfb27f",
 }
 
 
@@ -66,6 +76,15 @@ async def peopled(database_url: str) -> AsyncIterator[Fleet]:
             spec = serving_pb2.ServingSpec(command=["serve"], flavor="flavors/cpu")
             await client.registry.create_model(
                 parent="modelTypes/ranker", model_id="a", model=registry_pb2.Model(serving_spec=spec)
+            )
+            dashboard = assets_pb2.Asset(kind=assets_pb2.Asset.DASHBOARD, uri="https://ours", team="teams/ours")
+            await client.registry.create_asset(asset_id="ours", asset=dashboard)
+            # Its name is made of the entry and of the id of the call.
+            await client.registry.request_criticality(
+                resource="modelTypes/ranker",
+                tier=serving_pb2.TIER1,
+                evidence=EVIDENCE,
+                request_id="0c2a5e7c-6f0e-4f5b-8f5e-0a4c7f3b9d10",
             )
             await client.capacity.create_flavor(flavor_id="cpu", flavor=capacity_pb2.Flavor())
             await client.capacity.create_pool(pool_id="ours", pool=capacity_pb2.Pool(team="teams/ours"))

@@ -66,7 +66,7 @@ async def test_many_entries_are_one_revision_with_what_follows_from_them(registr
     described = [(each.resource, each.action, list(each.fields)) for each in thought.changes]
     assert described == [(each.resource, each.action, list(each.fields)) for each in made.changes]
     # One change of the type: what was asked, and the tier that follows from its new consumer.
-    assert [field.path for field in made.changes[4].fields] == ["purpose", "required_tier"]
+    assert [field.path for field in made.changes[4].fields] == ["purpose", "required_tier", "required_tier_path"]
     assert (await registry.GetModelType(name=CTR)) == made.changes[4].model_type
 
 

@@ -138,7 +138,7 @@ def test_what_is_thought_of_answers_like_what_is_written(steps: list[Step]) -> N
 
 def test_entries_come_in_the_order_of_the_request_and_what_follows_from_them_at_the_end() -> None:
     ledger = LedgerOf(team(), region(), model_type("source"))
-    user = model_type("ranker", tier=Tier.TIER1, upstream_types=("modelTypes/source",))
+    user = model_type("ranker", tier=Tier.TIER2, upstream_types=("modelTypes/source",))
     edits = apply(
         ledger,
         numbered(
@@ -148,7 +148,7 @@ def test_entries_come_in_the_order_of_the_request_and_what_follows_from_them_at_
         references,
     )
     assert [edit.name for edit in edits] == ["modelTypes/ranker", "teams/ads", "modelTypes/source"]
-    assert isinstance(edits[2].after, ModelType) and edits[2].after.required_tier is Tier.TIER1
+    assert isinstance(edits[2].after, ModelType) and edits[2].after.required_tier is Tier.TIER2
 
 
 def test_what_is_created_and_deleted_again_is_no_change() -> None:

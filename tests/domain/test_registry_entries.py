@@ -228,13 +228,13 @@ def test_a_region_with_traffic_stays_with_its_type() -> None:
 
 def test_a_tier_reaches_every_type_that_is_consumed_in_the_same_revision() -> None:
     ledger = fleet(
-        model_type("a", upstream_types=("modelTypes/b",), tier=Tier.TIER2),
-        model_type("b", upstream_types=("modelTypes/c",), required_tier=Tier.TIER2),
-        model_type("c", required_tier=Tier.TIER2),
+        model_type("a", upstream_types=("modelTypes/b",), tier=Tier.TIER3),
+        model_type("b", upstream_types=("modelTypes/c",), required_tier=Tier.TIER3),
+        model_type("c", required_tier=Tier.TIER3),
     )
-    edits = entries.update_model_type(ledger, model_type("a", tier=Tier.TIER0), ("tier",))
+    edits = entries.update_model_type(ledger, model_type("a", tier=Tier.TIER2), ("tier",))
     required = {edit.name: edit.after.required_tier for edit in edits[1:] if isinstance(edit.after, ModelType)}
-    assert required == {"modelTypes/b": Tier.TIER0, "modelTypes/c": Tier.TIER0}
+    assert required == {"modelTypes/b": Tier.TIER2, "modelTypes/c": Tier.TIER2}
     edits = entries.delete_model_type(ledger, "modelTypes/a", "")
     assert [(edit.name, edit.after and edit.after.name) for edit in edits] == [
         ("modelTypes/a", None),

@@ -33,6 +33,8 @@ EXAMPLES = [
     errors.ResourceExists("teams/a"),
     errors.RequestIdReused("0b6de3c4-0f1c-4f0e-9d1a-0f6f0e6f0a01"),
     errors.EtagMismatch("teams/a", "1", "2"),
+    errors.UriTaken("s3://a", "assets/a"),
+    errors.EntriesInvalidated("extensionSchemas/a", {"modelTypes/a": "attributes.owner is required"}, 1),
     errors.RouteBusy("modelTypes/a", "launches/b"),
     errors.RevisionOutOfRange(1, 2, 3),
     errors.IdentityMissing(),
@@ -42,6 +44,8 @@ EXAMPLES = [
     errors.ResourceInUse("teams/a", ["modelTypes/b"]),
     errors.FieldOwnedByLaunches("baseline", "modelfleet launch create"),
     errors.ReferenceNotFound("model_type.team", "teams/a"),
+    errors.CriticalityNeedsApproval("modelTypes/a", "TIER1", "modelfleet registry criticality request modelTypes/a"),
+    errors.RequestPending("modelTypes/a", "criticalityRequests/a-1"),
     errors.RevisionMismatch(1, 2),
     errors.WrongState("launches/a", "SUCCEEDED", ["RollBackLaunch"]),
     errors.StepMovedOn("launches/a", 2, 3),
@@ -116,6 +120,11 @@ def test_answers_stay_small_however_much_is_wrong() -> None:
     error = errors.InvalidFields(violations)
     assert len(status.to_status(error).SerializeToString()) < 7000
     assert len(error.message) < 1200
+    problems = {f"modelTypes/{'x' * 50}{index}": "must be something" * 20 for index in range(1000)}
+    invalidated = errors.EntriesInvalidated("extensionSchemas/x", problems, 1000)
+    made = status.to_status(invalidated)
+    assert len(made.SerializeToString()) < 7000
+    assert any(detail.TypeName().endswith("PreconditionFailure") for detail in made.details)
 
 
 def test_names_are_the_patterns_of_the_protos() -> None:

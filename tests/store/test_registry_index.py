@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelfleet.common.v1 import serving_pb2
-from modelfleet.registry.v1 import classification_pb2
+from modelfleet.registry.v1 import classification_pb2, evidence_pb2
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.errors import InvalidFields
 from modelfleetd.kit import filter as filters
 from modelfleetd.kit.ordering import Order
 from modelfleetd.registry import index
+from modelfleetd.registry.api.base import fits_of
 from modelfleetd.registry.snapshot import MODEL_TYPES, MODELS_OF_ALL, Snapshot, models_of
 
 KEYS = ["a", "b", "c"]
@@ -259,6 +261,7 @@ def of_the_type(everything: Everything, said: Said) -> Said:
     return lambda m: said(everything.entries[m.name.rpartition("/models/")[0]])
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(schemas, max_size=4), st.data())
 def test_attributes_can_be_filtered_by_while_a_schema_says_so(made: list[Any], data: st.DataObject) -> None:
     everything, snapshot = Everything(), Snapshot()
@@ -316,3 +319,40 @@ def test_thousands_of_entries_are_found_as_a_few_are(monkeypatch: pytest.MonkeyP
 
 def _is(m: Any, role: int, flavor: str, site: str) -> bool:
     return (m.role, m.serving_spec.flavor, m.labels["site"]) == (role, f"flavors/{flavor}", site)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.one_of(types, models, schemas), max_size=12), st.data())
+def test_what_is_read_from_the_database_is_filtered_as_what_is_indexed(made: list[Any], data: st.DataObject) -> None:
+    everything, snapshot = Everything(), Snapshot()
+    for step in [*(pb.ModelType(name=f"modelTypes/{key}") for key in KEYS), *made]:
+        apply(snapshot, everything, step)
+    for kind, target, collection, entries, leaves in (
+        (pb.ModelType, 1, MODEL_TYPES, everything.types(), OF_TYPES),
+        (pb.Model, 2, MODELS_OF_ALL, everything.models(), OF_MODELS),
+    ):
+        allowed = everything.filterable(target)
+        more = [(text, said) for text, key, said in OF_ATTRIBUTES if key in allowed]
+        text, _ = data.draw(expressions([*leaves, *more]))
+        if text.count(":") + text.count("*") + text.count("description") > filters.MAX_SEARCHES:
+            continue
+        request: Any = SimpleNamespace(filter=text, order_by="name")
+        fits: Any = fits_of(request, snapshot, kind)
+        expected = sorted(each.name for each in entries if fits(each))
+        assert listed(snapshot, collection, text, Order(), 3) == expected
+
+
+def test_what_is_read_from_the_database_has_the_order_of_names() -> None:
+    for kind in (evidence_pb2.EvaluationReport, evidence_pb2.RiskAssessment, pb.Team):
+        request: Any = SimpleNamespace(filter="", order_by="")
+        assert fits_of(request, Snapshot(), kind) is None
+        request.order_by, request.filter = "create_time", "nothing = 1"
+        with pytest.raises(InvalidFields) as raised:
+            fits_of(request, Snapshot(), kind)
+        assert [each.path for each in raised.value.violations] == ["filter", "order_by"]
+    report = evidence_pb2.EvaluationReport(
+        name="x", suite="fmeval", results=[evidence_pb2.EvaluationResult(metric="accuracy")]
+    )
+    for text, expected in (("suite = fmeval results.metric:acc*", True), ("NOT results.metric:accuracy", False)):
+        fits = fits_of(SimpleNamespace(filter=text, order_by=""), Snapshot(), evidence_pb2.EvaluationReport)
+        assert fits is not None and fits(report) == expected

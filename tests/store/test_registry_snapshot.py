@@ -13,6 +13,7 @@ from modelfleetd.kit.auth import Principal, PrincipalKind, Role
 from modelfleetd.registry import wire
 from modelfleetd.registry.access import SnapshotRoles
 from modelfleetd.registry.domain import entries
+from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.resources import FailoverShare, Model, ModelType, Region, RoleBinding, Team
 from modelfleetd.registry.domain.resources import Role as DomainRole
 from modelfleetd.registry.domain.revisions import Author, Edits, Stamp, StoredRevision, revise
@@ -29,6 +30,7 @@ from modelfleetd.registry.snapshot import (
 from tests.support.registry import START, LedgerOf, model, model_type, region, team
 
 KEYS = ["a", "b", "c"]
+NO_EVIDENCE: dict[str, list[EvidenceHead]] = {f"modelTypes/{of}/models/{key}": [] for of in KEYS for key in KEYS}
 keys = st.sampled_from(KEYS)
 many = st.lists(keys, unique=True, max_size=2)
 roles = st.sampled_from([DomainRole.OWNER, DomainRole.ONCALL, DomainRole.VIEWER])
@@ -97,7 +99,7 @@ async def test_the_snapshot_knows_what_looking_at_everything_finds(steps: list[t
     plain, snapshot = LedgerOf(), Snapshot()
     for verb, entry in [*BEGIN, *steps]:
         outcomes: list[Any] = []
-        for ledger in (plain, SnapshotLedger(snapshot)):
+        for ledger in (plain, SnapshotLedger(snapshot, NO_EVIDENCE)):
             try:
                 outcomes.append(decide(ledger, verb, entry))
             except FleetError as error:

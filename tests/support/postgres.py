@@ -62,10 +62,11 @@ class Postgres:
         """Returns the path of one of PostgreSQL's programs, such as pgbench."""
         return Path(self._server.bin_path) / name
 
-    def create(self, *, migrated: bool = True) -> str:
-        """Makes a database and returns its URL."""
+    def create(self, *, migrated: bool = True, template: str = "") -> str:
+        """Makes a database, with the schemas of all services or as a copy of another one, and returns its URL."""
         name = f"test_{next(self._numbers)}"
-        self._sql(f"CREATE DATABASE {name} TEMPLATE {'everything' if migrated else 'template1'} STRATEGY FILE_COPY")
+        source = urlsplit(template).path.strip("/") or ("everything" if migrated else "template1")
+        self._sql(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY FILE_COPY")
         return self.url(name)
 
     def drop(self, url: str) -> None:

@@ -7,8 +7,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from modelfleetd.registry.domain import tiers
 from modelfleetd.registry.domain.assets import Asset
-from modelfleetd.registry.domain.resource import parent_of
+from modelfleetd.registry.domain.criticality import OPEN, CriticalityEvidence, CriticalityRequest
+from modelfleetd.registry.domain.evidence import EvaluationReport, EvidenceHead, RiskAssessment
+from modelfleetd.registry.domain.naming import NamingField, NamingScheme, NamingWord
+from modelfleetd.registry.domain.resource import Tier, parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Edits, Stamp, revise
 from modelfleetd.registry.domain.serving import ModelShare, RegionSplit, ServingSpec
@@ -44,6 +48,15 @@ def split(region: str = "eu", *, of: str = "ctr", **shares: int) -> RegionSplit:
             ModelShare(model=f"modelTypes/{of}/models/{key}", share_basis_points=share) for key, share in shares.items()
         ),
     )
+
+
+def naming_scheme(key: str, *fields: tuple[str, Sequence[str]], **more: Any) -> NamingScheme:
+    """A scheme with fields of these ids and words."""
+    parts = (
+        NamingField(id=id_, words=tuple(NamingWord(word=word, meaning=word.upper()) for word in words))
+        for id_, words in fields
+    )
+    return NamingScheme(name=f"namingSchemes/{key}", separator="_", fields=tuple(parts), **more)
 
 
 def serving(role: ModelRole, key: str = "v1", of: str = "ctr") -> Model:
@@ -92,12 +105,27 @@ class LedgerOf:
     def referrers(self, name: str) -> Sequence[str]:
         return sorted(entry.name for entry in self.entries.values() if name in set(references(entry)))
 
+    def open_requests(self, name: str) -> Sequence[CriticalityRequest]:
+        return [each for each in self.every(CriticalityRequest) if each.resource == name and each.state in OPEN]
+
     def find(self, name: str) -> AnyResource | None:
         return self.entries.get(name)
 
     def every(self, kind: type[R]) -> Sequence[R]:
         found = [entry for entry in self.entries.values() if isinstance(entry, kind)]
         return sorted(found, key=lambda each: each.name)
+
+    def pending(self) -> Edits:
+        return ()
+
+    def asset_at(self, uri: str) -> str | None:
+        found = [each.name for each in self.every(Asset) if each.uri.rstrip("/") == uri.rstrip("/")]
+        return found[0] if found else None
+
+    def evidence_of(self, model: str) -> Sequence[EvidenceHead]:
+        found = [*self.every(EvaluationReport), *self.every(RiskAssessment)]
+        heads = (EvidenceHead(each.name, each.revision, 0) for each in found if parent_of(each.name) == model)
+        return sorted(heads, key=lambda head: head.name)
 
 
 def references(entry: AnyResource) -> Iterable[str]:
@@ -120,3 +148,15 @@ def fleet(*more: AnyResource) -> LedgerOf:
         baseline=old.name, splits=(split(old=10_000),), revision=7, serving_revision=5, etag="r7", create_time=START
     )
     return LedgerOf(team(), region(), ctr, replace(old, revision=5), replace(new, revision=6), *more, revision=7)
+
+
+EVIDENCE = CriticalityEvidence(on_call_24x7="pager", business_metric="time spent", contribution="carries it")
+
+
+def raise_tier(ledger: LedgerOf, name: str, tier: Tier, now: datetime = START, **fields: Any) -> str:
+    """Raises an entry to TIER0 or TIER1: one person asks, another one approves. Returns the request's name."""
+    request = f"criticalityRequests/r{ledger.revision}"
+    asked = CriticalityRequest(name=request, resource=name, tier=tier, **({"evidence": EVIDENCE} | fields))
+    ledger.apply(tiers.request_tier(ledger, asked, "alice", "u"))
+    ledger.apply(tiers.approve(ledger, request, tiers.Decision(by="bob", identities={"bob"}, time=now)))
+    return request

@@ -11,9 +11,9 @@ import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 
-from modelfleet.common.v1 import serving_pb2
+from modelfleet.common.v1 import permission_pb2, serving_pb2
+from modelfleet.registry.v1 import criticality_pb2, registry_pb2_grpc
 from modelfleet.registry.v1 import registry_pb2 as pb
-from modelfleet.registry.v1 import registry_pb2_grpc
 from modelfleetd.registry.app import build
 from tests.support.contracts import Refusal, refusal
 from tests.support.servers import channel_to, running
@@ -30,14 +30,22 @@ def request_id() -> str:
 class Registry:
     """A registry as one caller sees it: `await registry.GetTeam(name=…)`; request_id is made where it is not given."""
 
-    def __init__(self, channel: grpc.aio.Channel, principal: str = "", timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        principal: str = "",
+        timeout: float = 10.0,
+        address: str = "",
+        *metadata: tuple[str, str],
+    ) -> None:
         self.channel = channel
+        self.address = address
         self.stub = registry_pb2_grpc.RegistryServiceStub(channel)
-        self.metadata = (("x-modelfleet-principal", principal),) if principal else ()
+        self.metadata = (*((("x-modelfleet-principal", principal),) if principal else ()), *metadata)
         self.timeout = timeout
 
-    def as_(self, principal: str) -> Registry:
-        return Registry(self.channel, principal, self.timeout)
+    def as_(self, principal: str, *metadata: tuple[str, str]) -> Registry:
+        return Registry(self.channel, principal, self.timeout, self.address, *metadata)
 
     def __getattr__(self, method: str) -> Any:
         request_type = GetMessageClass(_METHODS[method].input_type)
@@ -54,7 +62,7 @@ class Registry:
 @asynccontextmanager
 async def registry(database_url: str, **config: Any) -> AsyncIterator[Registry]:
     async with running("registry", build, database_url, **config) as service, channel_to(service) as channel:
-        yield Registry(channel)
+        yield Registry(channel, address=service.address)
 
 
 async def refused(call: Awaitable[object], code: grpc.StatusCode, reason: str) -> Refusal:
@@ -104,3 +112,28 @@ def swap(expected_revision: int, launch: str = "launches/l1", **fields: Any) -> 
         ],
         "splits": [split(new=10_000)],
     } | fields
+
+
+EVIDENCE = criticality_pb2.CriticalityEvidence(
+    on_call_24x7="pager", business_metric="time spent", contribution="carries 12% of it"
+)
+
+
+async def bind(registry: Registry, team: str = "feed", **members: str) -> pb.Team:
+    """Binds principals on a team, by role: `bind(registry, ENGINEER="alice", APPROVER="bob")`."""
+    bindings = [
+        pb.RoleBinding(role=permission_pb2.Role.Value(role), members=[member]) for role, member in members.items()
+    ]
+    bound: pb.Team = await registry.UpdateTeam(team=pb.Team(name=f"teams/{team}", role_bindings=bindings))
+    return bound
+
+
+async def raise_tier(
+    registry: Registry, resource: str, tier: serving_pb2.Tier.ValueType, **fields: Any
+) -> criticality_pb2.CriticalityRequest:
+    """Raises an entry of a team on which `alice` is an engineer and `bob` an approver: she asks, he approves."""
+    asked = await registry.as_("alice").RequestCriticality(
+        resource=resource, tier=tier, **({"evidence": EVIDENCE} | fields)
+    )
+    approved: criticality_pb2.CriticalityRequest = await registry.as_("bob").ApproveCriticality(name=asked.name)
+    return approved

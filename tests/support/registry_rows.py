@@ -12,6 +12,7 @@ from modelfleetd.registry.domain.resource import Tier
 from modelfleetd.registry.domain.resources import AnyResource, FunnelStage, Model, ModelRole, ModelType
 from modelfleetd.registry.domain.revisions import Author, Edit, Stamp, StoredRevision, revise
 from modelfleetd.registry.store import Store
+from modelfleetd.registry.store.ledger import Written
 from tests.support.registry import model_type, region, spec, team
 
 _A_REVISION = 500
@@ -21,21 +22,22 @@ async def write(url: str, resources: Iterable[AnyResource], per_revision: int = 
     """Creates resources, so many a revision, as calls would have; returns the number of the last revision."""
     database = await Database.open(url, "registry")
     store = Store(database)
+    remaining, last = iter(resources), 0
     try:
-        async with store.transaction() as conn:
-            head = await store.lock_head(conn)
-            number, hash_ = head.number, head.hash
-            remaining = iter(resources)
-            while batch := tuple(itertools.islice(remaining, per_revision)):
-                stamp = Stamp(number + 1, head.now)
+        while batch := tuple(itertools.islice(remaining, per_revision)):
+            async with store.transaction() as conn:
+                head = await store.lock_head(conn)
+                stamp = Stamp(head.number + 1, head.now)
                 header = wire.header_of(Author("loader"), stamp)
-                changes = [wire.stored_change(change) for change in revise([Edit(None, each) for each in batch], stamp)]
-                revision = StoredRevision.following(hash_, stamp.revision, header, [each.change for each in changes])
-                await store.append(conn, revision, stamp.time, changes)
-                number, hash_ = revision.number, revision.hash
+                edits = revise([Edit(None, each) for each in batch], stamp)
+                changes = [wire.stored_change(change, stamp.revision) for change in edits]
+                parts = [each.change for each in changes]
+                revision = StoredRevision.following(head.hash, stamp.revision, header, parts)
+                await store.append(conn, [Written(revision, stamp.time, changes)])
+                last = revision.number
     finally:
         await database.close()
-    return number
+    return last
 
 
 MODELS_A_TYPE = 20

@@ -3,11 +3,26 @@
     async with modelfleet.AsyncClient("127.0.0.1:8460") as client:
         model_type = await client.registry.get_model_type(name="modelTypes/feed_ctr")
 
-`Client` is the same without `async`. Errors are the exceptions of `modelfleet.errors`.
+`Client` is the same without `async`. Errors are the exceptions of `modelfleet.errors`. `Snapshot` and `AsyncSnapshot`
+keep the fleet in memory, for programs that ask it at every request.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from modelfleet.client import AsyncClient, Client
 from modelfleet.errors import ModelfleetError
 from modelfleet.transport import Tls
 
-__all__ = ["AsyncClient", "Client", "ModelfleetError", "Tls"]
+if TYPE_CHECKING:
+    from modelfleet.snapshot import AsyncSnapshot, Snapshot
+
+__all__ = ["AsyncClient", "AsyncSnapshot", "Client", "ModelfleetError", "Snapshot", "Tls"]
+
+
+def __getattr__(name: str) -> Any:
+    # They bring the registry's messages along, which most programs load when they need them.
+    if name in {"AsyncSnapshot", "Snapshot"}:
+        from modelfleet import snapshot
+
+        return getattr(snapshot, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

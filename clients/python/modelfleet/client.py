@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
@@ -69,6 +70,11 @@ class _Client:
             for place in self._addresses.values():
                 expect_encryption(place, self._options.tls)
 
+    @property
+    def timeout(self) -> float:
+        """Default deadline of a call, in seconds."""
+        return self._options.timeout
+
     def _opened(self) -> list[Any]:
         return [self.__dict__[name] for name in self._addresses if name in self.__dict__]
 
@@ -132,6 +138,17 @@ class Client(_Client):
     def stability(self) -> Stability:
         """Calibration, normalized entropy, verdicts."""
         return Stability(self._addresses["stability"], self._options)
+
+    def for_asyncio(self, attempts: int | None = None) -> AsyncClient:
+        """Returns a client for asyncio of the same services, as the same caller; close it too.
+
+        Args:
+            attempts: how often a call is made at most, where that is to be another number.
+        """
+        options = self._options if attempts is None else replace(self._options, attempts=attempts)
+        made = AsyncClient(options=options)
+        made._addresses = dict(self._addresses)
+        return made
 
     def close(self) -> None:
         """Closes the connections; calls under way are cancelled."""

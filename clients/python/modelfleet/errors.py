@@ -38,6 +38,14 @@ class Violation:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """What has to be different before a call can succeed: of which resource, and what is wrong there."""
+
+    subject: str
+    description: str
+
+
 class ModelfleetError(Exception):
     """A call that was refused or failed."""
 
@@ -49,6 +57,7 @@ class ModelfleetError(Exception):
         reason: str = "",
         metadata: Mapping[str, str] | None = None,
         violations: tuple[Violation, ...] = (),
+        preconditions: tuple[Precondition, ...] = (),
         retry_after: float | None = None,
         method: str = "",
     ) -> None:
@@ -60,6 +69,8 @@ class ModelfleetError(Exception):
         # Every variable of the message.
         self.metadata: Mapping[str, str] = dict(metadata or {})
         self.violations = violations
+        # As many as there was room for.
+        self.preconditions = preconditions
         # Seconds after which to try again, where the server says so.
         self.retry_after = retry_after
         # What was called: /modelfleet.registry.v1.RegistryService/GetTeam.
@@ -160,6 +171,7 @@ def from_rpc_error(error: Any, method: str = "") -> ModelfleetError:
     message: str = error.details() or code.name
     reason, metadata, retry_after = "", {}, None
     violations: list[Violation] = []
+    preconditions: list[Precondition] = []
     for key, value in error.trailing_metadata() or ():
         if key != _DETAILS_KEY:
             continue
@@ -171,6 +183,9 @@ def from_rpc_error(error: Any, method: str = "") -> ModelfleetError:
             elif kind == "BadRequest":
                 request = error_details_pb2.BadRequest.FromString(packed.value)
                 violations += [Violation(v.field, v.description) for v in request.field_violations]
+            elif kind == "PreconditionFailure":
+                failure = error_details_pb2.PreconditionFailure.FromString(packed.value)
+                preconditions += [Precondition(v.subject, v.description) for v in failure.violations]
             elif kind == "RetryInfo":
                 delay = error_details_pb2.RetryInfo.FromString(packed.value).retry_delay
                 retry_after = delay.seconds + delay.nanos / 1e9
@@ -180,6 +195,7 @@ def from_rpc_error(error: Any, method: str = "") -> ModelfleetError:
         reason=reason,
         metadata=metadata,
         violations=tuple(violations),
+        preconditions=tuple(preconditions),
         retry_after=retry_after,
         method=method,
     )

@@ -269,7 +269,9 @@ class AsyncRegistry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model type that serves nothing and has no models."""
+        """Deletes a model type that serves nothing and has no models; assets that name it stay
+        without it.
+        """
     async def get_model(
         self,
         request: registry_pb2.GetModelRequest | None = None,
@@ -355,7 +357,9 @@ class AsyncRegistry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model that has no role that serves."""
+        """Deletes a model that has no role that serves, and its evidence; assets that name it stay
+        without it.
+        """
     async def get_asset(
         self,
         request: assets_pb2.GetAssetRequest | None = None,
@@ -749,7 +753,7 @@ class AsyncRegistry:
         as_of_revision: int = ...,
         as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> evidence_pb2.ListEvaluationReportsResponse:
-        """Lists evaluation reports, the newest evaluation last."""
+        """Lists the evaluation reports of a model, by name."""
     def list_evaluation_reports_all(
         self,
         request: evidence_pb2.ListEvaluationReportsRequest | None = None,
@@ -765,7 +769,7 @@ class AsyncRegistry:
         as_of_revision: int = ...,
         as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> AsyncGenerator[evidence_pb2.EvaluationReport]:
-        """Lists evaluation reports, the newest evaluation last. Goes through all pages."""
+        """Lists the evaluation reports of a model, by name. Goes through all pages."""
     async def create_evaluation_report(
         self,
         request: evidence_pb2.CreateEvaluationReportRequest | None = None,
@@ -2104,7 +2108,9 @@ class Registry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model type that serves nothing and has no models."""
+        """Deletes a model type that serves nothing and has no models; assets that name it stay
+        without it.
+        """
     def get_model(
         self,
         request: registry_pb2.GetModelRequest | None = None,
@@ -2190,7 +2196,9 @@ class Registry:
         validate_only: bool = ...,
         reason: str = ...,
     ) -> empty_pb2.Empty:
-        """Deletes a model that has no role that serves."""
+        """Deletes a model that has no role that serves, and its evidence; assets that name it stay
+        without it.
+        """
     def get_asset(
         self,
         request: assets_pb2.GetAssetRequest | None = None,
@@ -2584,7 +2592,7 @@ class Registry:
         as_of_revision: int = ...,
         as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> evidence_pb2.ListEvaluationReportsResponse:
-        """Lists evaluation reports, the newest evaluation last."""
+        """Lists the evaluation reports of a model, by name."""
     def list_evaluation_reports_all(
         self,
         request: evidence_pb2.ListEvaluationReportsRequest | None = None,
@@ -2600,7 +2608,7 @@ class Registry:
         as_of_revision: int = ...,
         as_of_time: timestamp_pb2.Timestamp | datetime | None = ...,
     ) -> Generator[evidence_pb2.EvaluationReport]:
-        """Lists evaluation reports, the newest evaluation last. Goes through all pages."""
+        """Lists the evaluation reports of a model, by name. Goes through all pages."""
     def create_evaluation_report(
         self,
         request: evidence_pb2.CreateEvaluationReportRequest | None = None,

@@ -26,7 +26,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, TypeAlias
+from difflib import get_close_matches
+from typing import Any, Final, TypeAlias
 
 from modelfleetd.errors import FieldViolation, InvalidFields, invalid
 
@@ -299,11 +300,13 @@ class Field:
     prefix: str = ""
     # Text that differs from entry to entry and that people search rather than name: it is not indexed.
     prose: bool = False
+    # The field that leads to the entry which has it, where that is another one.
+    of: str = ""
 
     @property
     def shown(self) -> str:
-        """The field as people write it."""
-        return f"{self.path}.KEY" if self.keyed else self.path
+        """The field as people write it; of another entry's, one for all."""
+        return f"{self.of}.FIELD" if self.of else f"{self.path}.KEY" if self.keyed else self.path
 
 
 class Operator(enum.Enum):
@@ -340,6 +343,13 @@ class Restriction:
     def test(self) -> Callable[[Scalar], bool]:
         """Returns the test of a value."""
         return _TESTS[self.operator](self.value)
+
+    def passing(self, values: Iterable[Any]) -> list[Any]:
+        """Returns the values that pass the test, as fast as so many texts can be looked at."""
+        if self.operator is Operator.CONTAINS:
+            wanted = str(self.value).casefold()
+            return [value for value in values if wanted in value.casefold()]
+        return list(filter(self.test(), values))
 
     @property
     def searches(self) -> bool:
@@ -455,9 +465,10 @@ def _find(asked: Comparison, fields: Mapping[str, Field]) -> tuple[Field, str]:
         if keyed is not None and keyed.keyed:
             return keyed, asked.path[-1]
     if found is None:
-        known = ", ".join(sorted(each.shown for each in fields.values()))
+        known = ", ".join(sorted({each.shown for each in fields.values()}))
         shown = ".".join(asked.path)[:_SHOWN]
-        raise _Refused(f"this list cannot be filtered by '{shown}', but by {known}", asked.at)
+        near = "".join(f" (do you mean '{path}'?)" for path in get_close_matches(shown, fields, 1))
+        raise _Refused(f"this list cannot be filtered by '{shown}'{near}, but by {known}", asked.at)
     if found.keyed and asked.operator != ":":
         raise _Refused(f"{found.path} is a map; write {found.path}.KEY {asked.operator} VALUE", asked.at)
     if found.many and asked.operator != ":":

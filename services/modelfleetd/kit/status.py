@@ -29,12 +29,7 @@ def to_status(error: FleetError) -> status_pb2.Status:
         seconds, nanos = divmod(round(error.retry_after * 1e9), 1_000_000_000)
         _add(made, error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=seconds, nanos=nanos)))
     if error.preconditions:
-        failure = error_details_pb2.PreconditionFailure()
-        for precondition in error.preconditions:
-            failure.violations.add(
-                type=precondition.type, subject=precondition.subject, description=precondition.description[:_MAX_VALUE]
-            )
-        _add(made, failure)
+        _add(made, _precondition_failure(error, _MAX_BYTES - made.ByteSize()))
     if error.quota:
         quota = error_details_pb2.QuotaFailure()
         for shortage in error.quota:
@@ -44,6 +39,17 @@ def to_status(error: FleetError) -> status_pb2.Status:
     if error.violations:
         _add(made, _bad_request(error, _MAX_BYTES - made.ByteSize()))
     return made
+
+
+def _precondition_failure(error: FleetError, room: int) -> error_details_pb2.PreconditionFailure:
+    """Returns as many of the preconditions as there is room for: a schema may invalidate thousands of entries."""
+    failure = error_details_pb2.PreconditionFailure()
+    for each in error.preconditions:
+        failure.violations.add(type=each.type, subject=each.subject, description=each.description[:_MAX_VALUE])
+        if failure.ByteSize() > room:
+            del failure.violations[-1]
+            break
+    return failure
 
 
 def _bad_request(error: FleetError, room: int) -> error_details_pb2.BadRequest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +14,7 @@ from modelfleetd.errors import LaunchEnded
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.idempotency import Answered, again, answer_of
 from modelfleetd.registry import wire
+from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.overlay import Overlay
 from modelfleetd.registry.domain.revisions import Author, Edit, Edits, Stamp, StoredRevision, check_size, revise
@@ -49,6 +50,8 @@ class Write(ABC, Generic[Answer]):
     decide: Decide
     reply: Reply[Answer]
     weight: int = 1
+    evidence_of: Sequence[str] = ()
+    """Models whose evidence the decision asks for: that is not in memory."""
     """How many entries it is about: what takes long is not done together with much else."""
     answer: Answer | None = None
     refusal: Exception | None = None
@@ -76,6 +79,17 @@ class RequestedWrite(Write[Answer]):
         made = answer_of(self.request, answer)
         memory.requests[self.request.request_id] = made
         memory.new_requests.append(made)
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class OwnWrite(Write[Answer]):
+    """What the registry decides itself: nobody repeats it, and done again it comes to nothing."""
+
+    def recall(self, memory: Memory) -> Answer | None:
+        return None
+
+    def remember(self, memory: Memory, answer: Answer) -> None:
+        pass
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -109,13 +123,20 @@ async def edits_of(decided: Edits | Iterator[Edits], pause: Pause = give_way) ->
 class Batch:
     """Writes on top of a locked head, not committed yet."""
 
-    def __init__(self, snapshot: Snapshot, head: Head, memory: Memory, pause: Pause) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        head: Head,
+        memory: Memory,
+        evidence: Mapping[str, Sequence[EvidenceHead]],
+        pause: Pause,
+    ) -> None:
         self.revisions: list[pb.Revision] = []
         self._snapshot = snapshot
         self._number, self._hash, self._now = head.number, head.hash, head.now
         self._memory = memory
         self._pause = pause
-        self._ledger = Overlay(SnapshotLedger(snapshot), wire.references_of_resource)
+        self._ledger = Overlay(SnapshotLedger(snapshot, evidence), wire.references_of_resource)
         self._written: list[Written] = []
 
     async def add(self, write: Write[Any]) -> None:

@@ -14,6 +14,7 @@ from itertools import islice
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.errors import RevisionOutOfRange, invalid
 from modelfleetd.kit.db import Connection
+from modelfleetd.registry.scopes import Seen, scopes_of
 from modelfleetd.registry.snapshot import Snapshot
 from modelfleetd.registry.store import Store
 from modelfleetd.registry.wire import KINDS, message_of_stored, revision_of
@@ -35,7 +36,7 @@ class Follower:
         self._store = store
         self._asking = asyncio.Lock()
         self._moved = asyncio.Event()
-        self._recent: deque[pb.Revision] = deque()
+        self._recent: deque[Seen] = deque()
         self._recent_bytes = 0
         self.snapshot = Snapshot()
         # Grows with each load: who follows revisions across one would not notice that history is another.
@@ -80,16 +81,17 @@ class Follower:
     def apply(self, revision: pb.Revision) -> None:
         """Takes over a committed revision unless it is known. A gap is left for the next question to the database."""
         if revision.number == self.snapshot.revision + 1:
+            seen = Seen(revision, scopes_of(revision, self.snapshot.model_types.get))
             self.snapshot.apply(revision)
-            self._keep(revision)
+            self._keep(seen)
             self._wake()
 
-    def _keep(self, revision: pb.Revision) -> None:
+    def _keep(self, seen: Seen) -> None:
         """Keeps a revision for watchers, and no more of the older ones than there is room for."""
-        self._recent.append(revision)
-        self._recent_bytes += revision.ByteSize()
+        self._recent.append(seen)
+        self._recent_bytes += seen.revision.ByteSize()
         while len(self._recent) > _RECENT or (self._recent_bytes > _RECENT_BYTES and len(self._recent) > 1):
-            self._recent_bytes -= self._recent.popleft().ByteSize()
+            self._recent_bytes -= self._recent.popleft().revision.ByteSize()
 
     async def reach(self, min_revision: int, path: str = "min_revision") -> None:
         """Returns once the snapshot has a revision, which the field at `path` of the request asks for.
@@ -105,7 +107,7 @@ class Follower:
         if min_revision > self.snapshot.revision:
             raise RevisionOutOfRange(min_revision, 0, self.snapshot.revision)
 
-    def recent(self, after: int) -> list[pb.Revision] | None:
+    def recent(self, after: int) -> list[Seen] | None:
         """Returns the revisions after one, in order; None where they are no longer in memory."""
         missing = self.snapshot.revision - after
         if missing <= 0:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.registry.v1.assets_pb2 import Asset
 from modelfleet.registry.v1.classification_pb2 import ExtensionSchema, NamingScheme
 from modelfleet.registry.v1.criticality_pb2 import CriticalityRequest
+from modelfleet.registry.v1.evidence_pb2 import EvaluationReport, RiskAssessment
 from modelfleetd.kit.fields import Reading, attribute, readings
 from modelfleetd.kit.filter import Field, Kind
 from modelfleetd.registry.domain.resource import parent_of
@@ -63,6 +65,21 @@ _LISTS: Final[Mapping[type[AnyMessage], _Lists]] = {
     CriticalityRequest: _Lists(
         ("name", "resource", "tier", "state", "requester", "decided_by", "decide_time", "expire_time", *_TIMES)
     ),
+    # Not in memory: read in the order of names, and looked at one by one.
+    EvaluationReport: _Lists(
+        (
+            "name", "suite", "suite_version", "description", "evaluator.kind", "evaluator.name", "dataset.name",
+            "baseline", "results.metric", "evaluate_time", "expire_time", "labels", *_TIMES,
+        ),
+        (),
+    ),
+    RiskAssessment: _Lists(
+        (
+            "name", "description", "assessor", "assess_time", "expire_time", "risks.dimension", "risks.stakeholder",
+            *_TIMES,
+        ),
+        (),
+    ),
 }  # fmt: skip
 
 TEAMS: Final = "teams"
@@ -85,25 +102,26 @@ def indexes() -> dict[str, Index]:
     for kind in KINDS:
         if kind.in_memory:
             parents = (_PARENT, made["model_type"]) if kind.message is pb.Model else None
-            made[kind.name] = Index(_fields(kind.name), _LISTS[kind.message].ordered, parents)
+            made[kind.name] = Index(fields(kind.name), _LISTS[kind.message].ordered, parents)
     return made
 
 
 @functools.cache
-def _fields(kind: str) -> Mapping[str, Reading]:
+def fields(kind: str) -> Mapping[str, Reading]:
+    """Returns the fields of a kind, by path, without attributes."""
     message = BY_NAME[kind].message
-    fields = readings(message, _LISTS[message].filterable, _PROSE)
+    found = readings(message, _LISTS[message].filterable, _PROSE)
     if message is pb.Model:
         parent = Field(_PARENT, prefix=f"{MODEL_TYPES}/")
-        fields[_PARENT] = Reading(parent, lambda message: (parent_of(message.name),))
-    return fields
+        found[_PARENT] = Reading(parent, lambda message: (parent_of(message.name),))
+    return found
 
 
-def attributes(schemas: Iterable[ExtensionSchema], kind: type[AnyMessage]) -> dict[str, Reading]:
+def attributes(schemas: Iterable[ExtensionSchema], kind: type[Message]) -> dict[str, Reading]:
     """Returns the attributes of a kind that its schemas say can be filtered by, by path."""
     found: dict[str, Reading] = {}
     for schema in schemas:
-        if target_of(schema) is not kind:
+        if _TARGETS.get(schema.target) is not kind:
             continue
         properties = MessageToDict(schema.schema).get("properties")
         for key in schema.filterable:
@@ -111,8 +129,3 @@ def attributes(schemas: Iterable[ExtensionSchema], kind: type[AnyMessage]) -> di
             type_ = stated.get("type") if isinstance(stated, dict) else None
             found[f"attributes.{key}"] = attribute("attributes", key, _KINDS.get(str(type_), Kind.TEXT))
     return found
-
-
-def target_of(schema: ExtensionSchema) -> type[AnyMessage] | None:
-    """Returns the kind whose attributes a schema is about."""
-    return _TARGETS.get(schema.target)

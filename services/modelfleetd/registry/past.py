@@ -64,7 +64,7 @@ class Past:
         """
         found = await self._store.change_as_of(name, revision)
         self._expect_kept(revision, found.base)
-        return _message(found.changes[0][1])
+        return _message(found.changes[0].change)
 
     async def page(
         self, request: Any, kind: type[M], revision: int, fits: Callable[[M], bool] | None = None
@@ -94,15 +94,66 @@ class Past:
             limit = asked.size + 1 - len(kept)
             found = await self._store.walk(last, before, pattern.accepted, 2 * len(pattern.variables), revision, limit)
             self._expect_kept(revision, found.base)
-            messages = (cast(M | None, _message(change)) for _, change in found.changes)
+            messages = (cast(M | None, _message(newest.change)) for newest in found.changes)
             kept += [message for message in messages if message is not None and (fits is None or fits(message))]
             if len(found.changes) < limit:
                 break
-            last, looked_at = found.changes[-1][0], looked_at + limit
+            last, looked_at = found.changes[-1].name, looked_at + limit
             if looked_at >= _MOST_LOOKED_AT and len(kept) <= asked.size:
                 return kept, paging.encode(asked.scope, (last, revision)), revision
         shown, token = asked.cut(kept, lambda message: (message.name, revision))
         return shown, token, revision
+
+    async def differences(self, request: pb.DiffRevisionsRequest) -> pb.DiffRevisionsResponse:
+        """Answers DiffRevisions: what differs between two points, by name. Either may be the older one.
+
+        Raises:
+            InvalidFields: a point is stated twice, or what is compared is no entry.
+            RevisionOutOfRange: there is no such revision yet, or it was forgotten.
+        """
+        page, resource = paging.read(request, str, int, int), request.resource
+        if page.position is None:
+            last, first, second = "", await self._end(request, "from"), await self._end(request, "to")
+            second = self._follower.snapshot.revision if second is None else second
+            first = first or 0
+        else:
+            last, first, second = str(page.position[0]), int(page.position[1]), int(page.position[2])
+        older, newer = sorted((first, second))
+        self._expect_kept(older, (await self._store.base()).number)
+        low, high = (f"{resource}/", f"{resource}0") if resource else ("", "~")
+        changes = await self._compared([resource], first, second) if resource and not last else []
+        go_on: str | None = last or low
+        looked_at = 0
+        while go_on is not None and len(changes) <= page.size and looked_at < _MOST_LOOKED_AT:
+            changed, go_on = await self._store.changed(go_on, high, older, newer, page.size + 1)
+            changes += await self._compared(changed, first, second)
+            looked_at += page.size + 1
+        shown, token = page.cut(changes, lambda change: (change.resource, first, second))
+        if not token and go_on is not None:
+            token = paging.encode(page.scope, (go_on, first, second))
+        return pb.DiffRevisionsResponse(changes=shown, next_page_token=token, from_revision=first, to_revision=second)
+
+    async def _end(self, request: pb.DiffRevisionsRequest, end: str) -> int | None:
+        """Returns the revision of one end, `from` or `to`; None where the request does not say."""
+        revision, has_time = getattr(request, f"{end}_revision"), request.HasField(f"{end}_time")  # type: ignore[arg-type]
+        if revision and has_time:
+            raise invalid(f"{end}_time", f"cannot be given together with {end}_revision; leave one out")
+        if has_time:
+            return await self.at_time(getattr(request, f"{end}_time"), f"{end}_time")
+        await self._follower.reach(revision, f"{end}_revision")
+        return int(revision) or None
+
+    async def _compared(self, names_: Sequence[str], first: int, second: int) -> list[pb.ResourceChange]:
+        """Returns what differs of some resources between two revisions."""
+        then, now = [
+            {
+                name: _message(change)
+                for name, change in (await self._store.changes_as_of(dict.fromkeys(names_, revision))).items()
+            }
+            for revision in (first, second)
+        ]
+        found = (wire.difference(then.get(name), now.get(name)) for name in names_)
+        return [change for change in found if change is not None]
 
     def _expect_kept(self, revision: int, base: int) -> None:
         if revision < base:

@@ -6,20 +6,30 @@ in it are never changed: a new revision of a resource is a new message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
+from google.protobuf.message import Message
+
 from modelfleet.registry.v1 import registry_pb2 as pb
+from modelfleet.registry.v1.assets_pb2 import Asset
 from modelfleet.registry.v1.classification_pb2 import ExtensionSchema
+from modelfleet.registry.v1.criticality_pb2 import CriticalityRequest as RequestMessage
 from modelfleetd import names
 from modelfleetd.kit.auth import Role
+from modelfleetd.kit.fields import Reading
 from modelfleetd.kit.filter import Node
 from modelfleetd.kit.ordering import Order
 from modelfleetd.kit.paging import Position
 from modelfleetd.registry import listing
+from modelfleetd.registry.domain.assets import place
+from modelfleetd.registry.domain.criticality import CriticalityRequest
+from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
+from modelfleetd.registry.domain.revisions import Edits
 from modelfleetd.registry.index import Index
 from modelfleetd.registry.listing import MODEL_TYPES, MODELS_OF_ALL, REGIONS, TEAMS
+from modelfleetd.registry.lookup import Lookup
 from modelfleetd.registry.wire import (
     KINDS,
     AnyMessage,
@@ -35,7 +45,9 @@ from modelfleetd.registry.wire import (
 M = TypeVar("M", bound=AnyMessage)
 R = TypeVar("R", bound=AnyResource)
 
-__all__ = ["MODELS_OF_ALL", "MODEL_TYPES", "REGIONS", "TEAMS", "Snapshot", "SnapshotLedger", "models_of"]
+__all__ = ["MODELS_OF_ALL", "MODEL_TYPES", "REGIONS", "TEAMS", "Snapshot", "SnapshotLedger", "models_of", "type_of"]
+# How many names are copied at a time by whoever walks a collection.
+_CHUNK = 200
 
 
 def models_of(model_type: str) -> str:
@@ -55,8 +67,17 @@ class Snapshot:
         self._indexes = listing.indexes()
         # Who refers to a name.
         self._referrers: dict[str, set[str]] = {}
+        # Kinds as plain data, as long as nothing of them changes: each write asks for all schemas.
+        self._plain: dict[str, Sequence[AnyResource]] = {}
+        # What entries are found by when somebody does not know their name.
+        self.lookup = Lookup()
         # Roles by member and team.
         self.bindings: dict[str, dict[str, frozenset[Role]]] = {}
+        # Requests for a tier that are pending or in force, by the entry that they are about.
+        self.open_requests: dict[str, set[str]] = {}
+        # Revision of the last change of a model type or of its models; where it is not here, from before this snapshot.
+        self._touched: dict[str, int] = {}
+        self._loaded_revision = 0
 
     @property
     def teams(self) -> Mapping[str, pb.Team]:
@@ -87,6 +108,7 @@ class Snapshot:
         """Returns the snapshot of a whole state."""
         made = cls()
         made.revision, made.hash = revision, hash_
+        made._loaded_revision = revision
         for message in sorted(resources, key=lambda each: each.name):
             made._keep(None, message)
         made._find_attributes()
@@ -106,6 +128,8 @@ class Snapshot:
             kind = kind_of_name(change.resource)
             if kind is None or not kind.in_memory:
                 continue
+            if kind.name in ("model_type", "model"):
+                self._touched[type_of(change.resource)] = revision.number
             after = after_of(change)
             if after is None:
                 self._remove(change.resource)
@@ -133,6 +157,11 @@ class Snapshot:
         prefix = "" if names.WILDCARD in collection.split("/") or "/" not in collection else f"{collection}/"
         return self.index_of(collection).page(prefix, where, order, after, limit)
 
+    def attributes_of(self, kind: type[Message]) -> Mapping[str, Reading]:
+        """Returns the attributes that entries of a kind can be filtered by, by path."""
+        schemas = self.table(ExtensionSchema)
+        return listing.attributes((schemas[name] for name in sorted(schemas)), kind)
+
     def index_of(self, collection: str) -> Index:
         """Returns the index of a collection's kind."""
         kind = kind_of_name(f"{collection}/id")
@@ -140,13 +169,34 @@ class Snapshot:
             raise ValueError(f"{collection} is no collection")
         return self._indexes[kind.name]
 
+    def names_from(self, collection: str, start: str = "") -> Iterator[str]:
+        """Yields the names of a collection in order, from one on, that one included. Nothing may change meanwhile."""
+        if start and self.find(start) is not None:
+            yield start
+        after = (start,) if start else None
+        while page := self.page(collection, after, _CHUNK):
+            yield from page
+            after = (page[-1],)
+
     def referrers(self, name: str) -> Sequence[str]:
         """Returns the names of the resources that refer to one, sorted."""
         return sorted(self._referrers.get(name, ()))
 
+    def touched(self, model_type: str) -> int:
+        """Returns a revision since which neither a model type nor any of its models has changed."""
+        return self._touched.get(model_type, self._loaded_revision)
+
     def find(self, name: str) -> AnyMessage | None:
         """Returns whatever has the name, or None."""
         return self._table(name).get(name)
+
+    def every(self, kind: type[R]) -> Sequence[R]:
+        """Returns everything of one kind as plain data, by name: the same objects until something of it changes."""
+        key = kind_of_resource(kind).name
+        if key not in self._plain:
+            table = self._tables[key]
+            self._plain[key] = [resource_of(table[name]) for name in sorted(table)]
+        return cast(Sequence[R], self._plain[key])
 
     def _table(self, name: str) -> dict[str, AnyMessage]:
         kind = kind_of_name(name)
@@ -162,15 +212,22 @@ class Snapshot:
     def _keep(self, before: AnyMessage | None, message: AnyMessage) -> None:
         name = message.name
         self._table(name)[name] = message
+        self._plain.pop(kind_of_message(type(message)).name, None)
         self._refer(name, frozenset() if before is None else references_of(before), references_of(message))
+        self.lookup.put(before, message)
         if isinstance(message, pb.Team):
             self._unbind(cast(pb.Team | None, before))
             self._bind(message)
+        if isinstance(message, RequestMessage):
+            self._note_request(message)
 
     def _remove(self, name: str) -> None:
         before = self._table(name).pop(name)
-        self._indexes[kind_of_message(type(before)).name].remove(before)
+        kind = kind_of_message(type(before)).name
+        self._indexes[kind].remove(before)
+        self._plain.pop(kind, None)
         self._refer(name, references_of(before), frozenset())
+        self.lookup.put(before, None)
         if isinstance(before, pb.Team):
             self._unbind(before)
         if isinstance(before, ExtensionSchema):
@@ -178,10 +235,17 @@ class Snapshot:
 
     def _find_attributes(self) -> None:
         """Makes those attributes fields of lists that the schemas of now declare to be."""
-        schemas = self.table(ExtensionSchema)
-        ordered = [schemas[name] for name in sorted(schemas)]
         for kind in (pb.ModelType, pb.Model):
-            self._indexes[kind_of_message(kind).name].set_attributes(listing.attributes(ordered, kind))
+            self._indexes[kind_of_message(kind).name].set_attributes(self.attributes_of(kind))
+
+    def _note_request(self, request: RequestMessage) -> None:
+        """Keeps at hand what is open: of the others there are more and more, since requests are never deleted."""
+        if request.state in (RequestMessage.PENDING, RequestMessage.APPROVED):
+            self.open_requests.setdefault(request.resource, set()).add(request.name)
+        elif request.name in (known := self.open_requests.get(request.resource, set())):
+            known.discard(request.name)
+            if not known:
+                del self.open_requests[request.resource]
 
     def _bind(self, team: pb.Team) -> None:
         for binding in team.role_bindings:
@@ -206,13 +270,25 @@ class Snapshot:
             self._referrers.setdefault(target, set()).add(name)
 
 
+def type_of(name: str) -> str:
+    """Returns the model type that a model type's or a model's name is about."""
+    return "/".join(name.split("/", 2)[:2])
+
+
 class SnapshotLedger:
     """The snapshot as decisions see it (`domain.ledger.Ledger`): messages become plain data when asked for."""
 
     follows_up_later = False
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, evidence: Mapping[str, Sequence[EvidenceHead]] | None = None) -> None:
+        """Makes a view of a snapshot.
+
+        Args:
+            snapshot: at one revision.
+            evidence: by model, of the models whose evidence was read from the database at that revision.
+        """
         self._snapshot = snapshot
+        self._evidence = evidence or {}
 
     def team(self, name: str) -> Team | None:
         """Returns a team, or None."""
@@ -239,14 +315,41 @@ class SnapshotLedger:
         """Returns the names of the resources that refer to one, sorted."""
         return self._snapshot.referrers(name)
 
+    def open_requests(self, name: str) -> Sequence[CriticalityRequest]:
+        """Returns the requests for a tier of an entry that are PENDING or APPROVED, by name."""
+        found = (self._snapshot.find(each) for each in sorted(self._snapshot.open_requests.get(name, ())))
+        return [cast(CriticalityRequest, _resource(message)) for message in found]
+
     def find(self, name: str) -> AnyResource | None:
         """Returns whatever has the name, or None."""
         return _resource(self._snapshot.find(name))
 
     def every(self, kind: type[R]) -> Sequence[R]:
         """Returns everything of one kind, by name."""
-        table = self._snapshot.table(kind_of_resource(kind).message)
-        return [cast(R, resource_of(table[name])) for name in sorted(table)]
+        return self._snapshot.every(kind)
+
+    def pending(self) -> Edits:
+        """Returns what has been decided and is not written yet: nothing."""
+        return ()
+
+    def asset_at(self, uri: str) -> str | None:
+        """Returns the name of the asset that has a URI, or None."""
+        assets = self._snapshot.table(Asset)
+        for name in self._snapshot.lookup.at(place(uri)):
+            if name in assets and place(assets[name].uri) == place(uri):
+                return name
+        return None
+
+    def evidence_of(self, model: str) -> Sequence[EvidenceHead]:
+        """Returns what evidence a model has, by name.
+
+        Raises:
+            LookupError: nobody told the writer to read it: a defect.
+        """
+        found = self._evidence.get(model)
+        if found is None:
+            raise LookupError(f"the evidence of {model} was not read for this decision")
+        return found
 
 
 def _resource(message: AnyMessage | None) -> AnyResource | None:

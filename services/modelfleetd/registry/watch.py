@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Sequence
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.errors import RevisionOutOfRange, invalid
 from modelfleetd.registry.follower import Follower
+from modelfleetd.registry.scopes import Seen, Wanted, scopes_of, types_needed
 from modelfleetd.registry.store import Store
 from modelfleetd.registry.wire import revision_of
 
 HEARTBEAT_SECONDS = 10.0
 # How much of a backlog is in memory at a time, for each watcher that is behind.
-_BATCH = 100
+_BATCH = 50
+_EVERYTHING = Wanted()
 
 
 class Watches:
@@ -24,8 +26,10 @@ class Watches:
         self._follower = follower
         self._heartbeat_seconds = heartbeat_seconds
 
-    async def after(self, position: int) -> AsyncIterator[pb.WatchRevisionsResponse]:
-        """Yields every revision after one, in order, as they come; a heartbeat first, and while nothing comes.
+    async def after(self, position: int, wanted: Wanted = _EVERYTHING) -> AsyncIterator[pb.WatchRevisionsResponse]:
+        """Yields every revision after one that is wanted, in order, as they come.
+
+        A heartbeat comes first, while nothing comes, and now and then where much is passed over.
 
         Raises:
             InvalidFields: the revision is negative.
@@ -36,43 +40,69 @@ class Watches:
         generation = self._follower.generation
         if position > self._current:
             await self._follower.catch_up()
-        yield await self._heartbeat(position)
+        await self._expect(position)
+        yield self._message(position)
         while True:
             moved = self._follower.moved
             if generation != self._follower.generation:
                 # The history that was sent is not the database's any more.
                 raise RevisionOutOfRange(position, 1, self._current)
-            found = await self._next(position)
-            for revision in found:
-                yield pb.WatchRevisionsResponse(revision=revision, current_revision=self._current)
-                position = revision.number
+            found = await self._next(position, wanted)
+            told = position
+            for seen in found:
+                position = seen.revision.number
+                if wanted.fits(seen):
+                    told = position
+                    yield self._message(position, seen.revision)
+            if len(found) == _BATCH and told != position:
+                yield self._message(position)
             if not found:
                 try:
                     async with asyncio.timeout(self._heartbeat_seconds):
                         await moved.wait()
                 except TimeoutError:
-                    yield pb.WatchRevisionsResponse(current_revision=self._current)
+                    yield self._message(position)
 
     @property
     def _current(self) -> int:
         return self._follower.snapshot.revision
 
-    async def _heartbeat(self, position: int) -> pb.WatchRevisionsResponse:
-        """Returns the first message, once it is clear that everything after the position can be had."""
+    def _message(self, position: int, revision: pb.Revision | None = None) -> pb.WatchRevisionsResponse:
+        return pb.WatchRevisionsResponse(revision=revision, current_revision=self._current, position=position)
+
+    async def _expect(self, position: int) -> None:
+        """Makes clear that everything after a position can be had."""
         current = self._current
         # Only a position that is not in memory makes it necessary to ask.
         if position > current or self._follower.recent(position) is None:
-            oldest = await self._store.oldest_revision()
-            if not oldest - 1 <= position <= current:
-                raise RevisionOutOfRange(position, oldest, current)
-        return pb.WatchRevisionsResponse(current_revision=current)
+            base = (await self._store.history.base()).number
+            if not base <= position <= current:
+                raise RevisionOutOfRange(position, base + 1, current)
 
-    async def _next(self, position: int) -> Sequence[pb.Revision]:
+    async def _next(self, position: int, wanted: Wanted) -> Sequence[Seen]:
         recent = self._follower.recent(position)
         if recent is not None:
             return recent[:_BATCH]
         # Too far behind for what is in memory: from the database, so that nobody is held up and nothing piles up.
         stored = await self._store.revisions_from(position + 1, _BATCH)
         if not stored or stored[0].number != position + 1:
-            raise RevisionOutOfRange(position, await self._store.oldest_revision(), self._current)
-        return [revision_of(each) for each in stored]
+            base = (await self._store.history.base()).number
+            raise RevisionOutOfRange(position, base + 1, self._current)
+        revisions = [revision_of(each) for each in stored]
+        return await self._seen(revisions) if wanted.sets else [Seen(each, frozenset()) for each in revisions]
+
+    async def _seen(self, revisions: Sequence[pb.Revision]) -> list[Seen]:
+        """Returns what revisions of the past are about: model types as they were then come from the database."""
+        needed: dict[str, int] = {}
+        for revision in revisions:
+            for name in types_needed(revision):
+                needed.setdefault(name, revision.number - 1)
+        changes = await self._store.history.changes_as_of(needed)
+        types = {name: pb.ResourceChange.FromString(change).model_type for name, change in changes.items()}
+        seen = []
+        for revision in revisions:
+            seen.append(Seen(revision, scopes_of(revision, types.get)))
+            types |= {
+                change.resource: change.model_type for change in revision.changes if change.HasField("model_type")
+            }
+        return seen

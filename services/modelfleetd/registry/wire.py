@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from modelfleet.registry.v1 import assets_pb2, classification_pb2, criticality_pb2, evidence_pb2
@@ -14,11 +15,13 @@ from modelfleetd import names
 from modelfleetd.kit.codec import from_proto, timestamp_to_proto, to_proto
 from modelfleetd.registry.domain.assets import Asset
 from modelfleetd.registry.domain.criticality import CriticalityRequest
-from modelfleetd.registry.domain.evidence import EvaluationReport, RiskAssessment
+from modelfleetd.registry.domain.evidence import EvaluationReport, EvaluationResult, EvidenceRule, RiskAssessment
+from modelfleetd.registry.domain.evidence_rules import metrics_of
+from modelfleetd.registry.domain.evidence_verdicts import Evidence, Finding
 from modelfleetd.registry.domain.naming import NamingScheme
-from modelfleetd.registry.domain.resource import Resource
+from modelfleetd.registry.domain.resource import Json, Resource
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
-from modelfleetd.registry.domain.revisions import Author, ResourceChange, Stamp, StoredChange, StoredRevision
+from modelfleetd.registry.domain.revisions import Author, ResourceChange, Stamp, StoredChange, StoredRevision, changed
 from modelfleetd.registry.domain.schemas import ExtensionSchema
 
 AnyMessage: TypeAlias = (
@@ -101,6 +104,11 @@ def resource_of(message: AnyMessage) -> AnyResource:
     return from_proto(message, _BY_MESSAGE[type(message)].resource)
 
 
+def attributes_of(message: pb.ModelType | pb.Model) -> Mapping[str, Json]:
+    """Returns the attributes in a message."""
+    return MessageToDict(message.attributes)
+
+
 def copy_of(message: AnyMessage) -> AnyMessage:
     """Returns a message of its own: a part of another one keeps the whole of that in memory."""
     made: AnyMessage = type(message)()
@@ -118,6 +126,39 @@ def references_of(message: AnyMessage) -> frozenset[str]:
     if isinstance(message, assets_pb2.Asset):
         return frozenset((message.team, *message.model_types, *message.models))
     return frozenset()
+
+
+class EvidenceReader:
+    """Makes of a model's stored evidence what rules may be about: most results are about other metrics."""
+
+    def __init__(self, rules: Sequence[EvidenceRule]) -> None:
+        self._metrics = metrics_of(rules)
+        self._with_risks = any(rule.max_residual_risk is not None for rule in rules)
+        self._findings: list[Finding] = []
+        self._assessments: list[RiskAssessment] = []
+
+    @property
+    def evidence(self) -> Evidence:
+        """What was read."""
+        return Evidence(self._findings, self._assessments)
+
+    def read(self, kind: str, state: bytes) -> None:
+        """Takes in one report or assessment."""
+        message = message_of_stored(kind, state)
+        if isinstance(message, evidence_pb2.EvaluationReport):
+            wanted = [(place, each) for place, each in enumerate(message.results) if each.metric in self._metrics]
+            if wanted:
+                results = [(place, from_proto(each, EvaluationResult)) for place, each in wanted]
+                message.ClearField("results")
+                report = from_proto(message, EvaluationReport)
+                self._findings += [Finding(report, place, result) for place, result in results]
+        elif isinstance(message, evidence_pb2.RiskAssessment) and self._with_risks:
+            self._assessments.append(from_proto(message, RiskAssessment))
+
+
+def size_of(resource: AnyResource) -> int:
+    """Returns the bytes of a resource's message."""
+    return message_of(resource).ByteSize()
 
 
 def references_of_resource(resource: AnyResource) -> frozenset[str]:
@@ -157,12 +198,11 @@ def header_of(author: Author, stamp: Stamp) -> bytes:
 
 def stored_change(change: ResourceChange, revision: int) -> StoredChange:
     """Returns a change as it is stored with a revision."""
-    message = to_proto(change, pb.ResourceChange)
+    after = None if change.after is None else message_of(change.after)
     kind, state = "", None
-    if change.after is not None:
-        after = message_of(change.after)
+    if after is not None:
         kind, state = kind_of(after).name, after.SerializeToString(deterministic=True)
-        getattr(message, kind).CopyFrom(after)
+    message = _change(change, after)
     return StoredChange(
         change.resource,
         revision,
@@ -171,6 +211,25 @@ def stored_change(change: ResourceChange, revision: int) -> StoredChange:
         kind,
         state,
     )
+
+
+def difference(before: AnyMessage | None, after: AnyMessage | None) -> pb.ResourceChange | None:
+    """Returns the change that leads from one state of a resource to another; None where nothing differs."""
+    old = None if before is None else resource_of(before)
+    change = changed(old, None if after is None else resource_of(after))
+    return None if change is None else _change(change, after)
+
+
+def _change(change: ResourceChange, after: AnyMessage | None) -> pb.ResourceChange:
+    message = to_proto(change, pb.ResourceChange)
+    if after is not None:
+        getattr(message, kind_of(after).name).CopyFrom(after)
+    return message
+
+
+def is_deletion(change: bytes) -> bool:
+    """Says whether a change as it is stored deletes its resource."""
+    return pb.ResourceChange.FromString(change).action == pb.ResourceChange.DELETED
 
 
 def after_of(change: pb.ResourceChange) -> AnyMessage | None:

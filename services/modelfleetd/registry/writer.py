@@ -24,6 +24,7 @@ from modelfleetd.registry.batch import (
     Decide,
     LaunchEnding,
     Memory,
+    OwnWrite,
     Reply,
     RequestedWrite,
     Write,
@@ -49,7 +50,17 @@ class Writer:
         self._follower = follower
         self._turns: Turns[Write[Any]] = Turns(self._write, _MOST_TOGETHER, lambda write: write.weight)
 
-    async def change(self, request: Any, answer: type[Answer], name: str, author: Author, decide: Decide) -> Answer:
+    async def change(
+        self,
+        request: Any,
+        answer: type[Answer],
+        name: str,
+        author: Author,
+        decide: Decide,
+        *,
+        evidence_of: Sequence[str] = (),
+        weight: int = 1,
+    ) -> Answer:
         """Does what a request asks for, once for its request_id, and answers with the resource that it is about.
 
         Args:
@@ -58,18 +69,27 @@ class Writer:
             name: of the resource.
             author: of the revision.
             decide: the edits; the one of the resource comes first. It may be asked on any state, and must not wait.
+            evidence_of: models whose evidence it asks for: that is not in memory.
+            weight: how many entries of usual size it is as much as.
         """
         if request.validate_only:
-            await self._follower.catch_up()
-            return self._preview(answer, name, await edits_of(decide(SnapshotLedger(self._follower.snapshot))))
+            return self._preview(answer, name, await edits_of(decide(await self._now(evidence_of))))
 
         def reply(_: pb.Revision | None, after: After) -> Answer:
             return answer() if answer is Empty else cast(Answer, after(name))
 
-        return await self.write(request, answer, author, decide, reply)
+        return await self.write(request, answer, author, decide, reply, evidence_of=evidence_of, weight=weight)
 
     async def write(
-        self, request: Any, answer: type[Answer], author: Author, decide: Decide, reply: Reply[Answer], weight: int = 1
+        self,
+        request: Any,
+        answer: type[Answer],
+        author: Author,
+        decide: Decide,
+        reply: Reply[Answer],
+        *,
+        evidence_of: Sequence[str] = (),
+        weight: int = 1,
     ) -> Answer:
         """Does what a request asks for, once for its request_id.
 
@@ -79,25 +99,43 @@ class Writer:
             author: of the revision.
             decide: the edits. It may be asked on any state, more than once, and must not wait.
             reply: makes the answer.
+            evidence_of: models whose evidence the decision asks for.
             weight: how many entries it is about.
         """
         write = RequestedWrite(
-            author=author, decide=decide, reply=reply, request=request, answer_class=answer, weight=weight
+            author=author,
+            decide=decide,
+            reply=reply,
+            weight=weight,
+            evidence_of=evidence_of,
+            request=request,
+            answer_class=answer,
         )
         return await self._do(write)
 
-    async def preview(self, decide: Decide) -> Sequence[pb.ResourceChange]:
+    async def preview(self, decide: Decide, evidence_of: Sequence[str] = ()) -> Sequence[pb.ResourceChange]:
         """Returns the changes that a revision would have. What only a revision gives is as it was.
 
         Raises:
             InvalidFields: the revision would be too large.
         """
-        await self._follower.catch_up()
         # Others may write meanwhile, as they may between this answer and whatever is done with it.
-        edits = await edits_of(decide(SnapshotLedger(self._follower.snapshot)))
+        edits = await edits_of(decide(await self._now(evidence_of)))
         changes = [wire.stored_change(change, 0) async for edit in in_slices(edits) for change in revise((edit,), None)]
         check_size(len(change.change) for change in changes)
         return [pb.ResourceChange.FromString(change.change) for change in changes]
+
+    async def change_unasked(self, author: Author, decide: Decide) -> pb.Revision | None:
+        """Writes what the registry itself decides. Returns the revision; None where there was nothing to do.
+
+        Args:
+            author: of the revision.
+            decide: the edits; empty where everything is so already, so that several replicas may try.
+        """
+        made = await self._do(
+            OwnWrite(author=author, decide=decide, reply=lambda revision, _: revision or pb.Revision())
+        )
+        return made if made.number else None
 
     async def finalize(self, asked: Finalization, author: Author) -> pb.FinalizeLaunchResponse:
         """Ends a launch, once for ever: repeated with the same content it answers the same.
@@ -115,6 +153,11 @@ class Writer:
             return pb.FinalizeLaunchResponse(model_type=model_type, revision=number)
 
         return await self._do(LaunchEnding(author=author, decide=decide, reply=reply, asked=asked))
+
+    async def _now(self, evidence_of: Sequence[str]) -> Ledger:
+        """Returns the ledger as it is now, or was a moment ago."""
+        await self._follower.catch_up()
+        return SnapshotLedger(self._follower.snapshot, await self._store.evidence.heads(evidence_of))
 
     async def _do(self, write: Write[Answer]) -> Answer:
         await self._turns.do(write)
@@ -138,7 +181,11 @@ class Writer:
             head = await self._head(conn)
             # The head is held, so the state stays as it is while others go on; and the server sees that we live.
             pause = functools.partial(self._store.keep_alive, conn)
-            batch = Batch(self._follower.snapshot, head, await self._memory(conn, writes), pause)
+            # What is read with the head locked is of the revision that is decided on.
+            evidence = await self._store.evidence.heads(
+                {model for write in writes for model in write.evidence_of}, conn
+            )
+            batch = Batch(self._follower.snapshot, head, await self._memory(conn, writes), evidence, pause)
             for write in writes:
                 await batch.add(write)
             await batch.append(self._store, conn)

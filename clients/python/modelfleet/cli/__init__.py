@@ -11,9 +11,14 @@ from modelfleet.errors import ModelfleetError
 # Keep the start of `modelfleet --help` short: commands import what they need when they run.
 _COMMANDS = {
     "registry": ("modelfleet.cli.registry", "Teams, regions, model types, models and their history."),
+    "evidence": ("modelfleet.cli.evidence", "Evaluations and risk assessments of models, and what rules say of them."),
     "capacity": ("modelfleet.cli.capacity", "Flavors, pools, reservations, certificates, load tests and estimates."),
     "launch": ("modelfleet.cli.launch", "Plan, start, watch and steer launches."),
     "stability": ("modelfleet.cli.stability", "Are the predictions still right?"),
+    "fleet": ("modelfleet.cli.fleet", "Synthetic fleets to try the commands with."),
+    "investigate": ("modelfleet.cli.investigate", "Everything about one model that was just paged for, on one screen."),
+    "triage": ("modelfleet.cli.triage", "What is wrong in the fleet now, the most important first."),
+    "mitigate": ("modelfleet.cli.mitigate", "End an experiment or take a launch back; or whom to page instead."),
 }
 
 
@@ -21,7 +26,7 @@ class _Root(click.Group):
     """The top level; a noun's module is imported when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names the nouns in the order of a model's life."""
+        """Names the nouns in the order of a model's life, then what there is for when it goes wrong."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

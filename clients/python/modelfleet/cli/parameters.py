@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 
@@ -54,5 +55,48 @@ class DurationParameter(click.ParamType[Duration]):
         return Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
 
 
+class EntryParameter(click.ParamType[str]):
+    """An entry as people write it: `feed_ctr`, `feed_ctr/v7`, or its full name; the full name inside."""
+
+    name = "entry"
+
+    def __init__(self, *, others: tuple[str, ...] = ()) -> None:
+        self._collections = ("modelTypes", *others)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The full name of a model type or model, or of what else is accepted; empty where nothing is given."""
+        text = str(value)
+        if not text or text.partition("/")[0] in self._collections:
+            return text
+        ids = text.split("/")
+        if len(ids) > 2:
+            accepted = ", ".join(f"{collection}/ID" for collection in self._collections)
+            self.fail(f"'{text}' is no entry; write TYPE, TYPE/MODEL or a full name ({accepted})", param, ctx)
+        return "modelTypes/" + "/models/".join(ids)
+
+
+class UntilParameter(click.ParamType[datetime]):
+    """An end: a day, whose end is meant, a moment, or a span from now."""
+
+    name = "until"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """A moment in UTC."""
+        if isinstance(value, datetime):
+            return value
+        text = str(value).strip()
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            text += "T23:59:59"
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            span: Duration = DURATION.convert(value, param, ctx)
+            return datetime.now(UTC) + span.ToTimedelta()
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+
+
 SHARE = ShareParameter()
 DURATION = DurationParameter()
+ENTRY = EntryParameter()
+SCOPE = EntryParameter(others=("teams", "regions"))
+UNTIL = UntilParameter()

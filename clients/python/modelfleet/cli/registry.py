@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import click
 
-from modelfleet.cli import code, export, imports, render
+from modelfleet.cli import assets, classification, code, export, imports, render, standard
+from modelfleet.cli.criticality import criticality
 from modelfleet.cli.resources import Resource, add_standard_verbs
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.registry.v1 import registry_pb2 as pb
+
+
+def why_required(model_type: pb.ModelType) -> str:
+    """Why a type has to be as critical as it has to be; empty where it need not be."""
+    if not model_type.required_tier_path:
+        return ""
+    source, *between = (render.short(name) for name in model_type.required_tier_path[:-1])
+    through = f" through {', '.join(between)}" if between else ""
+    return f"required_tier: {render.enum(model_type, 'required_tier')} because {source} depends on it{through}"
+
 
 TEAM = Resource(
     "registry",
@@ -47,6 +58,7 @@ MODEL_TYPE = Resource(
         ("REGIONS", lambda m: ", ".join(render.short(region) for region in m.regions)),
     ],
     "No model types yet. Create one: modelfleet registry type create feed_ctr --set team=teams/ranking",
+    remark=why_required,
 )
 MODEL = Resource(
     "registry",
@@ -99,8 +111,12 @@ add_standard_verbs(team, TEAM)
 add_standard_verbs(region, REGION)
 add_standard_verbs(model_type, MODEL_TYPE)
 add_standard_verbs(model, MODEL, parent="modelTypes/{}")
+assets.add_to(group)
+classification.add_to(group)
 code.add_commands(group)
 imports.add_commands(group)
+for command in (criticality, standard.lint, standard.report, standard.waive, standard.discover):
+    group.add_command(command)
 
 
 def describe_change(change: pb.ResourceChange) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,11 +18,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelfleet import wording
 from modelfleet.cli.session import Session
 
 _PIPE_WIDTH = 400
 
 Column = tuple[str, Callable[[Any], str]]
+
+# As the library says them.
+short, percent, seconds = wording.short, wording.percent, wording.seconds
 
 _STYLES = {
     "SUCCEEDED": "green", "PASS": "green", "HELD": "green", "TRUE": "green", "BASELINE": "green",
@@ -37,6 +42,14 @@ def console() -> Console:
     terminal = Console(highlight=False)
     # In a pipe nobody folds lines: a table is as wide as it has to be.
     return terminal if terminal.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Shows on a terminal that something goes on which may take longer than a person likes to wait."""
+    terminal = Console(stderr=True)
+    with terminal.status(f"{what} …") if terminal.is_terminal else nullcontext():
+        yield
 
 
 def as_data(message: Message) -> Any:
@@ -99,17 +112,6 @@ def _is_number(value: str) -> bool:
     return not value or value.replace(".", "").replace("%", "").replace(",", "").replace("-", "").strip().isdigit()
 
 
-def short(name: str) -> str:
-    """The last id of a resource name: `teams/ranking` → `ranking`."""
-    return name.rsplit("/", 1)[-1]
-
-
-def percent(basis_points: int) -> str:
-    """Basis points as people say them: 2,050 → `20.5%`."""
-    whole, rest = divmod(basis_points, 100)
-    return f"{whole}%" if not rest else f"{basis_points / 100:g}%"
-
-
 def enum(message: Message, field: str) -> str:
     """The name of an enum field's value; empty where it is not stated."""
     descriptor = message.DESCRIPTOR.fields_by_name[field]
@@ -123,23 +125,16 @@ def clock(stamp: Timestamp) -> str:
     return stamp.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%M:%S") if stamp.seconds else ""
 
 
+def day(stamp: Timestamp) -> str:
+    """The day of a time, in UTC; empty where it is unset."""
+    return stamp.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d") if stamp.seconds else ""
+
+
 def age(stamp: Timestamp, now: datetime | None = None) -> str:
     """How long ago a time was: `3m 12s`."""
     if not stamp.seconds:
         return ""
     return seconds(((now or datetime.now(UTC)) - stamp.ToDatetime(tzinfo=UTC)).total_seconds())
-
-
-def seconds(value: float) -> str:
-    """A span of time as people say it: 0.4 s, 12 s, 3m 12s, 2h 5m, 3d 4h."""
-    if value < 10:
-        return f"{max(value, 0):.1f}s"
-    whole = round(value)
-    for unit, size, smaller, smaller_size in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if whole >= size:
-            rest = whole % size // smaller_size
-            return f"{whole // size}{unit} {rest}{smaller}" if rest else f"{whole // size}{unit}"
-    return f"{whole}s"
 
 
 def duration(value: Duration) -> str:

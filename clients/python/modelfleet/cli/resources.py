@@ -6,11 +6,13 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
+from google.api import field_behavior_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import ParseDict, ParseError
@@ -19,15 +21,13 @@ from google.protobuf.message import Message
 from modelfleet.cli import render
 from modelfleet.cli.session import Session, with_session
 
-_OUTPUT_ONLY = {"uid", "create_time", "update_time", "revision", "usages", "required_tier", "naming"}
-
 
 @dataclass(frozen=True, slots=True)
 class Resource:
     """A resource with standard methods, and how people see it.
 
     `method` is its name in method names (`model_type`), `collection` the field of its list answer, `pattern` its
-    resource name with `{}` for each id, `nothing` what an empty list says.
+    resource name with `{}` for each id, `nothing` what an empty list says, `remark` what `get` adds for people.
     """
 
     service: str
@@ -38,6 +38,9 @@ class Resource:
     columns: Sequence[render.Column]
     nothing: str
     reasons: bool = True
+    # Where a change may be refused for what it would make of others: what --force does.
+    force: str = ""
+    remark: Callable[[Any], str] | None = None
 
     @property
     def words(self) -> str:
@@ -69,7 +72,11 @@ class Resource:
     def call(self, session: Session, verb: str, **fields: Any) -> Any:
         """Calls `{verb}_{method}` of the service."""
         method = f"{verb}_{self.collection if verb == 'list' else self.method}"
-        return getattr(getattr(session.client, self.service), method)(**fields)
+        call = getattr(getattr(session.client, self.service), method)
+        if self.force and verb in ("create", "update"):
+            with render.busy("Looking at all entries"):
+                return call(**fields)
+        return call(**fields)
 
     def pages(self, session: Session, **fields: Any) -> Iterator[Message]:
         """Every resource of a list, page after page."""
@@ -113,13 +120,36 @@ def read_fields(file: str | None, assignments: Sequence[str]) -> dict[str, Any]:
     return data
 
 
+def writable(data: dict[str, Any], resource: Resource) -> dict[str, Any]:
+    """The fields that a caller may set: what `get` shows can be sent back, less what the server sets itself."""
+    read_only = {"name"}
+    descriptor: Any
+    for descriptor in resource.message().DESCRIPTOR.fields:
+        if field_behavior_pb2.OUTPUT_ONLY in descriptor.GetOptions().Extensions[field_behavior_pb2.field_behavior]:
+            read_only.add(descriptor.name)
+    return {key: value for key, value in data.items() if key not in read_only}
+
+
 def parse(data: dict[str, Any], message: Message) -> Message:
     """Fills a message from plain data; what does not fit is named, with what would be accepted."""
     _refuse_enum_numbers(data, message.DESCRIPTOR, "")
     try:
-        return ParseDict(data, message)
+        return ParseDict(_as_json(data), message)
     except ParseError as error:
         raise click.UsageError(_explain(str(error))) from None
+
+
+def _as_json(data: Any) -> Any:
+    """YAML reads times and dates that stand without quotes as such; messages take them as text."""
+    if isinstance(data, dict):
+        return {key: _as_json(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_as_json(value) for value in data]
+    if isinstance(data, datetime):
+        return (data if data.tzinfo else data.replace(tzinfo=UTC)).astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(data, date):
+        return data.isoformat()
+    return data
 
 
 def _refuse_enum_numbers(data: Any, descriptor: Any, path: str) -> None:
@@ -186,6 +216,7 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
             hidden=not resource.reasons,
         ),
         click.option("--dry-run", is_flag=True, help="Only check; change nothing."),
+        *([click.option("--force", is_flag=True, help=resource.force)] if resource.force else []),
     )
 
     def with_fields(command: Any) -> Any:
@@ -193,8 +224,9 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
             command = option(command)
         return command
 
-    def common(reason: str, dry_run: bool) -> dict[str, Any]:
-        return {"validate_only": dry_run} | ({"reason": reason} if resource.reasons else {})
+    def common(reason: str, dry_run: bool, force: bool = False) -> dict[str, Any]:
+        given: dict[str, Any] = {"force": True} if force else {}
+        return given | {"validate_only": dry_run} | ({"reason": reason} if resource.reasons else {})
 
     def listed(session: Session, asked: dict[str, str], **fields: Any) -> None:
         asked = {key: value for key, value in asked.items() if value}
@@ -221,43 +253,55 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
     @_name_argument(resource)
     @with_session
     def get(session: Session, name: str) -> None:
-        render.show(session, resource.call(session, "get", name=resource.name(name)))
+        found = resource.call(session, "get", name=resource.name(name))
+        render.show(session, found)
+        if session.is_table and resource.remark is not None and (remark := resource.remark(found)):
+            # As YAML has it, so that what was printed can be read again.
+            click.echo(f"# {remark}")
 
     @group.command("create", help=f"Create a {what}.")
     @_name_argument(resource)
     @with_fields
     @with_session
     def create(
-        session: Session, name: str, file: str | None, assignments: tuple[str, ...], reason: str, dry_run: bool
+        session: Session,
+        name: str,
+        file: str | None,
+        assignments: tuple[str, ...],
+        reason: str,
+        dry_run: bool,
+        force: bool = False,
     ) -> None:
         full = resource.name(name)
-        data = {
-            key: value for key, value in read_fields(file, assignments).items() if key not in _OUTPUT_ONLY | {"name"}
-        }
+        data = writable(read_fields(file, assignments), resource)
         request: dict[str, Any] = {
             resource.method: parse(data, resource.message()),
             f"{resource.method}_id": render.short(full),
         }
         if parent is not None:
             request["parent"] = full.rsplit("/", 2)[0]
-        render.show(session, resource.call(session, "create", **request, **common(reason, dry_run)))
+        render.show(session, resource.call(session, "create", **request, **common(reason, dry_run, force)))
 
     @group.command("update", help=f"Change fields of a {what}; the others stay.")
     @_name_argument(resource)
     @with_fields
     @with_session
     def update(
-        session: Session, name: str, file: str | None, assignments: tuple[str, ...], reason: str, dry_run: bool
+        session: Session,
+        name: str,
+        file: str | None,
+        assignments: tuple[str, ...],
+        reason: str,
+        dry_run: bool,
+        force: bool = False,
     ) -> None:
-        data = {
-            key: value for key, value in read_fields(file, assignments).items() if key not in _OUTPUT_ONLY | {"name"}
-        }
+        data = writable(read_fields(file, assignments), resource)
         mask = FieldMask(paths=sorted(key for key in data if key != "etag"))
         if not mask.paths:
             raise click.UsageError("nothing to change; give --set FIELD=VALUE or -f FILE")
         message = parse(data | {"name": resource.name(name)}, resource.message())
         answer = resource.call(
-            session, "update", **{resource.method: message}, update_mask=mask, **common(reason, dry_run)
+            session, "update", **{resource.method: message}, update_mask=mask, **common(reason, dry_run, force)
         )
         render.show(session, answer)
 

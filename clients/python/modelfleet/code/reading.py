@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from modelfleet.code.documents import Document, document_of
 from modelfleet.code.kinds import (
+    ASSET,
     FILED,
     ID,
     MODEL,
@@ -172,7 +173,7 @@ class _Reader:
             return None
         top = dict(self._pairs(node))
         name_node = top.pop("name", None)
-        kind_node, revision_node = top.pop("kind", None), top.pop("revision", None)
+        revision_node = top.pop("revision", None)
         if name_node is None:
             accepted = ", ".join(f"{kind.collection}/ID" for kind in FILED)
             self._wrong(node, f"has no 'name'; write one such as {accepted}")
@@ -183,6 +184,10 @@ class _Reader:
             accepted = ", ".join(f"{each.collection}/ID" for each in FILED)
             self._wrong(name_node, f"'{name}' is not the name of an entry; accepted are {accepted}")
             return None
+        # Some entries have a field of that name, of their own.
+        kind_node = None if "kind" in kind.message.DESCRIPTOR.fields_by_name else top.pop("kind", None)
+        # An asset has a field of that name.
+        kind_node = None if kind is ASSET else top.pop("kind", None)
         if kind_node is not None and self._text(kind_node) != kind.field:
             self._wrong(kind_node, f"kind '{self._text(kind_node)}' does not fit the name {name}: it is a {kind.field}")
         revision = self._revision(revision_node)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
 from google.protobuf.message import Message
 
 from modelfleet.registry.v1 import registry_pb2 as pb
+from modelfleetd import names
 from modelfleetd.errors import FieldViolation, InvalidFields, invalid
 from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.codec import from_proto
@@ -19,7 +21,7 @@ from modelfleetd.registry import wire
 from modelfleetd.registry.access import Grants
 from modelfleetd.registry.api.base import Base, Context, author, new_uid
 from modelfleetd.registry.batch import After
-from modelfleetd.registry.domain import entries
+from modelfleetd.registry.domain import asset_entries, entries
 from modelfleetd.registry.domain.apply import (
     ADOPTED,
     MAX_BYTES,
@@ -34,6 +36,7 @@ from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType
 from modelfleetd.registry.domain.revisions import Edits
+from modelfleetd.registry.domain.rules import check_waiver_times
 from modelfleetd.registry.slices import in_slices
 
 _SERVICE = "/modelfleet.registry.v1.RegistryService/"
@@ -44,19 +47,30 @@ class Apply(Base):
 
     async def ApplyEntries(self, request: pb.ApplyEntriesRequest, context: Context) -> pb.ApplyEntriesResponse:
         _check_size(request)
-        parser = _Parser(request, Grants(current_principal(), self._follower))
+        parser = _Parser(request, Grants(current_principal(), self._follower), self._clock.now())
         steps = parser.complete([step async for step in in_slices(parser.each())])
+
+        # Their evidence goes with them.
+        deleted = [change.delete for change in request.changes if names.MODEL.match(change.delete)]
 
         def decide(ledger: Ledger) -> Iterator[Edits]:
             return apply(ledger, steps, wire.references_of_resource)
 
         if request.validate_only:
-            return pb.ApplyEntriesResponse(changes=await self._writer.preview(decide))
+            return pb.ApplyEntriesResponse(changes=await self._writer.preview(decide, deleted))
 
         def reply(revision: pb.Revision | None, _: After) -> pb.ApplyEntriesResponse:
             return pb.ApplyEntriesResponse(revision=0 if revision is None else revision.number)
 
-        made = await self._writer.write(request, pb.ApplyEntriesResponse, author(request), decide, reply, len(steps))
+        made = await self._writer.write(
+            request,
+            pb.ApplyEntriesResponse,
+            author(request),
+            decide,
+            reply,
+            evidence_of=deleted,
+            weight=len(steps),
+        )
         if made.revision:
             made.changes.extend(await self._changes(made.revision))
         return made
@@ -65,7 +79,7 @@ class Apply(Base):
         """Returns the changes of a revision, which are kept once: in the history, not beside the request_id as well."""
         recent = self._follower.recent(number - 1)
         if recent:
-            return recent[0].changes
+            return recent[0].revision.changes
         stored = await self._store.revision(number)
         return () if stored is None else wire.revision_of(stored).changes
 
@@ -98,6 +112,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "team": _Kind(entries.create_team, _update_team, entries.delete_team),
     "region": _Kind(entries.create_region, entries.update_region, entries.delete_region),
     "model_type": _Kind(entries.create_model_type, entries.update_model_type, entries.delete_model_type),
+    "asset": _Kind(asset_entries.create_asset, asset_entries.update_asset, asset_entries.delete_asset),
     "model": _Kind(entries.create_model, entries.update_model, entries.delete_model),
 }
 _ACCEPTED = ", ".join(wire.BY_NAME[name].pattern.template for name in _KINDS)
@@ -106,9 +121,10 @@ _ACCEPTED = ", ".join(wire.BY_NAME[name].pattern.template for name in _KINDS)
 class _Parser:
     """Takes a request apart: each change becomes the request of the method that does it alone, checked likewise."""
 
-    def __init__(self, request: pb.ApplyEntriesRequest, grants: Grants) -> None:
+    def __init__(self, request: pb.ApplyEntriesRequest, grants: Grants, now: datetime) -> None:
         self._request = request
         self._grants = grants
+        self._now = now
         self._violations: list[FieldViolation] = []
         self._served: dict[str, Served] = {}
 
@@ -156,6 +172,7 @@ class _Parser:
         if self._is_wrong(single, where):
             return
         resource = from_proto(getattr(single, field), wire.BY_NAME[field].resource, name=entry.name)
+        self._expect_waivers(resource, field, where)
         self._note_served(resource, where)
         uid, kind = new_uid(), _KINDS[field]
 
@@ -173,6 +190,7 @@ class _Parser:
         if self._is_wrong(single, where):
             return
         resource = replace(from_proto(getattr(single, field), wire.BY_NAME[field].resource), etag=change.etag)
+        self._expect_waivers(resource, field, where)
         self._note_served(resource, where)
         kind = _KINDS[field]
         destination = getattr(resource, "team", "") if not mask or {"team", "*"}.intersection(mask) else ""
@@ -245,6 +263,15 @@ class _Parser:
 
     def _wrong(self, path: str, description: str) -> None:
         self._violations.append(FieldViolation(path, description))
+
+    def _expect_waivers(self, resource: AnyResource, field: str, where: Callable[[str], str]) -> None:
+        """Notes waivers that would hold for longer than they may."""
+        if not isinstance(resource, (ModelType, Model)):
+            return
+        try:
+            check_waiver_times(resource.lint_waivers, self._now, field)
+        except InvalidFields as error:
+            self._violations += [FieldViolation(where(each.path), each.description) for each in error.violations]
 
     def _is_wrong(self, single: Message, where: Callable[[str], str]) -> bool:
         """Notes what the method that does it alone would find wrong with its request."""

@@ -13,6 +13,7 @@ from modelfleetd.registry.domain import entries
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resources import Model, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Edits
+from modelfleetd.registry.domain.rules import check_waiver_times
 
 
 class Entries(Base):
@@ -101,6 +102,7 @@ class Entries(Base):
     async def CreateModelType(self, request: pb.CreateModelTypeRequest, context: Context) -> pb.ModelType:
         name = names.MODEL_TYPE.format(names.check_id(request.model_type_id, "model_type_id"))
         model_type, uid = from_proto(request.model_type, ModelType, name=name), new_uid()
+        check_waiver_times(model_type.lint_waivers, self._clock.now(), "model_type")
 
         def decide(ledger: Ledger) -> Edits:
             return entries.create_model_type(ledger, model_type, uid)
@@ -111,6 +113,7 @@ class Entries(Base):
         names.MODEL_TYPE.parse(request.model_type.name, "model_type.name")
         await expect_role_on_destination(request.model_type.team, request.update_mask.paths)
         model_type = from_proto(request.model_type, ModelType)
+        check_waiver_times(model_type.lint_waivers, self._clock.now(), "model_type")
 
         def decide(ledger: Ledger) -> Edits:
             return entries.update_model_type(ledger, model_type, request.update_mask.paths)
@@ -138,6 +141,7 @@ class Entries(Base):
         (model_type,) = names.MODEL_TYPE.parse(request.parent, "parent")
         name = names.MODEL.format(model_type, names.check_id(request.model_id, "model_id"))
         model, uid = from_proto(request.model, Model, name=name), new_uid()
+        check_waiver_times(model.lint_waivers, self._clock.now(), "model")
 
         def decide(ledger: Ledger) -> Edits:
             return entries.create_model(ledger, model, uid)
@@ -147,6 +151,7 @@ class Entries(Base):
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> pb.Model:
         names.MODEL.parse(request.model.name, "model.name")
         model = from_proto(request.model, Model)
+        check_waiver_times(model.lint_waivers, self._clock.now(), "model")
 
         def decide(ledger: Ledger) -> Edits:
             return entries.update_model(ledger, model, request.update_mask.paths)
@@ -159,4 +164,6 @@ class Entries(Base):
         def decide(ledger: Ledger) -> Edits:
             return entries.delete_model(ledger, request.name, request.etag)
 
-        return await self._writer.change(request, Empty, request.name, author(request), decide)
+        return await self._writer.change(
+            request, Empty, request.name, author(request), decide, evidence_of=[request.name]
+        )

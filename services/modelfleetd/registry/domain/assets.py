@@ -31,3 +31,8 @@ class Asset(Resource):
     model_types: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def place(uri: str) -> str:
+    """Returns what a URI is compared by: a slash at its end makes no difference."""
+    return uri.rstrip("/")

@@ -5,8 +5,23 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Final
 
 from modelfleetd.registry.domain.resource import DERIVED, Resource, Tier
+
+BY_REQUEST: Final = (Tier.TIER0, Tier.TIER1)
+"""Tiers that somebody else has to approve."""
+
+GRACE: Final = timedelta(days=14)
+"""How long after its grant has expired an entry keeps its tier."""
+
+
+def request_command(resource: str, tier: Tier) -> str:
+    """Returns the command that asks for a tier."""
+    return (
+        f"modelfleet registry criticality request {resource} --tier {tier.name} "
+        "--on-call ROTATION --metric METRIC --contribution WHY"
+    )
 
 
 class RequestState(enum.Enum):
@@ -18,6 +33,10 @@ class RequestState(enum.Enum):
     WITHDRAWN = "WITHDRAWN"
     EXPIRED = "EXPIRED"
     SUPERSEDED = "SUPERSEDED"
+
+
+OPEN: Final = frozenset({RequestState.PENDING, RequestState.APPROVED})
+"""States of requests that wait or are in force: at most one of each for an entry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from modelfleetd.errors import invalid
@@ -25,10 +26,14 @@ class Dependencies:
         self._ledger = ledger
         self._name = name
         self._after = after
+        # A walk comes by the same types again and again.
+        self._seen: dict[str, ModelType | None] = {name: after}
 
     def model_type(self, name: str) -> ModelType | None:
         """Returns a model type after the change."""
-        return self._after if name == self._name else self._ledger.model_type(name)
+        if name not in self._seen:
+            self._seen[name] = self._ledger.model_type(name)
+        return self._seen[name]
 
     def upstream(self, name: str) -> tuple[str, ...]:
         """Returns the types that one consumes directly."""
@@ -42,19 +47,34 @@ class Dependencies:
             if model_type is not None and name in model_type.upstream_types:
                 yield model_type
 
-    def required_tier(self, name: str) -> Tier | None:
-        """Returns how critical a type must be: as the most critical of all that depend on it, however indirectly."""
-        tiers: set[Tier] = set()
-        seen: set[str] = set()
-        waiting = [name]
+    def required_tier(self, name: str) -> tuple[Tier | None, tuple[str, ...]]:
+        """Returns how critical a type must be, as the most critical of all that depend on it, and why.
+
+        The path leads from the type that has this tier, through types that consume each other's output, to this one:
+        the shortest, and the first by name of those. Empty where nothing that has a tier depends on it.
+        """
+        # How far up each dependent is, the nearest first.
+        distance = {name: 0}
+        waiting = deque([name])
+        most_critical: tuple[Tier, int, str] | None = None
         while waiting:
-            for dependent in self.dependents(waiting.pop()):
-                if dependent.name not in seen:
-                    seen.add(dependent.name)
-                    waiting.append(dependent.name)
-                    if dependent.tier is not None:
-                        tiers.add(dependent.tier)
-        return min(tiers, default=None)
+            at = waiting.popleft()
+            for dependent in self.dependents(at):
+                if dependent.name in distance:
+                    continue
+                distance[dependent.name] = distance[at] + 1
+                waiting.append(dependent.name)
+                if dependent.tier is not None:
+                    found = (dependent.tier, distance[dependent.name], dependent.name)
+                    most_critical = found if most_critical is None else min(most_critical, found)
+        if most_critical is None:
+            return None, ()
+        tier, steps, at = most_critical
+        path = [at]
+        for left in reversed(range(steps)):
+            at = min(each for each in self.upstream(at) if distance.get(each) == left)
+            path.append(at)
+        return tier, tuple(path)
 
     def all_upstream(self, names: Iterable[str]) -> list[str]:
         """Returns these types and everything that they consume, however indirectly, by name."""
@@ -93,7 +113,7 @@ def refuse_circle(dependencies: Dependencies) -> None:
 
 
 def follow_up(ledger: Ledger, before: ModelType | None, after: ModelType | None) -> Edits:
-    """Returns the edits of other types whose `required_tier` changes with one type.
+    """Returns the edits of other types whose `required_tier`, or the reason for it, changes with one type.
 
     They belong to the same revision as the change that caused them, so that no reader ever sees one without the other.
     """
@@ -118,10 +138,18 @@ def follow_ups(dependencies: Dependencies, changes: Iterable[tuple[ModelType | N
     for upstream in dependencies.all_upstream(direct):
         model_type = dependencies.model_type(upstream)
         if model_type is not None:
-            required = dependencies.required_tier(upstream)
-            if required != model_type.required_tier:
-                edits.append(Edit(model_type, replace(model_type, required_tier=required)))
+            required, path = dependencies.required_tier(upstream)
+            after_it = replace(model_type, required_tier=required, required_tier_path=path)
+            if after_it != model_type:
+                edits.append(Edit(model_type, after_it))
     return tuple(edits)
+
+
+def because(tier: Tier, path: Sequence[str]) -> str:
+    """Returns why a type must have a tier, in words: `TIER1 because ig_feed_home_mtml depends on it`."""
+    source, *between = (name.rsplit("/", 1)[-1] for name in path[:-1])
+    through = f" through {', '.join(between)}" if between else ""
+    return f"{tier.name} because {source} depends on it{through}"
 
 
 def _nothing() -> ModelType:

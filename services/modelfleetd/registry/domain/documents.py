@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from modelfleetd.registry.domain.evidence import EvaluationReport, RiskAssessment
 from modelfleetd.registry.domain.paths import join
 from modelfleetd.registry.domain.resource import Json, Owner
 from modelfleetd.registry.domain.resources import AnyResource
@@ -46,7 +47,11 @@ def document(value: Any) -> Json:
 
 def _fields(value: Any) -> Json:
     kind: Any = type(value)
-    return {name: document(item) for name in _compared(kind) if not is_unset(item := getattr(value, name))}
+    return {
+        name: document(item)
+        for name, has_presence in _compared(kind)
+        if (item := getattr(value, name)) is not None and (has_presence or not is_unset(item))
+    }
 
 
 def is_unset(value: Any) -> bool:
@@ -63,7 +68,12 @@ def owner_of(field: dataclasses.Field[Any]) -> Owner | None:
 
 
 def diff(before: AnyResource | None, after: AnyResource | None) -> tuple[FieldChange, ...]:
-    """Returns what differs, in the order of the paths. Lists are compared as a whole, messages and maps by field."""
+    """Returns what differs, in the order of the paths. Lists are compared as a whole, messages and maps by field.
+
+    Nothing for evidence: it is only ever created and deleted, so its fields would repeat all that it says.
+    """
+    if isinstance(before or after, (EvaluationReport, RiskAssessment)):
+        return ()
     return tuple(
         FieldChange(join(path), old, new)
         for path, old, new in sorted(
@@ -93,5 +103,10 @@ def _same(before: Json, after: Json) -> bool:
 
 
 @functools.cache
-def _compared(dataclass_type: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(dataclass_type) if owner_of(field) is not Owner.STAMP)
+def _compared(dataclass_type: Any) -> tuple[tuple[str, bool], ...]:
+    """Returns the fields that are compared, and whether 0 is a value of theirs: where None says that there is none."""
+    return tuple(
+        (field.name, field.default is None)
+        for field in dataclasses.fields(dataclass_type)
+        if owner_of(field) is not Owner.STAMP
+    )

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from modelfleetd.errors import (
-    EtagMismatch,
+    FieldViolation,
+    InvalidFields,
     ReferenceNotFound,
-    ResourceExists,
     ResourceInUse,
     ResourceNotFound,
     RoleMissing,
 )
-from modelfleetd.registry.domain import rules
+from modelfleetd.registry.domain import rules, tiers
+from modelfleetd.registry.domain.asset_entries import is_asset, without
+from modelfleetd.registry.domain.attributes import wrong_attributes
 from modelfleetd.registry.domain.dependencies import Dependencies, follow_up, refuse_circle
+from modelfleetd.registry.domain.edits import changed as _changed
+from modelfleetd.registry.domain.edits import created as _created
+from modelfleetd.registry.domain.edits import current as _current
+from modelfleetd.registry.domain.edits import deleted as _deleted
+from modelfleetd.registry.domain.edits import refuse_existing as _refuse_existing
+from modelfleetd.registry.domain.edits import refuse_in_use as _refuse_in_use
+from modelfleetd.registry.domain.evidence_entries import deleted as deleted_evidence
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.masks import merge
 from modelfleetd.registry.domain.resources import (
-    AnyResource,
     Model,
     ModelRole,
     ModelType,
@@ -27,10 +34,10 @@ from modelfleetd.registry.domain.resources import (
     Role,
     Team,
 )
-from modelfleetd.registry.domain.revisions import Edit, Edits
+from modelfleetd.registry.domain.revisions import Edits
 from modelfleetd.registry.domain.roles import launch_command, refuse_launch_owned
-
-R = TypeVar("R", bound=AnyResource)
+from modelfleetd.registry.domain.schemas import SchemaTarget
+from modelfleetd.registry.domain.type_names import naming, wrong_id
 
 
 def create_team(ledger: Ledger, asked: Team, uid: str) -> Edits:
@@ -87,8 +94,12 @@ def create_model_type(ledger: Ledger, asked: ModelType, uid: str) -> Edits:
     """Decides CreateModelType."""
     _refuse_existing(ledger, asked.name)
     refuse_launch_owned(asked)
-    model_type = rules.check_model_type(replace(asked, required_tier=None, naming={}))
+    derived_later = replace(asked, required_tier=None, required_tier_path=(), tier_grant=None, naming={})
+    model_type = rules.check_model_type(derived_later)
+    _expect_conforming(ledger, model_type, wrong_id(ledger, asked.name))
     _expect_references(ledger, model_type)
+    tiers.refuse_raise(None, model_type)
+    model_type = replace(model_type, naming=naming(ledger, asked.name))
     return _created(model_type, uid) + follow_up(ledger, None, model_type)
 
 
@@ -97,18 +108,24 @@ def update_model_type(ledger: Ledger, asked: ModelType, mask: Sequence[str]) -> 
     current = _current(ledger.model_type(asked.name), asked.name, asked.etag)
     command = launch_command(asked.name)
     model_type = rules.check_model_type(merge(current, asked, mask, field="model_type", command=command))
+    _expect_conforming(ledger, model_type)
     _expect_references(ledger, model_type)
+    model_type = replace(model_type, naming=naming(ledger, asked.name))
     for split in model_type.splits:
         if split.shares and split.region not in model_type.regions:
             raise ResourceInUse(split.region, [f"{model_type.name} (its split there)"])
-    return _changed(current, model_type) + follow_up(ledger, current, model_type)
+    tiers.refuse_raise(current, model_type)
+    model_type, requests = tiers.settled(ledger, current, model_type)
+    return _changed(current, model_type) + follow_up(ledger, current, model_type) + requests
 
 
 def delete_model_type(ledger: Ledger, name: str, etag: str) -> Edits:
-    """Decides DeleteModelType: of a type without models that no other type consumes."""
+    """Decides DeleteModelType: of a type without models that no other type consumes. Assets do not keep it."""
     current = _current(ledger.model_type(name), name, etag)
-    _refuse_in_use(name, [*ledger.referrers(name), *(model.name for model in ledger.models_of(name))])
-    return _deleted(current) + follow_up(ledger, current, None)
+    referrers = [each for each in ledger.referrers(name) if not is_asset(each)]
+    _refuse_in_use(name, [*referrers, *(model.name for model in ledger.models_of(name))])
+    left_behind = without(ledger, name) + tiers.abandoned(ledger, name)
+    return _deleted(current) + follow_up(ledger, current, None) + left_behind
 
 
 def create_model(ledger: Ledger, asked: Model, uid: str) -> Edits:
@@ -117,7 +134,9 @@ def create_model(ledger: Ledger, asked: Model, uid: str) -> Edits:
         raise ResourceNotFound(asked.model_type)
     _refuse_existing(ledger, asked.name)
     refuse_launch_owned(asked)
-    model = rules.check_model(asked)
+    model = rules.check_model(replace(asked, tier_grant=None))
+    _expect_conforming(ledger, model)
+    tiers.refuse_raise(None, model)
     spec = None if model.serving_spec is None else model.serving_spec.complete()
     return _created(replace(model, role=ModelRole.CANDIDATE, serving_spec=spec), uid)
 
@@ -135,45 +154,30 @@ def update_model(ledger: Ledger, asked: Model, mask: Sequence[str]) -> Edits:
         command=launch_command(current.model_type, asked.name),
         instead="register a new model instead",
     )
-    return _changed(current, rules.check_model(merged))
+    model = rules.check_model(merged)
+    _expect_conforming(ledger, model)
+    tiers.refuse_raise(current, model)
+    model, requests = tiers.settled(ledger, current, model)
+    return _changed(current, model) + requests
 
 
 def delete_model(ledger: Ledger, name: str, etag: str) -> Edits:
-    """Decides DeleteModel: of a model whose role does not serve."""
+    """Decides DeleteModel: of a model whose role does not serve. Its evidence goes with it; assets do not keep it."""
     current = _current(ledger.model(name), name, etag)
     if current.role is not None and current.role.serves:
         _refuse_in_use(name, [f"{current.model_type} (as its {current.role.name})"])
-    return _deleted(current)
+    left_behind = without(ledger, name) + tiers.abandoned(ledger, name)
+    return _deleted(current) + deleted_evidence(ledger.evidence_of(name)) + left_behind
 
 
-def _created(resource: AnyResource, uid: str) -> Edits:
-    return (Edit(None, replace(resource, uid=uid)),)
-
-
-def _changed(before: AnyResource, after: AnyResource) -> Edits:
-    return () if before == after else (Edit(before, after),)
-
-
-def _deleted(resource: AnyResource) -> Edits:
-    return (Edit(resource, None),)
-
-
-def _current(found: R | None, name: str, etag: str) -> R:
-    if found is None:
-        raise ResourceNotFound(name)
-    if etag and etag != found.etag:
-        raise EtagMismatch(name, etag, found.etag)
-    return found
-
-
-def _refuse_existing(ledger: Ledger, name: str) -> None:
-    if ledger.find(name) is not None:
-        raise ResourceExists(name)
-
-
-def _refuse_in_use(name: str, referred_by: Sequence[str]) -> None:
-    if referred_by:
-        raise ResourceInUse(name, referred_by)
+def _expect_conforming(ledger: Ledger, entry: ModelType | Model, wrong: Sequence[FieldViolation] = ()) -> None:
+    """Raises InvalidFields where an entry's attributes do not fulfil the schemas, or with what else is wrong."""
+    if isinstance(entry, ModelType):
+        found = wrong_attributes(ledger, SchemaTarget.MODEL_TYPE, entry.attributes, "model_type")
+    else:
+        found = wrong_attributes(ledger, SchemaTarget.MODEL, entry.attributes, "model")
+    if wrong or found:
+        raise InvalidFields([*wrong, *found])
 
 
 def _expect_failover_regions(ledger: Ledger, region: Region) -> None:

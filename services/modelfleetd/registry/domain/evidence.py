@@ -65,8 +65,8 @@ class EvaluationDataset:
 class ConfidenceInterval:
     """An interval that holds the true value with some confidence."""
 
-    low: float = 0.0
-    high: float = 0.0
+    low: float
+    high: float
     confidence_basis_points: int = 0
 
 
@@ -76,7 +76,7 @@ class Comparator:
 
     name: str
     model: str = ""
-    value: float = 0.0
+    value: float
     interval: ConfidenceInterval | None = None
 
 
@@ -129,7 +129,7 @@ class EvaluationResult:
 
     metric: str
     slice: Mapping[str, str] = field(default_factory=dict)
-    value: float = 0.0
+    value: float
     unit: str = ""
     lowest: float | None = None
     highest: float | None = None
@@ -147,6 +147,15 @@ class EvaluationResult:
     offline_estimate: OfflineEstimate | None = None
     online_experiment: OnlineExperiment | None = None
     human_rating: HumanRating | None = None
+
+    @property
+    def method(self) -> Method:
+        """How it was come to."""
+        if self.offline_estimate is not None:
+            return Method.OFFLINE_ESTIMATE
+        if self.online_experiment is not None:
+            return Method.ONLINE_EXPERIMENT
+        return Method.EVALUATION if self.human_rating is None else Method.HUMAN_RATING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,3 +228,21 @@ class EvidenceRule:
     max_relative_loss_to_baseline: float | None = None
     max_residual_risk: int | None = None
     dimension: str = ""
+    form: Form | None = None
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    at: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceHead:
+    """What a decision needs to know of a piece of evidence that is there: not what it says."""
+
+    name: str
+    revision: int
+    size: int
+    """Bytes of its message."""
+
+    @property
+    def etag(self) -> str:
+        """Its etag: it has never changed."""
+        return f"r{self.revision}"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar, cast
 
+from modelfleetd.registry.domain.assets import Asset, place
+from modelfleetd.registry.domain.criticality import OPEN, CriticalityRequest
+from modelfleetd.registry.domain.evidence import EvaluationReport, EvidenceHead, RiskAssessment
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
@@ -30,9 +33,12 @@ class Overlay:
         self._references = references
         self._edits: dict[str, Edit] = {}
         self._models: dict[str, set[str]] = {}
+        self._requests: dict[str, set[str]] = {}
         # Of what was edited, who refers to a name now; and the edits that are not in there yet: few decisions ask.
         self._referrers: dict[str, set[str]] = {}
         self._unread: list[Edit] = []
+        # Of what was edited, the asset that has a URI now.
+        self._assets: dict[str, str] = {}
         # Decisions ask for the same entries again and again.
         self._known: dict[str, AnyResource | None] = {}
 
@@ -43,6 +49,12 @@ class Overlay:
             self._edits[edit.name] = Edit(edit.before if before is None else before.before, edit.after)
             if isinstance(edit.after or edit.before, Model):
                 self._models.setdefault(parent_of(edit.name), set()).add(edit.name)
+            if isinstance(edit.before, Asset):
+                self._assets.pop(place(edit.before.uri), None)
+            if isinstance(edit.after, Asset):
+                self._assets[place(edit.after.uri)] = edit.name
+            if isinstance(edit.after, CriticalityRequest):
+                self._requests.setdefault(edit.after.resource, set()).add(edit.name)
         self._unread += edits
 
     def edited(self, name: str) -> Edit | None:
@@ -93,11 +105,37 @@ class Overlay:
         below = (referrer for referrer in self._ledger.referrers(name) if referrer not in self._edits)
         return sorted({*below, *self._referrers.get(name, ())})
 
+    def open_requests(self, name: str) -> Sequence[CriticalityRequest]:
+        """Returns the requests for a tier of an entry that are PENDING or APPROVED, by name."""
+        edited = self._requests.get(name, set())
+        below = (each for each in self._ledger.open_requests(name) if each.name not in edited)
+        found = [*below, *(cast(CriticalityRequest, self.find(each)) for each in edited)]
+        return sorted((each for each in found if each.state in OPEN), key=lambda each: each.name)
+
     def every(self, kind: type[R]) -> Sequence[R]:
         """Returns everything of one kind, by name."""
         below = (each for each in self._ledger.every(kind) if each.name not in self._edits)
         edited = (edit.after for edit in self._edits.values() if isinstance(edit.after, kind))
         return sorted([*below, *edited], key=lambda each: each.name)
+
+    def asset_at(self, uri: str) -> str | None:
+        """Returns the name of the asset that has a URI, or None."""
+        below = self._ledger.asset_at(uri)
+        return self._assets.get(place(uri)) or (None if below in self._edits else below)
+
+    def evidence_of(self, model: str) -> Sequence[EvidenceHead]:
+        """Returns what evidence a model has, by name. How large new evidence is, is not known yet: it counts as 0."""
+        below = (head for head in self._ledger.evidence_of(model) if head.name not in self._edits)
+        new = (
+            EvidenceHead(edit.after.name, edit.after.revision, 0)
+            for edit in self._edits.values()
+            if isinstance(edit.after, (EvaluationReport, RiskAssessment)) and parent_of(edit.name) == model
+        )
+        return sorted([*below, *new], key=lambda head: head.name)
+
+    def pending(self) -> Edits:
+        """Returns what has been decided and is not written yet: these edits, and those below them."""
+        return (*(edit for edit in self._ledger.pending() if edit.name not in self._edits), *self.edits())
 
     def _of(self, kind: type[R], name: str) -> R | None:
         found = self.find(name)

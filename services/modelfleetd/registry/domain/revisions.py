@@ -106,14 +106,30 @@ def check_size(sizes: Iterable[int]) -> None:
 
 def _change(edit: Edit, stamp: Stamp | None) -> ResourceChange:
     before, after = edit.before, edit.after
-    action = Action.CREATED if before is None else Action.DELETED if after is None else Action.UPDATED
     return ResourceChange(
         resource=edit.name,
-        action=action,
+        action=_action(edit),
         fields=diff(before, after),
         after=after if after is None or stamp is None else _stamped(before, after, stamp),
         previous_revision=0 if before is None else before.revision,
     )
+
+
+def changed(before: AnyResource | None, after: AnyResource | None) -> ResourceChange | None:
+    """Returns the change that leads from one stored state of a resource to another, whatever was between them.
+
+    None where nothing differs, however often it changed.
+    """
+    if before is None and after is None:
+        return None
+    edit, fields = Edit(before, after), diff(before, after)
+    if not fields and before is not None and after is not None:
+        return None
+    return ResourceChange(edit.name, _action(edit), fields, after, 0 if before is None else before.revision)
+
+
+def _action(edit: Edit) -> Action:
+    return Action.CREATED if edit.before is None else Action.DELETED if edit.after is None else Action.UPDATED
 
 
 def _stamped(before: AnyResource | None, after: R, stamp: Stamp) -> R:

@@ -7,32 +7,35 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd import names
 from modelfleetd.errors import FieldViolation, InvalidFields
 from modelfleetd.names import Pattern
+from modelfleetd.registry.domain.defaults import complete_demand, complete_prediction
+from modelfleetd.registry.domain.evidence import EvidenceRule
+from modelfleetd.registry.domain.lint_rules import RULE_IDS
 from modelfleetd.registry.domain.resource import Json
 from modelfleetd.registry.domain.resources import (
     DemandSource,
-    MissingLabel,
     Model,
     ModelType,
     Prediction,
-    Range,
     Region,
     Role,
     RoleBinding,
     Team,
 )
 from modelfleetd.registry.domain.serving import WHOLE, RegionSplit, ServingSpec
+from modelfleetd.registry.domain.waivers import MAX_AHEAD, LintWaiver
 
 MAX_TEXT: Final = 200
 MAX_PROSE: Final = 1000
 MAX_URI: Final = 2000
 MAX_LABELS: Final = 64
 MAX_ITEMS: Final = 100
+MAX_WAIVERS: Final = 50
 # Of all bindings of a team: every service keeps every team's bindings.
 MAX_MEMBERS: Final = 5000
 MAX_ARGUMENT: Final = 4096
@@ -58,10 +61,17 @@ class Violations:
         if not holds:
             self.found.append(FieldViolation(f"{self.path}.{path}" if self.path else path, description))
 
+    def below(self, path: str) -> Violations:
+        """Returns one for what is below a path of this one; what it collects is collected here."""
+        made = Violations(f"{self.path}.{path}" if self.path else path)
+        made.found = self.found
+        return made
+
     def text(self, value: str, path: str, longest: int, *, least: int = 0) -> None:
         """Expects a text of some length."""
-        wanted = f"at most {longest}" if least == 0 else f"{least} to {longest}"
-        self.expect(least <= len(value) <= longest, path, f"must have {wanted} characters")
+        if not least <= len(value) <= longest:
+            wanted = f"at most {longest}" if least == 0 else f"{least} to {longest}"
+            self.expect(False, path, f"must have {wanted} characters")
 
     def count(self, values: Sequence[object] | Mapping[str, object], path: str, most: int) -> None:
         """Expects no more than so many."""
@@ -75,8 +85,8 @@ class Violations:
         """Expects that nothing is named twice."""
         seen: set[str] = set()
         for index, value in enumerate(values):
-            where = f"{path}[{index}]{item}"
-            self.expect(value not in seen, where, f"{value!r} is there twice; name each once")
+            if value in seen:
+                self.expect(False, f"{path}[{index}]{item}", f"{value!r} is there twice; name each once")
             seen.add(value)
 
     def raise_if_any(self) -> None:
@@ -99,7 +109,7 @@ def check_team(team: Team) -> Team:
     wrong.expect(members <= MAX_MEMBERS, "role_bindings", too_many)
     for index, binding in enumerate(team.role_bindings):
         _binding(wrong, binding, f"role_bindings[{index}]")
-    _labels(wrong, team.labels)
+    check_labels(wrong, team.labels)
     wrong.raise_if_any()
     return team
 
@@ -151,30 +161,16 @@ def check_model_type(model_type: ModelType) -> ModelType:
     wrong.unique([prediction.id for prediction in model_type.predictions], "predictions", ".id")
     if model_type.demand_source is not None:
         _demand(wrong, model_type.demand_source, "demand_source")
-    _labels(wrong, model_type.labels)
+    check_labels(wrong, model_type.labels)
     _attributes(wrong, model_type.attributes)
+    _waivers(wrong, model_type.lint_waivers)
+    check_evidence_rules(wrong, model_type.evidence_rules, "evidence_rules")
     wrong.raise_if_any()
     return replace(
         model_type,
         predictions=tuple(map(complete_prediction, model_type.predictions)),
         demand_source=None if model_type.demand_source is None else complete_demand(model_type.demand_source),
     )
-
-
-def complete_prediction(prediction: Prediction) -> Prediction:
-    """Returns a prediction with its defaults written out: a later change of a default changes no entry."""
-    return replace(
-        prediction,
-        attribution_window=prediction.attribution_window or timedelta(hours=1),
-        missing_label=prediction.missing_label or MissingLabel.NEGATIVE,
-        calibration_range=prediction.calibration_range or Range(low=0.5, high=2.0),
-        min_positives=prediction.min_positives or 10,
-    )
-
-
-def complete_demand(demand: DemandSource) -> DemandSource:
-    """Returns a demand source with its defaults written out."""
-    return replace(demand, fanout_basis_points=demand.fanout_basis_points or WHOLE)
 
 
 def _prediction(wrong: Violations, prediction: Prediction, path: str) -> None:
@@ -206,8 +202,9 @@ def check_model(model: Model) -> Model:
     wrong.text(model.description, "description", MAX_PROSE)
     wrong.text(model.training_flow, "training_flow", MAX_URI)
     wrong.text(model.checkpoint, "checkpoint", MAX_URI)
-    _labels(wrong, model.labels)
+    check_labels(wrong, model.labels)
     _attributes(wrong, model.attributes)
+    _waivers(wrong, model.lint_waivers)
     wrong.expect(model.serving_spec is not None, "serving_spec", "is required")
     if model.serving_spec is not None:
         _serving_spec(wrong, model.serving_spec, "serving_spec")
@@ -252,11 +249,33 @@ def check_splits(wrong: Violations, splits: Sequence[RegionSplit], path: str = "
         wrong.expect(fits, where, f"must sum to {WHOLE} basis points, they sum to {total}")
 
 
-def _labels(wrong: Violations, labels: Mapping[str, str]) -> None:
-    wrong.count(labels, "labels", MAX_LABELS)
-    for key, value in labels.items():
-        wrong.expect(names.is_id(key), f"labels.{key[:MAX_TEXT]}", f"the key {names.ID_EXPECTATION}")
-        wrong.text(value, f"labels.{key[:MAX_TEXT]}", MAX_TEXT)
+def check_labels(wrong: Violations, labels: Mapping[str, str]) -> None:
+    """Notes what is wrong with labels."""
+    check_words(wrong, labels, "labels", MAX_LABELS)
+
+
+def _waivers(wrong: Violations, waivers: Sequence[LintWaiver]) -> None:
+    wrong.count(waivers, "lint_waivers", MAX_WAIVERS)
+    for index, waiver in enumerate(waivers):
+        path = f"lint_waivers[{index}]"
+        accepted = f"must be the id of a rule: {', '.join(sorted(RULE_IDS))}"
+        wrong.expect(waiver.rule in RULE_IDS, f"{path}.rule", accepted)
+        wrong.text(waiver.reason, f"{path}.reason", MAX_PROSE, least=1)
+        wrong.expect(waiver.expire_time is not None, f"{path}.expire_time", "is required")
+    wrong.unique([waiver.rule for waiver in waivers], "lint_waivers", ".rule")
+
+
+def check_waiver_times(waivers: Sequence[LintWaiver], now: datetime, path: str) -> None:
+    """Raises InvalidFields where a waiver would hold for longer than it may when it is written.
+
+    One that is stored already is always closer than that: whatever was read may be sent back.
+    """
+    wrong = Violations(path)
+    for index, waiver in enumerate(waivers):
+        ahead = waiver.expire_time is None or waiver.expire_time <= now + MAX_AHEAD
+        latest = f"must be at most {MAX_AHEAD.days} days ahead, by {now + MAX_AHEAD:%Y-%m-%d}; waive it again then"
+        wrong.expect(ahead, f"lint_waivers[{index}].expire_time", latest)
+    wrong.raise_if_any()
 
 
 def _attributes(wrong: Violations, attributes: Mapping[str, Json]) -> None:
@@ -282,3 +301,101 @@ def _depth(value: Json) -> int:
     if isinstance(value, (list, tuple)):
         return 1 + max(map(_depth, value), default=0)
     return 0
+
+
+# What an EvidenceRule may expect: exactly one of these.
+EXPECTATIONS: Final = (
+    "minimum",
+    "maximum",
+    "max_distance_to_target",
+    "max_loss_to_baseline",
+    "max_relative_loss_to_baseline",
+    "max_residual_risk",
+)
+# What makes no sense for a rule on risk assessments.
+_OF_RESULTS: Final = (
+    "suite",
+    "metric",
+    "slice",
+    "worst_slice_by",
+    "expected_slices",
+    "evaluators",
+    "method",
+    "min_sample_size",
+    "conservative",
+    "form",
+    "conditions",
+    "at",
+)
+
+
+def check_evidence_rules(wrong: Violations, rules: Sequence[EvidenceRule], path: str) -> None:
+    """Notes what is wrong with rules by themselves: each expects exactly one thing, of what there can be."""
+    wrong.count(rules, path, MAX_ITEMS)
+    for index, rule in enumerate(rules[:MAX_ITEMS]):
+        where = f"{path}[{index}]"
+        wrong.expect(names.is_id(rule.id), f"{where}.id", names.ID_EXPECTATION)
+        expected = [name for name in EXPECTATIONS if getattr(rule, name) is not None]
+        wrong.expect(len(expected) == 1, where, f"must expect exactly one of {', '.join(EXPECTATIONS)}")
+        old_enough = rule.max_age is None or rule.max_age >= timedelta(minutes=1)
+        wrong.expect(old_enough, f"{where}.max_age", "must be at least 1 min")
+        if rule.max_residual_risk is not None:
+            _risk_rule(wrong, rule, where)
+        else:
+            _result_rule(wrong, rule, where)
+    wrong.unique([rule.id for rule in rules], path, ".id")
+
+
+def _risk_rule(wrong: Violations, rule: EvidenceRule, path: str) -> None:
+    risk = rule.max_residual_risk
+    wrong.expect(risk is None or 0 <= risk <= 100, f"{path}.max_residual_risk", "must be 0 to 100")
+    wrong.expect(not rule.dimension or names.is_id(rule.dimension), f"{path}.dimension", names.ID_EXPECTATION)
+    for name in _OF_RESULTS:
+        wrong.expect(
+            not getattr(rule, name), f"{path}.{name}", "does not go with max_residual_risk: it is about results"
+        )
+
+
+def _result_rule(wrong: Violations, rule: EvidenceRule, path: str) -> None:
+    wrong.expect(names.is_id(rule.metric), f"{path}.metric", names.ID_EXPECTATION)
+    wrong.expect(not rule.suite or names.is_id(rule.suite), f"{path}.suite", names.ID_EXPECTATION)
+    wrong.expect(not rule.dimension, f"{path}.dimension", "goes with max_residual_risk only")
+    check_words(wrong, rule.slice, f"{path}.slice", 10, least=1)
+    check_words(wrong, rule.conditions, f"{path}.conditions", 20)
+    check_numbers(wrong, rule.at, f"{path}.at", 10)
+    _worst_slice(wrong, rule, path)
+    wrong.unique([kind.name for kind in rule.evaluators], f"{path}.evaluators")
+    wrong.expect(rule.min_sample_size >= 0, f"{path}.min_sample_size", "must be 0 or more")
+    for name in EXPECTATIONS:
+        bound = getattr(rule, name)
+        wrong.expect(bound is None or math.isfinite(bound), f"{path}.{name}", "must be a finite number")
+    distance = rule.max_distance_to_target
+    wrong.expect(distance is None or not distance < 0, f"{path}.max_distance_to_target", "must be 0 or more")
+
+
+def _worst_slice(wrong: Violations, rule: EvidenceRule, path: str) -> None:
+    key = rule.worst_slice_by
+    wrong.expect(not key or names.is_id(key), f"{path}.worst_slice_by", names.ID_EXPECTATION)
+    wrong.expect(not (key and rule.slice), f"{path}.worst_slice_by", "does not go with slice: name one of them")
+    alone = not rule.expected_slices or bool(key)
+    wrong.expect(alone, f"{path}.expected_slices", "goes with worst_slice_by: the key whose values these are")
+    wrong.count(rule.expected_slices, f"{path}.expected_slices", MAX_ITEMS)
+    for index, value in enumerate(rule.expected_slices[:MAX_ITEMS]):
+        wrong.text(value, f"{path}.expected_slices[{index}]", MAX_TEXT, least=1)
+    wrong.unique(rule.expected_slices[:MAX_ITEMS], f"{path}.expected_slices")
+
+
+def check_words(wrong: Violations, words: Mapping[str, str], path: str, most: int, *, least: int = 0) -> None:
+    """Notes what is wrong with a map of words, such as a slice: ids as keys, texts of some length as values."""
+    wrong.count(words, path, most)
+    for key, value in words.items():
+        wrong.expect(names.is_id(key), f"{path}.{key[:MAX_TEXT]}", f"the key {names.ID_EXPECTATION}")
+        wrong.text(value, f"{path}.{key[:MAX_TEXT]}", MAX_TEXT, least=least)
+
+
+def check_numbers(wrong: Violations, numbers: Mapping[str, float], path: str, most: int) -> None:
+    """Notes what is wrong with a map of numbers: ids as keys, finite values."""
+    wrong.count(numbers, path, most)
+    for key, value in numbers.items():
+        wrong.expect(names.is_id(key), f"{path}.{key[:MAX_TEXT]}", f"the key {names.ID_EXPECTATION}")
+        wrong.expect(math.isfinite(value), f"{path}.{key[:MAX_TEXT]}", "must be a finite number")

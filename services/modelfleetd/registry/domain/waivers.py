@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
+
+MAX_AHEAD: Final = timedelta(days=366)
+"""How long a waiver may hold when it is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from modelfleetd.kit.codec import timestamp_from_proto
 from modelfleetd.kit.db import Connection, Database, Record
 from modelfleetd.kit.idempotency import Answered
 from modelfleetd.registry.domain.revisions import StoredChange, StoredRevision, state_left
+from modelfleetd.registry.store.evidence import EvidenceStore
 from modelfleetd.registry.store.history import HistoryStore
 
 # A process that stalls while it holds the head would hold up every other writer: the server ends its transaction.
@@ -97,6 +98,7 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.history = HistoryStore(database)
+        self.evidence = EvidenceStore(database)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -172,25 +174,23 @@ class Store:
         return [_revision(row) for row in rows]
 
     async def revision(self, number: int) -> StoredRevision | None:
-        """Returns one revision, or None."""
+        """Returns one revision, or None. It may have been forgotten already: see the base."""
         row = await self._database.fetchrow(f"{_REVISION} WHERE number = $1", number)
         return None if row is None else _revision(row)
-
-    async def oldest_revision(self) -> int:
-        """Returns the number of the oldest revision that is kept; 1 where there is none."""
-        oldest: int = await self._database.fetchval("SELECT coalesce(min(number), 1) FROM revisions")
-        return oldest
 
     async def revisions_before(self, resource: str, before: int | None, limit: int) -> list[StoredRevision]:
         """Returns up to `limit` revisions, newest first, of one resource or of all, older than one."""
         if resource:
             query = f"""{_REVISION} WHERE number IN (
-                SELECT DISTINCT revision FROM changes WHERE resource = $3 AND ($1::bigint IS NULL OR revision < $1)
+                SELECT DISTINCT revision FROM changes
+                WHERE resource = $3 AND revision < coalesce($1, 9223372036854775807)
+                AND revision > (SELECT number FROM base)
                 ORDER BY revision DESC LIMIT $2
             ) ORDER BY number DESC"""
             rows = await self._database.fetch(query, before, limit, resource)
         else:
-            query = f"{_REVISION} WHERE number < coalesce($1, 9223372036854775807) ORDER BY number DESC LIMIT $2"
+            query = f"""{_REVISION} WHERE number < coalesce($1, 9223372036854775807)
+            AND number > (SELECT number FROM base) ORDER BY number DESC LIMIT $2"""
             rows = await self._database.fetch(query, before, limit)
         return [_revision(row) for row in rows]
 
@@ -234,6 +234,27 @@ class Store:
             """
         rows = await self._database.fetch(query, after_type, after_region, limit)
         return [pb.ServingStatus.FromString(row["status"]) for row in rows]
+
+    async def routes_after(self, after: tuple[str, str], limit: int, model_type: str = "") -> list[pb.ServingStatus]:
+        """Returns up to `limit` statuses by model type and region, from a route on, that one included."""
+        only = "AND model_type = $4" if model_type else ""
+        rows = await self._database.fetch(
+            f"""
+            SELECT status FROM serving_status WHERE (model_type, region) >= ($1, $2) {only}
+            ORDER BY model_type, region LIMIT $3
+            """,
+            *after,
+            limit,
+            *([model_type] if model_type else ()),
+        )
+        return [pb.ServingStatus.FromString(row["status"]) for row in rows]
+
+    async def observed_since(self, moment: datetime) -> set[str]:
+        """Returns the model types that an agent has reported on since then, in whichever region."""
+        rows = await self._database.fetch(
+            "SELECT DISTINCT model_type FROM serving_status WHERE observe_time >= $1", moment
+        )
+        return {row["model_type"] for row in rows}
 
     async def forget_requests(self, older_than: timedelta) -> None:
         """Deletes answers to repeated calls that nobody repeats any more."""

@@ -106,7 +106,9 @@ class Asset(_message.Message):
     kind: Global___Asset.Kind.ValueType
     """What it is."""
     uri: _builtins.str
-    """Where it is, as a URI or an address of 1 to 2000 characters. No two assets have the same."""
+    """Where it is, as a URI or an address of 1 to 2000 characters without spaces. No two assets have the same; a slash at the end
+    makes no difference.
+    """
     display_name: _builtins.str
     """What people call it. At most 200 characters."""
     team: _builtins.str
@@ -117,11 +119,11 @@ class Asset(_message.Message):
     """Revision of the last change."""
     @_builtins.property
     def model_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Model types that it belongs to. At most 100."""
+        """Model types that it belongs to. At most 100. One that is deleted is taken off: an asset keeps nothing from being deleted."""
 
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Models that it belongs to, where it is not the whole type's. At most 100."""
+        """Models that it belongs to, where it is not the whole type's. At most 100. One that is deleted is taken off."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -412,8 +414,8 @@ class LookupEntriesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """What is known of it: a name or a part of one, the URI of an asset, a training flow, a checkpoint or an artifact, or
-    the address of a serving endpoint. 1 to 2000 characters.
+    """What is known of it: a name or a part of an id, the URI of an asset, a training flow, a checkpoint or an artifact, or the
+    address of a serving endpoint as host:port or a URI with it. 1 to 2000 characters.
     """
     page_size: _builtins.int
     """How many matches; default 50, at most 1000."""
@@ -449,7 +451,7 @@ class LookupEntriesResponse(_message.Message):
     """The revision that the answer was made from."""
     @_builtins.property
     def matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___EntryMatch]:
-        """The best first: exact before part, what serves before what does not, then by name."""
+        """Each entry once. The best first: exact before part, what serves before what does not, then by name."""
 
     def __init__(
         self,
@@ -493,7 +495,7 @@ class EntryMatch(_message.Message):
         ARTIFACT: EntryMatch._Basis.ValueType  # 6
         """The artifact of its serving spec."""
         SERVING_ENDPOINT: EntryMatch._Basis.ValueType  # 7
-        """The address of an inference service that belongs to it."""
+        """The address of an inference service that belongs to it: host and port of the asset's URI."""
 
     class Basis(_Basis, metaclass=_BasisEnumTypeWrapper):
         """What about the entry fits."""
@@ -513,7 +515,7 @@ class EntryMatch(_message.Message):
     ARTIFACT: EntryMatch.Basis.ValueType  # 6
     """The artifact of its serving spec."""
     SERVING_ENDPOINT: EntryMatch.Basis.ValueType  # 7
-    """The address of an inference service that belongs to it."""
+    """The address of an inference service that belongs to it: host and port of the asset's URI."""
 
     RESOURCE_FIELD_NUMBER: _builtins.int
     BASIS_FIELD_NUMBER: _builtins.int

@@ -24,7 +24,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ExtensionSchema(_message.Message):
-    """A JSON Schema (2020-12) that the `attributes` of entries of one kind must fulfil, all schemas of that kind together."""
+    """A JSON Schema (2020-12) that the `attributes` of entries of one kind must fulfil, all schemas of that kind together: so leave
+    `additionalProperties` open where others may add theirs. At most 50 of one kind.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -78,7 +80,11 @@ class ExtensionSchema(_message.Message):
     """Revision of the last change."""
     @_builtins.property
     def schema(self) -> _struct_pb2.Struct:
-        """The schema, of type object. At most 64 KiB as JSON. References lead inside the schema only."""
+        """The schema, of type object. At most 64 KiB as JSON, nested at most 40 deep. References lead inside the schema only, not in
+        circles, and make at most 10,000 schemas of it when written out; nothing is fetched. Patterns are RE2's, without
+        look-around and back references. `unevaluatedProperties`, `unevaluatedItems`, `$dynamicRef` and `$id` of a part are
+        refused; `format` is not checked. Attributes that take more than 20,000 steps to check are refused, too.
+        """
 
     @_builtins.property
     def filterable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -260,7 +266,9 @@ class CreateExtensionSchemaRequest(_message.Message):
     reason: _builtins.str
     """Why; kept in the revision. At most 1000 characters."""
     force: _builtins.bool
-    """Write it although entries would no longer be valid; they are refused at their next change."""
+    """Write it although entries would no longer be valid; they are refused at their next change. Without it, all of them are
+    looked at before anything is written: for 100,000 entries allow for half a minute.
+    """
     @_builtins.property
     def extension_schema(self) -> Global___ExtensionSchema:
         """The schema."""
@@ -302,7 +310,9 @@ class UpdateExtensionSchemaRequest(_message.Message):
     reason: _builtins.str
     """Why; kept in the revision. At most 1000 characters."""
     force: _builtins.bool
-    """Write it although entries would no longer be valid; they are refused at their next change."""
+    """Write it although entries would no longer be valid; they are refused at their next change. Without it, all of them are
+    looked at before anything is written: for 100,000 entries allow for half a minute.
+    """
     @_builtins.property
     def extension_schema(self) -> Global___ExtensionSchema:
         """The schema with the new values; `name` says which."""
@@ -369,7 +379,12 @@ Global___DeleteExtensionSchemaRequest: _TypeAlias = DeleteExtensionSchemaRequest
 
 @_typing.final
 class NamingScheme(_message.Message):
-    """How ids of model types are made of words: `ig_stories_tray_mtml` = app, surface, placement, architecture."""
+    """How ids of model types are made of words: `ig_stories_tray_mtml` = app, surface, placement, architecture.
+
+    An id is cut at the separator. From left to right each field takes the longest of its listed words, else a single word that
+    its pattern allows, else, where it is optional, nothing: the first of these with which the rest of the id fits too. So no
+    id has two meanings. Where several schemes fit, enforced ones come first, then names in order. At most 50 schemes.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -392,14 +407,16 @@ class NamingScheme(_message.Message):
     separator: _builtins.str
     """What stands between the fields: `_` or `-`. Default `_`."""
     enforced: _builtins.bool
-    """Whether new model types must fit a scheme: while any scheme is enforced, an id that fits none is refused."""
+    """Whether new model types must fit it: while any scheme is enforced, an id that fits none of the enforced ones is refused.
+    Those that are there stay.
+    """
     etag: _builtins.str
     """Changes with every change; send it back to be refused when somebody else was faster."""
     revision: _builtins.int
     """Revision of the last change."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamingField]:
-        """The fields in their order. 1 to 20."""
+        """The fields in their order. 1 to 20, with at most 3000 words in all."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -447,8 +464,8 @@ class NamingField(_message.Message):
     description: _builtins.str
     """What it says. At most 200 characters."""
     pattern: _builtins.str
-    """A regular expression for words that are not listed (RE2's syntax without groups); empty with `words`: only those are
-    allowed; empty without: any. At most 200 characters.
+    """A regular expression, in RE2's syntax, that the whole of a word fits which is not listed. Empty with `words`: only those
+    are allowed; empty without: any. A word that is not listed never holds the separator. At most 200 characters.
     """
     optional: _builtins.bool
     """Whether it may be left out."""
@@ -482,7 +499,9 @@ class NamingWord(_message.Message):
     WORD_FIELD_NUMBER: _builtins.int
     MEANING_FIELD_NUMBER: _builtins.int
     word: _builtins.str
-    """The word, as it stands in ids. May hold the separator. At most 63 characters of a-z, 0-9, `_` and `-`."""
+    """The word, as it stands in ids: 1 to 63 characters of a-z, 0-9, `_` and `-`. May hold the separator, but not begin or end
+    with it.
+    """
     meaning: _builtins.str
     """What it means: `mtml` is "multi-task, multi-label". At most 200 characters."""
     def __init__(
@@ -832,7 +851,7 @@ class NamePart(_message.Message):
     word: _builtins.str
     """The word as it stands in the id."""
     field: _builtins.str
-    """The field that it fills; empty where it fits none."""
+    """The field that it stands for, rightly or with a `problem`; empty where it is one word too many."""
     field_description: _builtins.str
     """What the field says."""
     meaning: _builtins.str
@@ -841,7 +860,7 @@ class NamePart(_message.Message):
     """What is wrong with it; empty where nothing is."""
     @_builtins.property
     def accepted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Words that would be accepted here, the most similar first. At most 10."""
+        """Where there is a problem: listed words that would be accepted here, the most similar first. At most 10."""
 
     def __init__(
         self,

@@ -33,11 +33,13 @@ class TierGrant(_message.Message):
     OVERDUE_FIELD_NUMBER: _builtins.int
     FALLS_TO_FIELD_NUMBER: _builtins.int
     request: _builtins.str
-    """The request that was approved; empty where the tier was stated by an import of what was served already."""
+    """The request that was approved."""
     overdue: _builtins.bool
     """Whether it has expired. 14 days after `expire_time` the entry is lowered to `falls_to`, by a revision that says so."""
     falls_to: _serving_pb2.Tier.ValueType
-    """The tier that the entry had before, or TIER2."""
+    """The tier that the entry had before it rose, over all renewals; TIER2 where it had none. Unset for a model that had none of
+    its own: its type's counts again.
+    """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Until when it is valid. Renewed by a new request."""
@@ -79,11 +81,11 @@ class CriticalityRequest(_message.Message):
         REJECTED: CriticalityRequest._State.ValueType  # 3
         """Refused by an approver."""
         WITHDRAWN: CriticalityRequest._State.ValueType  # 4
-        """Taken back by the team."""
+        """Taken back by the team, or by the registry when the entry was deleted."""
         EXPIRED: CriticalityRequest._State.ValueType  # 5
         """Was approved and ran out: the entry was lowered."""
         SUPERSEDED: CriticalityRequest._State.ValueType  # 6
-        """Was approved, and another request or a lower tier has taken its place."""
+        """Was approved, and another request or a lower tier has taken its place, or the entry was deleted."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where a request stands."""
@@ -97,11 +99,11 @@ class CriticalityRequest(_message.Message):
     REJECTED: CriticalityRequest.State.ValueType  # 3
     """Refused by an approver."""
     WITHDRAWN: CriticalityRequest.State.ValueType  # 4
-    """Taken back by the team."""
+    """Taken back by the team, or by the registry when the entry was deleted."""
     EXPIRED: CriticalityRequest.State.ValueType  # 5
     """Was approved and ran out: the entry was lowered."""
     SUPERSEDED: CriticalityRequest.State.ValueType  # 6
-    """Was approved, and another request or a lower tier has taken its place."""
+    """Was approved, and another request or a lower tier has taken its place, or the entry was deleted."""
 
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
@@ -131,7 +133,7 @@ class CriticalityRequest(_message.Message):
     state: Global___CriticalityRequest.State.ValueType
     """Where it stands."""
     requester: _builtins.str
-    """Who asked."""
+    """Who asked: the person for whom a service called, else the caller."""
     decided_by: _builtins.str
     """Who approved, rejected or withdrew it."""
     decide_reason: _builtins.str
@@ -206,7 +208,7 @@ class CriticalityEvidence(_message.Message):
     CONTRIBUTION_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
     on_call_24x7: _builtins.str
-    """The rotation that answers at any hour, 24x7. 1 to 2000 characters."""
+    """The rotation that answers at any hour, 24x7. 1 to 200 characters."""
     business_metric: _builtins.str
     """The business metric that it contributes to. 1 to 200 characters."""
     contribution: _builtins.str

@@ -51,7 +51,9 @@ Global___EvidenceVerdict: _TypeAlias = EvidenceVerdict  # noqa: Y015
 
 @_typing.final
 class EvaluationReport(_message.Message):
-    """What an evaluation has found about a model. Never changed: a newer report takes its place."""
+    """What an evaluation has found about a model. Never changed: a newer report takes its place. At most 2 MiB as a message; a
+    model has at most 500 pieces of evidence (reports and risk assessments) of 32 MiB in all.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -118,15 +120,15 @@ class EvaluationReport(_message.Message):
 
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluationResult]:
-        """What was found. 1 to 2000."""
+        """What was found. 1 to 2000; no two of one metric, slice, form, conditions, `at`, dataset and method."""
 
     @_builtins.property
     def evaluate_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was evaluated. Not in the future."""
+        """When it was evaluated. At most 5 min in the future."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """From when on it is no evidence any more; unset: never."""
+        """From when on it is no evidence any more; after `evaluate_time`; unset: never."""
 
     @_builtins.property
     def links(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -403,7 +405,7 @@ class EvaluationResult(_message.Message):
     metric: _builtins.str
     """The metric: `word_f1`, `steps_to_elicit`, `ne`. Matches ^[a-z][a-z0-9_-]{0,62}$."""
     value: _builtins.float
-    """The value. Finite."""
+    """The value. Finite, and within `lowest` to `highest`. Presence counts: a value that was left out is not 0."""
     unit: _builtins.str
     """The unit: `steps`, `%`, `s`; empty: none. At most 50 characters."""
     lowest: _builtins.float
@@ -417,9 +419,11 @@ class EvaluationResult(_message.Message):
     sample_size: _builtins.int
     """How many samples it rests on; 0: not known."""
     form: Global___EvaluationResult.Form.ValueType
-    """Whether it is the metric itself, or a change."""
+    """Whether it is the metric itself, or a change. Unset is stored as ABSOLUTE."""
     relative_to: _builtins.str
-    """What a DIFFERENCE or RATIO is relative to: "unperturbed", "before the edits". At most 200 characters."""
+    """What a DIFFERENCE or RATIO is relative to: "unperturbed", "before the edits". 1 to 200 characters with these, else
+    empty.
+    """
     @_builtins.property
     def slice(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The part of the data that it is about: {"harm_category": "violence"}, {"frequency": "tail"}; empty: all of it. Keys
@@ -469,7 +473,7 @@ class EvaluationResult(_message.Message):
         *,
         metric: _builtins.str = ...,
         slice: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        value: _builtins.float = ...,
+        value: _builtins.float | None = ...,
         unit: _builtins.str = ...,
         lowest: _builtins.float | None = ...,
         highest: _builtins.float | None = ...,
@@ -488,9 +492,9 @@ class EvaluationResult(_message.Message):
         online_experiment: Global___OnlineExperiment | None = ...,
         human_rating: Global___HumanRating | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_highest", b"_highest", "_lowest", b"_lowest", "_target", b"_target", "dataset", b"dataset", "highest", b"highest", "human_rating", b"human_rating", "interval", b"interval", "lowest", b"lowest", "method", b"method", "offline_estimate", b"offline_estimate", "online_experiment", b"online_experiment", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_highest", b"_highest", "_lowest", b"_lowest", "_target", b"_target", "_value", b"_value", "dataset", b"dataset", "highest", b"highest", "human_rating", b"human_rating", "interval", b"interval", "lowest", b"lowest", "method", b"method", "offline_estimate", b"offline_estimate", "online_experiment", b"online_experiment", "target", b"target", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_highest", b"_highest", "_lowest", b"_lowest", "_target", b"_target", "at", b"at", "comparators", b"comparators", "conditions", b"conditions", "dataset", b"dataset", "direction", b"direction", "form", b"form", "grades", b"grades", "highest", b"highest", "human_rating", b"human_rating", "interval", b"interval", "lowest", b"lowest", "method", b"method", "metric", b"metric", "offline_estimate", b"offline_estimate", "online_experiment", b"online_experiment", "relative_to", b"relative_to", "sample_size", b"sample_size", "slice", b"slice", "target", b"target", "unit", b"unit", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_highest", b"_highest", "_lowest", b"_lowest", "_target", b"_target", "_value", b"_value", "at", b"at", "comparators", b"comparators", "conditions", b"conditions", "dataset", b"dataset", "direction", b"direction", "form", b"form", "grades", b"grades", "highest", b"highest", "human_rating", b"human_rating", "interval", b"interval", "lowest", b"lowest", "method", b"method", "metric", b"metric", "offline_estimate", b"offline_estimate", "online_experiment", b"online_experiment", "relative_to", b"relative_to", "sample_size", b"sample_size", "slice", b"slice", "target", b"target", "unit", b"unit", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__highest: _TypeAlias = _typing.Literal["highest"]  # noqa: Y015
     _WhichOneofArgType__highest: _TypeAlias = _typing.Literal["_highest", b"_highest"]  # noqa: Y015
@@ -498,6 +502,8 @@ class EvaluationResult(_message.Message):
     _WhichOneofArgType__lowest: _TypeAlias = _typing.Literal["_lowest", b"_lowest"]  # noqa: Y015
     _WhichOneofReturnType__target: _TypeAlias = _typing.Literal["target"]  # noqa: Y015
     _WhichOneofArgType__target: _TypeAlias = _typing.Literal["_target", b"_target"]  # noqa: Y015
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
     _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["offline_estimate", "online_experiment", "human_rating"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     @_typing.overload
@@ -506,6 +512,8 @@ class EvaluationResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lowest) -> _WhichOneofReturnType__lowest | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__target) -> _WhichOneofReturnType__target | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -529,15 +537,22 @@ class ConfidenceInterval(_message.Message):
     def __init__(
         self,
         *,
-        low: _builtins.float = ...,
-        high: _builtins.float = ...,
+        low: _builtins.float | None = ...,
+        high: _builtins.float | None = ...,
         confidence_basis_points: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "high", b"high", "low", b"low"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence_basis_points", b"confidence_basis_points", "high", b"high", "low", b"low"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "confidence_basis_points", b"confidence_basis_points", "high", b"high", "low", b"low"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
+    _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
+    _WhichOneofReturnType__low: _TypeAlias = _typing.Literal["low"]  # noqa: Y015
+    _WhichOneofArgType__low: _TypeAlias = _typing.Literal["_low", b"_low"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__high) -> _WhichOneofReturnType__high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
 
 Global___ConfidenceInterval: _TypeAlias = ConfidenceInterval  # noqa: Y015
 
@@ -552,7 +567,7 @@ class Comparator(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     INTERVAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """What it is called. 1 to 200 characters."""
+    """What it is called. 1 to 200 characters; no two of a result are called the same."""
     model: _builtins.str
     """The model, where it is one of this fleet."""
     value: _builtins.float
@@ -566,14 +581,16 @@ class Comparator(_message.Message):
         *,
         name: _builtins.str = ...,
         model: _builtins.str = ...,
-        value: _builtins.float = ...,
+        value: _builtins.float | None = ...,
         interval: Global___ConfidenceInterval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "interval", b"interval", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "model", b"model", "name", b"name", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "interval", b"interval", "model", b"model", "name", b"name", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
 
 Global___Comparator: _TypeAlias = Comparator  # noqa: Y015
 
@@ -943,7 +960,9 @@ Global___DeleteEvaluationReportRequest: _TypeAlias = DeleteEvaluationReportReque
 
 @_typing.final
 class RiskAssessment(_message.Message):
-    """What could go wrong with a model, for whom, how bad, and what was done about it. Never changed: a newer one takes its place."""
+    """What could go wrong with a model, for whom, how bad, and what was done about it. Never changed: a newer one takes its place.
+    At most 2 MiB as a message; counts among the 500 pieces of evidence of a model.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -969,18 +988,18 @@ class RiskAssessment(_message.Message):
     assessor: _builtins.str
     """Who assessed. 1 to 200 characters."""
     levels: _builtins.int
-    """How many levels likelihood and severity have. 2 to 10; default 5."""
+    """How many levels likelihood and severity have. 2 to 10; 0 is stored as 5."""
     etag: _builtins.str
     """Changes with every change; send it back to be refused when somebody else was faster."""
     revision: _builtins.int
     """Revision of the last change."""
     @_builtins.property
     def assess_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was assessed. Not in the future."""
+        """When it was assessed. At most 5 min in the future."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """From when on it is no evidence any more; unset: never."""
+        """From when on it is no evidence any more; after `assess_time`; unset: never."""
 
     @_builtins.property
     def risks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Risk]:
@@ -1303,7 +1322,12 @@ Global___DeleteRiskAssessmentRequest: _TypeAlias = DeleteRiskAssessmentRequest  
 
 @_typing.final
 class EvidenceRule(_message.Message):
-    """A rule that a model's evidence has to keep to."""
+    """A rule that a model's evidence has to keep to.
+
+    The newest report (by `evaluate_time`, then by name) that has a result which the rule is about decides, and of that report
+    the worst such result. Newer evidence that is no good is never passed over for older one: where it has expired, or rests on
+    too few samples, the rule is INCONCLUSIVE.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1358,6 +1382,46 @@ class EvidenceRule(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ConditionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class AtEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     SUITE_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
@@ -1376,39 +1440,44 @@ class EvidenceRule(_message.Message):
     MAX_RELATIVE_LOSS_TO_BASELINE_FIELD_NUMBER: _builtins.int
     MAX_RESIDUAL_RISK_FIELD_NUMBER: _builtins.int
     DIMENSION_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
+    CONDITIONS_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id of the rule, for verdicts. Matches ^[a-z][a-z0-9_-]{0,62}$."""
+    """Id of the rule, for verdicts; unique. Matches ^[a-z][a-z0-9_-]{0,62}$."""
     suite: _builtins.str
     """Only reports of this suite; empty: of any."""
     metric: _builtins.str
-    """The metric. Required but for `max_residual_risk`."""
+    """The metric. Required but for `max_residual_risk`, which is about assessments: only `max_age` and `dimension` go with it."""
     worst_slice_by: _builtins.str
-    """Judge the worst of the slices that this key makes, such as `harm_category`; empty: the slice that is named."""
+    """Judge the worst of the slices that have this key and no other, such as `harm_category`; empty: the slice that is named."""
     method: Global___EvidenceRule.Method.ValueType
     """Only results that were come to like this."""
     min_sample_size: _builtins.int
-    """Fewest samples. 0: any number."""
+    """Fewest samples of the model's result. 0: any number."""
     conservative: _builtins.bool
-    """Whether the bad end of the confidence interval is judged instead of the value; a result without one is then no
-    evidence.
+    """Whether, instead of the value, the end of the model's confidence interval is judged that is worse for what is expected;
+    a result without an interval is then no evidence.
     """
     minimum: _builtins.float
     """At least this."""
     maximum: _builtins.float
     """At most this."""
     max_distance_to_target: _builtins.float
-    """At most so far from the result's own target."""
+    """At most so far from the result's own target. 0 or more."""
     max_loss_to_baseline: _builtins.float
-    """Worse than the baseline's by at most this, in the metric's unit and whatever its direction. The baseline's value is
-    its own newest result under the same suite, version, slice and conditions, else the comparator that the report has
-    of it.
+    """Worse than the baseline's by at most this, in the metric's unit and whatever its direction; negative: better by that.
+    The baseline's value is that of its own newest report with the same suite, version, metric, slice, form, conditions,
+    `at`, dataset and method; where it has none, the comparator that the result has of it.
     """
     max_relative_loss_to_baseline: _builtins.float
-    """The same as a part of the baseline's value: 0.01 is 1 %."""
+    """The same as a part of the baseline's value: 0.01 is 1 %. Of a baseline of 0, no loss at all."""
     max_residual_risk: _builtins.int
-    """No risk of the newest assessment with more residual risk than this."""
+    """No risk of the newest assessment (that has one in this `dimension`) with more residual risk than this. 0 to 100."""
     dimension: _builtins.str
     """Only risks in this respect, with `max_residual_risk`; empty: all."""
+    form: Global___EvaluationResult.Form.ValueType
+    """Only results of this form; unset: ABSOLUTE, so that a change is never taken for the metric itself."""
     @_builtins.property
     def slice(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The slice, exactly; empty: the whole. Not together with `worst_slice_by`."""
@@ -1423,7 +1492,15 @@ class EvidenceRule(_message.Message):
 
     @_builtins.property
     def max_age(self) -> _duration_pb2.Duration:
-        """Only reports that are younger; unset: only `expire_time` counts. At least 1 min."""
+        """Older evidence counts as expired; unset: only `expire_time` does. At least 1 min. A baseline's own evidence may be older."""
+
+    @_builtins.property
+    def conditions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only results under these conditions, whatever their others are. At most 20."""
+
+    @_builtins.property
+    def at(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Only results at these numbers, whatever their others are. At most 10."""
 
     def __init__(
         self,
@@ -1446,10 +1523,13 @@ class EvidenceRule(_message.Message):
         max_relative_loss_to_baseline: _builtins.float = ...,
         max_residual_risk: _builtins.int = ...,
         dimension: _builtins.str = ...,
+        form: Global___EvaluationResult.Form.ValueType = ...,
+        conditions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        at: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expectation", b"expectation", "max_age", b"max_age", "max_distance_to_target", b"max_distance_to_target", "max_loss_to_baseline", b"max_loss_to_baseline", "max_relative_loss_to_baseline", b"max_relative_loss_to_baseline", "max_residual_risk", b"max_residual_risk", "maximum", b"maximum", "minimum", b"minimum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conservative", b"conservative", "dimension", b"dimension", "evaluators", b"evaluators", "expectation", b"expectation", "expected_slices", b"expected_slices", "id", b"id", "max_age", b"max_age", "max_distance_to_target", b"max_distance_to_target", "max_loss_to_baseline", b"max_loss_to_baseline", "max_relative_loss_to_baseline", b"max_relative_loss_to_baseline", "max_residual_risk", b"max_residual_risk", "maximum", b"maximum", "method", b"method", "metric", b"metric", "min_sample_size", b"min_sample_size", "minimum", b"minimum", "slice", b"slice", "suite", b"suite", "worst_slice_by", b"worst_slice_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "conditions", b"conditions", "conservative", b"conservative", "dimension", b"dimension", "evaluators", b"evaluators", "expectation", b"expectation", "expected_slices", b"expected_slices", "form", b"form", "id", b"id", "max_age", b"max_age", "max_distance_to_target", b"max_distance_to_target", "max_loss_to_baseline", b"max_loss_to_baseline", "max_relative_loss_to_baseline", b"max_relative_loss_to_baseline", "max_residual_risk", b"max_residual_risk", "maximum", b"maximum", "method", b"method", "metric", b"metric", "min_sample_size", b"min_sample_size", "minimum", b"minimum", "slice", b"slice", "suite", b"suite", "worst_slice_by", b"worst_slice_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_expectation: _TypeAlias = _typing.Literal["minimum", "maximum", "max_distance_to_target", "max_loss_to_baseline", "max_relative_loss_to_baseline", "max_residual_risk"]  # noqa: Y015
     _WhichOneofArgType_expectation: _TypeAlias = _typing.Literal["expectation", b"expectation"]  # noqa: Y015
@@ -1508,7 +1588,7 @@ class EvaluateEvidenceResponse(_message.Message):
     explanation: _builtins.str
     """In a sentence or two, for people."""
     revision: _builtins.int
-    """The revision that the answer was made from."""
+    """The revision that rules and baseline are of; the evidence is of this one or a later one."""
     @_builtins.property
     def judgements(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleJudgement]:
         """Rule by rule."""
@@ -1552,7 +1632,7 @@ class RuleJudgement(_message.Message):
         NO_INTERVAL: RuleJudgement._Lack.ValueType  # 4
         """There is one, without an interval that a conservative rule needs."""
         NO_BASELINE: RuleJudgement._Lack.ValueType  # 5
-        """There is no result of the baseline to compare with."""
+        """There is no baseline, or no result of it, to compare with."""
         MISSING_SLICES: RuleJudgement._Lack.ValueType  # 6
         """Slices that are expected have no result."""
         NO_TARGET: RuleJudgement._Lack.ValueType  # 7
@@ -1572,7 +1652,7 @@ class RuleJudgement(_message.Message):
     NO_INTERVAL: RuleJudgement.Lack.ValueType  # 4
     """There is one, without an interval that a conservative rule needs."""
     NO_BASELINE: RuleJudgement.Lack.ValueType  # 5
-    """There is no result of the baseline to compare with."""
+    """There is no baseline, or no result of it, to compare with."""
     MISSING_SLICES: RuleJudgement.Lack.ValueType  # 6
     """Slices that are expected have no result."""
     NO_TARGET: RuleJudgement.Lack.ValueType  # 7
@@ -1647,6 +1727,11 @@ class EvidenceRow(_message.Message):
     BASELINE_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    SAMPLE_SIZE_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """The report or assessment that it is in."""
     index: _builtins.int
@@ -1654,11 +1739,23 @@ class EvidenceRow(_message.Message):
     metric: _builtins.str
     """The metric, or the event of a risk."""
     judged: _builtins.float
-    """What was judged: the value, the bad end of its interval, or the residual risk."""
+    """What was held against `bound`: the value or the worse end of its interval, the distance to the target, how much worse
+    it is than the baseline, or the residual risk.
+    """
     bound: _builtins.float
-    """What it was held against: the bound of the rule."""
+    """The bound of the rule."""
     baseline: _builtins.float
     """The baseline's value, where one was compared with."""
+    value: _builtins.float
+    """The value as it was reported."""
+    unit: _builtins.str
+    """Its unit."""
+    target: _builtins.float
+    """Its target, where it has one."""
+    sample_size: _builtins.int
+    """How many samples it rests on; 0: not known."""
+    verdict: Global___EvidenceVerdict.ValueType
+    """What this row alone says."""
     @_builtins.property
     def slice(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The slice."""
@@ -1683,13 +1780,23 @@ class EvidenceRow(_message.Message):
         baseline: _builtins.float | None = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        value: _builtins.float = ...,
+        unit: _builtins.str = ...,
+        target: _builtins.float | None = ...,
+        sample_size: _builtins.int = ...,
+        verdict: Global___EvidenceVerdict.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_baseline", b"_baseline", "baseline", b"baseline", "expire_time", b"expire_time", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_baseline", b"_baseline", "_target", b"_target", "baseline", b"baseline", "expire_time", b"expire_time", "target", b"target", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_baseline", b"_baseline", "baseline", b"baseline", "bound", b"bound", "expire_time", b"expire_time", "index", b"index", "judged", b"judged", "metric", b"metric", "slice", b"slice", "source", b"source", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_baseline", b"_baseline", "_target", b"_target", "baseline", b"baseline", "bound", b"bound", "expire_time", b"expire_time", "index", b"index", "judged", b"judged", "metric", b"metric", "sample_size", b"sample_size", "slice", b"slice", "source", b"source", "target", b"target", "time", b"time", "unit", b"unit", "value", b"value", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__baseline: _TypeAlias = _typing.Literal["baseline"]  # noqa: Y015
     _WhichOneofArgType__baseline: _TypeAlias = _typing.Literal["_baseline", b"_baseline"]  # noqa: Y015
+    _WhichOneofReturnType__target: _TypeAlias = _typing.Literal["target"]  # noqa: Y015
+    _WhichOneofArgType__target: _TypeAlias = _typing.Literal["_target", b"_target"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__baseline) -> _WhichOneofReturnType__baseline | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target) -> _WhichOneofReturnType__target | None: ...
 
 Global___EvidenceRow: _TypeAlias = EvidenceRow  # noqa: Y015

@@ -27,7 +27,7 @@ from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$modelfleet/registry/v1/history.proto\x12\x16modelfleet.registry.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"@\n\x12ReadHistoryRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03\x12\x12\n\nwith_state\x18\x02 \x01(\x08\"\xea\x01\n\x13ReadHistoryResponse\x12\x39\n\trevisions\x18\x01 \x03(\x0b\x32&.modelfleet.registry.v1.StoredRevision\x12\x34\n\x07\x65ntries\x18\x02 \x03(\x0b\x32#.modelfleet.registry.v1.StoredEntry\x12\x30\n\x04\x62\x61se\x18\x03 \x01(\x0b\x32\".modelfleet.registry.v1.Checkpoint\x12\x30\n\x04head\x18\x04 \x01(\x0b\x32\".modelfleet.registry.v1.Checkpoint\"y\n\x0eStoredRevision\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0e\n\x06header\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63hanges\x18\x03 \x03(\x0c\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\x12\x15\n\rprevious_hash\x18\x05 \x01(\x0c\x12\x11\n\tresources\x18\x06 \x03(\t\"J\n\x0bStoredEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\r\n\x05state\x18\x04 \x01(\x0c\"V\n\nCheckpoint\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"k\n\x15\x43ompactHistoryRequest\x12\x19\n\x0boldest_kept\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"]\n\x16\x43ompactHistoryResponse\x12\x30\n\x04\x62\x61se\x18\x01 \x01(\x0b\x32\".modelfleet.registry.v1.Checkpoint\x12\x11\n\tforgotten\x18\x02 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$modelfleet/registry/v1/history.proto\x12\x16modelfleet.registry.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"@\n\x12ReadHistoryRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03\x12\x12\n\nwith_state\x18\x02 \x01(\x08\"\xa5\x02\n\x13ReadHistoryResponse\x12:\n\trevisions\x18\x01 \x01(\x0b\x32\'.modelfleet.registry.v1.StoredRevisions\x12\x34\n\x07\x65ntries\x18\x02 \x03(\x0b\x32#.modelfleet.registry.v1.StoredEntry\x12\x30\n\x04\x62\x61se\x18\x03 \x01(\x0b\x32\".modelfleet.registry.v1.Checkpoint\x12\x30\n\x04head\x18\x04 \x01(\x0b\x32\".modelfleet.registry.v1.Checkpoint\x12\x38\n\x0ckept_changes\x18\x05 \x03(\x0b\x32\".modelfleet.registry.v1.KeptChange\"\x82\x01\n\x0fStoredRevisions\x12\x0f\n\x07numbers\x18\x01 \x03(\x03\x12\x10\n\x08times_us\x18\x02 \x03(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\x12\x17\n\x0fprevious_hashes\x18\x04 \x03(\x0c\x12\x10\n\x08\x63ontents\x18\x05 \x03(\x0c\x12\x11\n\tresources\x18\x06 \x03(\t\"@\n\nKeptChange\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0e\n\x06\x63hange\x18\x03 \x01(\x0c\"J\n\x0bStoredEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\r\n\x05state\x18\x04 \x01(\x0c\"i\n\nCheckpoint\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tkept_hash\x18\x04 \x01(\t\"k\n\x15\x43ompactHistoryRequest\x12\x19\n\x0boldest_kept\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"]\n\x16\x43ompactHistoryResponse\x12\x30\n\x04\x62\x61se\x18\x01 \x01(\x0b\x32\".modelfleet.registry.v1.Checkpoint\x12\x11\n\tforgotten\x18\x02 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,15 +41,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READHISTORYREQUEST']._serialized_start=159
   _globals['_READHISTORYREQUEST']._serialized_end=223
   _globals['_READHISTORYRESPONSE']._serialized_start=226
-  _globals['_READHISTORYRESPONSE']._serialized_end=460
-  _globals['_STOREDREVISION']._serialized_start=462
-  _globals['_STOREDREVISION']._serialized_end=583
-  _globals['_STOREDENTRY']._serialized_start=585
-  _globals['_STOREDENTRY']._serialized_end=659
-  _globals['_CHECKPOINT']._serialized_start=661
-  _globals['_CHECKPOINT']._serialized_end=747
-  _globals['_COMPACTHISTORYREQUEST']._serialized_start=749
-  _globals['_COMPACTHISTORYREQUEST']._serialized_end=856
-  _globals['_COMPACTHISTORYRESPONSE']._serialized_start=858
-  _globals['_COMPACTHISTORYRESPONSE']._serialized_end=951
+  _globals['_READHISTORYRESPONSE']._serialized_end=519
+  _globals['_STOREDREVISIONS']._serialized_start=522
+  _globals['_STOREDREVISIONS']._serialized_end=652
+  _globals['_KEPTCHANGE']._serialized_start=654
+  _globals['_KEPTCHANGE']._serialized_end=718
+  _globals['_STOREDENTRY']._serialized_start=720
+  _globals['_STOREDENTRY']._serialized_end=794
+  _globals['_CHECKPOINT']._serialized_start=796
+  _globals['_CHECKPOINT']._serialized_end=901
+  _globals['_COMPACTHISTORYREQUEST']._serialized_start=903
+  _globals['_COMPACTHISTORYREQUEST']._serialized_end=1010
+  _globals['_COMPACTHISTORYRESPONSE']._serialized_start=1012
+  _globals['_COMPACTHISTORYRESPONSE']._serialized_end=1105
 # @@protoc_insertion_point(module_scope)

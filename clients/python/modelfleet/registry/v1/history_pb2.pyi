@@ -47,7 +47,9 @@ Global___ReadHistoryRequest: _TypeAlias = ReadHistoryRequest  # noqa: Y015
 
 @_typing.final
 class ReadHistoryResponse(_message.Message):
-    """One message of ReadHistory: first the base, then revisions, then the head, then the state where it was asked for."""
+    """One message of ReadHistory: the first has base and head, then come the changes that are kept of before the base, then
+    revisions, then the state where it was asked for. All of it is of one moment.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -55,9 +57,10 @@ class ReadHistoryResponse(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
+    KEPT_CHANGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredRevision]:
-        """Revisions in order, byte for byte as they are stored."""
+    def revisions(self) -> Global___StoredRevisions:
+        """Revisions in order."""
 
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredEntry]:
@@ -65,73 +68,123 @@ class ReadHistoryResponse(_message.Message):
 
     @_builtins.property
     def base(self) -> Global___Checkpoint:
-        """What the first revision follows: number and hash of the newest one that is not kept any more. Set in the first message."""
+        """What the first revision follows: the newest one that is not kept any more, or `after_revision`. Set in the first message."""
 
     @_builtins.property
     def head(self) -> Global___Checkpoint:
-        """The newest revision. Set once, after the last revision."""
+        """The newest revision, as the ledger says which it is. Set in the first message."""
+
+    @_builtins.property
+    def kept_changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptChange]:
+        """Where history was compacted and is read from its beginning: the newest change of each entry that existed at the base, by
+        name.
+        """
 
     def __init__(
         self,
         *,
-        revisions: _abc.Iterable[Global___StoredRevision] | None = ...,
+        revisions: Global___StoredRevisions | None = ...,
         entries: _abc.Iterable[Global___StoredEntry] | None = ...,
         base: Global___Checkpoint | None = ...,
         head: Global___Checkpoint | None = ...,
+        kept_changes: _abc.Iterable[Global___KeptChange] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "head", b"head"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "head", b"head", "revisions", b"revisions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "entries", b"entries", "head", b"head", "revisions", b"revisions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "entries", b"entries", "head", b"head", "kept_changes", b"kept_changes", "revisions", b"revisions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadHistoryResponse: _TypeAlias = ReadHistoryResponse  # noqa: Y015
 
 @_typing.final
-class StoredRevision(_message.Message):
-    """A revision as it is stored."""
+class StoredRevisions(_message.Message):
+    """Revisions as they are stored, column by column: so a million of them are verified in seconds. The columns are of one length,
+    but for `resources`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NUMBER_FIELD_NUMBER: _builtins.int
-    HEADER_FIELD_NUMBER: _builtins.int
-    CHANGES_FIELD_NUMBER: _builtins.int
-    HASH_FIELD_NUMBER: _builtins.int
-    PREVIOUS_HASH_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    TIMES_US_FIELD_NUMBER: _builtins.int
+    HASHES_FIELD_NUMBER: _builtins.int
+    PREVIOUS_HASHES_FIELD_NUMBER: _builtins.int
+    CONTENTS_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
-    number: _builtins.int
-    """The number that it is stored under."""
-    header: _builtins.bytes
-    """A serialised Revision without changes and hashes."""
-    hash: _builtins.bytes
-    """The hash that is stored with it."""
-    previous_hash: _builtins.bytes
-    """The hash of the one before, as it is stored with it."""
     @_builtins.property
-    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """A serialised ResourceChange each, in their order."""
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The numbers that they are stored under."""
+
+    @_builtins.property
+    def times_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When they were committed, as it is indexed: microseconds since 1970."""
+
+    @_builtins.property
+    def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The hash that is stored with each."""
+
+    @_builtins.property
+    def previous_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The hash of the one before that is stored with each."""
+
+    @_builtins.property
+    def contents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """What is hashed after the hash of the one before, byte for byte as it is stored: a serialised Revision without changes and
+        hashes, then a serialised ResourceChange each in their order, every part preceded by its length in 8 bytes, the most
+        significant one first. (The hash before is preceded by its length likewise.)
+        """
 
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names that the changes are indexed under, in their order."""
+        """The names that the changes are indexed under, in their order, revision after revision."""
 
     def __init__(
         self,
         *,
-        number: _builtins.int = ...,
-        header: _builtins.bytes = ...,
-        changes: _abc.Iterable[_builtins.bytes] | None = ...,
-        hash: _builtins.bytes = ...,
-        previous_hash: _builtins.bytes = ...,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+        times_us: _abc.Iterable[_builtins.int] | None = ...,
+        hashes: _abc.Iterable[_builtins.bytes] | None = ...,
+        previous_hashes: _abc.Iterable[_builtins.bytes] | None = ...,
+        contents: _abc.Iterable[_builtins.bytes] | None = ...,
         resources: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "hash", b"hash", "header", b"header", "number", b"number", "previous_hash", b"previous_hash", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "hashes", b"hashes", "numbers", b"numbers", "previous_hashes", b"previous_hashes", "resources", b"resources", "times_us", b"times_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StoredRevision: _TypeAlias = StoredRevision  # noqa: Y015
+Global___StoredRevisions: _TypeAlias = StoredRevisions  # noqa: Y015
+
+@_typing.final
+class KeptChange(_message.Message):
+    """A change that is kept of a revision that is not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """The name that it is indexed under."""
+    revision: _builtins.int
+    """The number of its revision."""
+    change: _builtins.bytes
+    """The serialised ResourceChange."""
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        change: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "resource", b"resource", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptChange: _TypeAlias = KeptChange  # noqa: Y015
 
 @_typing.final
 class StoredEntry(_message.Message):
@@ -176,10 +229,15 @@ class Checkpoint(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    KEPT_HASH_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The number of the revision; 0 before the first."""
     hash: _builtins.str
     """Its hash, hex; empty before the first."""
+    kept_hash: _builtins.str
+    """Of the base of a compacted history: SHA-256 over the changes that are kept of before it, hex. By name: each name, its
+    revision in decimal digits and its change, every part preceded by its length in 8 bytes, the most significant one first.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was committed; unset before the first."""
@@ -190,10 +248,11 @@ class Checkpoint(_message.Message):
         revision: _builtins.int = ...,
         hash: _builtins.str = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        kept_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "revision", b"revision", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "kept_hash", b"kept_hash", "revision", b"revision", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -240,7 +299,7 @@ class CompactHistoryResponse(_message.Message):
     BASE_FIELD_NUMBER: _builtins.int
     FORGOTTEN_FIELD_NUMBER: _builtins.int
     forgotten: _builtins.int
-    """How many revisions were forgotten."""
+    """How many revisions were forgotten. Their rows go in the background; nobody sees them any more."""
     @_builtins.property
     def base(self) -> Global___Checkpoint:
         """What the oldest revision that is kept follows: keep it elsewhere, to verify against."""

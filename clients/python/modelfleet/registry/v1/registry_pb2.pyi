@@ -396,7 +396,9 @@ class ModelType(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
-        """Attributes that the organisation adds. At most 64 KiB as JSON, nested at most 20 deep."""
+        """Attributes that the organisation adds; they fulfil every ExtensionSchema of their kind. At most 64 KiB as JSON, nested at
+        most 20 deep.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -713,7 +715,9 @@ class Model(_message.Message):
     checkpoint: _builtins.str
     """The checkpoint that it was made from, as a URI of at most 2000 characters. Optional."""
     tier_override: _serving_pb2.Tier.ValueType
-    """How critical it is, where that differs from its type. A raise to TIER0 or TIER1 goes by RequestCriticality."""
+    """How critical it is, where that differs from its type. TIER0 and TIER1 as an override go by RequestCriticality, whatever
+    tier its type has.
+    """
     etag: _builtins.str
     """Changes with every change; send it back to be refused when somebody else was faster."""
     revision: _builtins.int
@@ -728,7 +732,9 @@ class Model(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
-        """Attributes that the organisation adds. At most 64 KiB as JSON, nested at most 20 deep."""
+        """Attributes that the organisation adds; they fulfil every ExtensionSchema of their kind. At most 64 KiB as JSON, nested at
+        most 20 deep.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -892,7 +898,7 @@ class ResourceChange(_message.Message):
     """What was done."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]:
-        """Field by field, in the order of the paths."""
+        """Field by field, in the order of the paths. Empty for evidence, which is never changed: `after` holds all of it."""
 
     @_builtins.property
     def team(self) -> Global___Team:
@@ -2345,7 +2351,7 @@ class WatchRevisionsRequest(_message.Message):
     @_builtins.property
     def model_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only revisions that change one of these model types, or what is below them. Empty: of all. At most 1000. Revisions come
-        whole, and heartbeats say how far the stream has come.
+        whole; `position` says how far the stream has come. Of several filters all have to fit.
         """
 
     def __init__(
@@ -2372,8 +2378,11 @@ class WatchRevisionsResponse(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     CURRENT_REVISION_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     current_revision: _builtins.int
     """The newest revision that the server knew when it sent this. A heartbeat states it every 10 s."""
+    position: _builtins.int
+    """How far the stream has come: everything up to here that was asked for has been sent. Watch again from here."""
     @_builtins.property
     def revision(self) -> Global___Revision:
         """A revision; unset in a heartbeat."""
@@ -2383,10 +2392,11 @@ class WatchRevisionsResponse(_message.Message):
         *,
         revision: Global___Revision | None = ...,
         current_revision: _builtins.int = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_revision", b"current_revision", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_revision", b"current_revision", "position", b"position", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

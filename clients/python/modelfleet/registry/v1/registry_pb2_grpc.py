@@ -476,7 +476,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateModelType(self, request, context):
-        """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES.
+        """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES,
+        CRITICALITY_NEEDS_APPROVAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -484,14 +485,15 @@ class RegistryServiceServicer(object):
 
     def UpdateModelType(self, request, context):
         """Changes fields of a model type, but none that launches own. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-        REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES.
+        REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModelType(self, request, context):
-        """Deletes a model type that serves nothing and has no models. Errors: RESOURCE_IN_USE, ETAG_MISMATCH.
+        """Deletes a model type that serves nothing and has no models; assets that name it stay without it. Errors:
+        RESOURCE_IN_USE, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -512,7 +514,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateModel(self, request, context):
-        """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND.
+        """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, CRITICALITY_NEEDS_APPROVAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -520,14 +522,15 @@ class RegistryServiceServicer(object):
 
     def UpdateModel(self, request, context):
         """Changes fields of a model; the serving spec cannot change. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-        FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES.
+        FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModel(self, request, context):
-        """Deletes a model that has no role that serves. Errors: RESOURCE_IN_USE, ETAG_MISMATCH.
+        """Deletes a model that has no role that serves, and its evidence; assets that name it stay without it. Errors:
+        RESOURCE_IN_USE, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -654,8 +657,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RequestCriticality(self, request, context):
-        """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves.
-        Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
+        """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves. Asked
+        again for the tier that an entry has, it renews it. Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -676,8 +679,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ApproveCriticality(self, request, context):
-        """Approves a request: the entry gets its tier in the same revision. Errors: SELF_APPROVAL, WRONG_STATE,
-        ETAG_MISMATCH.
+        """Approves a request: the entry gets its tier in the same revision. The approver is another person than the one who asked;
+        a service needs somebody on whose behalf it calls. Errors: SELF_APPROVAL, ROLE_MISSING, WRONG_STATE, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -705,14 +708,15 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEvaluationReports(self, request, context):
-        """Lists evaluation reports, the newest evaluation last.
+        """Lists the evaluation reports of a model, by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateEvaluationReport(self, request, context):
-        """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND.
+        """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND, WRONG_STATE (the model
+        has as much evidence as there may be).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -740,7 +744,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateRiskAssessment(self, request, context):
-        """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND.
+        """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, WRONG_STATE (the model has as much evidence as
+        there may be).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -754,8 +759,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def EvaluateEvidence(self, request, context):
-        """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND,
-        NOT_CONFIGURED (a rule compares with a baseline, and there is none).
+        """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,25 +70,31 @@ class RegistryServiceStub:
     ListModelTypes: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelTypesRequest, _registry_pb2.ListModelTypesResponse]
     """Lists model types."""
     CreateModelType: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateModelTypeRequest, _registry_pb2.ModelType]
-    """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES."""
+    """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES,
+    CRITICALITY_NEEDS_APPROVAL.
+    """
     UpdateModelType: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelTypeRequest, _registry_pb2.ModelType]
     """Changes fields of a model type, but none that launches own. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-    REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES.
+    REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
     """
     DeleteModelType: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelTypeRequest, _empty_pb2.Empty]
-    """Deletes a model type that serves nothing and has no models. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+    """Deletes a model type that serves nothing and has no models; assets that name it stay without it. Errors:
+    RESOURCE_IN_USE, ETAG_MISMATCH.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetModelRequest, _registry_pb2.Model]
     """Reads a model."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]
     """Lists the models of a type, or of all types with the parent modelTypes/-."""
     CreateModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateModelRequest, _registry_pb2.Model]
-    """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND."""
+    """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, CRITICALITY_NEEDS_APPROVAL."""
     UpdateModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _registry_pb2.Model]
     """Changes fields of a model; the serving spec cannot change. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-    FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES.
+    FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
     """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]
-    """Deletes a model that has no role that serves. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+    """Deletes a model that has no role that serves, and its evidence; assets that name it stay without it. Errors:
+    RESOURCE_IN_USE, ETAG_MISMATCH.
+    """
     GetAsset: _grpc.UnaryUnaryMultiCallable[_assets_pb2.GetAssetRequest, _assets_pb2.Asset]
     """Reads an asset."""
     ListAssets: _grpc.UnaryUnaryMultiCallable[_assets_pb2.ListAssetsRequest, _assets_pb2.ListAssetsResponse]
@@ -126,16 +132,16 @@ class RegistryServiceStub:
     ExplainName: _grpc.UnaryUnaryMultiCallable[_classification_pb2.ExplainNameRequest, _classification_pb2.ExplainNameResponse]
     """Explains an id of a model type word by word, registered or not."""
     RequestCriticality: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.RequestCriticalityRequest, _criticality_pb2.CriticalityRequest]
-    """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves.
-    Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
+    """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves. Asked
+    again for the tier that an entry has, it renews it. Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
     """
     GetCriticalityRequest: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.GetCriticalityRequestRequest, _criticality_pb2.CriticalityRequest]
     """Reads a request for a tier."""
     ListCriticalityRequests: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.ListCriticalityRequestsRequest, _criticality_pb2.ListCriticalityRequestsResponse]
     """Lists requests for tiers."""
     ApproveCriticality: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.ApproveCriticalityRequest, _criticality_pb2.CriticalityRequest]
-    """Approves a request: the entry gets its tier in the same revision. Errors: SELF_APPROVAL, WRONG_STATE,
-    ETAG_MISMATCH.
+    """Approves a request: the entry gets its tier in the same revision. The approver is another person than the one who asked;
+    a service needs somebody on whose behalf it calls. Errors: SELF_APPROVAL, ROLE_MISSING, WRONG_STATE, ETAG_MISMATCH.
     """
     RejectCriticality: _grpc.UnaryUnaryMultiCallable[_criticality_pb2.RejectCriticalityRequest, _criticality_pb2.CriticalityRequest]
     """Rejects a request. Errors: WRONG_STATE, ETAG_MISMATCH."""
@@ -144,9 +150,11 @@ class RegistryServiceStub:
     GetEvaluationReport: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetEvaluationReportRequest, _evidence_pb2.EvaluationReport]
     """Reads an evaluation report."""
     ListEvaluationReports: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.ListEvaluationReportsRequest, _evidence_pb2.ListEvaluationReportsResponse]
-    """Lists evaluation reports, the newest evaluation last."""
+    """Lists the evaluation reports of a model, by name."""
     CreateEvaluationReport: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.CreateEvaluationReportRequest, _evidence_pb2.EvaluationReport]
-    """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND."""
+    """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND, WRONG_STATE (the model
+    has as much evidence as there may be).
+    """
     DeleteEvaluationReport: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.DeleteEvaluationReportRequest, _empty_pb2.Empty]
     """Deletes an evaluation report. Errors: ETAG_MISMATCH."""
     GetRiskAssessment: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetRiskAssessmentRequest, _evidence_pb2.RiskAssessment]
@@ -154,13 +162,13 @@ class RegistryServiceStub:
     ListRiskAssessments: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.ListRiskAssessmentsRequest, _evidence_pb2.ListRiskAssessmentsResponse]
     """Lists risk assessments."""
     CreateRiskAssessment: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.CreateRiskAssessmentRequest, _evidence_pb2.RiskAssessment]
-    """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND."""
+    """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, WRONG_STATE (the model has as much evidence as
+    there may be).
+    """
     DeleteRiskAssessment: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.DeleteRiskAssessmentRequest, _empty_pb2.Empty]
     """Deletes a risk assessment. Errors: ETAG_MISMATCH."""
     EvaluateEvidence: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.EvaluateEvidenceRequest, _evidence_pb2.EvaluateEvidenceResponse]
-    """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND,
-    NOT_CONFIGURED (a rule compares with a baseline, and there is none).
-    """
+    """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND."""
     ListLintRules: _grpc.UnaryUnaryMultiCallable[_standard_pb2.ListLintRulesRequest, _standard_pb2.ListLintRulesResponse]
     """Lists the rules of the minimum standard."""
     LintEntries: _grpc.UnaryUnaryMultiCallable[_standard_pb2.LintEntriesRequest, _standard_pb2.LintEntriesResponse]
@@ -243,25 +251,31 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListModelTypes: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelTypesRequest, _registry_pb2.ListModelTypesResponse]  # type: ignore[assignment]
     """Lists model types."""
     CreateModelType: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateModelTypeRequest, _registry_pb2.ModelType]  # type: ignore[assignment]
-    """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES."""
+    """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES,
+    CRITICALITY_NEEDS_APPROVAL.
+    """
     UpdateModelType: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelTypeRequest, _registry_pb2.ModelType]  # type: ignore[assignment]
     """Changes fields of a model type, but none that launches own. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-    REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES.
+    REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
     """
     DeleteModelType: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelTypeRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a model type that serves nothing and has no models. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+    """Deletes a model type that serves nothing and has no models; assets that name it stay without it. Errors:
+    RESOURCE_IN_USE, ETAG_MISMATCH.
+    """
     GetModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetModelRequest, _registry_pb2.Model]  # type: ignore[assignment]
     """Reads a model."""
     ListModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models of a type, or of all types with the parent modelTypes/-."""
     CreateModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateModelRequest, _registry_pb2.Model]  # type: ignore[assignment]
-    """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND."""
+    """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, CRITICALITY_NEEDS_APPROVAL."""
     UpdateModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _registry_pb2.Model]  # type: ignore[assignment]
     """Changes fields of a model; the serving spec cannot change. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-    FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES.
+    FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
     """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a model that has no role that serves. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+    """Deletes a model that has no role that serves, and its evidence; assets that name it stay without it. Errors:
+    RESOURCE_IN_USE, ETAG_MISMATCH.
+    """
     GetAsset: _aio.UnaryUnaryMultiCallable[_assets_pb2.GetAssetRequest, _assets_pb2.Asset]  # type: ignore[assignment]
     """Reads an asset."""
     ListAssets: _aio.UnaryUnaryMultiCallable[_assets_pb2.ListAssetsRequest, _assets_pb2.ListAssetsResponse]  # type: ignore[assignment]
@@ -299,16 +313,16 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ExplainName: _aio.UnaryUnaryMultiCallable[_classification_pb2.ExplainNameRequest, _classification_pb2.ExplainNameResponse]  # type: ignore[assignment]
     """Explains an id of a model type word by word, registered or not."""
     RequestCriticality: _aio.UnaryUnaryMultiCallable[_criticality_pb2.RequestCriticalityRequest, _criticality_pb2.CriticalityRequest]  # type: ignore[assignment]
-    """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves.
-    Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
+    """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves. Asked
+    again for the tier that an entry has, it renews it. Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
     """
     GetCriticalityRequest: _aio.UnaryUnaryMultiCallable[_criticality_pb2.GetCriticalityRequestRequest, _criticality_pb2.CriticalityRequest]  # type: ignore[assignment]
     """Reads a request for a tier."""
     ListCriticalityRequests: _aio.UnaryUnaryMultiCallable[_criticality_pb2.ListCriticalityRequestsRequest, _criticality_pb2.ListCriticalityRequestsResponse]  # type: ignore[assignment]
     """Lists requests for tiers."""
     ApproveCriticality: _aio.UnaryUnaryMultiCallable[_criticality_pb2.ApproveCriticalityRequest, _criticality_pb2.CriticalityRequest]  # type: ignore[assignment]
-    """Approves a request: the entry gets its tier in the same revision. Errors: SELF_APPROVAL, WRONG_STATE,
-    ETAG_MISMATCH.
+    """Approves a request: the entry gets its tier in the same revision. The approver is another person than the one who asked;
+    a service needs somebody on whose behalf it calls. Errors: SELF_APPROVAL, ROLE_MISSING, WRONG_STATE, ETAG_MISMATCH.
     """
     RejectCriticality: _aio.UnaryUnaryMultiCallable[_criticality_pb2.RejectCriticalityRequest, _criticality_pb2.CriticalityRequest]  # type: ignore[assignment]
     """Rejects a request. Errors: WRONG_STATE, ETAG_MISMATCH."""
@@ -317,9 +331,11 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     GetEvaluationReport: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetEvaluationReportRequest, _evidence_pb2.EvaluationReport]  # type: ignore[assignment]
     """Reads an evaluation report."""
     ListEvaluationReports: _aio.UnaryUnaryMultiCallable[_evidence_pb2.ListEvaluationReportsRequest, _evidence_pb2.ListEvaluationReportsResponse]  # type: ignore[assignment]
-    """Lists evaluation reports, the newest evaluation last."""
+    """Lists the evaluation reports of a model, by name."""
     CreateEvaluationReport: _aio.UnaryUnaryMultiCallable[_evidence_pb2.CreateEvaluationReportRequest, _evidence_pb2.EvaluationReport]  # type: ignore[assignment]
-    """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND."""
+    """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND, WRONG_STATE (the model
+    has as much evidence as there may be).
+    """
     DeleteEvaluationReport: _aio.UnaryUnaryMultiCallable[_evidence_pb2.DeleteEvaluationReportRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes an evaluation report. Errors: ETAG_MISMATCH."""
     GetRiskAssessment: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetRiskAssessmentRequest, _evidence_pb2.RiskAssessment]  # type: ignore[assignment]
@@ -327,13 +343,13 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListRiskAssessments: _aio.UnaryUnaryMultiCallable[_evidence_pb2.ListRiskAssessmentsRequest, _evidence_pb2.ListRiskAssessmentsResponse]  # type: ignore[assignment]
     """Lists risk assessments."""
     CreateRiskAssessment: _aio.UnaryUnaryMultiCallable[_evidence_pb2.CreateRiskAssessmentRequest, _evidence_pb2.RiskAssessment]  # type: ignore[assignment]
-    """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND."""
+    """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, WRONG_STATE (the model has as much evidence as
+    there may be).
+    """
     DeleteRiskAssessment: _aio.UnaryUnaryMultiCallable[_evidence_pb2.DeleteRiskAssessmentRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a risk assessment. Errors: ETAG_MISMATCH."""
     EvaluateEvidence: _aio.UnaryUnaryMultiCallable[_evidence_pb2.EvaluateEvidenceRequest, _evidence_pb2.EvaluateEvidenceResponse]  # type: ignore[assignment]
-    """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND,
-    NOT_CONFIGURED (a rule compares with a baseline, and there is none).
-    """
+    """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND."""
     ListLintRules: _aio.UnaryUnaryMultiCallable[_standard_pb2.ListLintRulesRequest, _standard_pb2.ListLintRulesResponse]  # type: ignore[assignment]
     """Lists the rules of the minimum standard."""
     LintEntries: _aio.UnaryUnaryMultiCallable[_standard_pb2.LintEntriesRequest, _standard_pb2.LintEntriesResponse]  # type: ignore[assignment]
@@ -491,7 +507,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CreateModelTypeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ModelType, _abc.Awaitable[_registry_pb2.ModelType]]:
-        """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES."""
+        """Registers a model type. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES,
+        CRITICALITY_NEEDS_APPROVAL.
+        """
 
     @_abc_1.abstractmethod
     def UpdateModelType(
@@ -500,7 +518,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ModelType, _abc.Awaitable[_registry_pb2.ModelType]]:
         """Changes fields of a model type, but none that launches own. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-        REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES.
+        REFERENCE_NOT_FOUND, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
         """
 
     @_abc_1.abstractmethod
@@ -509,7 +527,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DeleteModelTypeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a model type that serves nothing and has no models. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+        """Deletes a model type that serves nothing and has no models; assets that name it stay without it. Errors:
+        RESOURCE_IN_USE, ETAG_MISMATCH.
+        """
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -533,7 +553,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CreateModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Model, _abc.Awaitable[_registry_pb2.Model]]:
-        """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND."""
+        """Registers a model as CANDIDATE. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND, CRITICALITY_NEEDS_APPROVAL."""
 
     @_abc_1.abstractmethod
     def UpdateModel(
@@ -542,7 +562,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Model, _abc.Awaitable[_registry_pb2.Model]]:
         """Changes fields of a model; the serving spec cannot change. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-        FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES.
+        FIELD_IMMUTABLE, FIELD_OWNED_BY_LAUNCHES, CRITICALITY_NEEDS_APPROVAL.
         """
 
     @_abc_1.abstractmethod
@@ -551,7 +571,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a model that has no role that serves. Errors: RESOURCE_IN_USE, ETAG_MISMATCH."""
+        """Deletes a model that has no role that serves, and its evidence; assets that name it stay without it. Errors:
+        RESOURCE_IN_USE, ETAG_MISMATCH.
+        """
 
     @_abc_1.abstractmethod
     def GetAsset(
@@ -697,8 +719,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _criticality_pb2.RequestCriticalityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_criticality_pb2.CriticalityRequest, _abc.Awaitable[_criticality_pb2.CriticalityRequest]]:
-        """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves.
-        Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
+        """Asks for TIER0 or TIER1 for a model type or model, with evidence. It takes effect when another person approves. Asked
+        again for the tier that an entry has, it renews it. Errors: RESOURCE_NOT_FOUND, REQUEST_PENDING.
         """
 
     @_abc_1.abstractmethod
@@ -723,8 +745,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _criticality_pb2.ApproveCriticalityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_criticality_pb2.CriticalityRequest, _abc.Awaitable[_criticality_pb2.CriticalityRequest]]:
-        """Approves a request: the entry gets its tier in the same revision. Errors: SELF_APPROVAL, WRONG_STATE,
-        ETAG_MISMATCH.
+        """Approves a request: the entry gets its tier in the same revision. The approver is another person than the one who asked;
+        a service needs somebody on whose behalf it calls. Errors: SELF_APPROVAL, ROLE_MISSING, WRONG_STATE, ETAG_MISMATCH.
         """
 
     @_abc_1.abstractmethod
@@ -757,7 +779,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.ListEvaluationReportsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.ListEvaluationReportsResponse, _abc.Awaitable[_evidence_pb2.ListEvaluationReportsResponse]]:
-        """Lists evaluation reports, the newest evaluation last."""
+        """Lists the evaluation reports of a model, by name."""
 
     @_abc_1.abstractmethod
     def CreateEvaluationReport(
@@ -765,7 +787,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.CreateEvaluationReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.EvaluationReport, _abc.Awaitable[_evidence_pb2.EvaluationReport]]:
-        """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND."""
+        """Creates an evaluation report. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND, WRONG_STATE (the model
+        has as much evidence as there may be).
+        """
 
     @_abc_1.abstractmethod
     def DeleteEvaluationReport(
@@ -797,7 +821,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.CreateRiskAssessmentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.RiskAssessment, _abc.Awaitable[_evidence_pb2.RiskAssessment]]:
-        """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND."""
+        """Creates a risk assessment. Errors: RESOURCE_EXISTS, RESOURCE_NOT_FOUND, WRONG_STATE (the model has as much evidence as
+        there may be).
+        """
 
     @_abc_1.abstractmethod
     def DeleteRiskAssessment(
@@ -813,9 +839,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.EvaluateEvidenceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.EvaluateEvidenceResponse, _abc.Awaitable[_evidence_pb2.EvaluateEvidenceResponse]]:
-        """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND,
-        NOT_CONFIGURED (a rule compares with a baseline, and there is none).
-        """
+        """Judges a model by its evidence, rule by rule, with the rows that decided. Errors: RESOURCE_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListLintRules(

@@ -27,7 +27,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%modelfleet/registry/v1/standard.proto\x12\x16modelfleet.registry.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"m\n\nLintWaiver\x12\x12\n\x04rule\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\"m\n\x08LintRule\x12\n\n\x02id\x18\x01 \x01(\t\x12\x32\n\x08severity\x18\x02 \x01(\x0e\x32 .modelfleet.registry.v1.Severity\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04mend\x18\x04 \x01(\t\"\x16\n\x14ListLintRulesRequest\"H\n\x15ListLintRulesResponse\x12/\n\x05rules\x18\x01 \x03(\x0b\x32 .modelfleet.registry.v1.LintRule\"\xe9\x01\n\x12LintEntriesRequest\x12\x10\n\x08resource\x18\x01 \x01(\t\x12&\n\x04team\x18\x02 \x01(\tB\x18\xfa\x41\x15\n\x13modelfleet.dev/Team\x12\x0f\n\x07surface\x18\x03 \x01(\t\x12\x36\n\x0cmin_severity\x18\x04 \x01(\x0e\x32 .modelfleet.registry.v1.Severity\x12\x13\n\x0bshow_waived\x18\x05 \x01(\x08\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\x12\x14\n\x0cmin_revision\x18\x08 \x01(\x03\"w\n\x13LintEntriesResponse\x12\x35\n\x08\x66indings\x18\x01 \x03(\x0b\x32#.modelfleet.registry.v1.LintFinding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x8f\x02\n\x0bLintFinding\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x32\n\x08severity\x18\x02 \x01(\x0e\x32 .modelfleet.registry.v1.Severity\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x0c\n\x04team\x18\x04 \x01(\t\x12\x0f\n\x07surface\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0c\n\x04mend\x18\x07 \x01(\t\x12\x32\n\x06waiver\x18\x08 \x01(\x0b\x32\".modelfleet.registry.v1.LintWaiver\x12:\n\x0e\x65xpired_waiver\x18\t \x01(\x0b\x32\".modelfleet.registry.v1.LintWaiver\"\xb4\x01\n\x15GetFleetReportRequest\x12H\n\x08group_by\x18\x01 \x01(\x0e\x32\x36.modelfleet.registry.v1.GetFleetReportRequest.Grouping\x12\x14\n\x0cmin_revision\x18\x02 \x01(\x03\";\n\x08Grouping\x12\x18\n\x14GROUPING_UNSPECIFIED\x10\x00\x12\x08\n\x04TEAM\x10\x01\x12\x0b\n\x07SURFACE\x10\x02\"\x99\x01\n\x16GetFleetReportResponse\x12\x35\n\x05total\x18\x01 \x01(\x0b\x32&.modelfleet.registry.v1.FleetReportRow\x12\x36\n\x06groups\x18\x02 \x03(\x0b\x32&.modelfleet.registry.v1.FleetReportRow\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xcd\x02\n\x0e\x46leetReportRow\x12\r\n\x05group\x18\x01 \x01(\t\x12\x13\n\x0bmodel_types\x18\x02 \x01(\x05\x12\x0e\n\x06models\x18\x03 \x01(\x05\x12\x16\n\x0eserving_models\x18\x04 \x01(\x05\x12\x1b\n\x13model_types_by_tier\x18\x05 \x03(\x05\x12\x15\n\rwith_baseline\x18\x06 \x01(\x05\x12\x16\n\x0ewith_stability\x18\x07 \x01(\x05\x12\x1a\n\x12with_demand_source\x18\x08 \x01(\x05\x12\x14\n\x0cwith_on_call\x18\t \x01(\x05\x12\x10\n\x08observed\x18\n \x01(\x05\x12\x19\n\x11\x65xpected_to_serve\x18\x0b \x01(\x05\x12\x0e\n\x06\x65rrors\x18\x0c \x01(\x05\x12\x10\n\x08warnings\x18\r \x01(\x05\x12\x0e\n\x06waived\x18\x0e \x01(\x05\x12\x12\n\nconforming\x18\x0f \x01(\x05\"\xa4\x01\n\x1cListInventoryFindingsRequest\x12*\n\x06region\x18\x01 \x01(\tB\x1a\xfa\x41\x17\n\x15modelfleet.dev/Region\x12\x31\n\nmodel_type\x18\x02 \x01(\tB\x1d\xfa\x41\x1a\n\x18modelfleet.dev/ModelType\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\x86\x01\n\x1dListInventoryFindingsResponse\x12:\n\x08\x66indings\x18\x01 \x03(\x0b\x32(.modelfleet.registry.v1.InventoryFinding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xdb\x03\n\x10InventoryFinding\x12;\n\x04kind\x18\x01 \x01(\x0e\x32-.modelfleet.registry.v1.InventoryFinding.Kind\x12\x12\n\nmodel_type\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x0c\n\x04mend\x18\x06 \x01(\t\x12\x30\n\x0cobserve_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x19ledger_share_basis_points\x18\x08 \x01(\x05\x12#\n\x1bobserved_share_basis_points\x18\t \x01(\x05\"\xbd\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17UNREGISTERED_MODEL_TYPE\x10\x01\x12\x16\n\x12UNREGISTERED_MODEL\x10\x02\x12\x17\n\x13UNREGISTERED_REGION\x10\x03\x12\x0b\n\x07MISSING\x10\x04\x12\x12\n\x0eSHARE_CONFLICT\x10\x05\x12\x11\n\rROLE_CONFLICT\x10\x06\x12\t\n\x05STALE\x10\x07\x12\x12\n\x0eNEVER_REPORTED\x10\x08*F\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x08\n\x04INFO\x10\x01\x12\x0b\n\x07WARNING\x10\x02\x12\t\n\x05\x45RROR\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%modelfleet/registry/v1/standard.proto\x12\x16modelfleet.registry.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"m\n\nLintWaiver\x12\x12\n\x04rule\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\"\x81\x01\n\x08LintRule\x12\n\n\x02id\x18\x01 \x01(\t\x12\x32\n\x08severity\x18\x02 \x01(\x0e\x32 .modelfleet.registry.v1.Severity\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04mend\x18\x04 \x01(\t\x12\x12\n\napplies_to\x18\x05 \x03(\t\"\x16\n\x14ListLintRulesRequest\"H\n\x15ListLintRulesResponse\x12/\n\x05rules\x18\x01 \x03(\x0b\x32 .modelfleet.registry.v1.LintRule\"\xe9\x01\n\x12LintEntriesRequest\x12\x10\n\x08resource\x18\x01 \x01(\t\x12&\n\x04team\x18\x02 \x01(\tB\x18\xfa\x41\x15\n\x13modelfleet.dev/Team\x12\x0f\n\x07surface\x18\x03 \x01(\t\x12\x36\n\x0cmin_severity\x18\x04 \x01(\x0e\x32 .modelfleet.registry.v1.Severity\x12\x13\n\x0bshow_waived\x18\x05 \x01(\x08\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\x12\x14\n\x0cmin_revision\x18\x08 \x01(\x03\"w\n\x13LintEntriesResponse\x12\x35\n\x08\x66indings\x18\x01 \x03(\x0b\x32#.modelfleet.registry.v1.LintFinding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x8f\x02\n\x0bLintFinding\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x32\n\x08severity\x18\x02 \x01(\x0e\x32 .modelfleet.registry.v1.Severity\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x0c\n\x04team\x18\x04 \x01(\t\x12\x0f\n\x07surface\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0c\n\x04mend\x18\x07 \x01(\t\x12\x32\n\x06waiver\x18\x08 \x01(\x0b\x32\".modelfleet.registry.v1.LintWaiver\x12:\n\x0e\x65xpired_waiver\x18\t \x01(\x0b\x32\".modelfleet.registry.v1.LintWaiver\"\xb4\x01\n\x15GetFleetReportRequest\x12H\n\x08group_by\x18\x01 \x01(\x0e\x32\x36.modelfleet.registry.v1.GetFleetReportRequest.Grouping\x12\x14\n\x0cmin_revision\x18\x02 \x01(\x03\";\n\x08Grouping\x12\x18\n\x14GROUPING_UNSPECIFIED\x10\x00\x12\x08\n\x04TEAM\x10\x01\x12\x0b\n\x07SURFACE\x10\x02\"\x99\x01\n\x16GetFleetReportResponse\x12\x35\n\x05total\x18\x01 \x01(\x0b\x32&.modelfleet.registry.v1.FleetReportRow\x12\x36\n\x06groups\x18\x02 \x03(\x0b\x32&.modelfleet.registry.v1.FleetReportRow\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xef\x02\n\x0e\x46leetReportRow\x12\r\n\x05group\x18\x01 \x01(\t\x12\x13\n\x0bmodel_types\x18\x02 \x01(\x05\x12\x0e\n\x06models\x18\x03 \x01(\x05\x12\x16\n\x0eserving_models\x18\x04 \x01(\x05\x12\x1b\n\x13model_types_by_tier\x18\x05 \x03(\x05\x12\x15\n\rwith_baseline\x18\x06 \x01(\x05\x12\x16\n\x0ewith_stability\x18\x07 \x01(\x05\x12\x1a\n\x12with_demand_source\x18\x08 \x01(\x05\x12\x14\n\x0cwith_on_call\x18\t \x01(\x05\x12\x10\n\x08observed\x18\n \x01(\x05\x12\x19\n\x11\x65xpected_to_serve\x18\x0b \x01(\x05\x12\x0e\n\x06\x65rrors\x18\x0c \x01(\x05\x12\x10\n\x08warnings\x18\r \x01(\x05\x12\x0e\n\x06waived\x18\x0e \x01(\x05\x12\x12\n\nconforming\x18\x0f \x01(\x05\x12 \n\x18stability_not_applicable\x18\x10 \x01(\x05\"\xa4\x01\n\x1cListInventoryFindingsRequest\x12*\n\x06region\x18\x01 \x01(\tB\x1a\xfa\x41\x17\n\x15modelfleet.dev/Region\x12\x31\n\nmodel_type\x18\x02 \x01(\tB\x1d\xfa\x41\x1a\n\x18modelfleet.dev/ModelType\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\x86\x01\n\x1dListInventoryFindingsResponse\x12:\n\x08\x66indings\x18\x01 \x03(\x0b\x32(.modelfleet.registry.v1.InventoryFinding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xdb\x03\n\x10InventoryFinding\x12;\n\x04kind\x18\x01 \x01(\x0e\x32-.modelfleet.registry.v1.InventoryFinding.Kind\x12\x12\n\nmodel_type\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x0c\n\x04mend\x18\x06 \x01(\t\x12\x30\n\x0cobserve_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x19ledger_share_basis_points\x18\x08 \x01(\x05\x12#\n\x1bobserved_share_basis_points\x18\t \x01(\x05\"\xbd\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17UNREGISTERED_MODEL_TYPE\x10\x01\x12\x16\n\x12UNREGISTERED_MODEL\x10\x02\x12\x17\n\x13UNREGISTERED_REGION\x10\x03\x12\x0b\n\x07MISSING\x10\x04\x12\x12\n\x0eSHARE_CONFLICT\x10\x05\x12\x11\n\rROLE_CONFLICT\x10\x06\x12\t\n\x05STALE\x10\x07\x12\x12\n\x0eNEVER_REPORTED\x10\x08*F\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x08\n\x04INFO\x10\x01\x12\x0b\n\x07WARNING\x10\x02\x12\t\n\x05\x45RROR\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,36 +46,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTINVENTORYFINDINGSREQUEST'].fields_by_name['region']._serialized_options = b'\372A\027\n\025modelfleet.dev/Region'
   _globals['_LISTINVENTORYFINDINGSREQUEST'].fields_by_name['model_type']._loaded_options = None
   _globals['_LISTINVENTORYFINDINGSREQUEST'].fields_by_name['model_type']._serialized_options = b'\372A\032\n\030modelfleet.dev/ModelType'
-  _globals['_SEVERITY']._serialized_start=2566
-  _globals['_SEVERITY']._serialized_end=2636
+  _globals['_SEVERITY']._serialized_start=2621
+  _globals['_SEVERITY']._serialized_end=2691
   _globals['_LINTWAIVER']._serialized_start=158
   _globals['_LINTWAIVER']._serialized_end=267
-  _globals['_LINTRULE']._serialized_start=269
-  _globals['_LINTRULE']._serialized_end=378
-  _globals['_LISTLINTRULESREQUEST']._serialized_start=380
-  _globals['_LISTLINTRULESREQUEST']._serialized_end=402
-  _globals['_LISTLINTRULESRESPONSE']._serialized_start=404
-  _globals['_LISTLINTRULESRESPONSE']._serialized_end=476
-  _globals['_LINTENTRIESREQUEST']._serialized_start=479
-  _globals['_LINTENTRIESREQUEST']._serialized_end=712
-  _globals['_LINTENTRIESRESPONSE']._serialized_start=714
-  _globals['_LINTENTRIESRESPONSE']._serialized_end=833
-  _globals['_LINTFINDING']._serialized_start=836
-  _globals['_LINTFINDING']._serialized_end=1107
-  _globals['_GETFLEETREPORTREQUEST']._serialized_start=1110
-  _globals['_GETFLEETREPORTREQUEST']._serialized_end=1290
-  _globals['_GETFLEETREPORTREQUEST_GROUPING']._serialized_start=1231
-  _globals['_GETFLEETREPORTREQUEST_GROUPING']._serialized_end=1290
-  _globals['_GETFLEETREPORTRESPONSE']._serialized_start=1293
-  _globals['_GETFLEETREPORTRESPONSE']._serialized_end=1446
-  _globals['_FLEETREPORTROW']._serialized_start=1449
-  _globals['_FLEETREPORTROW']._serialized_end=1782
-  _globals['_LISTINVENTORYFINDINGSREQUEST']._serialized_start=1785
-  _globals['_LISTINVENTORYFINDINGSREQUEST']._serialized_end=1949
-  _globals['_LISTINVENTORYFINDINGSRESPONSE']._serialized_start=1952
-  _globals['_LISTINVENTORYFINDINGSRESPONSE']._serialized_end=2086
-  _globals['_INVENTORYFINDING']._serialized_start=2089
-  _globals['_INVENTORYFINDING']._serialized_end=2564
-  _globals['_INVENTORYFINDING_KIND']._serialized_start=2375
-  _globals['_INVENTORYFINDING_KIND']._serialized_end=2564
+  _globals['_LINTRULE']._serialized_start=270
+  _globals['_LINTRULE']._serialized_end=399
+  _globals['_LISTLINTRULESREQUEST']._serialized_start=401
+  _globals['_LISTLINTRULESREQUEST']._serialized_end=423
+  _globals['_LISTLINTRULESRESPONSE']._serialized_start=425
+  _globals['_LISTLINTRULESRESPONSE']._serialized_end=497
+  _globals['_LINTENTRIESREQUEST']._serialized_start=500
+  _globals['_LINTENTRIESREQUEST']._serialized_end=733
+  _globals['_LINTENTRIESRESPONSE']._serialized_start=735
+  _globals['_LINTENTRIESRESPONSE']._serialized_end=854
+  _globals['_LINTFINDING']._serialized_start=857
+  _globals['_LINTFINDING']._serialized_end=1128
+  _globals['_GETFLEETREPORTREQUEST']._serialized_start=1131
+  _globals['_GETFLEETREPORTREQUEST']._serialized_end=1311
+  _globals['_GETFLEETREPORTREQUEST_GROUPING']._serialized_start=1252
+  _globals['_GETFLEETREPORTREQUEST_GROUPING']._serialized_end=1311
+  _globals['_GETFLEETREPORTRESPONSE']._serialized_start=1314
+  _globals['_GETFLEETREPORTRESPONSE']._serialized_end=1467
+  _globals['_FLEETREPORTROW']._serialized_start=1470
+  _globals['_FLEETREPORTROW']._serialized_end=1837
+  _globals['_LISTINVENTORYFINDINGSREQUEST']._serialized_start=1840
+  _globals['_LISTINVENTORYFINDINGSREQUEST']._serialized_end=2004
+  _globals['_LISTINVENTORYFINDINGSRESPONSE']._serialized_start=2007
+  _globals['_LISTINVENTORYFINDINGSRESPONSE']._serialized_end=2141
+  _globals['_INVENTORYFINDING']._serialized_start=2144
+  _globals['_INVENTORYFINDING']._serialized_end=2619
+  _globals['_INVENTORYFINDING_KIND']._serialized_start=2430
+  _globals['_INVENTORYFINDING_KIND']._serialized_end=2619
 # @@protoc_insertion_point(module_scope)

@@ -90,6 +90,7 @@ class LintRule(_message.Message):
     SEVERITY_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     MEND_FIELD_NUMBER: _builtins.int
+    APPLIES_TO_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, such as `owner-missing`; stable, and what waivers name."""
     severity: Global___Severity.ValueType
@@ -98,6 +99,10 @@ class LintRule(_message.Message):
     """What it expects."""
     mend: _builtins.str
     """How it is mended, with `{resource}` where the name of the entry goes."""
+    @_builtins.property
+    def applies_to(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kinds of entries that it is about: team, region, model_type, model. Only model types and models can be given a waiver."""
+
     def __init__(
         self,
         *,
@@ -105,10 +110,11 @@ class LintRule(_message.Message):
         severity: Global___Severity.ValueType = ...,
         description: _builtins.str = ...,
         mend: _builtins.str = ...,
+        applies_to: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "id", b"id", "mend", b"mend", "severity", b"severity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applies_to", b"applies_to", "description", b"description", "id", b"id", "mend", b"mend", "severity", b"severity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -170,11 +176,13 @@ class LintEntriesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     resource: _builtins.str
-    """Only this entry and what is below it: a name of a team, region, model type or model; empty: the whole fleet."""
+    """Only this entry and what is below it: a name of a team, region, model type or model; empty: the whole fleet. Errors:
+    RESOURCE_NOT_FOUND.
+    """
     team: _builtins.str
-    """Only entries of this team; empty: of all."""
+    """Only this team, its model types and their models; empty: of all. Errors: RESOURCE_NOT_FOUND."""
     surface: _builtins.str
-    """Only entries of this surface, as `naming.surface` or else the label `surface` says; empty: of all."""
+    """Only model types of this surface and their models, as `naming.surface` or else the label `surface` says; empty: of all."""
     min_severity: Global___Severity.ValueType
     """Only findings at least this bad; default INFO."""
     show_waived: _builtins.bool
@@ -220,7 +228,9 @@ class LintEntriesResponse(_message.Message):
     """The revision that the answer was made from."""
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___LintFinding]:
-        """By resource, then the worst first."""
+        """Teams, regions, then each model type followed by its models; of each the worst first. A page looks at a bounded number
+        of entries: it may hold fewer findings than asked for, or none, and there are more as long as `next_page_token` is set.
+        """
 
     def __init__(
         self,
@@ -354,7 +364,7 @@ class GetFleetReportResponse(_message.Message):
     GROUPS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The revision that the answer was made from."""
+    """All of it is of this revision, or of a later one."""
     @_builtins.property
     def total(self) -> Global___FleetReportRow:
         """The whole fleet."""
@@ -399,6 +409,7 @@ class FleetReportRow(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     WAIVED_FIELD_NUMBER: _builtins.int
     CONFORMING_FIELD_NUMBER: _builtins.int
+    STABILITY_NOT_APPLICABLE_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     """The team or surface; empty for the whole fleet, and for what has none."""
     model_types: _builtins.int
@@ -410,9 +421,9 @@ class FleetReportRow(_message.Message):
     with_baseline: _builtins.int
     """Model types with a baseline."""
     with_stability: _builtins.int
-    """Model types that have everything that stability needs: predictions with ranges."""
+    """Model types that have what stability needs: predictions, each with a calibration range."""
     with_demand_source: _builtins.int
-    """Model types with a demand source."""
+    """Model types that state their demand in each of their regions."""
     with_on_call: _builtins.int
     """Model types whose team has an on-call."""
     observed: _builtins.int
@@ -420,13 +431,15 @@ class FleetReportRow(_message.Message):
     expected_to_serve: _builtins.int
     """Model types whose split is not empty."""
     errors: _builtins.int
-    """Findings of severity ERROR that are not waived."""
+    """Findings of severity ERROR that are not waived, of model types, their models and, in groups by team, the team itself."""
     warnings: _builtins.int
     """Findings of severity WARNING that are not waived."""
     waived: _builtins.int
     """Findings that are waived."""
     conforming: _builtins.int
-    """Model types without a finding of severity ERROR that is not waived."""
+    """Model types without a finding of severity ERROR that is not waived: of their own, of their models, of their team."""
+    stability_not_applicable: _builtins.int
+    """Model types that retrieve and predict nothing: stability does not apply to them."""
     @_builtins.property
     def model_types_by_tier(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Model types by tier, TIER0 to TIER4, then those without."""
@@ -449,10 +462,11 @@ class FleetReportRow(_message.Message):
         warnings: _builtins.int = ...,
         waived: _builtins.int = ...,
         conforming: _builtins.int = ...,
+        stability_not_applicable: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conforming", b"conforming", "errors", b"errors", "expected_to_serve", b"expected_to_serve", "group", b"group", "model_types", b"model_types", "model_types_by_tier", b"model_types_by_tier", "models", b"models", "observed", b"observed", "serving_models", b"serving_models", "waived", b"waived", "warnings", b"warnings", "with_baseline", b"with_baseline", "with_demand_source", b"with_demand_source", "with_on_call", b"with_on_call", "with_stability", b"with_stability"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conforming", b"conforming", "errors", b"errors", "expected_to_serve", b"expected_to_serve", "group", b"group", "model_types", b"model_types", "model_types_by_tier", b"model_types_by_tier", "models", b"models", "observed", b"observed", "serving_models", b"serving_models", "stability_not_applicable", b"stability_not_applicable", "waived", b"waived", "warnings", b"warnings", "with_baseline", b"with_baseline", "with_demand_source", b"with_demand_source", "with_on_call", b"with_on_call", "with_stability", b"with_stability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -507,7 +521,9 @@ class ListInventoryFindingsResponse(_message.Message):
     """The revision that was compared."""
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___InventoryFinding]:
-        """By model type, region and model."""
+        """By model type, region and model. A page compares a bounded number of routes: it may hold fewer findings than asked for,
+        or none, and there are more as long as `next_page_token` is set.
+        """
 
     def __init__(
         self,
@@ -545,11 +561,11 @@ class InventoryFinding(_message.Message):
         UNREGISTERED_REGION: InventoryFinding._Kind.ValueType  # 3
         """A region reports that is not registered, or that the model type does not name."""
         MISSING: InventoryFinding._Kind.ValueType  # 4
-        """The ledger gives a model a share that no agent reports."""
+        """The ledger gives a model a share, and its agent reports none."""
         SHARE_CONFLICT: InventoryFinding._Kind.ValueType  # 5
-        """A model has another share than the ledger says, and no launch is known to the registry to be the reason."""
+        """A model has another share than the ledger says. A launch in flight may be the reason: it writes the ledger at its end."""
         ROLE_CONFLICT: InventoryFinding._Kind.ValueType  # 6
-        """A model serves whose role does not."""
+        """A model takes traffic whose role does not. A launch in flight may be the reason, likewise."""
         STALE: InventoryFinding._Kind.ValueType  # 7
         """The newest report of a route that should serve is older than 10 minutes."""
         NEVER_REPORTED: InventoryFinding._Kind.ValueType  # 8
@@ -567,11 +583,11 @@ class InventoryFinding(_message.Message):
     UNREGISTERED_REGION: InventoryFinding.Kind.ValueType  # 3
     """A region reports that is not registered, or that the model type does not name."""
     MISSING: InventoryFinding.Kind.ValueType  # 4
-    """The ledger gives a model a share that no agent reports."""
+    """The ledger gives a model a share, and its agent reports none."""
     SHARE_CONFLICT: InventoryFinding.Kind.ValueType  # 5
-    """A model has another share than the ledger says, and no launch is known to the registry to be the reason."""
+    """A model has another share than the ledger says. A launch in flight may be the reason: it writes the ledger at its end."""
     ROLE_CONFLICT: InventoryFinding.Kind.ValueType  # 6
-    """A model serves whose role does not."""
+    """A model takes traffic whose role does not. A launch in flight may be the reason, likewise."""
     STALE: InventoryFinding.Kind.ValueType  # 7
     """The newest report of a route that should serve is older than 10 minutes."""
     NEVER_REPORTED: InventoryFinding.Kind.ValueType  # 8
