@@ -71,8 +71,8 @@ FROM walk WHERE name IS NOT NULL ORDER BY name
 # From how many revisions on looking at each name is the cheaper way.
 _MANY_REVISIONS = 10_000
 
-# As many revisions in order as make a message: one at least, and no more than the bytes say. PostgreSQL packs the columns,
-# so that a million revisions cost this process no million objects.
+# As many revisions in order as make a message: one at least, and no more than the bytes say. PostgreSQL packs the
+# columns, so that a million revisions cost this process no million objects.
 _REVISIONS_AS_STORED = """
 WITH edge AS (
     SELECT min(number) AS first FROM revisions WHERE number > $1
