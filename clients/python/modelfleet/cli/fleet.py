@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from modelfleet import errors
 from modelfleet.cli import render
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.code.documents import document_of
@@ -80,7 +81,7 @@ def generate_(
         _sum_up(session, fleet)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Shows on a terminal how far something has come; gives what it is told that with."""
     console = Console(stderr=True)
@@ -231,6 +232,12 @@ class _Applied:
 
     def run(self) -> None:
         """Writes what is not there yet, and asks for the tiers that people grant."""
+        # First, so that the registry takes the ids of the types apart by it.
+        scheme = self._fleet.naming_scheme()
+        with contextlib.suppress(errors.AlreadyExists):
+            self._registry.create_naming_scheme(
+                naming_scheme_id=render.short(scheme.name), naming_scheme=scheme, reason=self._reason
+            )
         total = self._fleet.types + sum(1 for _ in self._fleet.assets())
         with _progress("writing model types and assets", total) as advance:
             for batch in batches(self._fleet, self._known):
