@@ -153,8 +153,8 @@ class _Exporter:
             return
         for path in kept:
             click.echo(f"kept {path}: it has changes that nobody has applied (--force writes over them)")
-        files = f"{render.count(len(written), 'file')} written, {len(removed):,} removed, {len(kept):,} kept"
-        click.echo(f"Revision {revision}: {files}.")
+        told = f"{render.count(len(written), 'file')} written, {len(removed):,} removed, {len(kept):,} kept"
+        click.echo(f"Revision {revision}: {told}.")
 
     # For good.
 
