@@ -86,7 +86,7 @@ async def test_a_list_becomes_types_and_models_and_a_repetition_changes_nothing(
     command = ("registry", "import", "csv", file, "--mapping", mapping, "--adopt")
     looked = await run(*command, "--dry-run")
     assert looked.status == 0 and await revision(client) == 1
-    assert "2 types and 3 models are new, 0 entries are there already, 0 doubts." in looked.out
+    assert "2 types and 3 models new, 0 entries there already, 0 doubts." in looked.out
     assert (
         "'Feed_CTR' becomes modelTypes/feed_ctr" in looked.out
         and "'1' becomes modelTypes/feed_ctr/models/v1" in looked.out
@@ -105,7 +105,7 @@ async def test_a_list_becomes_types_and_models_and_a_repetition_changes_nothing(
     assert (model.serving_spec.artifact, dict(model.labels)) == ("s3://models/ctr/2", {"owner": "ann"})
     before = await revision(client)
     again = await run(*command, "--yes")
-    assert again.status == 0 and "0 types and 0 models are new, 5 entries are there already" in again.out
+    assert again.status == 0 and "0 types and 0 models new, 5 entries there already" in again.out
     assert await revision(client) == before
     # Cut off in the middle: what is missing is written, and no more.
     await client.registry.delete_model(name="modelTypes/feed_ctr/models/v2")
@@ -281,7 +281,7 @@ async def test_a_real_mlflow_registry_is_imported_page_by_page(
     before = await revision(client)
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "sesame")
     again = await run(*command)
-    assert again.status == 0 and "8 entries are there already" in again.out, again.out + again.err
+    assert again.status == 0 and "8 entries there already" in again.out, again.out + again.err
     assert await revision(client) == before
     nowhere = await run("registry", "import", "mlflow", f"{mlflow}/nowhere", *mapped)
     assert nowhere.status == 1 and "404" in nowhere.err
