@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -18,7 +18,7 @@ from modelfleetd.registry.domain.revisions import Author, Edit, Edits
 from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.renaming import Renaming
 from modelfleetd.registry.store import Store
-from modelfleetd.registry.survey import MOST_LEFT
+from modelfleetd.registry.survey import MOST_LEFT, Inquiry
 from modelfleetd.registry.writer import Writer
 from tests.support import registry as builders
 from tests.support import registry_calls
@@ -181,6 +181,34 @@ async def test_many_entries_are_looked_at_before_the_ledger_is_held_and_what_com
         assert failed[0].code() in (INVALID, PRECONDITION)
 
 
+async def test_what_was_decided_just_before_counts_though_it_is_not_written_yet(database_url: str) -> None:
+    database = await Database.open(database_url, "registry")
+    try:
+        follower = Follower(Store(database))
+        await follower.load()
+        writer = Writer(Store(database), follower)
+        before: Edits = tuple(Edit(None, builders.model_type(key)) for key in ("gone", "mended", "wrong"))
+        await writer.change_unasked(Author("test"), lambda _: before)
+
+        def check(_: str) -> Callable[[pb.ModelType], str | None]:
+            return lambda entry: None if entry.purpose else "has no purpose"
+
+        inquiry = Inquiry[str](follower, lambda _: pb.ModelType, check, lambda _: None, force=False)
+        pending = (
+            Edit(builders.model_type("gone"), None),
+            Edit(builders.model_type("mended"), builders.model_type("mended", purpose="x")),
+            Edit(None, builders.model_type("new")),
+            Edit(None, builders.model("v1")),
+        )
+
+        async def attempt() -> list[str]:
+            return [*inquiry.problems("a change", pending)]
+
+        assert await inquiry.answer(attempt) == ["modelTypes/new", "modelTypes/wrong"]
+    finally:
+        await database.close()
+
+
 async def _later(turns: int, call: Any) -> Any:
     """Makes a call after some turns of the event loop."""
     for _ in range(turns * 3):
@@ -218,7 +246,7 @@ async def test_words_follow_the_scheme_in_revisions_of_the_registry_itself(
         listed = (await registry.ListModelTypes(page_size=1000)).model_types
         return all(each.naming for each in listed)
 
-    await until(all_named)
+    await until(all_named, timeout=30)
     assert await naming(registry, "modelTypes/x449") == {"what": "x449"}
     written = [
         revision
@@ -240,7 +268,7 @@ async def test_words_follow_the_scheme_in_revisions_of_the_registry_itself(
         listed = (await registry.ListModelTypes(page_size=1000)).model_types
         return not any(each.naming for each in listed)
 
-    await until(none_named)
+    await until(none_named, timeout=30)
     (last,) = (await registry.ListRevisions(page_size=1)).revisions
     assert last.reason == "These ids fit no naming scheme any more."
 

@@ -186,7 +186,7 @@ def test_toxicity_per_class_is_good_when_low() -> None:
 def test_samples_without_a_value_are_told_and_not_counted() -> None:
     text = samples("rouge", 0.2, 0.4) + lines([{"scores": [{"name": "rouge", "error": "no answer"}]}])
     output = evidence_fmeval.read([("summarization_accuracy_gigaword.jsonl", text)])
-    assert "1 scores have no value" in output.passed_over[0]
+    assert "without a value, not counted as samples: 1" in output.passed_over[0]
     (result,) = evidence_fmeval.results(output, {})
     assert result.sample_size == 2 and result.value == pytest.approx(0.3)
 

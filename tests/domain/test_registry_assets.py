@@ -7,7 +7,7 @@ from collections import ChainMap
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelfleet.common.v1.serving_pb2 import RegionSplit, ServingSpec
@@ -24,6 +24,7 @@ from modelfleetd.errors import (
 )
 from modelfleetd.registry.domain import asset_entries, entries
 from modelfleetd.registry.domain.assets import Asset, AssetKind
+from modelfleetd.registry.domain.overlay import Overlay
 from modelfleetd.registry.domain.revisions import Edits
 from modelfleetd.registry.lookup import find_entries
 from modelfleetd.registry.snapshot import Snapshot
@@ -124,6 +125,29 @@ def test_an_asset_keeps_nothing_from_being_deleted_and_names_it_no_more() -> Non
         entries.delete_model(many, NEW, "")
 
 
+def test_uris_are_taken_also_by_what_is_not_written_yet() -> None:
+    below = fleet(asset("kept"), asset("moved"), asset("gone"))
+    overlay = Overlay(below, lambda _: ())
+    assert overlay.pending() == ()
+    overlay.apply(asset_entries.create_asset(overlay, asset("new"), "u"))
+    overlay.apply(asset_entries.update_asset(overlay, asset("moved", uri="https://elsewhere/"), ["uri"]))
+    overlay.apply(asset_entries.delete_asset(overlay, "assets/gone", ""))
+    at = {uri: overlay.asset_at(f"https://{uri}") for uri in ("kept", "moved", "gone", "new", "elsewhere")}
+    assert at == {
+        "kept": "assets/kept",
+        "moved": None,
+        "gone": None,
+        "new": "assets/new",
+        "elsewhere": "assets/moved",
+    }
+    with pytest.raises(UriTaken):
+        asset_entries.create_asset(overlay, asset("other", uri="https://new"), "u")
+    upper = Overlay(overlay, lambda _: ())
+    upper.apply(asset_entries.delete_asset(upper, "assets/new", ""))
+    assert upper.asset_at("https://new") is None and upper.asset_at("https://elsewhere") == "assets/moved"
+    assert {edit.name for edit in upper.pending()} == {"assets/moved", "assets/gone", "assets/new"}
+
+
 # --- look-up ----------------------------------------------------------------------------------------------------------
 
 
@@ -211,7 +235,7 @@ _URIS = st.sampled_from(["", "s3://x", "s3://x/", "s3://y"])
 _CHANGE = st.tuples(_IDS, _IDS, st.booleans(), _ROLES, _URIS, _URIS)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(changes=st.lists(_CHANGE, max_size=20), query=st.sampled_from(["a", "b", "ab", "c1", "s3://x", "a/b", "zz"]))
 def test_whatever_changes_entries_are_found_as_if_they_had_been_there_from_the_start(
     changes: list[tuple[str, str, bool, Any, str, str]], query: str

@@ -115,6 +115,9 @@ class LedgerOf:
         found = [entry for entry in self.entries.values() if isinstance(entry, kind)]
         return sorted(found, key=lambda each: each.name)
 
+    def pending(self) -> Edits:
+        return ()
+
     def asset_at(self, uri: str) -> str | None:
         found = [each.name for each in self.every(Asset) if each.uri.rstrip("/") == uri.rstrip("/")]
         return found[0] if found else None

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, compress
-from typing import Any, Protocol, TypeAlias, cast
+from itertools import chain
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,7 @@ class Index:
         self._columns: dict[str, _Column] = {}
         self._attributes: Sequence[str] = ()
         self._parents = parents
+        self._references = None if parents is None else _References(fields[parents[0]].read, parents[1])
         self._children: list[Index] = []
         self.fields: dict[str, Field] = {}
         for path, reading in fields.items():
@@ -172,11 +173,12 @@ class Index:
         for column in self._all_columns():
             column.change(row, before, after)
 
-    def _all_columns(self) -> Iterable[_Column]:
+    def _all_columns(self) -> Iterator[_Kept]:
+        yield from self._columns.values()
         # What is ordered by need not be what is filtered by: of enums there is a number and a set of rows.
-        return chain(
-            self._columns.values(), (key for path, key in self._keys.items() if self._columns[path] is not key)
-        )
+        yield from (key for path, key in self._keys.items() if self._columns[path] is not key)
+        if self._references is not None:
+            yield self._references
 
     def _ordered_by(self, numbers: _Numbers) -> Callable[[int], tuple[int, str]]:
         return lambda row: (numbers.key(row), self._names[row])
@@ -240,16 +242,14 @@ class Index:
         column = self._columns.get(asked.field.path)
         if column is not None:
             return column.having(asked, within)
-        if self._parents is None:
+        if self._parents is None or self._references is None:
             raise LookupError(f"{asked.field.path} is no field of this index")
-        # Of another entry that these refer to: those whose reference is one of the entries that fit there.
+        # Of another entry that these refer to: those that refer to one of the entries that fit there.
         by, other = self._parents
         theirs = replace(asked, field=other.fields[asked.field.path.removeprefix(f"{by}.")])
-        references = cast(_Postings, self._columns[by])
-        return references.having_one_of(other._names_that_fit(theirs))
-
-    def _names_that_fit(self, node: Node) -> Iterable[str]:
-        return compress(self._names, _bits(self._fitting(node, self._all), len(self._entries)).tolist())
+        # Who refers to nothing stands at -1: behind all of theirs.
+        fit = np.append(_bits(other._fitting(theirs, other._all), len(other._entries)), np.False_)
+        return _mask_of_bits(fit[self._references.rows(len(self._entries))])
 
 
 def _searches(node: Node) -> int:
@@ -357,14 +357,18 @@ class _Ordering:
 # --- columns ----------------------------------------------------------------------------------------------------------
 
 
-class _Column(Protocol):
-    """Which rows have which values in one field."""
+class _Kept(Protocol):
+    """What is known of the entry of each row."""
 
     def load(self, entries: Sequence[Any]) -> None:
         """Takes in the entries of all rows, None where there is none. The column must be empty."""
 
     def change(self, row: int, before: Any, after: Any) -> None:
         """Takes over that a row's entry is another one; None for no entry."""
+
+
+class _Column(_Kept, Protocol):
+    """Which rows have which values in one field."""
 
     def having(self, asked: Restriction, within: Mask) -> Mask:
         """Returns the rows that pass a restriction; only those of `within` need to be right."""
@@ -440,11 +444,7 @@ class _Postings:
             return self._union([asked.value])
         if asked.searches and within.bit_count() < len(self._rows):
             return _searched(asked, within, self._read, self._entries)
-        return self._union(filter(asked.test(), self._rows))
-
-    def having_one_of(self, values: Iterable[Scalar]) -> Mask:
-        """Returns the rows that have one of some values."""
-        return self._union(values)
+        return self._union(asked.passing(self._rows))
 
     def _union(self, values: Iterable[Scalar]) -> Mask:
         few: list[tuple[int, ...]] = []
@@ -580,6 +580,31 @@ class _Numbers:
         return float(found[0]) if found else np.nan
 
 
+class _References:
+    """The row of the entry that each row's entry refers to, which must be there already; -1 where there is none."""
+
+    def __init__(self, read: Callable[[Any], Values], other: Index) -> None:
+        self._read = read
+        self._other = other
+        self._room: Rows = np.full(16, -1, np.int32)
+
+    def load(self, entries: Sequence[Any]) -> None:
+        self._room = np.array([self._row(entry) for entry in entries], np.int32)
+
+    def change(self, row: int, before: Any, after: Any) -> None:
+        if row >= len(self._room):
+            self._room = np.concatenate((self._room, np.full(max(16, row // 4), -1, np.int32)))
+        self._room[row] = self._row(after)
+
+    def rows(self, count: int) -> Rows:
+        """Returns the others' rows, of the first rows."""
+        return self._room[:count]
+
+    def _row(self, entry: Any) -> int:
+        found = None if entry is None else self._other._row_of_name(str(self._read(entry)[0]))
+        return -1 if found is None else found
+
+
 class _Names:
     """The names themselves: each has one row, and those that begin alike lie together."""
 
@@ -600,11 +625,11 @@ class _Names:
         if asked.operator is Operator.EQUAL:
             row = self._row_of(str(asked.value))
             return 0 if row is None else 1 << row
-        test = asked.test()
         prefix = str(asked.value).partition("*")[0] if asked.operator is Operator.LIKE else ""
         begin, end = self._ordering.between(prefix)
         if within.bit_count() < end - begin:
             rows = _rows(within, len(self._names))
         else:
             rows = self._ordering.rows[begin:end].tolist()
-        return _mask([row for row in rows if test(self._names[row])], len(self._names))
+        found = asked.passing([self._names[row] for row in rows])
+        return _mask([row for name in found if (row := self._row_of(name)) is not None], len(self._names))

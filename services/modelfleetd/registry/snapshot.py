@@ -26,6 +26,7 @@ from modelfleetd.registry.domain.assets import place
 from modelfleetd.registry.domain.criticality import CriticalityRequest
 from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
+from modelfleetd.registry.domain.revisions import Edits
 from modelfleetd.registry.index import Index
 from modelfleetd.registry.listing import MODEL_TYPES, MODELS_OF_ALL, REGIONS, TEAMS
 from modelfleetd.registry.lookup import Lookup
@@ -326,6 +327,10 @@ class SnapshotLedger:
     def every(self, kind: type[R]) -> Sequence[R]:
         """Returns everything of one kind, by name."""
         return self._snapshot.every(kind)
+
+    def pending(self) -> Edits:
+        """Returns what has been decided and is not written yet: nothing."""
+        return ()
 
     def asset_at(self, uri: str) -> str | None:
         """Returns the name of the asset that has a URI, or None."""

@@ -10,7 +10,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from modelfleetd.registry.wire import AnyMessage
+from modelfleetd.registry.domain.revisions import Edits
+from modelfleetd.registry.follower import Follower
+from modelfleetd.registry.wire import AnyMessage, message_of
 
 M = TypeVar("M", bound=AnyMessage)
 S = TypeVar("S")
@@ -31,7 +33,7 @@ class Survey(Generic[M]):
 
     def __init__(self, check: Callable[[M], str | None]) -> None:
         """Makes it from a check that says what is wrong with an entry, or None."""
-        self._check = check
+        self.check = check
         # As they were when they were checked: messages are never changed, only replaced.
         self._seen: dict[str, M] = {}
         self._problems: dict[str, str] = {}
@@ -60,13 +62,13 @@ class Survey(Generic[M]):
             raise SurveyNeeded
         for name in left:
             self._look_at(name, entries[name])
-        return {name: self._problems[name] for name in sorted(self._problems) if name in entries}
+        return {name: problem for name, problem in self._problems.items() if name in entries}
 
     def _left(self, entries: Mapping[str, M]) -> list[str]:
         return [name for name, entry in entries.items() if self._seen.get(name) is not entry]
 
     def _look_at(self, name: str, entry: M) -> None:
-        problem = self._check(entry)
+        problem = self.check(entry)
         self._seen[name] = entry
         self._problems.pop(name, None)
         if problem is not None:
@@ -82,7 +84,8 @@ class Inquiry(Generic[S]):
 
     def __init__(
         self,
-        entries: Callable[[S], Mapping[str, Any]],
+        follower: Follower,
+        concerns: Callable[[S], type[AnyMessage] | None],
         check: Callable[[S], Callable[[Any], str | None]],
         prepare: Callable[[S], object],
         *,
@@ -91,20 +94,26 @@ class Inquiry(Generic[S]):
         """Makes it.
 
         Args:
-            entries: those that a change is about, as they are when it is called.
+            follower: with the entries.
+            concerns: the kind of entries that a change asks something new of; None where it asks nothing new.
             check: makes of a change what says of an entry what would be wrong with it, or None.
             prepare: what else is dear to check of a change itself; done in a thread. Raises where it is wrong.
             force: whatever becomes of entries.
         """
-        self._entries = entries
+        self._follower = follower
+        self._concerns = concerns
         self._check = check
         self._prepare = prepare
         self._force = force
         self._change: S | None = None
         self._survey: Survey[Any] | None = None
 
-    def problems(self, change: S) -> Mapping[str, str]:
+    def problems(self, change: S, pending: Edits) -> Mapping[str, str]:
         """Returns what a change would make wrong with entries, by name; nothing where it is forced.
+
+        Args:
+            change: what is about to be written.
+            pending: what has been decided just before and is not in the snapshot yet.
 
         Raises:
             SurveyNeeded: this cannot be said yet.
@@ -112,7 +121,16 @@ class Inquiry(Generic[S]):
         if self._survey is None or self._change != change:
             self._change, self._survey = change, None
             raise SurveyNeeded
-        return {} if self._force else self._survey.problems(self._entries(change))
+        kind = self._concerns(change)
+        if self._force or kind is None:
+            return {}
+        found = dict(self._survey.problems(self._follower.snapshot.table(kind)))
+        for edit in pending:
+            found.pop(edit.name, None)
+            after = None if edit.after is None else message_of(edit.after)
+            if isinstance(after, kind) and (problem := self._survey.check(after)) is not None:
+                found[edit.name] = problem
+        return dict(sorted(found.items()))
 
     async def answer(self, attempt: Callable[[], Awaitable[A]]) -> A:
         """Returns what an attempt to write makes, repeated each time that there is something to be looked at first."""
@@ -128,5 +146,6 @@ class Inquiry(Generic[S]):
         if self._survey is None:
             await asyncio.to_thread(self._prepare, change)
             self._survey = Survey(self._check(change))
-        if not self._force:
-            await self._survey.look(lambda: self._entries(change))
+        kind = self._concerns(change)
+        if not self._force and kind is not None:
+            await self._survey.look(lambda: self._follower.snapshot.table(kind))

@@ -303,7 +303,7 @@ def _take_samples(output: Output, file: str, text: str) -> None:
     if not collected:
         raise click.UsageError(f"{file} holds no scores")
     if without:
-        output.passed_over.append(f"{file}: {without} scores have no value, and are not counted as samples")
+        output.passed_over.append(f"{file}: scores without a value, not counted as samples: {without}")
     evaluation = output.evaluation(name, dataset)
     evaluation.samples |= {key: np.asarray(values) for key, values in collected.items()}
     _derive_stereotyping(evaluation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from modelfleet.cli import assets, classification, code, export, render, standard
+from modelfleet.cli import assets, classification, code, export, imports, render, standard
 from modelfleet.cli.criticality import criticality
 from modelfleet.cli.resources import Resource, add_standard_verbs
 from modelfleet.cli.session import FleetGroup, Session, with_session
@@ -114,6 +114,7 @@ add_standard_verbs(model, MODEL, parent="modelTypes/{}")
 assets.add_to(group)
 classification.add_to(group)
 code.add_commands(group)
+imports.add_commands(group)
 for command in (criticality, standard.lint, standard.report, standard.waive, standard.discover):
     group.add_command(command)
 

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from modelfleet.code.documents import Document, document_of
 from modelfleet.code.kinds import (
+    ASSET,
     FILED,
     ID,
     MODEL,
@@ -185,6 +186,8 @@ class _Reader:
             return None
         # Some entries have a field of that name, of their own.
         kind_node = None if "kind" in kind.message.DESCRIPTOR.fields_by_name else top.pop("kind", None)
+        # An asset has a field of that name.
+        kind_node = None if kind is ASSET else top.pop("kind", None)
         if kind_node is not None and self._text(kind_node) != kind.field:
             self._wrong(kind_node, f"kind '{self._text(kind_node)}' does not fit the name {name}: it is a {kind.field}")
         revision = self._revision(revision_node)

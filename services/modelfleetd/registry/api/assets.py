@@ -14,7 +14,7 @@ from modelfleetd.errors import invalid
 from modelfleetd.kit import paging
 from modelfleetd.kit.auth import expect_role_on_destination
 from modelfleetd.kit.codec import from_proto
-from modelfleetd.registry.api.base import Base, Context, author, found, new_uid, page_of
+from modelfleetd.registry.api.base import Base, Context, author, new_uid
 from modelfleetd.registry.domain import asset_entries
 from modelfleetd.registry.domain.assets import Asset
 from modelfleetd.registry.domain.ledger import Ledger
@@ -22,21 +22,18 @@ from modelfleetd.registry.domain.revisions import Edits
 from modelfleetd.registry.domain.rules import MAX_URI
 from modelfleetd.registry.lookup import find_entries
 
-ASSETS = "assets"
-
 
 class Assets(Base):
     """Assets, and entries found by what is known of them."""
 
     async def GetAsset(self, request: assets_pb2.GetAssetRequest, context: Context) -> assets_pb2.Asset:
-        return found(request.name, (await self._at(request.min_revision)).table(assets_pb2.Asset))
+        return await self._get(request, assets_pb2.Asset)
 
     async def ListAssets(
         self, request: assets_pb2.ListAssetsRequest, context: Context
     ) -> assets_pb2.ListAssetsResponse:
-        snapshot = await self._at(request.min_revision)
-        assets, token = page_of(request, snapshot, ASSETS, snapshot.table(assets_pb2.Asset))
-        return assets_pb2.ListAssetsResponse(assets=assets, next_page_token=token, revision=snapshot.revision)
+        assets, token, revision = await self._list(request, assets_pb2.Asset)
+        return assets_pb2.ListAssetsResponse(assets=assets, next_page_token=token, revision=revision)
 
     async def CreateAsset(self, request: assets_pb2.CreateAssetRequest, context: Context) -> assets_pb2.Asset:
         name = names.ASSET.format(names.check_id(request.asset_id, "asset_id"))

@@ -13,7 +13,7 @@ from modelfleetd import names
 from modelfleetd.errors import EntriesInvalidated, invalid
 from modelfleetd.kit.codec import from_proto
 from modelfleetd.registry import wire
-from modelfleetd.registry.api.base import Base, Context, author, found, new_uid, page_of
+from modelfleetd.registry.api.base import Base, Context, author, found, new_uid
 from modelfleetd.registry.domain import attributes, naming, type_names
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.naming import NamingScheme
@@ -22,9 +22,6 @@ from modelfleetd.registry.domain.rules import MAX_TEXT
 from modelfleetd.registry.domain.schemas import ExtensionSchema, SchemaTarget
 from modelfleetd.registry.domain.type_names import Tightening
 from modelfleetd.registry.survey import Inquiry
-
-EXTENSION_SCHEMAS = "extensionSchemas"
-NAMING_SCHEMES = "namingSchemes"
 
 
 class Classification(Base):
@@ -35,17 +32,14 @@ class Classification(Base):
     async def GetExtensionSchema(
         self, request: classification_pb2.GetExtensionSchemaRequest, context: Context
     ) -> classification_pb2.ExtensionSchema:
-        snapshot = await self._at(request.min_revision)
-        return found(request.name, snapshot.table(classification_pb2.ExtensionSchema))
+        return await self._get(request, classification_pb2.ExtensionSchema)
 
     async def ListExtensionSchemas(
         self, request: classification_pb2.ListExtensionSchemasRequest, context: Context
     ) -> classification_pb2.ListExtensionSchemasResponse:
-        snapshot = await self._at(request.min_revision)
-        table = snapshot.table(classification_pb2.ExtensionSchema)
-        schemas, token = page_of(request, snapshot, EXTENSION_SCHEMAS, table)
+        schemas, token, revision = await self._list(request, classification_pb2.ExtensionSchema)
         return classification_pb2.ListExtensionSchemasResponse(
-            extension_schemas=schemas, next_page_token=token, revision=snapshot.revision
+            extension_schemas=schemas, next_page_token=token, revision=revision
         )
 
     async def CreateExtensionSchema(
@@ -57,7 +51,7 @@ class Classification(Base):
 
         def decide(ledger: Ledger) -> Edits:
             edits = attributes.create_schema(ledger, asked, uid)
-            refuse_invalidated(name, inquiry.problems(asked))
+            refuse_invalidated(name, inquiry.problems(asked, ledger.pending()))
             return edits
 
         return await inquiry.answer(
@@ -73,7 +67,7 @@ class Classification(Base):
 
         def decide(ledger: Ledger) -> Edits:
             after = attributes.updated_schema(ledger, asked, request.update_mask.paths)
-            refuse_invalidated(after.name, inquiry.problems(after))
+            refuse_invalidated(after.name, inquiry.problems(after, ledger.pending()))
             return attributes.update_schema(ledger, after)
 
         return await inquiry.answer(
@@ -93,31 +87,27 @@ class Classification(Base):
         return await self._writer.change(request, Empty, request.name, author(request), decide)
 
     def _about_schema(self, *, force: bool) -> Inquiry[ExtensionSchema]:
-        def entries(schema: ExtensionSchema) -> Mapping[str, pb.ModelType] | Mapping[str, pb.Model]:
-            snapshot = self._follower.snapshot
-            before = snapshot.table(classification_pb2.ExtensionSchema).get(schema.name)
+        def concerns(schema: ExtensionSchema) -> type[pb.ModelType | pb.Model] | None:
+            before = self._follower.snapshot.table(classification_pb2.ExtensionSchema).get(schema.name)
             if before is not None and before.version == schema.version:
-                return {}  # it asks nothing of them that it did not ask before
-            return snapshot.model_types if schema.target is SchemaTarget.MODEL_TYPE else snapshot.models
+                return None
+            return pb.ModelType if schema.target is SchemaTarget.MODEL_TYPE else pb.Model
 
-        return Inquiry(entries, _unfulfilled, attributes.check_schema, force=force)
+        return Inquiry(self._follower, concerns, _unfulfilled, attributes.check_schema, force=force)
 
     # Naming schemes.
 
     async def GetNamingScheme(
         self, request: classification_pb2.GetNamingSchemeRequest, context: Context
     ) -> classification_pb2.NamingScheme:
-        snapshot = await self._at(request.min_revision)
-        return found(request.name, snapshot.table(classification_pb2.NamingScheme))
+        return await self._get(request, classification_pb2.NamingScheme)
 
     async def ListNamingSchemes(
         self, request: classification_pb2.ListNamingSchemesRequest, context: Context
     ) -> classification_pb2.ListNamingSchemesResponse:
-        snapshot = await self._at(request.min_revision)
-        table = snapshot.table(classification_pb2.NamingScheme)
-        schemes, token = page_of(request, snapshot, NAMING_SCHEMES, table)
+        schemes, token, revision = await self._list(request, classification_pb2.NamingScheme)
         return classification_pb2.ListNamingSchemesResponse(
-            naming_schemes=schemes, next_page_token=token, revision=snapshot.revision
+            naming_schemes=schemes, next_page_token=token, revision=revision
         )
 
     async def CreateNamingScheme(
@@ -129,7 +119,7 @@ class Classification(Base):
 
         def decide(ledger: Ledger) -> Edits:
             edits = type_names.create_scheme(ledger, asked, uid)
-            refuse_invalidated(name, inquiry.problems(Tightening.of(ledger, edits)))
+            refuse_invalidated(name, inquiry.problems(Tightening.of(ledger, edits), ledger.pending()))
             return edits
 
         return await inquiry.answer(
@@ -145,7 +135,7 @@ class Classification(Base):
 
         def decide(ledger: Ledger) -> Edits:
             edits = type_names.update_scheme(ledger, asked, request.update_mask.paths)
-            refuse_invalidated(asked.name, inquiry.problems(Tightening.of(ledger, edits)))
+            refuse_invalidated(asked.name, inquiry.problems(Tightening.of(ledger, edits), ledger.pending()))
             return edits
 
         return await inquiry.answer(
@@ -178,13 +168,13 @@ class Classification(Base):
         return response
 
     def _about_scheme(self, *, force: bool) -> Inquiry[Tightening]:
-        def entries(change: Tightening) -> Mapping[str, pb.ModelType]:
-            return {} if change.is_none else self._follower.snapshot.model_types
+        def concerns(change: Tightening) -> type[pb.ModelType] | None:
+            return None if change.is_none else pb.ModelType
 
         def misnamed(change: Tightening) -> Callable[[pb.ModelType], str | None]:
             return lambda model_type: change.problem(model_type.name)
 
-        return Inquiry(entries, misnamed, lambda _: None, force=force)
+        return Inquiry(self._follower, concerns, misnamed, lambda _: None, force=force)
 
 
 def refuse_invalidated(resource: str, problems: Mapping[str, str]) -> None:

@@ -262,21 +262,17 @@ def _pointer(path: Sequence[str | int]) -> str:
 
 
 def scalar_properties(schema: Mapping[str, Json]) -> list[str]:
-    """Returns the schema's own properties that hold text, numbers or booleans and nothing else, sorted."""
-    return sorted(key for key, each in schema.get("properties", {}).items() if _is_scalar(each, schema))
+    """Returns the schema's own properties that hold text, or numbers, or booleans, and nothing else, sorted."""
+    return sorted(key for key, each in schema.get("properties", {}).items() if _is_scalar(each))
 
 
-def _is_scalar(each: Json, root: Mapping[str, Json]) -> bool:
-    while isinstance(each, Mapping) and "$ref" in each and "type" not in each:
-        pointer = each["$ref"]
-        each = next(place for path, place in _walk(root) if _pointer(path) == pointer)
+def _is_scalar(each: Json) -> bool:
     if not isinstance(each, Mapping):
         return False
     if "type" in each:
-        kinds = each["type"] if isinstance(each["type"], list) else [each["type"]]
-        return not {"object", "array"}.intersection(kinds)
-    values = each["enum"] if "enum" in each else [each["const"]] if "const" in each else None
-    return values is not None and not any(isinstance(value, (list, Mapping)) for value in values)
+        return each["type"] in ("string", "number", "integer", "boolean")
+    values = each.get("enum", ())
+    return bool(values) and all(isinstance(value, str) for value in values)
 
 
 # --- keywords ---------------------------------------------------------------------------------------------------------

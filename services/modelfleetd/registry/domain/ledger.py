@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from modelfleetd.registry.domain.criticality import CriticalityRequest
 from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
+from modelfleetd.registry.domain.revisions import Edits
 
 R = TypeVar("R", bound=AnyResource)
 
@@ -51,3 +52,6 @@ class Ledger(Protocol):
 
     def evidence_of(self, model: str) -> Sequence[EvidenceHead]:
         """Returns what evidence a model has, by name. It is not in memory: the writer has to be told to read it."""
+
+    def pending(self) -> Edits:
+        """Returns what has been decided just before and is not written yet: the ledger is as it is after it."""

@@ -133,6 +133,10 @@ class Overlay:
         )
         return sorted([*below, *new], key=lambda head: head.name)
 
+    def pending(self) -> Edits:
+        """Returns what has been decided and is not written yet: these edits, and those below them."""
+        return (*(edit for edit in self._ledger.pending() if edit.name not in self._edits), *self.edits())
+
     def _of(self, kind: type[R], name: str) -> R | None:
         found = self.find(name)
         return found if isinstance(found, kind) else None
