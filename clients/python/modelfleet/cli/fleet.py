@@ -203,7 +203,9 @@ class _Applied:
     def _names(self, force: bool) -> frozenset[str]:
         """Returns the names of what is registered. Refuses a registry of somebody's real fleet."""
         registry, size = self._registry, 1000
-        entries: list[Any] = [*registry.list_teams_all(page_size=size), *registry.list_regions_all(page_size=size)]
+        # Regions are places, not somebody's fleet: every installation has one from the start.
+        places = [region.name for region in registry.list_regions_all(page_size=size)]
+        entries: list[Any] = list(registry.list_teams_all(page_size=size))
         entries += registry.list_model_types_all(page_size=size)
         entries += registry.list_assets_all(page_size=size)
         real = [entry.name for entry in entries if not is_synthetic(entry)]
@@ -213,7 +215,7 @@ class _Applied:
                 f"this registry has entries that are not synthetic ({shown}); use one that has none, or mix them with"
                 " --force"
             )
-        return frozenset(entry.name for entry in entries)
+        return frozenset((*places, *(entry.name for entry in entries)))
 
     def run(self) -> None:
         """Writes what is not there yet, and asks for the tiers that people grant."""
