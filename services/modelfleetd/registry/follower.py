@@ -66,17 +66,17 @@ class Follower:
     async def _step(self, conn: Connection | None = None) -> bool:
         """Asks for the next revisions and applies them. Says whether there may be more."""
         known, hash_ = self.snapshot.revision, self.snapshot.hash
-        found = await self._store.revisions_from(max(known, 1), _BATCH, conn)
-        if known and not (found and found[0].number == known and found[0].hash == hash_):
+        if known and await self._store.hash_of(known, conn) != hash_:
             # Only where a primary was lost together with what it had not yet passed on.
             _log.error("revision %d is not what it was: the database lost history; loading again", known)
             await self.load()
             return True
+        found = await self._store.revisions_from(known + 1, _BATCH, conn)
         for stored in found:
             # A writer of this process may have been faster.
             if stored.number > self.snapshot.revision:
                 self.apply(revision_of(stored))
-        return len(found) == _BATCH
+        return bool(found)
 
     def apply(self, revision: pb.Revision) -> None:
         """Takes over a committed revision unless it is known. A gap is left for the next question to the database."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -282,6 +283,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in a file."""
     try:
         found = ParseDict(json.loads(path.read_text(encoding="utf-8")), Checkpoint())
+        if not found.revision or not re.fullmatch("[0-9a-f]{64}", found.hash):
+            raise ValueError("it names no revision with its hash")
     except (ValueError, ParseError):
         raise click.UsageError(
             f"{path} holds no checkpoint; write one: modelfleet registry verify --save FILE"

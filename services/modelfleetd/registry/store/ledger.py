@@ -63,6 +63,20 @@ SELECT number, header, previous_hash, hash,
 FROM revisions
 """
 
+# As many in order as fit: one at least.
+_REVISIONS_FROM = f"""
+WITH sized AS (
+    SELECT number, (SELECT coalesce(sum(length(change)), 0) FROM changes WHERE revision = number) AS size
+    FROM revisions WHERE number >= $1 ORDER BY number LIMIT $2
+), summed AS (
+    SELECT number, sum(size) OVER (ORDER BY number) AS bytes FROM sized
+), batch AS (
+    SELECT coalesce(max(number) FILTER (WHERE bytes <= $3), min(number)) AS last FROM summed
+)
+{_REVISION} WHERE number >= $1 AND number <= (SELECT last FROM batch) ORDER BY number
+"""
+_MOST_BYTES = 8 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -164,13 +178,18 @@ class Store:
             rows = await conn.fetch("SELECT kind, state FROM resources WHERE kind = ANY($1)", list(kinds))
         return head["number"], head["hash"], [(row["kind"], row["state"]) for row in rows]
 
+    async def hash_of(self, number: int, conn: Connection | Database | None = None) -> bytes | None:
+        """Returns the hash of a revision; None where there is none."""
+        found: bytes | None = await (conn or self._database).fetchval(
+            "SELECT hash FROM revisions WHERE number = $1", number
+        )
+        return found
+
     async def revisions_from(
         self, number: int, limit: int, conn: Connection | Database | None = None
     ) -> list[StoredRevision]:
-        """Returns up to `limit` revisions in order, from one on."""
-        rows = await (conn or self._database).fetch(
-            f"{_REVISION} WHERE number >= $1 ORDER BY number LIMIT $2", number, limit
-        )
+        """Returns revisions in order, from one on: up to `limit`, and fewer where they are large, but at least one."""
+        rows = await (conn or self._database).fetch(_REVISIONS_FROM, number, limit, _MOST_BYTES)
         return [_revision(row) for row in rows]
 
     async def revision(self, number: int) -> StoredRevision | None:
