@@ -35,9 +35,10 @@ _OPTIONS = (
 
 
 @asynccontextmanager
-async def caller(address: str, timeout: float = 10.0) -> AsyncIterator[Registry]:
+async def caller(address: str, timeout: float = 10.0, *options: tuple[str, int]) -> AsyncIterator[Registry]:
     """Gives a registry over a connection of its own, which outlives the registry's process."""
-    async with grpc.aio.insecure_channel(address, (*_OPTIONS, ("grpc.use_local_subchannel_pool", 1))) as channel:
+    own = (*_OPTIONS, ("grpc.use_local_subchannel_pool", 1), *options)
+    async with grpc.aio.insecure_channel(address, own) as channel:
         yield Registry(channel, timeout=timeout, address=address)
 
 
