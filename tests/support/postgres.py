@@ -62,6 +62,16 @@ class Postgres:
         """Returns the path of one of PostgreSQL's programs, such as pgbench."""
         return Path(self._server.bin_path) / name
 
+    def cpu_seconds(self) -> float:
+        """Returns the time that the server's processes have computed for: those that are there now."""
+        postmaster = (self._directory / "postmaster.pid").read_text().split()[0]
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = stat.read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12]) if fields[1] == postmaster else 0
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def create(self, *, migrated: bool = True, template: str = "") -> str:
         """Makes a database, with the schemas of all services or as a copy of another one, and returns its URL."""
         name = f"test_{next(self._numbers)}"

@@ -12,11 +12,15 @@ it, finds that too.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
+from modelfleet import ledger_columns as columns
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.registry.v1.history_pb2 import (
     Checkpoint,
@@ -26,6 +30,9 @@ from modelfleet.registry.v1.history_pb2 import (
     StoredRevisions,
 )
 
+_sha256 = hashlib.sha256
+_BEFORE_HASH = (32).to_bytes(8, "big")
+_LENGTH = struct.Struct(">Q")
 _DELETED = b"\x10\x03"  # ResourceChange.action, where it follows the name.
 
 
@@ -77,23 +84,13 @@ def verify(
             verifier = _Verifier(message.base, message.head, checkpoint)
         try:
             verifier.take(message)
-        except DecodeError:
+        except (DecodeError, struct.error, ValueError):
             raise Damage(0, f"content after revision {verifier.number}", "serialised messages", "other bytes") from None
         if progress is not None:
             progress(verifier.number - verifier.base.revision, verifier.head.revision - verifier.base.revision)
     if verifier is None:
         raise Damage(0, "the stream", "a message with base and head", "nothing")
     return verifier.end()
-
-
-def chain(previous_hash: bytes, content: bytes) -> bytes:
-    """Returns the hash of a revision: SHA-256 over the hash before it, preceded by its length, and its content.
-
-    Args:
-        previous_hash: of the revision before; empty for the first.
-        content: header and changes, each preceded by its length in 8 bytes, the most significant one first.
-    """
-    return hashlib.sha256(len(previous_hash).to_bytes(8, "big") + previous_hash + content).digest()
 
 
 class _Verifier:
@@ -108,8 +105,8 @@ class _Verifier:
         self._changes = self._entries = 0
         self._kept = hashlib.sha256()
         self._kept_is_open = bool(base.kept_hash)
-        # By name: revision of the newest change, and where it is: content, begin, end.
-        self._newest: dict[str, tuple[int, bytes, int, int]] = {}
+        # By name the newest change: with its revision, or, where it is alone in one, the content of that.
+        self._newest: dict[str, tuple[int, bytes] | bytes] = {}
         # How the change of a name begins.
         self._begins: dict[str, bytes] = {}
         if checkpoint is not None:
@@ -146,44 +143,94 @@ class _Verifier:
             if each.revision > self.base.revision:
                 raise Damage(each.revision, f"kept change of {each.resource}", "one up to the base", "a later one")
             for part in (each.resource.encode(), str(each.revision).encode(), each.change):
-                self._kept.update(len(part).to_bytes(8, "big"))
-                self._kept.update(part)
-            self._take_change(each.revision, each.resource, each.change, 0, len(each.change))
+                self._kept.update(_framed(part))
+            self._take_change(each.revision, each.resource, each.change)
 
     def _take_revisions(self, batch: StoredRevisions) -> None:
         """Verifies revisions: first the chain, column by column, then that what is indexed is what was hashed."""
         self._close_kept()
-        numbers, contents, stored = list(batch.numbers), list(batch.contents), list(batch.hashes)
-        first = self.number + 1
-        hashes, before = [], self._hash
-        for content in contents:
-            before = chain(before, content)
-            hashes.append(before)
-        self._compare("number", first, range(first, first + len(numbers)), numbers)
-        self._compare("hash", first, hashes, stored)
-        self._compare("previous_hash", first, [self._hash, *hashes[:-1]] if hashes else [], list(batch.previous_hashes))
-        if self._checkpoint is not None and first <= self._checkpoint.revision < first + len(hashes):
+        numbers = columns.big_endian(batch.numbers, 8)
+        times_us = columns.big_endian(batch.times_us, 8)
+        ends = columns.big_endian(batch.content_lengths, 4).cumsum()
+        count, first, packed = len(numbers), self.number + 1, batch.contents
+        contents = [packed[begin:end] for begin, end in itertools.pairwise([0, *ends.tolist()])]
+        hashes = [_sha256(content).digest() for content in contents]
+        if not np.array_equal(numbers, np.arange(first, first + count)):
+            self._compare("number", first, range(first, first + count), numbers.tolist())
+        befores = [_framed(self._hash), *[_BEFORE_HASH + each for each in hashes[:-1]]][:count]
+        if b"".join(hashes) != batch.hashes or not all(map(bytes.startswith, contents, befores)):
+            stored = [batch.hashes[32 * index : 32 * index + 32] for index in range(count)]
+            self._compare_hashes(first, contents, befores, hashes, stored)
+        if self._checkpoint is not None and first <= self._checkpoint.revision < first + count:
             self._compare_with_checkpoint(hashes[self._checkpoint.revision - first])
-        self._take_contents(numbers, list(batch.times_us), contents, list(batch.resources))
-        if hashes:
-            self.number, self._hash, self._time_us = numbers[-1], hashes[-1], batch.times_us[-1]
+        names = batch.resources.split("\n") if batch.resources else []
+        if not self._take_all_at_once(
+            packed, ends, numbers, times_us, contents, names, len(befores[0]) if befores else 0
+        ):
+            self._take_contents(numbers.tolist(), times_us.tolist(), contents, befores, names)
+        if count:
+            self.number, self._hash, self._time_us = int(numbers[-1]), hashes[-1], int(times_us[-1])
 
     def _compare(self, what: str, first: int, expected: Sequence[object], found: Sequence[object]) -> None:
-        if found == expected or list(expected) == found:
-            return
-        for offset, (one, other) in enumerate(zip(expected, found, strict=False)):
+        for offset, (one, other) in enumerate(zip(expected, found, strict=True)):
             if one != other:
                 raise Damage(first + offset, what, _shown(one), _shown(other))
-        raise Damage(first, what, f"{len(expected)} of them", len(found))
+
+    def _compare_hashes(
+        self,
+        first: int,
+        contents: Sequence[bytes],
+        befores: Sequence[bytes],
+        hashes: Sequence[bytes],
+        stored: Sequence[bytes],
+    ) -> None:
+        for offset, (content, before) in enumerate(zip(contents, befores, strict=True)):
+            self._compare("previous_hash", first + offset, [before], [content[: len(before)]])
+            self._compare("hash", first + offset, hashes[offset : offset + 1], stored[offset : offset + 1])
+
+    def _take_all_at_once(
+        self,
+        packed: bytes,
+        ends: columns.Ints,
+        numbers: columns.Ints,
+        times_us: columns.Ints,
+        contents: Sequence[bytes],
+        names: Sequence[str],
+        first_before: int,
+    ) -> bool:
+        """Takes contents as the registry mostly writes them: of one change each. Says whether all of them are so."""
+        if not len(names) == len(numbers) == len(times_us) == len(contents):
+            return False
+        begins = np.concatenate(([0], ends[:-1])).astype(np.int64)
+        headers = np.full(len(numbers), len(_BEFORE_HASH) + 32 + 8, dtype=np.int64)
+        headers[:1] = first_before + 8
+        changes = headers + columns.lengths_at(packed, begins + headers - 8) + 8
+        sizes = ends - begins
+        is_plain = changes + columns.lengths_at(packed, begins + changes - 8) == sizes
+        if not is_plain.all() or not columns.headers_fit(packed, begins + headers, numbers, times_us):
+            return False
+        self._begins |= {name: _field(1, name.encode()) for name in set(names) - self._begins.keys()}
+        if not all(map(bytes.startswith, contents, map(self._begins.__getitem__, names), changes.tolist())):
+            return False
+        self._newest.update(zip(names, contents, strict=True))
+        self._changes += len(names)
+        return True
 
     def _take_contents(
-        self, numbers: Sequence[int], times_us: Sequence[int], contents: Sequence[bytes], resources: Sequence[str]
+        self,
+        numbers: Sequence[int],
+        times_us: Sequence[int],
+        contents: Sequence[bytes],
+        begins: Sequence[bytes],
+        resources: Sequence[str],
     ) -> None:
+        """Looks at contents one by one."""
         names = iter(resources)
-        parse, take = pb.Revision.FromString, self._take_change
-        for number, time_us, content in zip(numbers, times_us, contents, strict=True):
-            at = 8 + int.from_bytes(content[:8], "big")
-            header = parse(content[8:at])
+        parse, take, length = pb.Revision.FromString, self._take_change, _LENGTH.unpack_from
+        for number, time_us, content, begun in zip(numbers, times_us, contents, begins, strict=False):
+            begin = len(begun) + 8
+            at = begin + length(content, begin - 8)[0]
+            header = parse(content[begin:at])
             if header.number != number or header.name != f"revisions/{number}":
                 raise Damage(number, "the number that it is stored under", header.name or "one that it states", number)
             time = header.time
@@ -192,37 +239,40 @@ class _Verifier:
             end = len(content)
             while at < end:
                 begin = at + 8
-                at = begin + int.from_bytes(content[at:begin], "big")
+                at = begin + length(content, begin - 8)[0]
                 name = next(names, None)
                 if name is None:
                     raise Damage(number, "names that its changes are indexed under", "one each", "fewer")
-                take(number, name, content, begin, at)
+                take(number, name, content[begin:at])
         for name in names:
             raise Damage(
                 0, f"change of {name}", f"in a revision up to {self.head.revision}", "in one that is not there"
             )
 
-    def _take_change(self, number: int, name: str, content: bytes, begin: int, end: int) -> None:
-        known = self._begins.get(name)
-        if known is None:
-            known = self._begins[name] = _field(1, name.encode())
-        if not content.startswith(known, begin):
-            says = pb.ResourceChange.FromString(content[begin:end]).resource
+    def _take_change(self, number: int, name: str, change: bytes) -> None:
+        if not change.startswith(self._begin_of(name)):
+            says = pb.ResourceChange.FromString(change).resource
             if says != name:
                 raise Damage(number, "name that a change is indexed under", says, name)
-        self._newest[name] = (number, content, begin, end)
+        self._newest[name] = (number, change)
         self._changes += 1
+
+    def _begin_of(self, name: str) -> bytes:
+        begin = self._begins.get(name)
+        if begin is None:
+            begin = self._begins[name] = _field(1, name.encode())
+        return begin
 
     def _take_entries(self, entries: Sequence[StoredEntry]) -> None:
         for entry in entries:
-            number, content, begin, end = self._newest.pop(entry.name, (0, b"", 0, 0))
+            number, change = _change_in(self._newest.pop(entry.name, (0, b"")))
             if not number:
                 raise Damage(entry.revision, f"state of {entry.name}", "none: no revision leaves one", "one")
             if entry.revision != number:
                 raise Damage(number, f"revision of the state of {entry.name}", number, entry.revision)
             kind = pb.ResourceChange.DESCRIPTOR.fields_by_name.get(entry.kind)
-            if kind is None or not content.endswith(_field(kind.number, entry.state), begin, end):
-                self._compare_state(entry, pb.ResourceChange.FromString(content[begin:end]))
+            if kind is None or not change.endswith(_field(kind.number, entry.state)):
+                self._compare_state(entry, pb.ResourceChange.FromString(change))
             self._entries += 1
 
     def _compare_state(self, entry: StoredEntry, change: pb.ResourceChange) -> None:
@@ -249,9 +299,10 @@ class _Verifier:
             raise Damage(0, "head", last, f"revision {self.head.revision} with hash {self.head.hash or 'none'}")
         if self.number and self._time_us != _microseconds(self.head):
             raise Damage(0, "time of the head", f"that of revision {self.number}", self.head.time.ToJsonString())
-        for name, (number, content, begin, end) in self._newest.items():
-            is_deletion = content.startswith(self._begins[name] + _DELETED, begin)
-            if not is_deletion and pb.ResourceChange.FromString(content[begin:end]).WhichOneof("after") is not None:
+        for name, newest in self._newest.items():
+            number, change = _change_in(newest)
+            is_deletion = change.startswith(self._begins[name] + _DELETED)
+            if not is_deletion and pb.ResourceChange.FromString(change).WhichOneof("after") is not None:
                 raise Damage(number, f"state of {name}", "what the revision left", "none")
         return Verified(self.base, self.head, self.number - self.base.revision, self._changes, self._entries)
 
@@ -261,6 +312,24 @@ class _Verifier:
             if self._kept.hexdigest() != self.base.kept_hash:
                 what = "hash of what is kept of before the base"
                 raise Damage(0, what, self.base.kept_hash, self._kept.hexdigest())
+
+
+def _change_in(newest: tuple[int, bytes] | bytes) -> tuple[int, bytes]:
+    """Returns a change and its revision, also where it is given as the content of a revision of its own."""
+    if not isinstance(newest, bytes):
+        return newest
+    at, parts = 0, []
+    while at < len(newest):
+        begin = at + 8
+        at = begin + _LENGTH.unpack_from(newest, begin - 8)[0]
+        parts.append(newest[begin:at])
+    _, header, change = parts
+    return pb.Revision.FromString(header).number, change
+
+
+def _framed(part: bytes) -> bytes:
+    """Returns a part as it is hashed."""
+    return len(part).to_bytes(8, "big") + part
 
 
 def _field(number: int, content: bytes) -> bytes:

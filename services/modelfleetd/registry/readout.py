@@ -13,7 +13,7 @@ from modelfleetd.registry.wire import is_deletion
 
 # A message: about a mebibyte, and no more rows than are read in an instant.
 _BYTES = 1 << 20
-_ROWS = 2000
+_ROWS = 3000
 _NAMES = 200
 _CHANGES = 20
 # Each holds a connection for as long as it lasts.
@@ -87,14 +87,14 @@ async def _revisions(reading: HistoryReading, after: int) -> AsyncIterator[histo
             numbers=row["numbers"],
             times_us=row["times_us"],
             hashes=row["hashes"],
-            previous_hashes=row["previous_hashes"],
             contents=row["contents"],
+            content_lengths=row["content_lengths"],
             resources=row["resources"],
         )
-        after = row["numbers"][-1]
+        after = row["last"]
     if strays := await reading.stray_changes(after):
         # Of revisions that there are not: more names than changes say so.
-        yield history_pb2.StoredRevisions(resources=strays)
+        yield history_pb2.StoredRevisions(resources="\n".join(strays))
 
 
 async def _entries(reading: HistoryReading) -> AsyncIterator[list[history_pb2.StoredEntry]]:

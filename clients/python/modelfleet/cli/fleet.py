@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from modelfleet import errors
 from modelfleet.cli import render
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.code.documents import document_of
@@ -80,18 +78,6 @@ def generate_(
         _sum_up(session, fleet)
 
 
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows on a terminal how far something has come; gives what it is told that with."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        yield functools.partial(bar.advance, bar.add_task(what, total=total))
-
-
 # Summed up.
 
 
@@ -99,7 +85,7 @@ def _sum_up(session: Session, fleet: Fleet) -> None:
     stages: Counter[str] = Counter()
     tiers: Counter[str] = Counter()
     roles: Counter[str] = Counter()
-    with _progress("looking at model types", fleet.types) as advance:
+    with render.progress("looking at model types", fleet.types) as advance:
         for model_type in fleet.model_types():
             stages[render.enum(model_type, "funnel_stage")] += 1
             tiers[render.enum(model_type, "tier") or "(none)"] += 1
@@ -135,7 +121,7 @@ def _write(session: Session, fleet: Fleet, folder: Path) -> None:
         raise click.UsageError(f"{folder} is not empty; name a folder of its own")
     tree = Tree(folder)
     files = 0
-    with _progress("writing model types", fleet.types) as advance:
+    with render.progress("writing model types", fleet.types) as advance:
         entries: list[Any] = [*fleet.teams(), *fleet.regions(), *fleet.assets()]
         for entry in entries:
             tree.write(entry.name, State(document_of(entry), 0))
@@ -231,12 +217,18 @@ class _Applied:
 
     def run(self) -> None:
         """Writes what is not there yet, and asks for the tiers that people grant."""
+        # First, so that the registry takes the ids of the types apart by it.
+        scheme = self._fleet.naming_scheme()
+        with contextlib.suppress(errors.AlreadyExists):
+            self._registry.create_naming_scheme(
+                naming_scheme_id=render.short(scheme.name), naming_scheme=scheme, reason=self._reason
+            )
         total = self._fleet.types + sum(1 for _ in self._fleet.assets())
-        with _progress("writing model types and assets", total) as advance:
+        with render.progress("writing model types and assets", total) as advance:
             for batch in batches(self._fleet, self._known):
                 self._apply(batch.changes)
                 advance(batch.passed)
-        with _progress("asking for tiers", len(self._wanting)) as advance:
+        with render.progress("asking for tiers", len(self._wanting)) as advance:
             for model_type in self._wanting:
                 self._ask_for_tier(model_type)
                 advance(1)

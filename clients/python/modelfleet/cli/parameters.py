@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 
 import click
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 
 class ShareParameter(click.ParamType[int]):
@@ -95,8 +97,64 @@ class UntilParameter(click.ParamType[datetime]):
         return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point in history: a revision, or the newest one at a time; neither: now."""
+
+    revision: int = 0
+    time: datetime | None = None
+
+    def fields(self, prefix: str) -> dict[str, Any]:
+        """The fields of a request that say so: `{prefix}_revision`, `{prefix}_time`."""
+        if self.time is not None:
+            stamp = Timestamp()
+            stamp.FromDatetime(self.time)
+            return {f"{prefix}_time": stamp}
+        return {f"{prefix}_revision": self.revision} if self.revision else {}
+
+
+class PointParameter(click.ParamType[Point]):
+    """A point in history: `41` (a revision), `2026-11-24T15:00Z`, `2026-11-24`, `2h`, `yesterday`, `tuesday`, `now`."""
+
+    name = "point"
+    _DAYS: ClassVar = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Point:
+        """The point. Days are meant at the present time of day, in UTC as all times that name no zone."""
+        if isinstance(value, Point):
+            return value
+        text, now = str(value).strip().lower(), datetime.now(UTC)
+        if text == "now":
+            return Point()
+        if revision := re.fullmatch(r"r?([1-9]\d{0,17})|revisions/([1-9]\d{0,17})", text):
+            return Point(revision=int(revision[1] or revision[2]))
+        if text == "yesterday":
+            return Point(time=now - timedelta(days=1))
+        if text in self._DAYS:
+            # The last such day before today.
+            days = (now.weekday() - self._DAYS.index(text) - 1) % 7 + 1
+            return Point(time=now - timedelta(days=days))
+        try:
+            moment = datetime.fromisoformat(str(value).strip())
+            return Point(time=moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC))
+        except (ValueError, OverflowError):
+            pass
+        if not re.fullmatch(r"(\d{1,9}[smhd])+( ago)?", text):
+            self.fail(
+                f"'{text}' is no point in history; write a revision (41), a time (2026-11-24T15:00Z, yesterday,"
+                " tuesday), how long ago (2h, 3d), or now",
+                param,
+                ctx,
+            )
+        try:
+            return Point(time=now - DURATION.convert(text.removesuffix(" ago"), param, ctx).ToTimedelta())
+        except (ValueError, OverflowError):
+            self.fail(f"'{text}' is before all times", param, ctx)
+
+
 SHARE = ShareParameter()
 DURATION = DurationParameter()
 ENTRY = EntryParameter()
 SCOPE = EntryParameter(others=("teams", "regions"))
 UNTIL = UntilParameter()
+POINT = PointParameter()

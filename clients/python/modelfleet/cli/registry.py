@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from modelfleet.cli import assets, classification, code, export, imports, render, standard
+from modelfleet.cli import assets, classification, code, export, history, imports, render, standard
 from modelfleet.cli.criticality import criticality
 from modelfleet.cli.resources import Resource, add_standard_verbs
 from modelfleet.cli.session import FleetGroup, Session, with_session
@@ -127,6 +127,7 @@ def describe_change(change: pb.ResourceChange) -> str:
 
 
 export.add_command(group, describe_change)
+history.add_commands(group, describe_change)
 
 
 @revision.command("list")
@@ -159,22 +160,8 @@ def get_revision(session: Session, number: str) -> None:
     for label, value in (("for", found.on_behalf_of), ("launch", found.launch), ("reason", found.reason)):
         if value:
             click.echo(f"{label}: {value}")
-    for line in diff_lines(found):
+    for line in history.diff_lines(found.changes):
         click.echo(line)
-
-
-def diff_lines(revision: pb.Revision) -> list[str]:
-    """A revision as a diff that a person reads: a heading a resource, a line before and after a field."""
-    lines = []
-    for change in revision.changes:
-        lines.append(f"{render.enum(change, 'action').lower()} {change.resource}")
-        for field in change.fields:
-            data = render.as_data(field)
-            if data.get("before") is not None:
-                lines.append(f"  - {field.path}: {data['before']}")
-            if data.get("after") is not None:
-                lines.append(f"  + {field.path}: {data['after']}")
-    return lines
 
 
 @group.command("status")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,6 +16,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -50,6 +52,18 @@ def busy(what: str) -> Iterator[None]:
     terminal = Console(stderr=True)
     with terminal.status(f"{what} …") if terminal.is_terminal else nullcontext():
         yield
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Shows on a terminal how far something has come; gives what it is told that with."""
+    terminal = Console(stderr=True)
+    if not terminal.is_terminal:
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=terminal, transient=True) as bar:
+        yield functools.partial(bar.advance, bar.add_task(what, total=total))
 
 
 def as_data(message: Message) -> Any:
@@ -110,6 +124,12 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
 
 def _is_number(value: str) -> bool:
     return not value or value.replace(".", "").replace("%", "").replace(",", "").replace("-", "").strip().isdigit()
+
+
+def count(number: int, word: str) -> str:
+    """A number of things: `1 file`, `1,200 files`; a word in y becomes one in ies."""
+    many = word[:-1] + "ies" if word.endswith("y") else word + "s"
+    return f"{number:,} {word if number == 1 else many}"
 
 
 def enum(message: Message, field: str) -> str:

@@ -19,7 +19,10 @@ from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 
 from modelfleet.cli import render
+from modelfleet.cli.parameters import POINT, Point
 from modelfleet.cli.session import Session, with_session
+
+_NOW = Point()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +67,16 @@ class Resource:
     @property
     def is_filtered(self) -> bool:
         """Whether its list takes a filter and an order."""
-        words = self.collection.title().replace("_", "")
+        return "filter" in self._request("List", self.collection).fields_by_name
+
+    @property
+    def has_past(self) -> bool:
+        """Whether it can be read as of a point in history."""
+        return "as_of_revision" in self._request("Get", self.method).fields_by_name
+
+    def _request(self, verb: str, words: str) -> Any:
         of = self.message().DESCRIPTOR.file
-        request: Any = of.pool.FindMessageTypeByName(f"{of.package}.List{words}Request")
-        return "filter" in request.fields_by_name
+        return of.pool.FindMessageTypeByName(f"{of.package}.{verb}{words.title().replace('_', '')}Request")
 
     def call(self, session: Session, verb: str, **fields: Any) -> Any:
         """Calls `{verb}_{method}` of the service."""
@@ -203,6 +212,19 @@ def _with_filter(resource: Resource) -> Callable[[Any], Any]:
     return with_options
 
 
+def _with_as_of(resource: Resource) -> Callable[[Any], Any]:
+    """The option of what can be read as it was."""
+    if not resource.has_past:
+        return lambda command: command
+    return click.option(
+        "--as-of",
+        type=POINT,
+        default=_NOW,
+        metavar="POINT",
+        help="As it was: a revision (41), a time (2026-11-24T15:00Z, yesterday, tuesday), how long ago (2h).",
+    )
+
+
 def add_standard_verbs(group: click.Group, resource: Resource, parent: str | None = None) -> None:
     """Adds list, get, create, update and delete of a resource to a group. `parent`: the parent's pattern, if any."""
     what = resource.words
@@ -228,32 +250,38 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
         given: dict[str, Any] = {"force": True} if force else {}
         return given | {"validate_only": dry_run} | ({"reason": reason} if resource.reasons else {})
 
-    def listed(session: Session, asked: dict[str, str], **fields: Any) -> None:
+    def listed(session: Session, asked: dict[str, Any], **fields: Any) -> None:
+        point: Point = asked.pop("as_of", _NOW)
         asked = {key: value for key, value in asked.items() if value}
-        nothing = "Nothing fits the filter." if "filter" in asked else resource.nothing
+        nothing = resource.nothing if point == _NOW else "There was nothing then."
+        nothing = "Nothing fits the filter." if "filter" in asked else nothing
+        asked |= point.fields("as_of")
         render.listing(session, resource.pages(session, **asked, **fields), resource.columns, nothing)
 
     if parent is None:
 
         @group.command("list", help=f"List {what}s.")
         @_with_filter(resource)
+        @_with_as_of(resource)
         @with_session
-        def list_(session: Session, **asked: str) -> None:
+        def list_(session: Session, **asked: Any) -> None:
             listed(session, asked)
     else:
 
         @group.command("list", help=f"List {what}s, of one parent or of all.")
         @click.argument("of", required=False, default="-")
         @_with_filter(resource)
+        @_with_as_of(resource)
         @with_session
-        def list_of(session: Session, of: str, **asked: str) -> None:
+        def list_of(session: Session, of: str, **asked: Any) -> None:
             listed(session, asked, parent=of if "/" in of else parent.format(of))
 
     @group.command("get", help=f"Show a {what} with all its fields.")
     @_name_argument(resource)
+    @_with_as_of(resource)
     @with_session
-    def get(session: Session, name: str) -> None:
-        found = resource.call(session, "get", name=resource.name(name))
+    def get(session: Session, name: str, as_of: Point = _NOW) -> None:
+        found = resource.call(session, "get", name=resource.name(name), **as_of.fields("as_of"))
         render.show(session, found)
         if session.is_table and resource.remark is not None and (remark := resource.remark(found)):
             # As YAML has it, so that what was printed can be read again.

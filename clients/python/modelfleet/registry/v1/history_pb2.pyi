@@ -99,8 +99,8 @@ Global___ReadHistoryResponse: _TypeAlias = ReadHistoryResponse  # noqa: Y015
 
 @_typing.final
 class StoredRevisions(_message.Message):
-    """Revisions as they are stored, column by column: so a million of them are verified in seconds. The columns are of one length,
-    but for `resources`.
+    """Revisions as they are stored, packed column by column: so a million of them are verified in seconds. Numbers have their most
+    significant byte first.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -108,49 +108,37 @@ class StoredRevisions(_message.Message):
     NUMBERS_FIELD_NUMBER: _builtins.int
     TIMES_US_FIELD_NUMBER: _builtins.int
     HASHES_FIELD_NUMBER: _builtins.int
-    PREVIOUS_HASHES_FIELD_NUMBER: _builtins.int
     CONTENTS_FIELD_NUMBER: _builtins.int
+    CONTENT_LENGTHS_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The numbers that they are stored under."""
-
-    @_builtins.property
-    def times_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """When they were committed, as it is indexed: microseconds since 1970."""
-
-    @_builtins.property
-    def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """The hash that is stored with each."""
-
-    @_builtins.property
-    def previous_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """The hash of the one before that is stored with each."""
-
-    @_builtins.property
-    def contents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """What is hashed after the hash of the one before, byte for byte as it is stored: a serialised Revision without changes and
-        hashes, then a serialised ResourceChange each in their order, every part preceded by its length in 8 bytes, the most
-        significant one first. (The hash before is preceded by its length likewise.)
-        """
-
-    @_builtins.property
-    def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names that the changes are indexed under, in their order, revision after revision."""
-
+    numbers: _builtins.bytes
+    """The numbers that they are stored under, 8 bytes each."""
+    times_us: _builtins.bytes
+    """When they were committed, as it is indexed: microseconds since 1970, 8 bytes each."""
+    hashes: _builtins.bytes
+    """The hashes that are stored with them, 32 bytes each."""
+    contents: _builtins.bytes
+    """What they are the SHA-256 of, one revision after the other, byte for byte as it is stored: the hash of the revision before,
+    a serialised Revision without changes and hashes, a serialised ResourceChange each; every part preceded by its length in
+    8 bytes.
+    """
+    content_lengths: _builtins.bytes
+    """How long the contents of each are, 4 bytes each."""
+    resources: _builtins.str
+    """The names that the changes are indexed under, in their order, revision after revision; a line feed between two."""
     def __init__(
         self,
         *,
-        numbers: _abc.Iterable[_builtins.int] | None = ...,
-        times_us: _abc.Iterable[_builtins.int] | None = ...,
-        hashes: _abc.Iterable[_builtins.bytes] | None = ...,
-        previous_hashes: _abc.Iterable[_builtins.bytes] | None = ...,
-        contents: _abc.Iterable[_builtins.bytes] | None = ...,
-        resources: _abc.Iterable[_builtins.str] | None = ...,
+        numbers: _builtins.bytes = ...,
+        times_us: _builtins.bytes = ...,
+        hashes: _builtins.bytes = ...,
+        contents: _builtins.bytes = ...,
+        content_lengths: _builtins.bytes = ...,
+        resources: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "hashes", b"hashes", "numbers", b"numbers", "previous_hashes", b"previous_hashes", "resources", b"resources", "times_us", b"times_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_lengths", b"content_lengths", "contents", b"contents", "hashes", b"hashes", "numbers", b"numbers", "resources", b"resources", "times_us", b"times_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
