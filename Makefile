@@ -27,7 +27,7 @@ demo: $(VENV)/.datasets ## Watch a model take over real traffic; SCENARIO=miscal
 up: $(VENV)/.installed ## Run everything on this machine until Ctrl-C; ARGS='--port 8080 --data-dir D'
 	@$(BIN)/modelfleetd up $(ARGS)
 
-test: $(VENV)/.datasets build/protobuf7/.installed ## Run the tests on two cores; ARGS='tests/domain -k hold'
+test: $(VENV)/.datasets build/protobuf7/.installed build/mlflow/.installed ## Run the tests on two cores; ARGS='tests/domain -k hold'
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --session-timeout 900 $(ARGS)
 
 bench: $(VENV)/.datasets ## Measure and write build/bench.json; ONLY=registry for names that begin so
@@ -66,7 +66,7 @@ lint-gen: build/gen/.stamp build/services.pyi
 	@echo 'Generated code is what the protos say.'
 
 lint-lock: $(VENV)/.installed
-	@! grep -n '://' requirements.lock $(DATASETS) tests/sdk/protobuf7.lock || { echo 'The locks must not name any address.'; exit 1; }
+	@! grep -n '://' requirements.lock $(DATASETS) tests/sdk/protobuf7.lock tests/support/mlflow.lock || { echo 'The locks must not name any address.'; exit 1; }
 	@$(BIN)/pip --isolated --disable-pip-version-check install --quiet --dry-run --no-index --no-build-isolation '.[dev]' \
 	  || { echo 'requirements.lock lacks what pyproject.toml asks for; run: make lock'; exit 1; }
 	@echo 'The lock covers pyproject.toml.'
@@ -145,6 +145,11 @@ $(VENV)/.datasets: $(VENV)/.installed $(DATASETS)
 # Apart from the environment, which holds the major version that the generated code is made for.
 build/protobuf7/.installed: $(VENV)/.installed tests/sdk/protobuf7.lock
 	@rm -rf build/protobuf7 && $(INSTALL) --require-hashes --target build/protobuf7 -r tests/sdk/protobuf7.lock
+	@touch $@
+
+# Apart as well, for the test of the import from it: a server and its framework, which nothing else needs.
+build/mlflow/.installed: $(VENV)/.installed tests/support/mlflow.lock
+	@rm -rf build/mlflow && $(INSTALL) --require-hashes --target build/mlflow -r tests/support/mlflow.lock
 	@touch $@
 
 lock: ## Write requirements.lock anew from pyproject.toml, keeping versions that still fit; ARGS=--upgrade

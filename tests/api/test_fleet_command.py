@@ -37,7 +37,7 @@ async def registered(services: Fleet) -> tuple[list[pb.ModelType], list[pb.Model
 
 
 async def test_a_fleet_is_written_and_grows_when_it_is_written_with_more_types(services: Fleet, run: Run) -> None:
-    asked = ("fleet", "generate", "--models-per-type", "5", "--seed", "7", "--apply")
+    asked = ("fleet", "generate", "--models-per-type", "5", "--seed", "16", "--apply")
     first = await run(*asked, "--types", "10", "-o", "json")
     assert first.status == 0, first.err
     made = json.loads(first.out)
@@ -47,20 +47,20 @@ async def test_a_fleet_is_written_and_grows_when_it_is_written_with_more_types(s
     assert "30 model types with 150 models, and" in second.out
     assert "10 model types were there already" in second.out
     types, models = await registered(services)
-    expected = {each.name: each for each in generate(40, 5, seed=7).model_types()}
+    expected = {each.name: each for each in generate(40, 5, seed=16).model_types()}
     assert {each.name for each in types} == expected.keys()
     for each in types:
         asked_for = expected[each.name]
         assert is_synthetic(each)
+        assert each.naming["surface"] == each.labels["surface"], "the naming scheme came first"
         assert (each.baseline, list(each.holdouts)) == (asked_for.baseline, list(asked_for.holdouts))
         assert list(each.splits) == list(asked_for.splits)
         assert list(each.upstream_types) == list(asked_for.upstream_types)
-        if asked_for.tier in GRANTED:
-            # Granted by people, on request.
-            assert each.tier == serving_pb2.TIER2
-            assert each.labels["wanted_tier"] == serving_pb2.Tier.Name(asked_for.tier)
-        else:
-            assert each.tier == asked_for.tier
+        assert each.tier == (serving_pb2.TIER2 if asked_for.tier in GRANTED else asked_for.tier)
+    wanted = {each.name: each.tier for each in expected.values() if each.tier in GRANTED}
+    async with services.client() as client:
+        requests = [each async for each in client.registry.list_criticality_requests_all()]
+    assert {each.resource: each.tier for each in requests} == wanted and len(wanted) == 3
     assert len(models) == 200 and all(map(is_synthetic, models))
     again = await run(*asked, "--types", "40")
     assert "0 model types with 0 models" in again.out

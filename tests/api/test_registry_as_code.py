@@ -246,6 +246,26 @@ async def test_what_the_files_lack_is_deleted_with_prune_alone(desk: Desk) -> No
     assert [model.name for model in (await desk.client.registry.list_models(parent=CTR)).models] == [OLD]
 
 
+async def test_assets_are_kept_in_files_and_a_uri_moves_from_one_to_another(desk: Desk) -> None:
+    folder = desk.folder
+    folder.mkdir()
+    uri = "s3://data/clicks"
+    text = f"name: assets/clicks\nkind: DATASET\nuri: {uri}\nteam: teams/feed\nmodel_types: [{CTR}]\n"
+    desk.file("clicks.yaml").write_text(f"{text}---\nname: teams/feed\non_call: pager\n")
+    assert (await desk.run("apply", str(folder), "--yes")).status == 0
+    assert (await desk.client.registry.get_asset(name="assets/clicks")).uri == uri
+    desk.edit("clicks.yaml", "assets/clicks", "assets/taps")
+    desk.edit("clicks.yaml", f"revision: {await desk.revision()}\n", "")
+    without = await desk.run("plan", str(folder), "--prune")
+    assert without.status == 1 and "in use by" in without.out, "the team's type is not in the files either, and serves"
+    assert (await desk.run("export", str(folder), "--type", "ctr")).status == 0
+    planned = await desk.run("plan", str(folder), "--prune")
+    assert "deleted assets/clicks" in planned.out and "created assets/taps" in planned.out, planned.out + planned.err
+    done = await desk.run("apply", str(folder), "--prune", "--yes")
+    assert done.status == 0, done.out + done.err
+    assert [each.name async for each in desk.client.registry.list_assets_all()] == ["assets/taps"]
+
+
 async def test_a_whole_fleet_is_set_up_from_files_with_what_serves_already(desk: Desk) -> None:
     fresh = desk.folder.parent / "fresh"
     fresh.mkdir()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.kit.db import Database
 from modelfleetd.registry import follower, watch
+from modelfleetd.registry.scopes import Wanted
 from tests.support import registry_calls
 from tests.support.postgres import Postgres
 from tests.support.registry_calls import CTR, Registry, populate, refused
@@ -95,6 +97,48 @@ async def test_a_watcher_without_news_hears_heartbeats(registry: Registry, monke
         stream = watches.after(0)
         for _ in range(3):
             assert not (await anext(stream)).HasField("revision")
+        await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_watcher_hears_heartbeats_while_all_that_comes_is_passed_over() -> None:
+    """Revisions come more often than heartbeats are due, and the one who watches another team still hears from us."""
+    source = follower.Follower(None)  # type: ignore[arg-type]
+    watches = watch.Watches(None, source, heartbeat_seconds=0.2)  # type: ignore[arg-type]
+    stream = watches.after(0, Wanted((frozenset({"teams/other"}),)))
+    await anext(stream)
+
+    async def come() -> None:
+        for number in itertools.count(1):
+            team = pb.Team(name="teams/feed", on_call=str(number))
+            change = pb.ResourceChange(resource=team.name, action=pb.ResourceChange.UPDATED, team=team)
+            source.apply(pb.Revision(number=number, changes=[change]))
+            await asyncio.sleep(0.01)
+
+    coming = asyncio.create_task(come())
+    async with asyncio.timeout(10):
+        heard = [await anext(stream) for _ in range(3)]
+    coming.cancel()
+    assert not any(message.HasField("revision") for message in heard)
+    assert 0 < heard[0].position < heard[1].position < heard[2].position
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def test_watchers_of_the_same_are_sent_the_same_message() -> None:
+    source = follower.Follower(None)  # type: ignore[arg-type]
+    watches = watch.Watches(None, source)  # type: ignore[arg-type]
+    streams = [watches.after(0) for _ in range(3)]
+    for stream in streams:
+        await anext(stream)
+    team = pb.Team(name="teams/feed")
+    change = pb.ResourceChange(resource=team.name, action=pb.ResourceChange.CREATED, team=team)
+    source.apply(pb.Revision(number=1, hash="01", changes=[change]))
+    one, two = [await anext(stream) for stream in streams[:2]]
+    assert one is two and (one.position, one.current_revision) == (1, 1)
+    source.apply(pb.Revision(number=2, hash="02", changes=[change]))
+    late = await anext(streams[2])
+    # What one was sent stays as it was; what is sent now says how far the ledger is now.
+    assert (one.current_revision, late.current_revision, late.revision) == (1, 2, one.revision)
+    for stream in streams:
         await stream.aclose()  # type: ignore[attr-defined]
 
 

@@ -7,7 +7,7 @@ from collections import ChainMap
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelfleet.common.v1.serving_pb2 import RegionSplit, ServingSpec
@@ -235,7 +235,7 @@ _URIS = st.sampled_from(["", "s3://x", "s3://x/", "s3://y"])
 _CHANGE = st.tuples(_IDS, _IDS, st.booleans(), _ROLES, _URIS, _URIS)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(changes=st.lists(_CHANGE, max_size=20), query=st.sampled_from(["a", "b", "ab", "c1", "s3://x", "a/b", "zz"]))
 def test_whatever_changes_entries_are_found_as_if_they_had_been_there_from_the_start(
     changes: list[tuple[str, str, bool, Any, str, str]], query: str

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelfleetd.errors import InvalidFields, ResourceExists, ResourceNotFound
@@ -112,6 +112,7 @@ def readings(of: NamingScheme, pieces: list[str]) -> Iterator[dict[str, str]]:
                 yield words
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(of=_SCHEME, id_=_ID)
 def test_an_id_fits_if_it_can_be_read_at_all_and_the_stated_rule_says_how(of: NamingScheme, id_: str) -> None:
     every = list(readings(of, id_.split("_")))
@@ -132,6 +133,7 @@ def test_an_id_fits_if_it_can_be_read_at_all_and_the_stated_rule_says_how(of: Na
     assert found == min(every, key=preference)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(of=_SCHEME, data=st.data())
 def test_an_id_that_is_made_of_words_fits_and_reads_as_the_same_id(of: NamingScheme, data: st.DataObject) -> None:
     words = []
@@ -145,6 +147,7 @@ def test_an_id_that_is_made_of_words_fits_and_reads_as_the_same_id(of: NamingSch
         assert found is not None and "_".join(found.values()) == "_".join(words)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(of=_SCHEME, id_=_ID)
 def test_an_explanation_covers_the_id_and_agrees_with_what_it_is_read_as(of: NamingScheme, id_: str) -> None:
     explanation, found = grammar(of).explain(id_), grammar(of).parse(id_)

@@ -21,10 +21,14 @@ TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULT
 
 
 def _commands(readme: Path) -> list[list[str]]:
-    """The commands of the console blocks, without comments and prompts."""
+    """The commands of the console blocks, without comments and prompts; where there are prompts, the rest is output."""
     blocks = re.findall(r"```(?:console|sh|bash)\n(.*?)```", readme.read_text(), re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if line.strip()]
+    commands = []
+    for block in blocks:
+        lines = block.replace("\\\n", " ").splitlines()
+        prompted = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        commands += [shlex.split(line, comments=True) for line in prompted or lines if line.strip()]
+    return commands
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -26,7 +26,13 @@ from modelfleetd.registry.domain import rules
 from modelfleetd.registry.domain.dependencies import Dependencies
 from modelfleetd.registry.domain.resources import ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Author, Edit, Stamp, StoredChange, StoredRevision, revise
-from modelfleetd.registry.domain.serving import ServingSpec
+from modelfleetd.registry.domain.serving import (
+    DEFAULT_DRAIN_TIMEOUT,
+    DEFAULT_STARTUP_TIMEOUT,
+    Protocol,
+    ServingSpec,
+    digest,
+)
 from tests.support.registry import LedgerOf
 
 START: Final = datetime(2025, 1, 1, tzinfo=UTC)
@@ -112,10 +118,16 @@ def stored_model(model: pb.Model, uid: str, stamp: Stamp) -> StoredChange:
     """
     spec = model.serving_spec
     complete = ServingSpec(
-        artifact=spec.artifact, image=spec.image, flavor=spec.flavor, units_per_replica=spec.units_per_replica
-    ).complete()
+        artifact=spec.artifact,
+        image=spec.image,
+        flavor=spec.flavor,
+        units_per_replica=spec.units_per_replica,
+        protocol=Protocol.OPEN_INFERENCE_V2_GRPC,
+        startup_timeout=DEFAULT_STARTUP_TIMEOUT,
+        drain_timeout=DEFAULT_DRAIN_TIMEOUT,
+    )
     spec.MergeFrom(_defaults())
-    spec.digest = complete.digest
+    spec.digest = digest(complete)
     time = timestamp_to_proto(stamp.time)
     model.attributes.SetInParent()  # there, and empty
     model.MergeFrom(
@@ -169,11 +181,22 @@ def _fields(model: pb.Model) -> Iterator[tuple[str, str | int]]:
     yield "training_flow", model.training_flow
 
 
-@functools.lru_cache(4096)
 def _field(path: str, value: str | int) -> bytes:
-    """Returns a field of a change, serialised. Most values are those of many models."""
+    """Returns a field of a change, serialised. Most values are those of many models; the others are not kept."""
+    if path in _OF_ONE:
+        return _encoded(path, value)
+    return _known_field(path, value)
+
+
+_OF_ONE = frozenset({"checkpoint", "serving_spec.artifact", "serving_spec.digest", "serving_spec.image"})
+
+
+def _encoded(path: str, value: str | int) -> bytes:
     after = Value(string_value=value) if isinstance(value, str) else Value(number_value=value)
     return pb.ResourceChange(fields=[pb.FieldChange(path=path, after=after)]).SerializeToString(deterministic=True)
+
+
+_known_field = functools.lru_cache(4096)(_encoded)
 
 
 def _uid(draw: random.Random) -> str:

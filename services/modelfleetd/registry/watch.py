@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 
 from modelfleet.registry.v1 import registry_pb2 as pb
@@ -25,11 +26,12 @@ class Watches:
         self._store = store
         self._follower = follower
         self._heartbeat_seconds = heartbeat_seconds
+        self._newest_message = pb.WatchRevisionsResponse()
 
     async def after(self, position: int, wanted: Wanted = _EVERYTHING) -> AsyncIterator[pb.WatchRevisionsResponse]:
         """Yields every revision after one that is wanted, in order, as they come.
 
-        A heartbeat comes first, while nothing comes, and now and then where much is passed over.
+        A heartbeat comes first, whenever nothing has come for a while, and now and then where much is passed over.
 
         Raises:
             InvalidFields: the revision is negative.
@@ -42,6 +44,7 @@ class Watches:
             await self._follower.catch_up()
         await self._expect(position)
         yield self._message(position)
+        spoke = time.monotonic()
         while True:
             moved = self._follower.moved
             if generation != self._follower.generation:
@@ -53,22 +56,37 @@ class Watches:
                 position = seen.revision.number
                 if wanted.fits(seen):
                     told = position
-                    yield self._message(position, seen.revision)
-            if len(found) == _BATCH and told != position:
+                    yield self._revision_message(seen.revision)
+                    spoke = time.monotonic()
+            passed_over = len(found) == _BATCH and told != position
+            # Where all that comes is passed over, it is as quiet as where nothing comes.
+            if passed_over or not (found or await self._has_moved(moved, spoke + self._heartbeat_seconds)):
                 yield self._message(position)
-            if not found:
-                try:
-                    async with asyncio.timeout(self._heartbeat_seconds):
-                        await moved.wait()
-                except TimeoutError:
-                    yield self._message(position)
+                spoke = time.monotonic()
+
+    async def _has_moved(self, moved: asyncio.Event, until: float) -> bool:
+        """Waits for the next revision, but not longer than to a moment on the monotonic clock."""
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                await moved.wait()
+        except TimeoutError:
+            return False
+        return True
 
     @property
     def _current(self) -> int:
         return self._follower.snapshot.revision
 
-    def _message(self, position: int, revision: pb.Revision | None = None) -> pb.WatchRevisionsResponse:
-        return pb.WatchRevisionsResponse(revision=revision, current_revision=self._current, position=position)
+    def _message(self, position: int) -> pb.WatchRevisionsResponse:
+        return pb.WatchRevisionsResponse(current_revision=self._current, position=position)
+
+    def _revision_message(self, revision: pb.Revision) -> pb.WatchRevisionsResponse:
+        """Returns the message with a revision: one for all who get it now, since a revision may be of some MiB."""
+        made, current = self._newest_message, self._current
+        if (made.position, made.current_revision) != (revision.number, current) or made.revision.hash != revision.hash:
+            made = pb.WatchRevisionsResponse(revision=revision, current_revision=current, position=revision.number)
+            self._newest_message = made
+        return made
 
     async def _expect(self, position: int) -> None:
         """Makes clear that everything after a position can be had."""

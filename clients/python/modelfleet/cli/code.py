@@ -8,7 +8,6 @@ import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -51,24 +50,11 @@ def add_commands(group: click.Group) -> None:
         group.add_command(command)
 
 
-@contextmanager
-def working(text: str) -> Iterator[None]:
-    """Says on a terminal what takes a while."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(text):
-        yield
-
-
 # Reading.
 
 
 def _read(paths: Sequence[Path]) -> FileSet:
-    with working("reading the files"):
+    with render.busy("reading the files"):
         files = read_files(paths)
     if not files.entries and not files.problems:
         shown = ", ".join(map(str, paths))
@@ -80,7 +66,7 @@ def _problems(session: Session, problems: Sequence[Problem]) -> None:
     if session.is_table:
         for problem in problems:
             click.echo(str(problem))
-        click.echo(f"{len(problems):,} {'problem' if len(problems) == 1 else 'problems'}.")
+        click.echo(f"{render.count(len(problems), 'problem')}.")
     else:
         render.dump(session, [{"file": each.file, "line": each.line, "text": each.text} for each in problems])
 
@@ -149,7 +135,7 @@ def _counted(files: FileSet) -> str:
     for kind in KINDS:
         count = sum(entry.kind is kind for entry in files.entries.values())
         if count:
-            counts.append(f"{count:,} {kind.words}{'' if count == 1 else 's'}")
+            counts.append(render.count(count, kind.words))
     return ", ".join(counts)
 
 
@@ -157,7 +143,7 @@ def _counted(files: FileSet) -> str:
 
 
 def _plan(session: Session, files: FileSet, *, prune: bool, adopt: bool) -> Plan:
-    with working("comparing with the registry"):
+    with render.busy("comparing with the registry"):
         ledger = Ledger(session.client.registry)
         return make_plan(files, ledger.current(files, prune=prune), ledger.as_of, prune=prune, adopt=adopt)
 
@@ -415,12 +401,12 @@ def _apply(
     if request.changes and not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("nobody is there to ask; give --yes")
-        click.confirm(f"Apply {len(request.changes):,} changes?", abort=True, err=True)
+        click.confirm(f"Apply {render.count(len(request.changes), 'change')}?", abort=True, err=True)
     if not request.changes:
         answer = pb.ApplyEntriesResponse()
     else:
         try:
-            with working("applying"):
+            with render.busy("applying"):
                 answer = _ask(session, request)
         except errors.Aborted as error:
             name = error.metadata.get("resource", "an entry")

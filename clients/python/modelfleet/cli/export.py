@@ -13,7 +13,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelfleet import errors
 from modelfleet.cli import render
-from modelfleet.cli.code import working
 from modelfleet.cli.session import Session, with_session
 from modelfleet.code.git import GitError, WorkingTree, author_of, export_message, message_of
 from modelfleet.code.ledger import Ledger
@@ -115,17 +114,17 @@ class _Exporter:
         self, revision: int, keep: Callable[[Any], bool], *, whole: bool, force: bool
     ) -> tuple[list[Path], list[Path], list[Path]]:
         """Returns the files that were written, removed, and kept because of changes that nobody has applied."""
-        with working(f"reading revision {revision}"):
+        with render.busy(f"reading revision {revision}"):
             entries = list(self._ledger.at(revision)) if revision else []
             revisions = {entry.name: entry.revision for entry in map(_any, entries)}
             states = states_of(entries, keep)
         tree = Tree(self._folder)
-        with working("comparing with the files"):
+        with render.busy("comparing with the files"):
             kept = [] if force else list(self._edited(tree, states, revisions, whole=whole))
             gone = [name for name in tree.names if whole and name not in states and name not in kept]
         if self._git is not None:
             self._git.begin()
-        with working("writing files"):
+        with render.busy("writing files"):
             written = [tree.write(name, state) for name, state in states.items() if name not in kept]
             removed = [tree.remove(name) for name in gone]
         self._tree = tree
@@ -154,7 +153,8 @@ class _Exporter:
             return
         for path in kept:
             click.echo(f"kept {path}: it has changes that nobody has applied (--force writes over them)")
-        click.echo(f"Revision {revision}: {len(written)} files written, {len(removed)} removed, {len(kept)} kept.")
+        told = f"{render.count(len(written), 'file')} written, {len(removed):,} removed, {len(kept):,} kept"
+        click.echo(f"Revision {revision}: {told}.")
 
     # For good.
 
@@ -182,7 +182,7 @@ class _Exporter:
             now = datetime.now().astimezone().isoformat()
             message = export_message(revision, len(written) + len(removed))
             self._git.commit([*written, *removed], message, author_of("modelfleet"), now)
-        self._report(f"{len(written)} files written, {len(removed)} removed", revision)
+        self._report(f"{render.count(len(written), 'file')} written, {len(removed):,} removed", revision)
 
     def _take(self, revision: pb.Revision) -> None:
         if self._git is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 
+from modelfleet import errors
 from modelfleet.cli import render
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.code.documents import document_of
@@ -201,7 +203,9 @@ class _Applied:
     def _names(self, force: bool) -> frozenset[str]:
         """Returns the names of what is registered. Refuses a registry of somebody's real fleet."""
         registry, size = self._registry, 1000
-        entries: list[Any] = [*registry.list_teams_all(page_size=size), *registry.list_regions_all(page_size=size)]
+        # Regions are places, not somebody's fleet: every installation has one from the start.
+        places = [region.name for region in registry.list_regions_all(page_size=size)]
+        entries: list[Any] = list(registry.list_teams_all(page_size=size))
         entries += registry.list_model_types_all(page_size=size)
         entries += registry.list_assets_all(page_size=size)
         real = [entry.name for entry in entries if not is_synthetic(entry)]
@@ -211,10 +215,16 @@ class _Applied:
                 f"this registry has entries that are not synthetic ({shown}); use one that has none, or mix them with"
                 " --force"
             )
-        return frozenset(entry.name for entry in entries)
+        return frozenset((*places, *(entry.name for entry in entries)))
 
     def run(self) -> None:
         """Writes what is not there yet, and asks for the tiers that people grant."""
+        # First, so that the registry takes the ids of the types apart by it.
+        scheme = self._fleet.naming_scheme()
+        with contextlib.suppress(errors.AlreadyExists):
+            self._registry.create_naming_scheme(
+                naming_scheme_id=render.short(scheme.name), naming_scheme=scheme, reason=self._reason
+            )
         total = self._fleet.types + sum(1 for _ in self._fleet.assets())
         with render.progress("writing model types and assets", total) as advance:
             for batch in batches(self._fleet, self._known):

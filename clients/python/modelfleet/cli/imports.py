@@ -12,7 +12,6 @@ import click
 
 from modelfleet import errors
 from modelfleet.cli import render
-from modelfleet.cli.code import working
 from modelfleet.cli.resources import read_fields
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.code.importing import (
@@ -134,7 +133,7 @@ def _import(
     yes: bool,
 ) -> int:
     try:
-        with working("reading the list"):
+        with render.busy("reading the list"):
             found = read_rows(rows(), merged(defaults, _mapping(mapping, assignments)))
     except WrongInput as error:
         raise click.ClickException(str(error)) from None
@@ -143,7 +142,7 @@ def _import(
             candidate.document.pop("role", None)
             candidate.message.ClearField("role")
     count = len(found.types) + len(found.models)
-    with working("comparing with the registry"):
+    with render.busy("comparing with the registry"):
         ledger = Ledger(session.client.registry)
         compare(found, {message.name: message for message in map(_any, ledger.at(0))})
     if anyway:
@@ -186,8 +185,9 @@ def _show(session: Session, found: Import, there: int) -> None:
         click.echo(f"'{given}' becomes {name}")
     if max(len(found.renamed), len(found.findings)) > _MOST_SHOWN:
         click.echo("There are more: -o json shows all of them.")
-    new = f"{len(found.types):,} types and {len(found.models):,} models are new"
-    click.echo(f"{new}, {there:,} entries are there already, {len(found.findings):,} doubts.")
+    new = f"{render.count(len(found.types), 'type')} and {render.count(len(found.models), 'model')} new"
+    doubts = render.count(len(found.findings), "doubt")
+    click.echo(f"{new}, {render.count(there, 'entry')} there already, {doubts}.")
 
 
 def _write(session: Session, found: Import, *, adopt: bool, reason: str, yes: bool) -> int:
@@ -198,14 +198,16 @@ def _write(session: Session, found: Import, *, adopt: bool, reason: str, yes: bo
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("nobody is there to ask; give --yes")
-        click.confirm(f"Write {total:,} entries in {len(parts):,} revisions?", abort=True, err=True)
+        click.confirm(
+            f"Write {render.count(total, 'entry')} in {render.count(len(parts), 'revision')}?", abort=True, err=True
+        )
     done = 0
     for part in parts:
         request = pb.ApplyEntriesRequest(
             changes=part, request_id=str(uuid.uuid4()), reason=reason[:1000], adopt_serving=adopt
         )
         try:
-            with working(f"writing {done:,} of {total:,}"):
+            with render.busy(f"writing {done:,} of {total:,}"):
                 answer = session.client.registry.apply_entries(request, timeout=_TIMEOUT)
         except errors.ModelfleetError as error:
             if not error.violations:

@@ -126,6 +126,12 @@ def _is_number(value: str) -> bool:
     return not value or value.replace(".", "").replace("%", "").replace(",", "").replace("-", "").strip().isdigit()
 
 
+def count(number: int, word: str) -> str:
+    """A number of things: `1 file`, `1,200 files`; a word in y becomes one in ies."""
+    many = word[:-1] + "ies" if word.endswith("y") else word + "s"
+    return f"{number:,} {word if number == 1 else many}"
+
+
 def enum(message: Message, field: str) -> str:
     """The name of an enum field's value; empty where it is not stated."""
     descriptor = message.DESCRIPTOR.fields_by_name[field]

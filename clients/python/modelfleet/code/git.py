@@ -154,4 +154,4 @@ def message_of(revision: pb.Revision, described: Sequence[str]) -> str:
 
 def export_message(revision: int, count: int) -> str:
     """Returns the message of a commit that brings everything to a revision at once."""
-    return f"{count:,} files as of revision {revision}\n\n{_REVISION}: {revision}\n"
+    return f"{count:,} {'file' if count == 1 else 'files'} as of revision {revision}\n\n{_REVISION}: {revision}\n"

@@ -331,8 +331,11 @@ def _same_uri_as(found: Import, models: Iterable[Any]) -> None:
     taken = {uri: model.name for model in models for uri in _uris(model)}
     for candidate in found.models.values():
         for uri in _uris(candidate.message):
-            if taken.get(uri, candidate.name) != candidate.name and taken.get(uri) not in found.models:
-                text = f"has the URI {uri} of {taken[uri]} in the ledger"
+            other = taken.get(uri, candidate.name)
+            listed = found.models.get(other)
+            # Where the other one is in the list with it as well, that was noted already.
+            if other != candidate.name and (listed is None or uri not in _uris(listed.message)):
+                text = f"has the URI {uri} of {other} in the ledger"
                 found.findings.append(Finding(Doubt.SAME_URI, candidate.place, candidate.name, text))
 
 

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from modelfleet import errors
 from modelfleet.code.fileset import FileSet
-from modelfleet.code.kinds import MODEL, MODEL_TYPE, REGION, TEAM, Kind, kind_of, parent_of
+from modelfleet.code.kinds import ASSET, MODEL, MODEL_TYPE, REGION, TEAM, Kind, kind_of, parent_of
 from modelfleet.code.plan import Unknown
 from modelfleet.services import Registry
 
@@ -76,7 +76,7 @@ class Ledger:
             raise Unknown(str(error)) from None
         return found
 
-    def at(self, revision: int, kinds: Sequence[Kind] = (TEAM, REGION, MODEL_TYPE, MODEL)) -> Iterator[Message]:
+    def at(self, revision: int, kinds: Sequence[Kind] = (TEAM, REGION, MODEL_TYPE, MODEL, ASSET)) -> Iterator[Message]:
         """Yields every entry of some kinds as of a revision."""
         for kind in kinds:
             listing = getattr(self._registry, f"list_{kind.field}s_all")

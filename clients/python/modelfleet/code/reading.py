@@ -28,9 +28,10 @@ from modelfleet.code.kinds import (
     stamps_of,
 )
 
-# Ten times what one set may hold, and a guard against aliases that unfold without end.
+# Ten times what one set may hold.
 MAX_FILE_BYTES: Final = 32 << 20
-_MAX_NODES: Final = 5_000_000
+# A value takes a character at least; so many for each that aliases may repeat.
+_VALUES_PER_CHARACTER: Final = 4
 _MAX_DEPTH: Final = 100
 # Indented that far, or that many lists opened on one line.
 _DEEP_LINE: Final = re.compile(rf"^(?:[ \t]{{{_MAX_DEPTH}}}|[ \t]*(?:[-?:][ \t]+){{{_MAX_DEPTH // 2}}})", re.MULTILINE)
@@ -110,7 +111,7 @@ def read_file(path: Path, shown: str = "") -> tuple[list[Block], list[Problem]]:
 
 def read_text(text: str, file: str) -> tuple[list[Block], list[Problem]]:
     """Reads the documents in a text."""
-    reader = _Reader(file)
+    reader = _Reader(file, _VALUES_PER_CHARACTER * len(text))
     blocks = []
     try:
         if _may_be_deep(text) and _is_deep(text):
@@ -161,10 +162,10 @@ def _is_deep(text: str) -> bool:
 class _Reader:
     """Turns YAML nodes into entries."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, most_values: int) -> None:
         self.file = file
         self.problems: list[Problem] = []
-        self._nodes = 0
+        self._left = most_values
 
     def block(self, node: Any) -> Block | None:
         if not isinstance(node, yaml.MappingNode):
@@ -286,8 +287,8 @@ class _Reader:
         return self._one(field, node, path)
 
     def _one(self, field: Descriptor, node: Any, path: str) -> Any:
-        self._nodes += 1
-        if self._nodes > _MAX_NODES:
+        self._left -= 1
+        if self._left < 0:
             raise _TooMuch
         if is_plain_message(field):
             if not isinstance(node, yaml.MappingNode):
@@ -320,8 +321,8 @@ class _Reader:
 
     def _json(self, node: Any) -> Any:
         """Returns free JSON: of attributes."""
-        self._nodes += 1
-        if self._nodes > _MAX_NODES:
+        self._left -= 1
+        if self._left < 0:
             raise _TooMuch
         if isinstance(node, yaml.MappingNode):
             return {key: self._json(value) for key, value in self._pairs(node)}

@@ -33,7 +33,7 @@ from modelfleet.client import AsyncClient, Client
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.snapshot import file
 from modelfleet.snapshot.following import CURRENT_SECONDS, Ask, Following, Pause, Step, log
-from modelfleet.snapshot.state import BaselineChange, Route, Share
+from modelfleet.snapshot.state import BaselineChange, Route, Share, State
 from modelfleet.transport import DEFAULT_ADDRESS, Tls
 
 __all__ = ["AsyncSnapshot", "BaselineChange", "Route", "Share", "Snapshot"]
@@ -81,41 +81,47 @@ class _Snapshot:
         }  # fmt: skip
         self._path = None if path is None else Path(path)
         self._following = Following(model_types, on_baseline)
+        self._following.on_state = self._show
+        self._show(self._following.state)
         self._client = self._client_class(**self._connection)
         self._prepare()
 
     def _prepare(self) -> None:
         raise NotImplementedError
 
+    def _show(self, state: State) -> None:
+        # What reads need is one step away.
+        self._routes, self._models = state.routes, state.models
+
     # Reads.
 
     def route(self, model_type: str) -> Route | None:
         """Returns a model type with its models as of one revision; None where there is none of that name or id."""
-        return self._following.state.routes.get(model_type)
+        return self._routes.get(model_type)
 
     def model_type(self, model_type: str) -> pb.ModelType | None:
         """Returns the whole entry of a model type, by name or id; None where there is none."""
-        route = self._following.state.routes.get(model_type)
+        route = self._routes.get(model_type)
         return None if route is None else route.model_type
 
     def baseline(self, model_type: str) -> str | None:
         """Returns the name of a model type's main model; None where it has none, or there is no such type."""
-        route = self._following.state.routes.get(model_type)
+        route = self._routes.get(model_type)
         return None if route is None else route.baseline or None
 
     def holdouts(self, model_type: str) -> tuple[str, ...]:
         """Returns the names of a model type's holdouts; empty where it has none, or there is no such type."""
-        route = self._following.state.routes.get(model_type)
+        route = self._routes.get(model_type)
         return () if route is None else route.holdouts
 
     def split(self, model_type: str, region: str) -> tuple[Share, ...]:
         """Returns how a model type's traffic is split in a region, by names or ids; empty where nothing is served."""
-        route = self._following.state.routes.get(model_type)
+        route = self._routes.get(model_type)
         return () if route is None else route.splits.get(region, ())
 
     def model(self, name: str) -> pb.Model | None:
         """Returns the whole entry of a model by its name modelTypes/…/models/…; None where there is none."""
-        return self._following.state.models.get(name)
+        return self._models.get(name)
 
     def __iter__(self) -> Iterator[Route]:
         """Iterates over all model types as they are now; what changes meanwhile is not seen."""

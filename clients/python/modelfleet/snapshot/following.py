@@ -87,6 +87,8 @@ class Following:
         if len(self.filter) > MAX_MODEL_TYPES:
             raise ValueError(f"a snapshot may be limited to at most {MAX_MODEL_TYPES:,} model types")
         self.state = State(self.filter)
+        # Told of each state that takes the place of another one.
+        self.on_state: Callable[[State], None] = lambda _: None
         # Why it is not current, in words; empty while it is.
         self.problem = "the registry was not asked yet"
         self._on_baseline = on_baseline
@@ -116,7 +118,7 @@ class Following:
     def resume(self, state: State, current_time: float) -> None:
         """Begins with a state from a file: readers have it at once, and it is followed from there."""
         state.publish()
-        self.state = state
+        self._show(state)
         self._load_from = None
         self._current_at = self._monotonic() - max(0.0, self._wall() - current_time)
         self._saved_revision, self._saved_at = state.revision, self._monotonic()
@@ -194,8 +196,13 @@ class Following:
 
     def _publish(self, state: State) -> Sequence[BaselineChange]:
         changes = state.publish(before=self.state)
-        self.state, self._coming = state, None
+        self._show(state)
+        self._coming = None
         return changes
+
+    def _show(self, state: State) -> None:
+        self.state = state
+        self.on_state(state)
 
     def _load(self, least: int) -> Steps:
         """Lists everything. Readers see it once it is as of one revision: first the watch reaches the newest page's."""

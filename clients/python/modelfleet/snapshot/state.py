@@ -125,13 +125,23 @@ class State:
             known: an older state; where it has an entry that is equal, that one is kept, so that loading again does not
                 need the memory twice.
         """
+        if known is not None and not known.is_published:
+            known = None
+        # Models of one type stand together in pages.
+        prefix = ""
+        below: dict[str, pb.Model] = {}
+        old: dict[str, pb.Model] = {}
         for entry in entries:
+            name = entry.name
             if isinstance(entry, pb.ModelType):
-                self._types[entry.name] = entry if known is None else _kept(entry, known._types)
-            else:
-                owner = entry.name.partition(_BELOW)[0]
-                kept = entry if known is None else _kept(entry, known._models_of.get(owner, {}))
-                self._models_of.setdefault(owner, {})[entry.name] = kept
+                self._types[name] = entry if known is None else _kept(entry, known._types)
+                continue
+            if not prefix or not name.startswith(prefix):
+                owner, separator, _ = name.partition(_BELOW)
+                prefix = owner + separator
+                below = self._models_of.setdefault(owner, {})
+                old = {} if known is None else known._models_of.get(owner, {})
+            below[name] = _kept(entry, old) if old else entry
 
     def apply(self, revision: pb.Revision) -> Sequence[BaselineChange]:
         """Goes on by one revision; what it changes that is known to be newer stays. Returns which baselines changed."""

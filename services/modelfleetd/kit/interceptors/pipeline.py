@@ -65,7 +65,7 @@ class Pipeline(grpc.aio.ServerInterceptor):
                 if method.streams_requests
                 else grpc.unary_stream_rpc_method_handler
             )
-            return make(serve, None, serializer)
+            return make(serve, None, _SerializedOnce(serializer))
         serve = found.stream_unary if method.streams_requests else found.unary_unary
         if not inspect.iscoroutinefunction(serve):
             raise TypeError(f"{method.path} must be a coroutine function")
@@ -84,3 +84,21 @@ class Pipeline(grpc.aio.ServerInterceptor):
         for interceptor in self._when_unknown:
             serve = interceptor.unary(method, serve)
         return grpc.unary_unary_rpc_method_handler(serve, None, None)
+
+
+class _SerializedOnce:
+    """Serialises a message once when it is sent to many, one right after the other: those who watch the same.
+
+    A handler must not change a message that it has sent.
+    """
+
+    def __init__(self, serialize: Callable[[Any], bytes]) -> None:
+        self._serialize = serialize
+        self._last: tuple[Any, bytes] = (None, b"")
+
+    def __call__(self, message: Any) -> bytes:
+        last, serialized = self._last
+        if last is not message:
+            serialized = self._serialize(message)
+            self._last = (message, serialized)
+        return serialized

@@ -13,16 +13,10 @@ from modelfleetd.errors import (
     ResourceNotFound,
     RoleMissing,
 )
-from modelfleetd.registry.domain import rules, tiers
+from modelfleetd.registry.domain import edits, rules, tiers
 from modelfleetd.registry.domain.asset_entries import is_asset, without
 from modelfleetd.registry.domain.attributes import wrong_attributes
 from modelfleetd.registry.domain.dependencies import Dependencies, follow_up, refuse_circle
-from modelfleetd.registry.domain.edits import changed as _changed
-from modelfleetd.registry.domain.edits import created as _created
-from modelfleetd.registry.domain.edits import current as _current
-from modelfleetd.registry.domain.edits import deleted as _deleted
-from modelfleetd.registry.domain.edits import refuse_existing as _refuse_existing
-from modelfleetd.registry.domain.edits import refuse_in_use as _refuse_in_use
 from modelfleetd.registry.domain.evidence_entries import deleted as deleted_evidence
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.masks import merge
@@ -42,17 +36,17 @@ from modelfleetd.registry.domain.type_names import naming, wrong_id
 
 def create_team(ledger: Ledger, asked: Team, uid: str) -> Edits:
     """Decides CreateTeam."""
-    _refuse_existing(ledger, asked.name)
-    return _created(rules.check_team(asked), uid)
+    edits.refuse_existing(ledger, asked.name)
+    return edits.created(rules.check_team(asked), uid)
 
 
 def update_team(ledger: Ledger, asked: Team, mask: Sequence[str], caller: str, *, is_admin: bool) -> Edits:
     """Decides UpdateTeam. Only administrators name capacity owners: owners could give themselves quota otherwise."""
-    current = _current(ledger.team(asked.name), asked.name, asked.etag)
+    current = edits.current(ledger.team(asked.name), asked.name, asked.etag)
     team = rules.check_team(merge(current, asked, mask, field="team"))
     if not is_admin and _capacity_owners(team) - _capacity_owners(current):
         raise RoleMissing(caller, "UpdateTeam with new capacity owners", [Role.ADMIN.name], asked.name)
-    return _changed(current, team)
+    return edits.changed(current, team)
 
 
 def _capacity_owners(team: Team) -> frozenset[str]:
@@ -62,37 +56,37 @@ def _capacity_owners(team: Team) -> frozenset[str]:
 
 def delete_team(ledger: Ledger, name: str, etag: str) -> Edits:
     """Decides DeleteTeam: of a team that owns nothing."""
-    current = _current(ledger.team(name), name, etag)
-    _refuse_in_use(name, ledger.referrers(name))
-    return _deleted(current)
+    current = edits.current(ledger.team(name), name, etag)
+    edits.refuse_in_use(name, ledger.referrers(name))
+    return edits.deleted(current)
 
 
 def create_region(ledger: Ledger, asked: Region, uid: str) -> Edits:
     """Decides CreateRegion."""
-    _refuse_existing(ledger, asked.name)
+    edits.refuse_existing(ledger, asked.name)
     region = rules.check_region(asked)
     _expect_failover_regions(ledger, region)
-    return _created(region, uid)
+    return edits.created(region, uid)
 
 
 def update_region(ledger: Ledger, asked: Region, mask: Sequence[str]) -> Edits:
     """Decides UpdateRegion."""
-    current = _current(ledger.region(asked.name), asked.name, asked.etag)
+    current = edits.current(ledger.region(asked.name), asked.name, asked.etag)
     region = rules.check_region(merge(current, asked, mask, field="region"))
     _expect_failover_regions(ledger, region)
-    return _changed(current, region)
+    return edits.changed(current, region)
 
 
 def delete_region(ledger: Ledger, name: str, etag: str) -> Edits:
     """Decides DeleteRegion: of a region that nothing refers to."""
-    current = _current(ledger.region(name), name, etag)
-    _refuse_in_use(name, ledger.referrers(name))
-    return _deleted(current)
+    current = edits.current(ledger.region(name), name, etag)
+    edits.refuse_in_use(name, ledger.referrers(name))
+    return edits.deleted(current)
 
 
 def create_model_type(ledger: Ledger, asked: ModelType, uid: str) -> Edits:
     """Decides CreateModelType."""
-    _refuse_existing(ledger, asked.name)
+    edits.refuse_existing(ledger, asked.name)
     refuse_launch_owned(asked)
     derived_later = replace(asked, required_tier=None, required_tier_path=(), tier_grant=None, naming={})
     model_type = rules.check_model_type(derived_later)
@@ -100,12 +94,12 @@ def create_model_type(ledger: Ledger, asked: ModelType, uid: str) -> Edits:
     _expect_references(ledger, model_type)
     tiers.refuse_raise(None, model_type)
     model_type = replace(model_type, naming=naming(ledger, asked.name))
-    return _created(model_type, uid) + follow_up(ledger, None, model_type)
+    return edits.created(model_type, uid) + follow_up(ledger, None, model_type)
 
 
 def update_model_type(ledger: Ledger, asked: ModelType, mask: Sequence[str]) -> Edits:
     """Decides UpdateModelType."""
-    current = _current(ledger.model_type(asked.name), asked.name, asked.etag)
+    current = edits.current(ledger.model_type(asked.name), asked.name, asked.etag)
     command = launch_command(asked.name)
     model_type = rules.check_model_type(merge(current, asked, mask, field="model_type", command=command))
     _expect_conforming(ledger, model_type)
@@ -116,34 +110,34 @@ def update_model_type(ledger: Ledger, asked: ModelType, mask: Sequence[str]) -> 
             raise ResourceInUse(split.region, [f"{model_type.name} (its split there)"])
     tiers.refuse_raise(current, model_type)
     model_type, requests = tiers.settled(ledger, current, model_type)
-    return _changed(current, model_type) + follow_up(ledger, current, model_type) + requests
+    return edits.changed(current, model_type) + follow_up(ledger, current, model_type) + requests
 
 
 def delete_model_type(ledger: Ledger, name: str, etag: str) -> Edits:
     """Decides DeleteModelType: of a type without models that no other type consumes. Assets do not keep it."""
-    current = _current(ledger.model_type(name), name, etag)
+    current = edits.current(ledger.model_type(name), name, etag)
     referrers = [each for each in ledger.referrers(name) if not is_asset(each)]
-    _refuse_in_use(name, [*referrers, *(model.name for model in ledger.models_of(name))])
+    edits.refuse_in_use(name, [*referrers, *(model.name for model in ledger.models_of(name))])
     left_behind = without(ledger, name) + tiers.abandoned(ledger, name)
-    return _deleted(current) + follow_up(ledger, current, None) + left_behind
+    return edits.deleted(current) + follow_up(ledger, current, None) + left_behind
 
 
 def create_model(ledger: Ledger, asked: Model, uid: str) -> Edits:
     """Decides CreateModel: registers a candidate, its serving spec complete and with its digest."""
     if ledger.model_type(asked.model_type) is None:
         raise ResourceNotFound(asked.model_type)
-    _refuse_existing(ledger, asked.name)
+    edits.refuse_existing(ledger, asked.name)
     refuse_launch_owned(asked)
     model = rules.check_model(replace(asked, tier_grant=None))
     _expect_conforming(ledger, model)
     tiers.refuse_raise(None, model)
     spec = None if model.serving_spec is None else model.serving_spec.complete()
-    return _created(replace(model, role=ModelRole.CANDIDATE, serving_spec=spec), uid)
+    return edits.created(replace(model, role=ModelRole.CANDIDATE, serving_spec=spec), uid)
 
 
 def update_model(ledger: Ledger, asked: Model, mask: Sequence[str]) -> Edits:
     """Decides UpdateModel: of anything but the serving spec and the role."""
-    current = _current(ledger.model(asked.name), asked.name, asked.etag)
+    current = edits.current(ledger.model(asked.name), asked.name, asked.etag)
     # Compared as it would be stored, so that leaving out a default is no change.
     spec = None if asked.serving_spec is None else asked.serving_spec.complete()
     merged = merge(
@@ -158,16 +152,16 @@ def update_model(ledger: Ledger, asked: Model, mask: Sequence[str]) -> Edits:
     _expect_conforming(ledger, model)
     tiers.refuse_raise(current, model)
     model, requests = tiers.settled(ledger, current, model)
-    return _changed(current, model) + requests
+    return edits.changed(current, model) + requests
 
 
 def delete_model(ledger: Ledger, name: str, etag: str) -> Edits:
     """Decides DeleteModel: of a model whose role does not serve. Its evidence goes with it; assets do not keep it."""
-    current = _current(ledger.model(name), name, etag)
+    current = edits.current(ledger.model(name), name, etag)
     if current.role is not None and current.role.serves:
-        _refuse_in_use(name, [f"{current.model_type} (as its {current.role.name})"])
+        edits.refuse_in_use(name, [f"{current.model_type} (as its {current.role.name})"])
     left_behind = without(ledger, name) + tiers.abandoned(ledger, name)
-    return _deleted(current) + deleted_evidence(ledger.evidence_of(name)) + left_behind
+    return edits.deleted(current) + deleted_evidence(ledger.evidence_of(name)) + left_behind
 
 
 def _expect_conforming(ledger: Ledger, entry: ModelType | Model, wrong: Sequence[FieldViolation] = ()) -> None:

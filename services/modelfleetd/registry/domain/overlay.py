@@ -9,7 +9,7 @@ from modelfleetd.registry.domain.assets import Asset, place
 from modelfleetd.registry.domain.criticality import OPEN, CriticalityRequest
 from modelfleetd.registry.domain.evidence import EvaluationReport, EvidenceHead, RiskAssessment
 from modelfleetd.registry.domain.ledger import Ledger
-from modelfleetd.registry.domain.resource import parent_of
+from modelfleetd.registry.domain.resource import Resource, parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Edit, Edits
 
@@ -32,6 +32,8 @@ class Overlay:
         self._ledger = ledger
         self._references = references
         self._edits: dict[str, Edit] = {}
+        # Names of what was edited, by kind: each decision asks for everything of kinds that few edits are about.
+        self._kinds: dict[type[Resource], set[str]] = {}
         self._models: dict[str, set[str]] = {}
         self._requests: dict[str, set[str]] = {}
         # Of what was edited, who refers to a name now; and the edits that are not in there yet: few decisions ask.
@@ -47,7 +49,10 @@ class Overlay:
         for edit in edits:
             before = self._edits.get(edit.name)
             self._edits[edit.name] = Edit(edit.before if before is None else before.before, edit.after)
-            if isinstance(edit.after or edit.before, Model):
+            resource = edit.after or edit.before
+            if resource is not None:
+                self._kinds.setdefault(type(resource), set()).add(edit.name)
+            if isinstance(resource, Model):
                 self._models.setdefault(parent_of(edit.name), set()).add(edit.name)
             if isinstance(edit.before, Asset):
                 self._assets.pop(place(edit.before.uri), None)
@@ -114,8 +119,11 @@ class Overlay:
 
     def every(self, kind: type[R]) -> Sequence[R]:
         """Returns everything of one kind, by name."""
-        below = (each for each in self._ledger.every(kind) if each.name not in self._edits)
-        edited = (edit.after for edit in self._edits.values() if isinstance(edit.after, kind))
+        names = self._kinds.get(kind)
+        if names is None:
+            return self._ledger.every(kind)
+        below = (each for each in self._ledger.every(kind) if each.name not in names)
+        edited = (found for name in names if isinstance(found := self.find(name), kind))
         return sorted([*below, *edited], key=lambda each: each.name)
 
     def asset_at(self, uri: str) -> str | None:

@@ -2527,7 +2527,10 @@ class ApplyEntriesRequest(_message.Message):
     """Whether fields that launches own may be stated for model types that have no baseline: what is served already."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___EntryChange]:
-        """What to do, in an order in which references hold: at most 2000, and 3 MiB in all."""
+        """What to do, in an order in which references hold: at most 2000, and 3 MiB in all. The revision that they make, with every
+        field before and after, has at most 3.5 MiB: it reaches every watcher as one message. What is larger is sent in parts.
+        An entry may stand there several times, and has one change in the revision; after it is deleted, no more.
+        """
 
     def __init__(
         self,
@@ -2563,7 +2566,9 @@ class EntryChange(_message.Message):
     delete: _builtins.str
     """Delete the entry of this name."""
     etag: _builtins.str
-    """The etag that the entry must have; empty: it must not exist yet, for an entry that is written."""
+    """The etag that the entry must have before the request; empty: it must not exist then, for an entry that is written.
+    The `etag` inside the entry is passed over.
+    """
     @_builtins.property
     def team(self) -> Global___Team:
         """Create or change a team."""
@@ -2586,7 +2591,7 @@ class EntryChange(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Fields to change of an entry that exists; empty: all that are set."""
+        """Fields to change of an entry that exists; empty: all that are set. Empty for a new entry."""
 
     def __init__(
         self,
