@@ -75,22 +75,6 @@ async def test_revisions_that_are_not_there_are_refused(registry: Registry) -> N
     await refused(negative.read(), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
 
 
-async def test_what_was_compacted_is_refused_and_what_is_left_is_given(database_url: str) -> None:
-    async with registry_calls.registry(database_url) as registry:
-        await populate(registry)
-        newest = await current(registry)
-    database = await Database.open(database_url, "registry")
-    async with database.transaction() as conn:
-        await conn.execute("SET LOCAL session_replication_role = replica")
-        await conn.execute("DELETE FROM changes WHERE revision < 3; DELETE FROM revisions WHERE number < 3")
-    await database.close()
-    async with registry_calls.registry(database_url) as registry:
-        found = await refused(registry.WatchRevisions(after_revision=1).read(), OUT_OF_RANGE, "REVISION_OUT_OF_RANGE")
-        assert found.infos[0].metadata["oldest_revision"] == "3"
-        kept = await take(registry.WatchRevisions(after_revision=2), newest - 2)
-        assert [revision.number for revision in kept] == list(range(3, newest + 1))
-
-
 async def test_a_watcher_without_news_hears_heartbeats(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     async with asyncio.timeout(10):
         watches = watch.Watches(None, follower.Follower(None), heartbeat_seconds=0.01)  # type: ignore[arg-type]
@@ -134,7 +118,7 @@ async def test_watchers_of_the_same_are_sent_the_same_message() -> None:
     source.apply(pb.Revision(number=1, hash="01", changes=[change]))
     one, two = [await anext(stream) for stream in streams[:2]]
     assert one is two and (one.position, one.current_revision) == (1, 1)
-    source.apply(pb.Revision(number=2, hash="02", changes=[change]))
+    source.apply(pb.Revision(number=2, hash="02", previous_hash="01", changes=[change]))
     late = await anext(streams[2])
     # What one was sent stays as it was; what is sent now says how far the ledger is now.
     assert (one.current_revision, late.current_revision, late.revision) == (1, 2, one.revision)
