@@ -79,11 +79,7 @@ async def test_what_was_compacted_is_refused_and_what_is_left_is_given(database_
     async with registry_calls.registry(database_url) as registry:
         await populate(registry)
         newest = await current(registry)
-    database = await Database.open(database_url, "registry")
-    async with database.transaction() as conn:
-        await conn.execute("SET LOCAL session_replication_role = replica")
-        await conn.execute("DELETE FROM changes WHERE revision < 3; DELETE FROM revisions WHERE number < 3")
-    await database.close()
+        await registry.CompactHistory(oldest_kept=3)
     async with registry_calls.registry(database_url) as registry:
         found = await refused(registry.WatchRevisions(after_revision=1).read(), OUT_OF_RANGE, "REVISION_OUT_OF_RANGE")
         assert found.infos[0].metadata["oldest_revision"] == "3"
@@ -134,7 +130,7 @@ async def test_watchers_of_the_same_are_sent_the_same_message() -> None:
     source.apply(pb.Revision(number=1, hash="01", changes=[change]))
     one, two = [await anext(stream) for stream in streams[:2]]
     assert one is two and (one.position, one.current_revision) == (1, 1)
-    source.apply(pb.Revision(number=2, hash="02", changes=[change]))
+    source.apply(pb.Revision(number=2, hash="02", previous_hash="01", changes=[change]))
     late = await anext(streams[2])
     # What one was sent stays as it was; what is sent now says how far the ledger is now.
     assert (one.current_revision, late.current_revision, late.revision) == (1, 2, one.revision)
