@@ -75,6 +75,18 @@ async def test_revisions_that_are_not_there_are_refused(registry: Registry) -> N
     await refused(negative.read(), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
 
 
+async def test_what_was_compacted_is_refused_and_what_is_left_is_given(database_url: str) -> None:
+    async with registry_calls.registry(database_url) as registry:
+        await populate(registry)
+        newest = await current(registry)
+        await registry.CompactHistory(oldest_kept=3)
+    async with registry_calls.registry(database_url) as registry:
+        found = await refused(registry.WatchRevisions(after_revision=1).read(), OUT_OF_RANGE, "REVISION_OUT_OF_RANGE")
+        assert found.infos[0].metadata["oldest_revision"] == "3"
+        kept = await take(registry.WatchRevisions(after_revision=2), newest - 2)
+        assert [revision.number for revision in kept] == list(range(3, newest + 1))
+
+
 async def test_a_watcher_without_news_hears_heartbeats(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     async with asyncio.timeout(10):
         watches = watch.Watches(None, follower.Follower(None), heartbeat_seconds=0.01)  # type: ignore[arg-type]

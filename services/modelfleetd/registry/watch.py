@@ -26,7 +26,7 @@ class Watches:
         self._store = store
         self._follower = follower
         self._heartbeat_seconds = heartbeat_seconds
-        self._newest_message = pb.WatchRevisionsResponse()
+        self._made: tuple[pb.Revision | None, pb.WatchRevisionsResponse] = (None, pb.WatchRevisionsResponse())
 
     async def after(self, position: int, wanted: Wanted = _EVERYTHING) -> AsyncIterator[pb.WatchRevisionsResponse]:
         """Yields every revision after one that is wanted, in order, as they come.
@@ -82,10 +82,12 @@ class Watches:
 
     def _revision_message(self, revision: pb.Revision) -> pb.WatchRevisionsResponse:
         """Returns the message with a revision: one for all who get it now, since a revision may be of some MiB."""
-        made, current = self._newest_message, self._current
-        if (made.position, made.current_revision) != (revision.number, current) or made.revision.hash != revision.hash:
-            made = pb.WatchRevisionsResponse(revision=revision, current_revision=current, position=revision.number)
-            self._newest_message = made
+        made_of, made = self._made
+        if made_of is not revision or made.current_revision != self._current:
+            made = pb.WatchRevisionsResponse(
+                revision=revision, current_revision=self._current, position=revision.number
+            )
+            self._made = (revision, made)
         return made
 
     async def _expect(self, position: int) -> None:
