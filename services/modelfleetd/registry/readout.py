@@ -11,9 +11,10 @@ from modelfleetd.kit.codec import timestamp_to_proto
 from modelfleetd.registry.store import Base, HistoryReading, HistoryStore
 from modelfleetd.registry.wire import is_deletion
 
-# A message: about a mebibyte, and no more rows than are read in an instant.
-_BYTES = 1 << 20
-_ROWS = 3000
+# A message: of changes or states so many bytes (what belongs to them comes on top, and 4 MiB is the most), and no more
+# rows than are read in an instant.
+_BYTES = 2 << 20
+_ROWS = 6000
 _NAMES = 200
 _CHANGES = 20
 # Each holds a connection for as long as it lasts.
