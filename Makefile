@@ -28,7 +28,7 @@ up: $(VENV)/.installed ## Run everything on this machine until Ctrl-C; ARGS='--p
 	@$(BIN)/modelfleetd up $(ARGS)
 
 test: $(VENV)/.datasets build/protobuf7/.installed build/mlflow/.installed ## Run the tests on two cores; ARGS='tests/domain -k hold'
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --session-timeout 900 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --session-timeout 1800 $(ARGS)
 
 bench: $(VENV)/.datasets ## Measure and write build/bench.json; ONLY=registry for names that begin so
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
