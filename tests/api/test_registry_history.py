@@ -28,6 +28,12 @@ OUT_OF_RANGE, INVALID = grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.INVALID_AR
 CREATED, UPDATED, DELETED = pb.ResourceChange.CREATED, pb.ResourceChange.UPDATED, pb.ResourceChange.DELETED
 
 
+@pytest.fixture(autouse=True)
+def _quick_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far a stream has come without anything to send is told with a heartbeat."""
+    monkeypatch.setitem(watch.Watches.__init__.__kwdefaults__, "heartbeat_seconds", 0.05)
+
+
 @pytest.fixture
 async def registry(database_url: str) -> AsyncIterator[Registry]:
     async with registry_calls.registry(database_url) as running:
