@@ -31,7 +31,7 @@ CREATED, UPDATED, DELETED = pb.ResourceChange.CREATED, pb.ResourceChange.UPDATED
 @pytest.fixture(autouse=True)
 def _quick_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """How far a stream has come without anything to send is told with a heartbeat."""
-    monkeypatch.setitem(watch.Watches.__init__.__kwdefaults__, "heartbeat_seconds", 0.05)
+    monkeypatch.setattr(watch.Watches.__init__, "__kwdefaults__", {"heartbeat_seconds": 0.05})
 
 
 @pytest.fixture
