@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from itertools import islice
 
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.errors import RevisionOutOfRange, invalid
@@ -107,14 +106,16 @@ class Follower:
         if min_revision > self.snapshot.revision:
             raise RevisionOutOfRange(min_revision, 0, self.snapshot.revision)
 
-    def recent(self, after: int) -> list[Seen] | None:
-        """Returns the revisions after one, in order; None where they are no longer in memory."""
+    def recent(self, after: int, limit: int) -> list[Seen] | None:
+        """Returns up to `limit` revisions after one, in order; None where they are no longer in memory."""
         missing = self.snapshot.revision - after
         if missing <= 0:
             return []
         if missing > len(self._recent):
             return None
-        return list(islice(self._recent, len(self._recent) - missing, None))
+        # By index, for most who ask want the last one: going there from the first takes long for a hundred watchers.
+        first = len(self._recent) - missing
+        return [self._recent[at] for at in range(first, min(first + limit, len(self._recent)))]
 
     @property
     def moved(self) -> asyncio.Event:

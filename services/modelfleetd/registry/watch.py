@@ -94,15 +94,15 @@ class Watches:
         """Makes clear that everything after a position can be had."""
         current = self._current
         # Only a position that is not in memory makes it necessary to ask.
-        if position > current or self._follower.recent(position) is None:
+        if position > current or self._follower.recent(position, 1) is None:
             base = (await self._store.history.base()).number
             if not base <= position <= current:
                 raise RevisionOutOfRange(position, base + 1, current)
 
     async def _next(self, position: int, wanted: Wanted) -> Sequence[Seen]:
-        recent = self._follower.recent(position)
+        recent = self._follower.recent(position, _BATCH)
         if recent is not None:
-            return recent[:_BATCH]
+            return recent
         # Too far behind for what is in memory: from the database, so that nobody is held up and nothing piles up.
         stored = await self._store.revisions_from(position + 1, _BATCH)
         if not stored or stored[0].number != position + 1:

@@ -77,7 +77,7 @@ class Apply(Base):
 
     async def _changes(self, number: int) -> Sequence[pb.ResourceChange]:
         """Returns the changes of a revision, which are kept once: in the history, not beside the request_id as well."""
-        recent = self._follower.recent(number - 1)
+        recent = self._follower.recent(number - 1, 1)
         if recent:
             return recent[0].revision.changes
         stored = await self._store.revision(number)
