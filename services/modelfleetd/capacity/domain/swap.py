@@ -64,7 +64,7 @@ class Swap:
             before = after
 
     def peaks(self, step: int) -> Mapping[str, int]:
-        """Returns the most units in use at any moment, by flavor: max over steps of R_new(x_i) + R_old(share before step i).
+        """Returns the most units in use at any moment, by flavor: max over steps of R_new(x_i) + R_old(share before i).
 
         Example: 500 replicas → 420 in steps of 20 % need 584, 568, 552, 536, 520; the peak is 584.
         """
