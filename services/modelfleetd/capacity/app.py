@@ -10,13 +10,15 @@ from modelfleet.capacity.v1 import capacity_pb2_grpc
 from modelfleetd import names
 from modelfleetd.capacity import migrations
 from modelfleetd.capacity.api import CapacityServicer
-from modelfleetd.capacity.books import Books
+from modelfleetd.capacity.books import ACTOR, Books
+from modelfleetd.capacity.holders import Holders
 from modelfleetd.capacity.loadtest.generator import OpenLoop
 from modelfleetd.capacity.loadtest.job import LoadTests
 from modelfleetd.capacity.loadtest.replica import Replica, connect
 from modelfleetd.capacity.registry import Registry
 from modelfleetd.capacity.store import certificates, loadtests, pools, reservations
 from modelfleetd.capacity.store.loadtests import Claim
+from modelfleetd.capacity.waiters import Waiters
 from modelfleetd.kit.app import Service, run_service
 from modelfleetd.kit.auth import TeamOf
 from modelfleetd.kit.db import Database
@@ -24,6 +26,8 @@ from modelfleetd.kit.worker import Periodic
 from modelfleetd.platform.client import PlatformClient
 
 _SWEEP_SECONDS = 1.0
+_SERVE_SECONDS = 1.0
+_ABSENT_SECONDS = 15.0
 _CHECK_SECONDS = 300.0
 _FORGET_SECONDS = 3600.0
 
@@ -33,16 +37,19 @@ async def build(service: Service) -> None:
     database = await service.database("capacity", migrations)
     registry = Registry(service.client.registry)
     books = Books(database)
+    waiters = Periodic("serve those who wait", _SERVE_SECONDS, Waiters(database, ACTOR).serve, service.clock)
     roles = service.registry_roles()
     service.work(
         load_tests(service, database, registry),
         Periodic("expire and release holds", _SWEEP_SECONDS, books.sweep, service.clock),
+        waiters,
+        Periodic("look for absent holders", _ABSENT_SECONDS, Holders(database).look, service.clock),
         # The first round is at the start.
         Periodic("check the ledger", _CHECK_SECONDS, books.check, service.clock),
         Periodic("forget answered requests", _FORGET_SECONDS, books.forget, service.clock),
     )
     server = service.server(roles=roles, team_of=team_of(database, roles.team_of))
-    servicer = CapacityServicer(database, registry, service.clock)  # type: ignore[abstract]
+    servicer = CapacityServicer(database, registry, service.clock, waiters.wake)  # type: ignore[abstract]
     server.add(servicer, capacity_pb2_grpc.add_CapacityServiceServicer_to_server)
 
 

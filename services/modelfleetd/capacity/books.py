@@ -13,7 +13,7 @@ from modelfleetd.capacity.store.rows import forget_requests
 from modelfleetd.kit.db import Database
 
 _log = logging.getLogger(__name__)
-_ACTOR = "service/capacity"
+ACTOR = "service/capacity"
 _SHOWN = 10
 _DIFFERENCES = Gauge(
     "modelfleet_capacity_book_differences", "Accounts of pools that differ from their ledger, as of the last check"
@@ -30,9 +30,9 @@ class Books:
 
     async def sweep(self) -> None:
         """Ends every hold whose time ran out, and frees whatever is no longer kept."""
-        while await holds.expire_one(self._database, _ACTOR):
+        while await holds.expire_one(self._database, ACTOR):
             pass
-        while await holds.release_one(self._database, _ACTOR):
+        while await holds.release_one(self._database, ACTOR):
             pass
 
     async def forget(self) -> None:
