@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,8 +72,8 @@ def test_free_units_that_one_who_waits_needs_are_not_given_to_later_ones() -> No
     (fit,) = small.admission.fits
     assert (fit.available_units, fit.kept_units, fit.missing_units) == (0, 30, 1)
     assert small.admission.explain() == (
-        "Does not fit now: pools/feed has 0 free units of flavors/cpu in regions/eu (30 more are kept for launches that "
-        "wait), 1 were requested."
+        "Does not fit now: pools/feed has 0 free units of flavors/cpu in regions/eu (30 more are kept for launches "
+        "that wait), 1 were requested."
     )
 
 
@@ -105,8 +106,8 @@ def test_one_for_whom_nothing_would_free_enough_is_in_nobodys_way_and_keeps_its_
     (stuck,) = line.prospects()
     assert (stuck.can_wait, stuck.lacking) == (False, ((HERE, 10),))
     assert stuck.explain(NOW) == (
-        "Nothing that is held will free 10 units of flavors/cpu in regions/eu any more: it keeps its place, but needs more "
-        "quota, or another launch to end."
+        "Nothing that is held will free 10 units of flavors/cpu in regions/eu any more: it keeps its place, but needs "
+        "more quota, or another launch to end."
     )
     assert line.prospect_of(claim(2, 30)).fits
 
@@ -197,6 +198,8 @@ def test_the_room_of_rows_is_that_of_the_pool_and_of_what_is_left_in_its_parent(
     assert made.available(FEED, THERE) == 0
 
 
+Claims: TypeAlias = list[tuple[int, int, Tier | None, str]]
+Releases: TypeAlias = list[tuple[int, int, str, str]]
 POOLS, PLACES = (FEED, ADS, ORG), (HERE, THERE)
 LIMITS = st.none() | st.integers(0, 15)
 
@@ -204,7 +207,7 @@ LIMITS = st.none() | st.integers(0, 15)
 @st.composite
 def rooms(draw: st.DrawFn) -> Room:
     """An organisation with two teams: what they use is within what there is, or was before a cut."""
-    seats = {}
+    seats: dict[tuple[str, Place], Seat] = {}
     for place in PLACES:
         children = [
             Share(draw(st.integers(0, 30)), draw(st.integers(0, 30)), draw(LIMITS), draw(LIMITS)) for _ in range(2)
@@ -228,13 +231,13 @@ RELEASES = st.lists(
 )
 
 
-def claims_of(drawn: Iterable[tuple[int, int, Tier | None, str]]) -> list[Claim]:
+def claims_of(drawn: Claims) -> list[Claim]:
     return [
         claim(number, here, there=there, tier=tier, pool=pool) for number, (here, there, tier, pool) in enumerate(drawn)
     ]
 
 
-def releases_of(drawn: Iterable[tuple[int, int, str, str]], of: Room) -> list[Release]:
+def releases_of(drawn: Releases, of: Room) -> list[Release]:
     """Releases of no more than the pools use."""
     left: dict[tuple[str, Place], int] = {}
     made = []
@@ -256,9 +259,10 @@ def lacks(prospect: Prospect) -> Counter[Place]:
     return Counter({fit.item.place: fit.missing_units for fit in prospect.admission.fits if fit.missing_units})
 
 
+@settings(max_examples=60)
 @given(rooms(), CLAIMS, RELEASES)
 def test_a_promise_is_of_what_is_held_never_of_more_than_it_frees_and_is_what_is_lacking(
-    of: Room, drawn: list[tuple[int, int, Tier | None, str]], freed: list[tuple[int, int, str, str]]
+    of: Room, drawn: Claims, freed: Releases
 ) -> None:
     releases = releases_of(freed, of)
     prospects = Line(of, claims_of(drawn), releases).prospects()
@@ -276,9 +280,10 @@ def test_a_promise_is_of_what_is_held_never_of_more_than_it_frees_and_is_what_is
     assert given_away <= there_is
 
 
+@settings(max_examples=60)
 @given(rooms(), CLAIMS, RELEASES)
 def test_when_all_promises_are_kept_everybody_who_got_one_is_held_and_nothing_is_oversold(
-    of: Room, drawn: list[tuple[int, int, Tier | None, str]], freed: list[tuple[int, int, str, str]]
+    of: Room, drawn: Claims, freed: Releases
 ) -> None:
     releases = releases_of(freed, of)
     line = Line(of.copy(), claims_of(drawn), releases)
@@ -292,9 +297,13 @@ def test_when_all_promises_are_kept_everybody_who_got_one_is_held_and_nothing_is
         take(of, prospect)
 
 
+@settings(max_examples=60)
 @given(rooms(), CLAIMS, RELEASES, st.data())
 def test_who_comes_later_and_is_no_more_important_takes_nothing_from_those_who_wait(
-    of: Room, drawn: list[tuple[int, int, Tier | None, str]], freed: list[tuple[int, int, str, str]], data: st.DataObject
+    of: Room,
+    drawn: Claims,
+    freed: Releases,
+    data: st.DataObject,
 ) -> None:
     releases, claims = releases_of(freed, of), claims_of(drawn)
     line = Line(of.copy(), claims, releases)
@@ -314,13 +323,13 @@ def test_who_comes_later_and_is_no_more_important_takes_nothing_from_those_who_w
             assert prospect.promises == arrival.promises
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(rooms(), CLAIMS, CLAIMS, RELEASES)
 def test_several_that_come_together_are_decided_as_if_each_had_come_alone(
     of: Room,
-    waiting: list[tuple[int, int, Tier | None, str]],
-    coming: list[tuple[int, int, Tier | None, str]],
-    freed: list[tuple[int, int, str, str]],
+    waiting: Claims,
+    coming: Claims,
+    freed: Releases,
 ) -> None:
     """What a line remembers from one decision to the next changes nothing."""
     releases, queue = releases_of(freed, of), claims_of(waiting)

@@ -19,7 +19,7 @@ from modelfleetd.capacity.domain.waiting import MAX_WAITING, Prospect
 from modelfleetd.capacity.store import balances, reservations
 from modelfleetd.capacity.store.balances import Cause
 from modelfleetd.capacity.wire import reservations as wire
-from modelfleetd.errors import Overloaded, QuotaExceeded, ResourceExists
+from modelfleetd.errors import Overloaded, ResourceExists
 from modelfleetd.kit.db import Collision, Connection, Database
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import Answered, again, answer_of, known, remember
@@ -129,29 +129,20 @@ class _Batch:
             # A launch has got a reservation in another pool meanwhile.
             raise Collision("database")
         held = [(one, by) for one, by in zip(self._made, self._actors, strict=True) if one.state is State.HELD]
-        await balances.write_all(
-            self._conn,
-            pool,
-            [
-                (Cause(pool, by, "reserved", launch=one.launch, reservation=one.name), entries_of_hold(one.items, one.moved))
-                for one, by in held
-            ],
-        )
+        causes = [Cause(pool, by, "reserved", launch=one.launch, reservation=one.name) for one, by in held]
+        entries = [entries_of_hold(one.items, one.moved) for one, _ in held]
+        await balances.write_all(self._conn, pool, zip(causes, entries, strict=True))
         if not await remember(self._conn, self._answers):
             raise Collision("database")
 
 
-def _decide(
-    view: lines.View, arrival: Arrival, sequence: int, now: datetime, launches: dict[str, str]
-) -> Reservation:
+def _decide(view: lines.View, arrival: Arrival, sequence: int, now: datetime, launches: dict[str, str]) -> Reservation:
     """Decides on an arrival, and counts what it takes. Raises what reserving raises."""
     claim = view.claim(arrival.name, sequence, arrival.asked)
     prospect = view.line.prospect_of(claim)
-    if not prospect.admission.ends_within_quota:
-        raise prospect.admission.end_excess()
     waits = not prospect.fits
     if waits and not (arrival.may_wait and prospect.can_wait):
-        raise QuotaExceeded(prospect.admission.shortages())
+        raise prospect.admission.refusal(arrival.may_wait)
     if waits and view.line.length >= MAX_WAITING:
         raise Overloaded(retry_after=60.0)
     if live := launches.get(arrival.asked.launch):
@@ -159,7 +150,7 @@ def _decide(
     if waits:
         view.line.wait(prospect)
     else:
-        view.line.hold(prospect)
+        view.hold(prospect)
     return _made(arrival, prospect, now)
 
 

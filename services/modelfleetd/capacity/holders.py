@@ -34,13 +34,11 @@ class Holders:
     async def look(self) -> None:
         """Marks whoever is absent, and raises the alarm. A renewal clears it."""
         while True:
-            found = await self._database.run(
-                lambda conn: reservations.mark_absent(conn, self._after, _AT_A_TIME)
-            )
+            found = await self._database.run(lambda conn: reservations.mark_absent(conn, self._after, _AT_A_TIME))
             for one in found:
                 _log.error(
-                    "%s of %s in %s is in use, and its holder was last heard of at %s: nothing is freed; see what became "
-                    "of the launch, then renew or settle it",
+                    "%s of %s in %s is in use, and its holder was last heard of at %s: nothing is freed; see what "
+                    "became of the launch, then renew or settle it",
                     one.name, one.launch, one.pool, one.renew_time.isoformat(timespec="seconds"),
                 )  # fmt: skip
             if len(found) < _AT_A_TIME:

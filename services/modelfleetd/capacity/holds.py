@@ -99,15 +99,15 @@ async def release_one(database: Database, actor: str) -> bool:
 async def book_usage(conn: Connection, pool: str, wanted: tuple[ModelUnits, ...], actor: str, reason: str) -> None:
     """Books what models use that serve already. Raises ResourceNotFound, ReferenceNotFound, QuotaExceeded."""
     places = sorted({units.place for units in wanted})
-    usages = await balances.of_places(conn, pool, places, lock=True)
-    if len(usages) < len(places):
+    rooms = await balances.headroom(conn, pool, places, lock=True)
+    if len(rooms) < len(places):
         if not await pools.exists(conn, pool):
             raise ResourceNotFound(pool)
         missing = await flavors.missing(conn, {units.flavor for units in wanted})
         for index, units in enumerate(wanted):
             if units.flavor in missing:
                 raise ReferenceNotFound(f"usages[{index}].flavor", units.flavor)
-    available = {place: usage.available_units for place, usage in usages.items()}
+    available = {place: room.available_units for place, room in rooms.items()}
     before = await balances.bookings_of(conn, pool, {units.model for units in wanted})
     booked = book(wanted, before, available)
     if booked.missing:
@@ -130,7 +130,7 @@ async def _give_back(conn: Connection, found: Reservation, state: State, actor: 
 
 async def _lock(conn: Connection, found: Reservation) -> None:
     """Locks the balances that an end changes, in the one order; the rows themselves are not looked at."""
-    await balances.of_places(conn, found.pool, sorted(item.place for item in found.items), lock=True)
+    await balances.headroom(conn, found.pool, sorted(item.place for item in found.items), lock=True)
 
 
 def _cause(found: Reservation, actor: str, reason: str) -> Cause:

@@ -12,7 +12,7 @@ from modelfleetd.capacity.domain.pool import Place
 from modelfleetd.capacity.domain.quota import Headroom
 from modelfleetd.capacity.domain.reservation import Asked, Reservation
 from modelfleetd.capacity.domain.room import room_of
-from modelfleetd.capacity.domain.waiting import Claim, Line
+from modelfleetd.capacity.domain.waiting import Claim, Line, Prospect
 from modelfleetd.capacity.store import balances, flavors, pools, reservations
 from modelfleetd.capacity.store.rows import Reads
 from modelfleetd.errors import ReferenceNotFound
@@ -34,13 +34,21 @@ class View:
     bookings: dict[tuple[str, str], tuple[ModelUnits, ...]]
 
     def claim(self, name: str, sequence: int, asked: Asked) -> Claim:
-        """Returns the claim of one that is asked for. Raises ReferenceNotFound for a pool or flavor that does not exist."""
+        """Returns the claim of one that is asked for. Raises ReferenceNotFound for an unknown pool or flavor."""
         if not self.pool_exists:
             raise ReferenceNotFound("reservation.pool", asked.pool)
         for index, item in enumerate(asked.items):
             if item.flavor in self.missing_flavors:
                 raise ReferenceNotFound(f"reservation.items[{index}].flavor", item.flavor)
         return _claim(name, sequence, asked, self.bookings)
+
+    def hold(self, prospect: Prospect) -> None:
+        """Takes note that one is held: what it takes and what it moves is not there for the next one."""
+        self.line.hold(prospect)
+        gone = frozenset(prospect.admission.moved)
+        for model in {units.model for units in gone}:
+            key = (prospect.claim.asked.pool, model)
+            self.bookings[key] = tuple(units for units in self.bookings[key] if units not in gone)
 
 
 async def view(reads: Reads, pool: str, asked: Sequence[Asked], *, lock: bool, wait: bool) -> View:
@@ -97,9 +105,7 @@ async def _bookings(reads: Reads, asked: Iterable[Asked]) -> dict[tuple[str, str
     return found
 
 
-def _claim(
-    name: str, sequence: int, asked: Asked, bookings: dict[tuple[str, str], tuple[ModelUnits, ...]]
-) -> Claim:
+def _claim(name: str, sequence: int, asked: Asked, bookings: dict[tuple[str, str], tuple[ModelUnits, ...]]) -> Claim:
     replaced = dict.fromkeys(asked.replaced_models)
     return Claim(
         name, sequence, asked, tuple(units for model in replaced for units in bookings.get((asked.pool, model), ()))

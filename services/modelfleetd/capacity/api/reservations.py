@@ -106,9 +106,7 @@ class Reservations(Base):
         simulation = simulate(asked, swaps, lambda each: view.line.prospect_of(view.claim("", NEWEST, each)))
         return wire.simulation_to_proto(simulation, now)
 
-    async def _freeing(
-        self, request: Any, act: Callable[[Connection], Awaitable[pb.Reservation]]
-    ) -> pb.Reservation:
+    async def _freeing(self, request: Any, act: Callable[[Connection], Awaitable[pb.Reservation]]) -> pb.Reservation:
         """Does what a request asks for; those who wait are looked at right after."""
         answer = await change(self._database, request, pb.Reservation, act)
         self._freed()

@@ -10,7 +10,7 @@ from modelfleetd.capacity.domain.ledger import Account, Entry, ModelUnits, check
 from modelfleetd.capacity.domain.pool import MAX_UNITS, Place
 from modelfleetd.capacity.domain.reservation import Asked, HoldItem
 from modelfleetd.capacity.domain.room import Room
-from modelfleetd.errors import EndStateExceedsQuota, FieldViolation, QuotaShortage
+from modelfleetd.errors import EndStateExceedsQuota, FieldViolation, QuotaExceeded, QuotaShortage
 
 MAX_BOOKINGS = 1000
 
@@ -65,9 +65,7 @@ class Admission:
     @property
     def growth(self) -> Iterator[tuple[Place, int, int]]:
         """Place by place, the units that the pool's usage and its end state grow by."""
-        return (
-            (fit.item.place, fit.item.extra_units, fit.item.ends_with - fit.item.moved_units) for fit in self.fits
-        )
+        return ((fit.item.place, fit.item.extra_units, fit.item.ends_with - fit.item.moved_units) for fit in self.fits)
 
     def shortages(self) -> list[QuotaShortage]:
         """Returns what is missing where; empty when nothing is."""
@@ -90,12 +88,24 @@ class Admission:
         item = fit.item
         return EndStateExceedsQuota(self.pool, item.flavor, item.region, item.ends_with, max(0, fit.end_room_units))
 
+    def refusal(self, may_wait: bool) -> QuotaExceeded | EndStateExceedsQuota:
+        """Returns the error that says why it is not admitted.
+
+        Args:
+            may_wait: that something is missing now is no reason then.
+        """
+        shortages = self.shortages()
+        if self.ends_within_quota or (shortages and not may_wait):
+            return QuotaExceeded(shortages)
+        return self.end_excess()
+
     def explain(self) -> str:
-        """Returns the decision in a sentence."""
-        if not self.ends_within_quota:
-            return f"Never: {self.end_excess().message}"
+        """Returns the decision in a sentence or two."""
         if not self.admitted:
-            return "Does not fit now: " + "; ".join(map(str, self.shortages())) + "."
+            shortages = self.shortages()
+            now = "Does not fit now: " + "; ".join(map(str, shortages)) + "." if shortages else ""
+            end = "" if self.ends_within_quota else self.end_excess().message
+            return f"{now} {end}".strip()
         parts = [
             f"{item.hold_units} units of {item.flavor} in {item.region} = {item.moved_units} moved + "
             f"{item.extra_units} new of {fit.available_units} available"

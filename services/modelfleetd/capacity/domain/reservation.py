@@ -287,7 +287,7 @@ def entries_of_hold(items: Iterable[HoldItem], moved: Iterable[ModelUnits]) -> t
 
 
 def entries_of_return(reservation: Reservation) -> tuple[Entry, ...]:
-    """Returns the lines that undo a hold: everything is as it was before. Of one that waits there is nothing to undo."""
+    """Returns the lines that undo a hold: everything is as it was before. Of one that waits, none."""
     if reservation.state is State.PENDING:
         return ()
     taken = entries_of_hold(reservation.items, reservation.moved)

@@ -94,8 +94,10 @@ class Simulation:
                 return admission.explain()
             return f"{admission.explain()} Nothing that is held would ever free enough."
         time = self.prospect.expected_time(now)
-        when = "at a time that nobody can say" if time is None else f"at about {time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-        return f"{admission.explain()} Would fit {when}. {self.prospect.explain(now)}"
+        when = (
+            "at a time that nobody can say" if time is None else f"at about {time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        )
+        return f"{admission.explain()} Would fit later, {when}. {self.prospect.explain(now)}"
 
 
 def simulate(asked: Asked, swaps: Sequence[RegionSwap], prospect_of: Callable[[Asked], Prospect]) -> Simulation:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from modelfleetd.capacity.domain.admission import Admission, admit
@@ -252,6 +252,7 @@ class Line:
         if any(other.order == claim.order for other in self._waiting):
             self._waiting = [other for other in self._waiting if other.order != claim.order]
             self._left.clear()
+        self._forget(claim.asked.pool, prospect.admission.moved)
         pool, frees_at = claim.asked.pool, release_time(claim.asked)
         for place, units, end_units in prospect.admission.growth:
             self._room.use(pool, place, units, end_units)
@@ -269,6 +270,15 @@ class Line:
                 insort(self._releases, release)
                 for left in self._left.values():
                     left.add(release)
+
+    def _forget(self, pool: str, moved: Sequence[ModelUnits]) -> None:
+        """What was moved into a hold is not there for others to move."""
+        gone = frozenset(moved)
+        for index, claim in enumerate(self._waiting if gone else ()):
+            if claim.asked.pool == pool and not gone.isdisjoint(claim.bookings):
+                kept = tuple(units for units in claim.bookings if units not in gone)
+                self._waiting[index] = replace(claim, bookings=kept)
+                self._left.clear()
 
     def wait(self, prospect: Prospect) -> None:
         """Takes note that one that came now waits."""
@@ -296,9 +306,7 @@ class Line:
         return left
 
     def _position(self, claim: Claim) -> int:
-        return 1 + sum(
-            1 for other in self._waiting if other.order < claim.order and other.is_in_the_way_of(claim)
-        )
+        return 1 + sum(1 for other in self._waiting if other.order < claim.order and other.is_in_the_way_of(claim))
 
 
 def _keep_if_any(left: _Left, prospect: Prospect) -> None:
@@ -311,4 +319,3 @@ def release_time(asked: Asked) -> datetime | None:
     if asked.expected_release_time is None:
         return None
     return asked.expected_release_time + asked.expected_retain_duration
-

@@ -85,7 +85,7 @@ async def lock(conn: Connection, name: str) -> Reservation:
 
 
 async def lock_expired(conn: Connection) -> Reservation | None:
-    """Returns what waits or is held, was never activated, and whose time ran out by the database's clock; None: nothing.
+    """Returns one that waits, or is held and was never activated, whose time ran out by the database's clock; or None.
 
     Passes over those that somebody else is working on.
     """
@@ -213,8 +213,10 @@ async def organisations_waiting(reads: Reads) -> list[str]:
 
 
 async def releases(reads: Reads, pool: str, places: Collection[Place]) -> list[Release]:
-    """Returns what will be free in some places of a pool's organisation: at the ends of launches that are held, and of
-    what is kept for rollbacks. The nearest 1,000 of each; launches that do not say when they end free nothing here."""
+    """Returns what will be free in some places of a pool's organisation, the nearest 1,000 of each kind.
+
+    At the ends of launches that are held, as far as they say when that is, and of what is kept for rollbacks.
+    """
     rows = await reads.fetch(
         f"""
         WITH ends AS (
@@ -236,9 +238,7 @@ async def releases(reads: Reads, pool: str, places: Collection[Place]) -> list[R
         [place.region for place in places],
     )
     return [
-        Release(
-            row["time"], row["name"], row["flavor"], row["region"], row["pool"], row["launch"], row["units"]
-        )
+        Release(row["time"], row["name"], row["flavor"], row["region"], row["pool"], row["launch"], row["units"])
         for row in rows
     ]
 
@@ -337,7 +337,8 @@ async def mark_absent(conn: Connection, after: timedelta, most: int) -> list[Abs
             to_char(renew_time AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'))
         WHERE name IN (
             SELECT name FROM reservations
-            WHERE state = 'HELD' AND activate_time IS NOT NULL AND NOT holder_absent AND renew_time < now() - $1::interval
+            WHERE state = 'HELD' AND activate_time IS NOT NULL AND NOT holder_absent
+                AND renew_time < now() - $1::interval
             ORDER BY renew_time LIMIT $2 FOR UPDATE SKIP LOCKED)
         RETURNING name, launch, pool, renew_time
         """,
