@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from modelfleetd.capacity.domain.pool import Place
+from modelfleetd.capacity.domain.pool import MAX_UNITS, Place
 from modelfleetd.capacity.domain.quota import Headroom, Share
 
 
@@ -92,7 +92,9 @@ def room_of(headrooms: Mapping[str, Iterable[Headroom]]) -> Room:
             if one.parent is None:
                 # Its own units, and what its children store in it and use of it.
                 nominal, used = one.nominal_units + one.children_stored_units, one.used_units + one.children_used_units
-                seats[pool, place] = Seat(Share(nominal, used), None, one.end_room)
+                # What stands alone cannot borrow: what it may not end with, it cannot reserve either.
+                end_room = one.end_room if one.children_stored_units else MAX_UNITS
+                seats[pool, place] = Seat(Share(nominal, used), None, end_room)
                 continue
             share = Share(one.nominal_units, one.used_units, one.lending_limit_units, one.borrowing_limit_units)
             seats[pool, place] = Seat(share, one.parent, one.end_room)
