@@ -46,7 +46,14 @@ class Reservations(Base):
         self, request: pb.ListReservationsRequest, context: Context
     ) -> pb.ListReservationsResponse:
         page = paging.read(request, int)
-        found = await reservations.page(self._database, request.pool, request.launch, before(page), page.size + 1)
+        found = await reservations.page(
+            self._database,
+            request.pool,
+            request.launch,
+            before(page),
+            page.size + 1,
+            only_waiting=request.waiting,
+        )
         shown, token = page.answer(
             found, lambda row: (row.sequence,), lambda row: wire.reservation_to_proto(row.reservation)
         )
