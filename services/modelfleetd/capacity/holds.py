@@ -17,7 +17,7 @@ from modelfleetd.capacity.domain.reservation import (
     entries_of_return,
 )
 from modelfleetd.capacity.domain.settlement import Settlement, settle
-from modelfleetd.capacity.store import balances, flavors, pools, reservations
+from modelfleetd.capacity.store import balances, flavors, pools, reservations, usage
 from modelfleetd.capacity.store.balances import Cause
 from modelfleetd.capacity.store.rows import Reads
 from modelfleetd.errors import QuotaExceeded, QuotaShortage, ReferenceNotFound, ResourceNotFound
@@ -51,7 +51,7 @@ async def hold(conn: Connection, name: str, asked: Asked, time_to_live: timedelt
     """Reserves. Raises QuotaExceeded, ResourceExists, ReferenceNotFound."""
     admission = await decide(conn, asked, lock=True)
     if not admission.admitted:
-        raise QuotaExceeded(admission.shortages(asked.pool))
+        raise QuotaExceeded(await usage.explained(conn, admission.shortages(asked.pool)))
     made = await reservations.insert(conn, name, asked, admission, time_to_live)
     await balances.write(conn, _cause(made, actor, "reserved"), entries_of_hold(made.items, made.moved))
     return made
@@ -122,14 +122,11 @@ async def book_usage(conn: Connection, pool: str, wanted: tuple[ModelUnits, ...]
     before = await balances.bookings_of(conn, pool, {units.model for units in wanted})
     booked = book(wanted, before, available)
     if booked.missing:
-        raise QuotaExceeded(
-            [
-                QuotaShortage(
-                    pool, place.flavor, place.region, available.get(place, 0) + units, available.get(place, 0)
-                )
-                for place, units in sorted(booked.missing.items())
-            ]
-        )
+        shortages = [
+            QuotaShortage(pool, place.flavor, place.region, available.get(place, 0) + units, available.get(place, 0))
+            for place, units in sorted(booked.missing.items())
+        ]
+        raise QuotaExceeded(await usage.explained(conn, shortages))
     await balances.write(conn, Cause(pool, actor, reason or "booked"), booked.entries)
 
 
