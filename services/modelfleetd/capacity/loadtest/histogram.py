@@ -102,7 +102,8 @@ def _places(latencies_ms: NDArray[np.float64]) -> NDArray[np.int64]:
     # The exponent of a float is the number of bits of the integer.
     bucket = np.maximum(np.frexp(us)[1].astype(np.int64) - _STEP_BITS, 0)
     step = us.astype(np.int64) >> bucket
-    return (bucket << _HALF_BITS) + step
+    places: NDArray[np.int64] = (bucket << _HALF_BITS) + step
+    return places
 
 
 def _highest_us(place: int) -> int:
