@@ -33,7 +33,10 @@ IMPORTS = (
     (),
     ("google.protobuf", ("duration_pb2", "empty_pb2", "field_mask_pb2", "struct_pb2", "timestamp_pb2")),
     (),
-    ("modelfleet.capacity.v1", ("capacity_pb2",)),
+    (
+        "modelfleet.capacity.v1",
+        ("capacity_pb2", "demand_pb2", "loans_pb2", "policies_pb2", "recordings_pb2", "usage_pb2"),
+    ),
     ("modelfleet.common.v1", ("permission_pb2", "serving_pb2")),
     ("modelfleet.launcher.v1", ("launcher_pb2",)),
     ("modelfleet.platform.v1", ("platform_pb2",)),

@@ -29,6 +29,10 @@ FleetError
 ├── LaunchEnded              FAILED_PRECONDITION   finished otherwise, for ever
 ├── ModelOnHold              FAILED_PRECONDITION
 ├── CertificateMissing       FAILED_PRECONDITION
+├── CertificateExpired       FAILED_PRECONDITION   measured too long ago
+├── EndStateExceedsQuota     FAILED_PRECONDITION   borrowed for good without a loan
+├── LoanExceedsLending       FAILED_PRECONDITION   more than the lender lends
+├── RecordingUnreadable      FAILED_PRECONDITION   not ready, empty, or gone
 ├── SettlementExceedsHold    FAILED_PRECONDITION
 ├── StaleEpoch               FAILED_PRECONDITION   the holder was replaced
 ├── NoAvailableReplica       FAILED_PRECONDITION
@@ -333,6 +337,49 @@ class CertificateMissing(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, model: str) -> None:
         message = f"No valid certificate states what a replica of {model} carries; create one, or a load test."
         super().__init__(message, subject=model, model=model)
+
+
+class CertificateExpired(FleetError, code=Code.FAILED_PRECONDITION):
+    def __init__(self, model: str, certificate: str, expire_time: str) -> None:
+        message = f"{certificate} of {model} expired at {expire_time}: measure again, or allow an expired certificate."
+        super().__init__(message, subject=model, model=model, certificate=certificate, expire_time=expire_time)
+
+
+class EndStateExceedsQuota(FleetError, code=Code.FAILED_PRECONDITION):
+    def __init__(self, pool: str, flavor: str, region: str, end_units: int, allowed_units: int) -> None:
+        message = (
+            f"{pool} would end with {end_units} units of {flavor} in {region}; its quota and loans allow "
+            f"{allowed_units}: ask a lender for a loan."
+        )
+        super().__init__(
+            message,
+            subject=pool,
+            pool=pool,
+            flavor=flavor,
+            region=region,
+            end_units=end_units,
+            allowed_units=allowed_units,
+        )
+
+
+class LoanExceedsLending(FleetError, code=Code.FAILED_PRECONDITION):
+    def __init__(self, lender: str, flavor: str, region: str, requested: int, lendable: int) -> None:
+        message = f"{lender} still lends {lendable} units of {flavor} in {region}, not {requested}."
+        super().__init__(
+            message,
+            subject=lender,
+            lender=lender,
+            flavor=flavor,
+            region=region,
+            requested=requested,
+            lendable=lendable,
+        )
+
+
+class RecordingUnreadable(FleetError, code=Code.FAILED_PRECONDITION):
+    def __init__(self, recording: str, why: str) -> None:
+        message = f"{recording} cannot be replayed: {why}."
+        super().__init__(message, subject=recording, recording=recording, why=why)
 
 
 class SettlementExceedsHold(FleetError, code=Code.FAILED_PRECONDITION):

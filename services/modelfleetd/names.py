@@ -118,7 +118,9 @@ RECORDING: Final = Pattern("recordings/{recording}")
 LOAD_TEST: Final = Pattern("loadTests/{load_test}")
 CERTIFICATE: Final = Pattern("certificates/{certificate}")
 ESTIMATE: Final = Pattern("estimates/{estimate}")
-LAUNCH_POLICY: Final = Pattern("launchPolicies/{policy}")
+LOAN: Final = Pattern("loans/{loan}")
+LAUNCH_POLICY: Final = Pattern("launchPolicies/{launch_policy}")
+LAUNCH_DECISION: Final = Pattern("launchDecisions/{launch_decision}")
 
 # Launcher.
 LAUNCH: Final = Pattern("launches/{launch}")
@@ -154,7 +156,9 @@ BY_TYPE: Final[Mapping[str, Pattern]] = {
     "modelfleet.dev/LoadTest": LOAD_TEST,
     "modelfleet.dev/Certificate": CERTIFICATE,
     "modelfleet.dev/Estimate": ESTIMATE,
+    "modelfleet.dev/Loan": LOAN,
     "modelfleet.dev/LaunchPolicy": LAUNCH_POLICY,
+    "modelfleet.dev/LaunchDecision": LAUNCH_DECISION,
     "modelfleet.dev/Launch": LAUNCH,
     "modelfleet.dev/Attempt": ATTEMPT,
     "modelfleet.dev/FreezeWindow": FREEZE_WINDOW,

@@ -46,7 +46,8 @@ async def simulated_agent(simulator: Simulator) -> AsyncIterator[str]:
 
     async def build(service: Service) -> None:
         server = service.server()
-        server.add(SimulatedAgent(simulator), platform_pb2_grpc.add_PlatformServiceServicer_to_server)
+        agent = SimulatedAgent(simulator)  # type: ignore[abstract]
+        server.add(agent, platform_pb2_grpc.add_PlatformServiceServicer_to_server)
 
     async with running("node", build) as service:
         yield service.address

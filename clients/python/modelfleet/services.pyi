@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from google.protobuf import duration_pb2, empty_pb2, field_mask_pb2, timestamp_pb2
 
-from modelfleet.capacity.v1 import capacity_pb2
+from modelfleet.capacity.v1 import capacity_pb2, demand_pb2, loans_pb2, policies_pb2, recordings_pb2, usage_pb2
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2
 from modelfleet.platform.v1 import platform_pb2
@@ -1297,6 +1297,71 @@ class AsyncCapacity:
         """Lists what each model has booked in a pool, in the order of the models' names. Goes through
         all pages.
         """
+    async def create_loan(
+        self,
+        request: loans_pb2.CreateLoanRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        loan: loans_pb2.Loan | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+    ) -> loans_pb2.Loan:
+        """Lends capacity: the lender's consent that the borrower's models may serve on it beyond the
+        borrower's own quota, until a time.
+        """
+    async def get_loan(
+        self, request: loans_pb2.GetLoanRequest | None = None, /, *, timeout: float | None = None, name: str = ...
+    ) -> loans_pb2.Loan:
+        """Reads a loan."""
+    async def list_loans(
+        self,
+        request: loans_pb2.ListLoansRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        pool: str = ...,
+        active_only: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> loans_pb2.ListLoansResponse:
+        """Lists loans, newest first."""
+    def list_loans_all(
+        self,
+        request: loans_pb2.ListLoansRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        pool: str = ...,
+        active_only: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> AsyncGenerator[loans_pb2.Loan]:
+        """Lists loans, newest first. Goes through all pages."""
+    async def end_loan(
+        self,
+        request: loans_pb2.EndLoanRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        request_id: str = ...,
+    ) -> loans_pb2.Loan:
+        """Ends a loan before its time."""
+    async def list_usage_history(
+        self,
+        request: usage_pb2.ListUsageHistoryRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        pool: str = ...,
+        flavor: str = ...,
+        region: str = ...,
+        start_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        end_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        step: duration_pb2.Duration | timedelta | None = ...,
+    ) -> usage_pb2.ListUsageHistoryResponse:
+        """Returns the usage of a pool over time, by flavor and region, against its quota."""
     async def create_reservation(
         self,
         request: capacity_pb2.CreateReservationRequest | None = None,
@@ -1306,6 +1371,7 @@ class AsyncCapacity:
         reservation: capacity_pb2.Reservation | None = ...,
         time_to_live: duration_pb2.Duration | timedelta | None = ...,
         request_id: str = ...,
+        may_wait: bool = ...,
     ) -> capacity_pb2.Reservation:
         """Reserves capacity for a launch: moves what the models that it replaces use into the
         launch's hold, and adds the extra, all or nothing over all flavors and regions.
@@ -1343,6 +1409,29 @@ class AsyncCapacity:
         page_token: str = ...,
     ) -> AsyncGenerator[capacity_pb2.Reservation]:
         """Lists reservations, newest first. Goes through all pages."""
+    def watch_reservation(
+        self,
+        request: capacity_pb2.WatchReservationRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+    ) -> AsyncGenerator[capacity_pb2.Reservation]:
+        """Streams a reservation whenever it changes, until it has ended."""
+    async def renew_reservation(
+        self,
+        request: capacity_pb2.RenewReservationRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        expected_release_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        time_to_live: duration_pb2.Duration | timedelta | None = ...,
+        request_id: str = ...,
+    ) -> capacity_pb2.Reservation:
+        """Says that the holder is there, and when it expects to release what it holds: those who wait
+        are planned anew when that moves.
+        """
     async def activate_reservation(
         self,
         request: capacity_pb2.ActivateReservationRequest | None = None,
@@ -1366,6 +1455,7 @@ class AsyncCapacity:
         usages: Iterable[capacity_pb2.ModelUnits] = ...,
         retain_duration: duration_pb2.Duration | timedelta | None = ...,
         request_id: str = ...,
+        retain: Iterable[capacity_pb2.RetainItem] = ...,
     ) -> capacity_pb2.Reservation:
         """Ends a hold in one ledger transaction: books what each model uses now and frees the rest,
         keeping for a while what a rollback needs.
@@ -1387,8 +1477,11 @@ class AsyncCapacity:
         *,
         timeout: float | None = None,
         reservation: capacity_pb2.Reservation | None = ...,
+        swaps: Iterable[capacity_pb2.Swap] = ...,
     ) -> capacity_pb2.SimulateReservationResponse:
-        """Answers what CreateReservation would, by the same code, and changes nothing."""
+        """Answers what CreateReservation would, by the same code, and changes nothing: it fits now,
+        in smaller steps, after other launches have ended, or never.
+        """
     async def list_ledger_entries(
         self,
         request: capacity_pb2.ListLedgerEntriesRequest | None = None,
@@ -1413,6 +1506,69 @@ class AsyncCapacity:
         """Lists the ledger of a pool, newest first: every change of usage with who, when and why.
         Goes through all pages.
         """
+    async def create_recording(
+        self,
+        request: recordings_pb2.CreateRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        recording: recordings_pb2.Recording | None = ...,
+        request_id: str = ...,
+    ) -> recordings_pb2.Recording:
+        """Starts to record live requests of a route in one region, through the region's agent; or
+        makes a dataset known that was recorded by a client.
+        """
+    async def get_recording(
+        self,
+        request: recordings_pb2.GetRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+    ) -> recordings_pb2.Recording:
+        """Reads a recording."""
+    async def list_recordings(
+        self,
+        request: recordings_pb2.ListRecordingsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model_type: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> recordings_pb2.ListRecordingsResponse:
+        """Lists recordings, newest first."""
+    def list_recordings_all(
+        self,
+        request: recordings_pb2.ListRecordingsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model_type: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> AsyncGenerator[recordings_pb2.Recording]:
+        """Lists recordings, newest first. Goes through all pages."""
+    async def stop_recording(
+        self,
+        request: recordings_pb2.StopRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        request_id: str = ...,
+    ) -> recordings_pb2.Recording:
+        """Ends a recording before its limits do."""
+    async def delete_recording(
+        self,
+        request: recordings_pb2.DeleteRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        request_id: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes a recording and its dataset."""
     async def create_load_test(
         self,
         request: capacity_pb2.CreateLoadTestRequest | None = None,
@@ -1516,6 +1672,17 @@ class AsyncCapacity:
         """Lists certificates, newest first; of one model with its name in `model`. Goes through all
         pages.
         """
+    async def get_demand(
+        self,
+        request: demand_pb2.GetDemandRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model_type: str = ...,
+    ) -> demand_pb2.Demand:
+        """Measures the peak demand of a route, by region, as its model type says it is to be
+        measured, and says where each number comes from.
+        """
     async def create_estimate(
         self,
         request: capacity_pb2.CreateEstimateRequest | None = None,
@@ -1562,6 +1729,119 @@ class AsyncCapacity:
         """Lists estimates, newest first; of one model with its name in `model`. Goes through all
         pages.
         """
+    async def get_launch_policy(
+        self,
+        request: policies_pb2.GetLaunchPolicyRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+    ) -> policies_pb2.LaunchPolicy:
+        """Reads a launch policy."""
+    async def list_launch_policies(
+        self,
+        request: policies_pb2.ListLaunchPoliciesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        team: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> policies_pb2.ListLaunchPoliciesResponse:
+        """Lists launch policies."""
+    def list_launch_policies_all(
+        self,
+        request: policies_pb2.ListLaunchPoliciesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        team: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> AsyncGenerator[policies_pb2.LaunchPolicy]:
+        """Lists launch policies. Goes through all pages."""
+    async def create_launch_policy(
+        self,
+        request: policies_pb2.CreateLaunchPolicyRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        launch_policy_id: str = ...,
+        launch_policy: policies_pb2.LaunchPolicy | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+    ) -> policies_pb2.LaunchPolicy:
+        """Creates a launch policy."""
+    async def update_launch_policy(
+        self,
+        request: policies_pb2.UpdateLaunchPolicyRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        launch_policy: policies_pb2.LaunchPolicy | None = ...,
+        update_mask: field_mask_pb2.FieldMask | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+    ) -> policies_pb2.LaunchPolicy:
+        """Changes fields of a launch policy."""
+    async def delete_launch_policy(
+        self,
+        request: policies_pb2.DeleteLaunchPolicyRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes a launch policy."""
+    async def create_launch_decision(
+        self,
+        request: policies_pb2.CreateLaunchDecisionRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        launch_decision: policies_pb2.LaunchDecision | None = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+    ) -> policies_pb2.LaunchDecision:
+        """Judges a launch by its policy: whether it may go on by itself, needs somebody's approval,
+        or lacks evidence.
+        """
+    async def get_launch_decision(
+        self,
+        request: policies_pb2.GetLaunchDecisionRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+    ) -> policies_pb2.LaunchDecision:
+        """Reads a decision."""
+    async def list_launch_decisions(
+        self,
+        request: policies_pb2.ListLaunchDecisionsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        candidate: str = ...,
+        launch: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> policies_pb2.ListLaunchDecisionsResponse:
+        """Lists decisions, newest first."""
+    def list_launch_decisions_all(
+        self,
+        request: policies_pb2.ListLaunchDecisionsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        candidate: str = ...,
+        launch: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> AsyncGenerator[policies_pb2.LaunchDecision]:
+        """Lists decisions, newest first. Goes through all pages."""
 
 class AsyncLauncher:
     """Launches: each is the whole job of taking a candidate to its target share, and the record of it."""
@@ -1859,6 +2139,41 @@ class AsyncPlatform:
         """Lists the ledger of effects in order: everything that the agent did to replicas and
         weights, and what befell them.
         """
+    async def start_recording(
+        self,
+        request: platform_pb2.StartRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        target: str = ...,
+        recording: str = ...,
+        uri: str = ...,
+        sample_permille: int = ...,
+        max_bytes: int = ...,
+        max_requests: int = ...,
+        end_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> platform_pb2.RecordingStatus:
+        """Starts to record a sample of a route's live requests; it goes on until a limit is reached
+        or it is stopped, also when the agent was restarted in between.
+        """
+    async def observe_recording(
+        self,
+        request: platform_pb2.ObserveRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        recording: str = ...,
+    ) -> platform_pb2.RecordingStatus:
+        """Says how far a recording is."""
+    async def stop_recording(
+        self,
+        request: platform_pb2.StopRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        recording: str = ...,
+    ) -> platform_pb2.RecordingStatus:
+        """Ends a recording; answers once its last file is written."""
 
 class Registry:
     """The ledger of a fleet: teams, regions, model types and models, every change of them as a revision,
@@ -3136,6 +3451,71 @@ class Capacity:
         """Lists what each model has booked in a pool, in the order of the models' names. Goes through
         all pages.
         """
+    def create_loan(
+        self,
+        request: loans_pb2.CreateLoanRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        loan: loans_pb2.Loan | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+    ) -> loans_pb2.Loan:
+        """Lends capacity: the lender's consent that the borrower's models may serve on it beyond the
+        borrower's own quota, until a time.
+        """
+    def get_loan(
+        self, request: loans_pb2.GetLoanRequest | None = None, /, *, timeout: float | None = None, name: str = ...
+    ) -> loans_pb2.Loan:
+        """Reads a loan."""
+    def list_loans(
+        self,
+        request: loans_pb2.ListLoansRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        pool: str = ...,
+        active_only: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> loans_pb2.ListLoansResponse:
+        """Lists loans, newest first."""
+    def list_loans_all(
+        self,
+        request: loans_pb2.ListLoansRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        pool: str = ...,
+        active_only: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> Generator[loans_pb2.Loan]:
+        """Lists loans, newest first. Goes through all pages."""
+    def end_loan(
+        self,
+        request: loans_pb2.EndLoanRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        request_id: str = ...,
+    ) -> loans_pb2.Loan:
+        """Ends a loan before its time."""
+    def list_usage_history(
+        self,
+        request: usage_pb2.ListUsageHistoryRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        pool: str = ...,
+        flavor: str = ...,
+        region: str = ...,
+        start_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        end_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        step: duration_pb2.Duration | timedelta | None = ...,
+    ) -> usage_pb2.ListUsageHistoryResponse:
+        """Returns the usage of a pool over time, by flavor and region, against its quota."""
     def create_reservation(
         self,
         request: capacity_pb2.CreateReservationRequest | None = None,
@@ -3145,6 +3525,7 @@ class Capacity:
         reservation: capacity_pb2.Reservation | None = ...,
         time_to_live: duration_pb2.Duration | timedelta | None = ...,
         request_id: str = ...,
+        may_wait: bool = ...,
     ) -> capacity_pb2.Reservation:
         """Reserves capacity for a launch: moves what the models that it replaces use into the
         launch's hold, and adds the extra, all or nothing over all flavors and regions.
@@ -3182,6 +3563,29 @@ class Capacity:
         page_token: str = ...,
     ) -> Generator[capacity_pb2.Reservation]:
         """Lists reservations, newest first. Goes through all pages."""
+    def watch_reservation(
+        self,
+        request: capacity_pb2.WatchReservationRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+    ) -> Generator[capacity_pb2.Reservation]:
+        """Streams a reservation whenever it changes, until it has ended."""
+    def renew_reservation(
+        self,
+        request: capacity_pb2.RenewReservationRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        expected_release_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        time_to_live: duration_pb2.Duration | timedelta | None = ...,
+        request_id: str = ...,
+    ) -> capacity_pb2.Reservation:
+        """Says that the holder is there, and when it expects to release what it holds: those who wait
+        are planned anew when that moves.
+        """
     def activate_reservation(
         self,
         request: capacity_pb2.ActivateReservationRequest | None = None,
@@ -3205,6 +3609,7 @@ class Capacity:
         usages: Iterable[capacity_pb2.ModelUnits] = ...,
         retain_duration: duration_pb2.Duration | timedelta | None = ...,
         request_id: str = ...,
+        retain: Iterable[capacity_pb2.RetainItem] = ...,
     ) -> capacity_pb2.Reservation:
         """Ends a hold in one ledger transaction: books what each model uses now and frees the rest,
         keeping for a while what a rollback needs.
@@ -3226,8 +3631,11 @@ class Capacity:
         *,
         timeout: float | None = None,
         reservation: capacity_pb2.Reservation | None = ...,
+        swaps: Iterable[capacity_pb2.Swap] = ...,
     ) -> capacity_pb2.SimulateReservationResponse:
-        """Answers what CreateReservation would, by the same code, and changes nothing."""
+        """Answers what CreateReservation would, by the same code, and changes nothing: it fits now,
+        in smaller steps, after other launches have ended, or never.
+        """
     def list_ledger_entries(
         self,
         request: capacity_pb2.ListLedgerEntriesRequest | None = None,
@@ -3252,6 +3660,69 @@ class Capacity:
         """Lists the ledger of a pool, newest first: every change of usage with who, when and why.
         Goes through all pages.
         """
+    def create_recording(
+        self,
+        request: recordings_pb2.CreateRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        recording: recordings_pb2.Recording | None = ...,
+        request_id: str = ...,
+    ) -> recordings_pb2.Recording:
+        """Starts to record live requests of a route in one region, through the region's agent; or
+        makes a dataset known that was recorded by a client.
+        """
+    def get_recording(
+        self,
+        request: recordings_pb2.GetRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+    ) -> recordings_pb2.Recording:
+        """Reads a recording."""
+    def list_recordings(
+        self,
+        request: recordings_pb2.ListRecordingsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model_type: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> recordings_pb2.ListRecordingsResponse:
+        """Lists recordings, newest first."""
+    def list_recordings_all(
+        self,
+        request: recordings_pb2.ListRecordingsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model_type: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> Generator[recordings_pb2.Recording]:
+        """Lists recordings, newest first. Goes through all pages."""
+    def stop_recording(
+        self,
+        request: recordings_pb2.StopRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        request_id: str = ...,
+    ) -> recordings_pb2.Recording:
+        """Ends a recording before its limits do."""
+    def delete_recording(
+        self,
+        request: recordings_pb2.DeleteRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        request_id: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes a recording and its dataset."""
     def create_load_test(
         self,
         request: capacity_pb2.CreateLoadTestRequest | None = None,
@@ -3355,6 +3826,17 @@ class Capacity:
         """Lists certificates, newest first; of one model with its name in `model`. Goes through all
         pages.
         """
+    def get_demand(
+        self,
+        request: demand_pb2.GetDemandRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model_type: str = ...,
+    ) -> demand_pb2.Demand:
+        """Measures the peak demand of a route, by region, as its model type says it is to be
+        measured, and says where each number comes from.
+        """
     def create_estimate(
         self,
         request: capacity_pb2.CreateEstimateRequest | None = None,
@@ -3401,6 +3883,119 @@ class Capacity:
         """Lists estimates, newest first; of one model with its name in `model`. Goes through all
         pages.
         """
+    def get_launch_policy(
+        self,
+        request: policies_pb2.GetLaunchPolicyRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+    ) -> policies_pb2.LaunchPolicy:
+        """Reads a launch policy."""
+    def list_launch_policies(
+        self,
+        request: policies_pb2.ListLaunchPoliciesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        team: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> policies_pb2.ListLaunchPoliciesResponse:
+        """Lists launch policies."""
+    def list_launch_policies_all(
+        self,
+        request: policies_pb2.ListLaunchPoliciesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        team: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> Generator[policies_pb2.LaunchPolicy]:
+        """Lists launch policies. Goes through all pages."""
+    def create_launch_policy(
+        self,
+        request: policies_pb2.CreateLaunchPolicyRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        launch_policy_id: str = ...,
+        launch_policy: policies_pb2.LaunchPolicy | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+    ) -> policies_pb2.LaunchPolicy:
+        """Creates a launch policy."""
+    def update_launch_policy(
+        self,
+        request: policies_pb2.UpdateLaunchPolicyRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        launch_policy: policies_pb2.LaunchPolicy | None = ...,
+        update_mask: field_mask_pb2.FieldMask | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+    ) -> policies_pb2.LaunchPolicy:
+        """Changes fields of a launch policy."""
+    def delete_launch_policy(
+        self,
+        request: policies_pb2.DeleteLaunchPolicyRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes a launch policy."""
+    def create_launch_decision(
+        self,
+        request: policies_pb2.CreateLaunchDecisionRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        launch_decision: policies_pb2.LaunchDecision | None = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+    ) -> policies_pb2.LaunchDecision:
+        """Judges a launch by its policy: whether it may go on by itself, needs somebody's approval,
+        or lacks evidence.
+        """
+    def get_launch_decision(
+        self,
+        request: policies_pb2.GetLaunchDecisionRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+    ) -> policies_pb2.LaunchDecision:
+        """Reads a decision."""
+    def list_launch_decisions(
+        self,
+        request: policies_pb2.ListLaunchDecisionsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        candidate: str = ...,
+        launch: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> policies_pb2.ListLaunchDecisionsResponse:
+        """Lists decisions, newest first."""
+    def list_launch_decisions_all(
+        self,
+        request: policies_pb2.ListLaunchDecisionsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        candidate: str = ...,
+        launch: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> Generator[policies_pb2.LaunchDecision]:
+        """Lists decisions, newest first. Goes through all pages."""
 
 class Launcher:
     """Launches: each is the whole job of taking a candidate to its target share, and the record of it."""
@@ -3698,3 +4293,38 @@ class Platform:
         """Lists the ledger of effects in order: everything that the agent did to replicas and
         weights, and what befell them.
         """
+    def start_recording(
+        self,
+        request: platform_pb2.StartRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        target: str = ...,
+        recording: str = ...,
+        uri: str = ...,
+        sample_permille: int = ...,
+        max_bytes: int = ...,
+        max_requests: int = ...,
+        end_time: timestamp_pb2.Timestamp | datetime | None = ...,
+    ) -> platform_pb2.RecordingStatus:
+        """Starts to record a sample of a route's live requests; it goes on until a limit is reached
+        or it is stopped, also when the agent was restarted in between.
+        """
+    def observe_recording(
+        self,
+        request: platform_pb2.ObserveRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        recording: str = ...,
+    ) -> platform_pb2.RecordingStatus:
+        """Says how far a recording is."""
+    def stop_recording(
+        self,
+        request: platform_pb2.StopRecordingRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        recording: str = ...,
+    ) -> platform_pb2.RecordingStatus:
+        """Ends a recording; answers once its last file is written."""

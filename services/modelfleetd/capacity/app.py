@@ -42,7 +42,7 @@ async def build(service: Service) -> None:
         Periodic("forget answered requests", _FORGET_SECONDS, books.forget, service.clock),
     )
     server = service.server(roles=roles, team_of=team_of(database, roles.team_of))
-    servicer = CapacityServicer(database, registry, service.clock)
+    servicer = CapacityServicer(database, registry, service.clock)  # type: ignore[abstract]
     server.add(servicer, capacity_pb2_grpc.add_CapacityServiceServicer_to_server)
 
 

@@ -75,7 +75,7 @@ async def build(service: Service) -> None:
     service.work(reconciler)
     # Only callers whom the configuration knows may act here: the agent goes on while the registry is dead.
     server = service.server()
-    servicer = PlatformServicer(agent, state, store, reconciler.meter)
+    servicer = PlatformServicer(agent, state, store, reconciler.meter)  # type: ignore[abstract]
     server.add(servicer, platform_pb2_grpc.add_PlatformServiceServicer_to_server)
 
 

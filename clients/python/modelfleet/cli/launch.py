@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from modelfleet.cli import launch_view, render
-from modelfleet.cli.capacity import POOL
+from modelfleet.cli.capacity.nouns import POOL
 from modelfleet.cli.parameters import DURATION, SHARE
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import FleetGroup, Session, with_session

@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from modelfleet.common.v1 import serving_pb2 as _serving_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -143,24 +144,43 @@ class Quota(_message.Message):
     FLAVOR_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     NOMINAL_UNITS_FIELD_NUMBER: _builtins.int
+    BORROWING_LIMIT_UNITS_FIELD_NUMBER: _builtins.int
+    LENDING_LIMIT_UNITS_FIELD_NUMBER: _builtins.int
     flavor: _builtins.str
     """The flavor."""
     region: _builtins.str
     """The region."""
     nominal_units: _builtins.int
     """Units owned. 0 or more."""
+    borrowing_limit_units: _builtins.int
+    """The most that the pool may borrow from its organisation beyond what it owns. 0: nothing; unset: whatever the others
+    have not used. Means nothing for a pool without a parent.
+    """
+    lending_limit_units: _builtins.int
+    """The most of what it owns that the others may borrow while it does not use it. 0: nothing; unset: all of it. Means
+    nothing for a pool without a parent.
+    """
     def __init__(
         self,
         *,
         flavor: _builtins.str = ...,
         region: _builtins.str = ...,
         nominal_units: _builtins.int = ...,
+        borrowing_limit_units: _builtins.int | None = ...,
+        lending_limit_units: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_borrowing_limit_units", b"_borrowing_limit_units", "_lending_limit_units", b"_lending_limit_units", "borrowing_limit_units", b"borrowing_limit_units", "lending_limit_units", b"lending_limit_units"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["flavor", b"flavor", "nominal_units", b"nominal_units", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_borrowing_limit_units", b"_borrowing_limit_units", "_lending_limit_units", b"_lending_limit_units", "borrowing_limit_units", b"borrowing_limit_units", "flavor", b"flavor", "lending_limit_units", b"lending_limit_units", "nominal_units", b"nominal_units", "region", b"region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__borrowing_limit_units: _TypeAlias = _typing.Literal["borrowing_limit_units"]  # noqa: Y015
+    _WhichOneofArgType__borrowing_limit_units: _TypeAlias = _typing.Literal["_borrowing_limit_units", b"_borrowing_limit_units"]  # noqa: Y015
+    _WhichOneofReturnType__lending_limit_units: _TypeAlias = _typing.Literal["lending_limit_units"]  # noqa: Y015
+    _WhichOneofArgType__lending_limit_units: _TypeAlias = _typing.Literal["_lending_limit_units", b"_lending_limit_units"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__borrowing_limit_units) -> _WhichOneofReturnType__borrowing_limit_units | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lending_limit_units) -> _WhichOneofReturnType__lending_limit_units | None: ...
 
 Global___Quota: _TypeAlias = Quota  # noqa: Y015
 
@@ -177,6 +197,14 @@ class Usage(_message.Message):
     HELD_UNITS_FIELD_NUMBER: _builtins.int
     RETAINED_UNITS_FIELD_NUMBER: _builtins.int
     AVAILABLE_UNITS_FIELD_NUMBER: _builtins.int
+    BORROWED_UNITS_FIELD_NUMBER: _builtins.int
+    LOANED_UNITS_FIELD_NUMBER: _builtins.int
+    OVERDUE_UNITS_FIELD_NUMBER: _builtins.int
+    SUBTREE_NOMINAL_UNITS_FIELD_NUMBER: _builtins.int
+    SUBTREE_USED_UNITS_FIELD_NUMBER: _builtins.int
+    BORROWING_LIMIT_UNITS_FIELD_NUMBER: _builtins.int
+    LENDING_LIMIT_UNITS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     flavor: _builtins.str
     """The flavor."""
     region: _builtins.str
@@ -190,7 +218,27 @@ class Usage(_message.Message):
     retained_units: _builtins.int
     """Units kept after a launch for the case of a rollback."""
     available_units: _builtins.int
-    """nominal − serving − held − retained; negative after a cut of the quota."""
+    """What may still be reserved, borrowing included; negative after a cut of a quota. For a pool without a parent and without
+    children: nominal − serving − held − retained. Else by the rule of the folder's README.
+    """
+    borrowed_units: _builtins.int
+    """Units used beyond what is owned: borrowed from the organisation."""
+    loaned_units: _builtins.int
+    """Units of loans to the pool that are in force: its end states may exceed what it owns by so much."""
+    overdue_units: _builtins.int
+    """Units that serve beyond what is owned and what loans in force cover: a loan has expired, or a quota was cut. Nothing is
+    taken away; the capacity owner is told.
+    """
+    subtree_nominal_units: _builtins.int
+    """For a pool with children: what it and they own together. For display; nothing is decided by it."""
+    subtree_used_units: _builtins.int
+    """For a pool with children: what it and they use together. For display; nothing is decided by it."""
+    borrowing_limit_units: _builtins.int
+    """The most that the pool may borrow; unset: whatever there is."""
+    lending_limit_units: _builtins.int
+    """The most of what it owns that others may borrow; unset: all of it."""
+    message: _builtins.str
+    """Where `available_units` is negative: what would free it. One sentence for people."""
     def __init__(
         self,
         *,
@@ -201,12 +249,27 @@ class Usage(_message.Message):
         held_units: _builtins.int = ...,
         retained_units: _builtins.int = ...,
         available_units: _builtins.int = ...,
+        borrowed_units: _builtins.int = ...,
+        loaned_units: _builtins.int = ...,
+        overdue_units: _builtins.int = ...,
+        subtree_nominal_units: _builtins.int = ...,
+        subtree_used_units: _builtins.int = ...,
+        borrowing_limit_units: _builtins.int | None = ...,
+        lending_limit_units: _builtins.int | None = ...,
+        message: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_borrowing_limit_units", b"_borrowing_limit_units", "_lending_limit_units", b"_lending_limit_units", "borrowing_limit_units", b"borrowing_limit_units", "lending_limit_units", b"lending_limit_units"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_units", b"available_units", "flavor", b"flavor", "held_units", b"held_units", "nominal_units", b"nominal_units", "region", b"region", "retained_units", b"retained_units", "serving_units", b"serving_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_borrowing_limit_units", b"_borrowing_limit_units", "_lending_limit_units", b"_lending_limit_units", "available_units", b"available_units", "borrowed_units", b"borrowed_units", "borrowing_limit_units", b"borrowing_limit_units", "flavor", b"flavor", "held_units", b"held_units", "lending_limit_units", b"lending_limit_units", "loaned_units", b"loaned_units", "message", b"message", "nominal_units", b"nominal_units", "overdue_units", b"overdue_units", "region", b"region", "retained_units", b"retained_units", "serving_units", b"serving_units", "subtree_nominal_units", b"subtree_nominal_units", "subtree_used_units", b"subtree_used_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__borrowing_limit_units: _TypeAlias = _typing.Literal["borrowing_limit_units"]  # noqa: Y015
+    _WhichOneofArgType__borrowing_limit_units: _TypeAlias = _typing.Literal["_borrowing_limit_units", b"_borrowing_limit_units"]  # noqa: Y015
+    _WhichOneofReturnType__lending_limit_units: _TypeAlias = _typing.Literal["lending_limit_units"]  # noqa: Y015
+    _WhichOneofArgType__lending_limit_units: _TypeAlias = _typing.Literal["_lending_limit_units", b"_lending_limit_units"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__borrowing_limit_units) -> _WhichOneofReturnType__borrowing_limit_units | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lending_limit_units) -> _WhichOneofReturnType__lending_limit_units | None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
@@ -721,6 +784,7 @@ class HoldItem(_message.Message):
     HOLD_UNITS_FIELD_NUMBER: _builtins.int
     MOVED_UNITS_FIELD_NUMBER: _builtins.int
     EXTRA_UNITS_FIELD_NUMBER: _builtins.int
+    END_UNITS_FIELD_NUMBER: _builtins.int
     flavor: _builtins.str
     """The flavor."""
     region: _builtins.str
@@ -731,6 +795,10 @@ class HoldItem(_message.Message):
     """Of these, units that were booked for models that the launch replaces."""
     extra_units: _builtins.int
     """Of these, units that were free."""
+    end_units: _builtins.int
+    """What the launch's models will use here when it has succeeded; the rest of the hold is freed then. 0 to `hold_units`.
+    Unset: nothing is promised to others, and the whole hold must fit the pool's own quota and loans.
+    """
     def __init__(
         self,
         *,
@@ -739,14 +807,61 @@ class HoldItem(_message.Message):
         hold_units: _builtins.int = ...,
         moved_units: _builtins.int = ...,
         extra_units: _builtins.int = ...,
+        end_units: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_units", b"_end_units", "end_units", b"end_units"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_units", b"extra_units", "flavor", b"flavor", "hold_units", b"hold_units", "moved_units", b"moved_units", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_units", b"_end_units", "end_units", b"end_units", "extra_units", b"extra_units", "flavor", b"flavor", "hold_units", b"hold_units", "moved_units", b"moved_units", "region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end_units: _TypeAlias = _typing.Literal["end_units"]  # noqa: Y015
+    _WhichOneofArgType__end_units: _TypeAlias = _typing.Literal["_end_units", b"_end_units"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end_units) -> _WhichOneofReturnType__end_units | None: ...
+
+Global___HoldItem: _TypeAlias = HoldItem  # noqa: Y015
+
+@_typing.final
+class Promise(_message.Message):
+    """Part of what a waiting reservation will take: units that a launch which is already HELD will free."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    LAUNCH_FIELD_NUMBER: _builtins.int
+    FLAVOR_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    EXPECTED_TIME_FIELD_NUMBER: _builtins.int
+    reservation: _builtins.str
+    """The reservation that will free them."""
+    launch: _builtins.str
+    """Its launch."""
+    flavor: _builtins.str
+    """The flavor."""
+    region: _builtins.str
+    """The region."""
+    units: _builtins.int
+    """Units."""
+    @_builtins.property
+    def expected_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is expected to free them, its rollback window included."""
+
+    def __init__(
+        self,
+        *,
+        reservation: _builtins.str = ...,
+        launch: _builtins.str = ...,
+        flavor: _builtins.str = ...,
+        region: _builtins.str = ...,
+        units: _builtins.int = ...,
+        expected_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_time", b"expected_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_time", b"expected_time", "flavor", b"flavor", "launch", b"launch", "region", b"region", "reservation", b"reservation", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___HoldItem: _TypeAlias = HoldItem  # noqa: Y015
+Global___Promise: _TypeAlias = Promise  # noqa: Y015
 
 @_typing.final
 class Reservation(_message.Message):
@@ -763,13 +878,13 @@ class Reservation(_message.Message):
         STATE_UNSPECIFIED: Reservation._State.ValueType  # 0
         """Never stored."""
         PENDING: Reservation._State.ValueType  # 1
-        """Waits for capacity that other launches will free."""
+        """Waits for capacity that launches which are held will free."""
         HELD: Reservation._State.ValueType  # 2
         """The capacity is the launch's."""
         SETTLED: Reservation._State.ValueType  # 3
         """The launch has ended and its usage is booked."""
         EXPIRED: Reservation._State.ValueType  # 4
-        """It was never activated and its time ran out."""
+        """Its time ran out before it was held, or before it was activated."""
         CANCELLED: Reservation._State.ValueType  # 5
         """It was given back before anything was started."""
 
@@ -779,13 +894,13 @@ class Reservation(_message.Message):
     STATE_UNSPECIFIED: Reservation.State.ValueType  # 0
     """Never stored."""
     PENDING: Reservation.State.ValueType  # 1
-    """Waits for capacity that other launches will free."""
+    """Waits for capacity that launches which are held will free."""
     HELD: Reservation.State.ValueType  # 2
     """The capacity is the launch's."""
     SETTLED: Reservation.State.ValueType  # 3
     """The launch has ended and its usage is booked."""
     EXPIRED: Reservation.State.ValueType  # 4
-    """It was never activated and its time ran out."""
+    """Its time ran out before it was held, or before it was activated."""
     CANCELLED: Reservation.State.ValueType  # 5
     """It was given back before anything was started."""
 
@@ -805,6 +920,16 @@ class Reservation(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    EXPECTED_RELEASE_TIME_FIELD_NUMBER: _builtins.int
+    EXPECTED_RETAIN_DURATION_FIELD_NUMBER: _builtins.int
+    PROMISES_FIELD_NUMBER: _builtins.int
+    EXPECTED_HOLD_TIME_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    HOLD_TIME_FIELD_NUMBER: _builtins.int
+    RENEW_TIME_FIELD_NUMBER: _builtins.int
+    HOLDER_ABSENT_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """reservations/{reservation}."""
     uid: _builtins.str
@@ -817,6 +942,14 @@ class Reservation(_message.Message):
     """Where it is in its life."""
     outcome: Global___SettleReservationRequest.Outcome.ValueType
     """How its launch ended; unset before the settlement."""
+    tier: _serving_pb2.Tier.ValueType
+    """How important the launch is: more important ones are held first. Not stated: least important."""
+    position: _builtins.int
+    """While it waits: its place in the order of those who wait for the same capacity, from 1."""
+    holder_absent: _builtins.bool
+    """The holder of an activated hold has not been heard of for too long, as an alarm says too. What is running stays."""
+    message: _builtins.str
+    """What it waits for, or what is odd about it, in one sentence for people."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___HoldItem]:
         """How much, by flavor and region. 1 to 1000 items, each flavor and region once."""
@@ -859,6 +992,30 @@ class Reservation(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def expected_release_time(self) -> _timestamp_pb2.Timestamp:
+        """When the holder expects the launch to end. Unset: it does not know, and nothing is promised on it."""
+
+    @_builtins.property
+    def expected_retain_duration(self) -> _duration_pb2.Duration:
+        """How long the holder means to keep the rest for a rollback after a success: what it frees becomes free so much later."""
+
+    @_builtins.property
+    def promises(self) -> _containers.RepeatedCompositeFieldContainer[Global___Promise]:
+        """While it waits: on what. Empty with a `message` where what was promised has slipped away."""
+
+    @_builtins.property
+    def expected_hold_time(self) -> _timestamp_pb2.Timestamp:
+        """While it waits: when it will be held if the promises are kept; unset where nobody can say."""
+
+    @_builtins.property
+    def hold_time(self) -> _timestamp_pb2.Timestamp:
+        """When it became HELD."""
+
+    @_builtins.property
+    def renew_time(self) -> _timestamp_pb2.Timestamp:
+        """When the holder was last heard of."""
+
     def __init__(
         self,
         *,
@@ -878,10 +1035,20 @@ class Reservation(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         outcome: Global___SettleReservationRequest.Outcome.ValueType = ...,
+        tier: _serving_pb2.Tier.ValueType = ...,
+        expected_release_time: _timestamp_pb2.Timestamp | None = ...,
+        expected_retain_duration: _duration_pb2.Duration | None = ...,
+        promises: _abc.Iterable[Global___Promise] | None = ...,
+        expected_hold_time: _timestamp_pb2.Timestamp | None = ...,
+        position: _builtins.int = ...,
+        hold_time: _timestamp_pb2.Timestamp | None = ...,
+        renew_time: _timestamp_pb2.Timestamp | None = ...,
+        holder_absent: _builtins.bool = ...,
+        message: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["activate_time", b"activate_time", "create_time", b"create_time", "expire_time", b"expire_time", "retain_until", b"retain_until", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activate_time", b"activate_time", "create_time", b"create_time", "expected_hold_time", b"expected_hold_time", "expected_release_time", b"expected_release_time", "expected_retain_duration", b"expected_retain_duration", "expire_time", b"expire_time", "hold_time", b"hold_time", "renew_time", b"renew_time", "retain_until", b"retain_until", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activate_time", b"activate_time", "create_time", b"create_time", "expire_time", b"expire_time", "items", b"items", "launch", b"launch", "moved", b"moved", "name", b"name", "outcome", b"outcome", "pool", b"pool", "replaced_models", b"replaced_models", "retain_until", b"retain_until", "retained", b"retained", "settled", b"settled", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activate_time", b"activate_time", "create_time", b"create_time", "expected_hold_time", b"expected_hold_time", "expected_release_time", b"expected_release_time", "expected_retain_duration", b"expected_retain_duration", "expire_time", b"expire_time", "hold_time", b"hold_time", "holder_absent", b"holder_absent", "items", b"items", "launch", b"launch", "message", b"message", "moved", b"moved", "name", b"name", "outcome", b"outcome", "pool", b"pool", "position", b"position", "promises", b"promises", "renew_time", b"renew_time", "replaced_models", b"replaced_models", "retain_until", b"retain_until", "retained", b"retained", "settled", b"settled", "state", b"state", "tier", b"tier", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -896,15 +1063,20 @@ class CreateReservationRequest(_message.Message):
     RESERVATION_FIELD_NUMBER: _builtins.int
     TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MAY_WAIT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """A UUID, new for each intent; a repeated call with it answers the same."""
+    may_wait: _builtins.bool
+    """Wait where it does not fit now but would once launches that are held have ended."""
     @_builtins.property
     def reservation(self) -> Global___Reservation:
         """The reservation: pool, launch, items, replaced models."""
 
     @_builtins.property
     def time_to_live(self) -> _duration_pb2.Duration:
-        """How long it lives without being activated. Default 1 h, at most 7 d."""
+        """How long it lives without being activated, counted anew when it becomes HELD and with every renewal. Default 1 h, at
+        most 7 d.
+        """
 
     def __init__(
         self,
@@ -912,14 +1084,75 @@ class CreateReservationRequest(_message.Message):
         reservation: Global___Reservation | None = ...,
         time_to_live: _duration_pb2.Duration | None = ...,
         request_id: _builtins.str = ...,
+        may_wait: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation", "time_to_live", b"time_to_live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "reservation", b"reservation", "time_to_live", b"time_to_live"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["may_wait", b"may_wait", "request_id", b"request_id", "reservation", b"reservation", "time_to_live", b"time_to_live"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateReservationRequest: _TypeAlias = CreateReservationRequest  # noqa: Y015
+
+@_typing.final
+class WatchReservationRequest(_message.Message):
+    """Request of WatchReservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """reservations/{reservation}."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchReservationRequest: _TypeAlias = WatchReservationRequest  # noqa: Y015
+
+@_typing.final
+class RenewReservationRequest(_message.Message):
+    """Request of RenewReservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EXPECTED_RELEASE_TIME_FIELD_NUMBER: _builtins.int
+    TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """reservations/{reservation}."""
+    request_id: _builtins.str
+    """A UUID, new for each intent; a repeated call with it answers the same."""
+    @_builtins.property
+    def expected_release_time(self) -> _timestamp_pb2.Timestamp:
+        """When the holder expects the launch to end; unset: as it said before."""
+
+    @_builtins.property
+    def time_to_live(self) -> _duration_pb2.Duration:
+        """How long it lives from now on without being activated. Default 1 h, at most 7 d. Means nothing once it is activated."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        expected_release_time: _timestamp_pb2.Timestamp | None = ...,
+        time_to_live: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_release_time", b"expected_release_time", "time_to_live", b"time_to_live"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_release_time", b"expected_release_time", "name", b"name", "request_id", b"request_id", "time_to_live", b"time_to_live"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewReservationRequest: _TypeAlias = RenewReservationRequest  # noqa: Y015
 
 @_typing.final
 class GetReservationRequest(_message.Message):
@@ -1065,6 +1298,7 @@ class SettleReservationRequest(_message.Message):
     USAGES_FIELD_NUMBER: _builtins.int
     RETAIN_DURATION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RETAIN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """reservations/{reservation}."""
     outcome: Global___SettleReservationRequest.Outcome.ValueType
@@ -1079,7 +1313,11 @@ class SettleReservationRequest(_message.Message):
 
     @_builtins.property
     def retain_duration(self) -> _duration_pb2.Duration:
-        """How long the rest of the hold is kept for a rollback. 0 (default): not at all. At most 7 d."""
+        """How long what a rollback needs of the rest of the hold is kept. 0 (default): not at all. At most 7 d."""
+
+    @_builtins.property
+    def retain(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetainItem]:
+        """Of the rest, how much is kept by flavor and region; what is not named is freed at once. Empty: all of the rest."""
 
     def __init__(
         self,
@@ -1089,14 +1327,45 @@ class SettleReservationRequest(_message.Message):
         usages: _abc.Iterable[Global___ModelUnits] | None = ...,
         retain_duration: _duration_pb2.Duration | None = ...,
         request_id: _builtins.str = ...,
+        retain: _abc.Iterable[Global___RetainItem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retain_duration", b"retain_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "outcome", b"outcome", "request_id", b"request_id", "retain_duration", b"retain_duration", "usages", b"usages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "outcome", b"outcome", "request_id", b"request_id", "retain", b"retain", "retain_duration", b"retain_duration", "usages", b"usages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SettleReservationRequest: _TypeAlias = SettleReservationRequest  # noqa: Y015
+
+@_typing.final
+class RetainItem(_message.Message):
+    """How much of a hold is kept for a rollback of one flavor in one region."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLAVOR_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    flavor: _builtins.str
+    """The flavor."""
+    region: _builtins.str
+    """The region."""
+    units: _builtins.int
+    """Units; at most what is left of the hold."""
+    def __init__(
+        self,
+        *,
+        flavor: _builtins.str = ...,
+        region: _builtins.str = ...,
+        units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flavor", b"flavor", "region", b"region", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetainItem: _TypeAlias = RetainItem  # noqa: Y015
 
 @_typing.final
 class CancelReservationRequest(_message.Message):
@@ -1131,22 +1400,78 @@ class SimulateReservationRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESERVATION_FIELD_NUMBER: _builtins.int
+    SWAPS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reservation(self) -> Global___Reservation:
         """The reservation as CreateReservation would take it; `launch` may be any well-formed name."""
+
+    @_builtins.property
+    def swaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Swap]:
+        """The swaps behind its items, so that smaller steps can be tried; empty: `items` are taken as they are."""
 
     def __init__(
         self,
         *,
         reservation: Global___Reservation | None = ...,
+        swaps: _abc.Iterable[Global___Swap] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation", "swaps", b"swaps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SimulateReservationRequest: _TypeAlias = SimulateReservationRequest  # noqa: Y015
+
+@_typing.final
+class Swap(_message.Message):
+    """One model taking over from another in one region, step by step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    NEW_FLAVOR_FIELD_NUMBER: _builtins.int
+    NEW_REPLICAS_FIELD_NUMBER: _builtins.int
+    NEW_UNITS_PER_REPLICA_FIELD_NUMBER: _builtins.int
+    OLD_FLAVOR_FIELD_NUMBER: _builtins.int
+    OLD_REPLICAS_FIELD_NUMBER: _builtins.int
+    OLD_UNITS_PER_REPLICA_FIELD_NUMBER: _builtins.int
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """The region."""
+    new_flavor: _builtins.str
+    """Flavor of the new model."""
+    new_replicas: _builtins.int
+    """Replicas of the new model for the whole route."""
+    new_units_per_replica: _builtins.int
+    """Units of its flavor that a replica takes. Default 1."""
+    old_flavor: _builtins.str
+    """Flavor of the old model; empty where none is replaced."""
+    old_replicas: _builtins.int
+    """Replicas of the old model for the whole route."""
+    old_units_per_replica: _builtins.int
+    """Units of its flavor that a replica takes. Default 1."""
+    min_replicas: _builtins.int
+    """Fewest replicas of a model that has a share. Default 2."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        new_flavor: _builtins.str = ...,
+        new_replicas: _builtins.int = ...,
+        new_units_per_replica: _builtins.int = ...,
+        old_flavor: _builtins.str = ...,
+        old_replicas: _builtins.int = ...,
+        old_units_per_replica: _builtins.int = ...,
+        min_replicas: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_replicas", b"min_replicas", "new_flavor", b"new_flavor", "new_replicas", b"new_replicas", "new_units_per_replica", b"new_units_per_replica", "old_flavor", b"old_flavor", "old_replicas", b"old_replicas", "old_units_per_replica", b"old_units_per_replica", "region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Swap: _TypeAlias = Swap  # noqa: Y015
 
 @_typing.final
 class SimulateReservationResponse(_message.Message):
@@ -1154,16 +1479,63 @@ class SimulateReservationResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Answer:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _AnswerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SimulateReservationResponse._Answer.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ANSWER_UNSPECIFIED: SimulateReservationResponse._Answer.ValueType  # 0
+        """Not stated."""
+        NOW: SimulateReservationResponse._Answer.ValueType  # 1
+        """Now, as it is asked for."""
+        IN_STEPS: SimulateReservationResponse._Answer.ValueType  # 2
+        """Now, in steps of `step_basis_points` (only where `swaps` are given)."""
+        LATER: SimulateReservationResponse._Answer.ValueType  # 3
+        """After the launches of `promises` have ended, at about `expected_hold_time`."""
+        NEVER: SimulateReservationResponse._Answer.ValueType  # 4
+        """Nothing that is held would ever free enough; `explanation` says what is missing."""
+
+    class Answer(_Answer, metaclass=_AnswerEnumTypeWrapper):
+        """When it would fit."""
+
+    ANSWER_UNSPECIFIED: SimulateReservationResponse.Answer.ValueType  # 0
+    """Not stated."""
+    NOW: SimulateReservationResponse.Answer.ValueType  # 1
+    """Now, as it is asked for."""
+    IN_STEPS: SimulateReservationResponse.Answer.ValueType  # 2
+    """Now, in steps of `step_basis_points` (only where `swaps` are given)."""
+    LATER: SimulateReservationResponse.Answer.ValueType  # 3
+    """After the launches of `promises` have ended, at about `expected_hold_time`."""
+    NEVER: SimulateReservationResponse.Answer.ValueType  # 4
+    """Nothing that is held would ever free enough; `explanation` says what is missing."""
+
     FITS_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    STEP_BASIS_POINTS_FIELD_NUMBER: _builtins.int
+    PROMISES_FIELD_NUMBER: _builtins.int
+    EXPECTED_HOLD_TIME_FIELD_NUMBER: _builtins.int
     fits: _builtins.bool
     """Whether it would be held now."""
     explanation: _builtins.str
     """One sentence for people."""
+    answer: Global___SimulateReservationResponse.Answer.ValueType
+    """When it would fit."""
+    step_basis_points: _builtins.int
+    """IN_STEPS: the largest step of the traffic, in basis points, with which it fits now."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fit]:
         """Item by item: what is asked, moved and extra, and what is there."""
+
+    @_builtins.property
+    def promises(self) -> _containers.RepeatedCompositeFieldContainer[Global___Promise]:
+        """LATER: on what it would wait."""
+
+    @_builtins.property
+    def expected_hold_time(self) -> _timestamp_pb2.Timestamp:
+        """LATER: when it would be held; unset where a holder does not say when it ends."""
 
     def __init__(
         self,
@@ -1171,10 +1543,14 @@ class SimulateReservationResponse(_message.Message):
         fits: _builtins.bool = ...,
         items: _abc.Iterable[Global___Fit] | None = ...,
         explanation: _builtins.str = ...,
+        answer: Global___SimulateReservationResponse.Answer.ValueType = ...,
+        step_basis_points: _builtins.int = ...,
+        promises: _abc.Iterable[Global___Promise] | None = ...,
+        expected_hold_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_hold_time", b"expected_hold_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "fits", b"fits", "items", b"items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "expected_hold_time", b"expected_hold_time", "explanation", b"explanation", "fits", b"fits", "items", b"items", "promises", b"promises", "step_basis_points", b"step_basis_points"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1189,10 +1565,13 @@ class Fit(_message.Message):
     ITEM_FIELD_NUMBER: _builtins.int
     AVAILABLE_UNITS_FIELD_NUMBER: _builtins.int
     MISSING_UNITS_FIELD_NUMBER: _builtins.int
+    END_EXCESS_UNITS_FIELD_NUMBER: _builtins.int
     available_units: _builtins.int
     """Units that are available to the pool now."""
     missing_units: _builtins.int
     """Units that are missing; 0 where it fits."""
+    end_excess_units: _builtins.int
+    """Units by which the end state exceeds the pool's own quota and the loans to it; 0 where it fits."""
     @_builtins.property
     def item(self) -> Global___HoldItem:
         """The item with its moved and extra units."""
@@ -1203,10 +1582,11 @@ class Fit(_message.Message):
         item: Global___HoldItem | None = ...,
         available_units: _builtins.int = ...,
         missing_units: _builtins.int = ...,
+        end_excess_units: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_units", b"available_units", "item", b"item", "missing_units", b"missing_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_units", b"available_units", "end_excess_units", b"end_excess_units", "item", b"item", "missing_units", b"missing_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1409,6 +1789,13 @@ class Certificate(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    STOPPERS_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    RECORDING_FIELD_NUMBER: _builtins.int
+    RECORDING_DIGEST_FIELD_NUMBER: _builtins.int
+    GENERATOR_HEALTH_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    SERVING_SPEC_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """certificates/{certificate}."""
     model: _builtins.str
@@ -1427,6 +1814,16 @@ class Certificate(_message.Message):
     """Why it may be believed, in the words of who stated it. At most 1000 characters."""
     actor: _builtins.str
     """Who made it."""
+    region: _builtins.str
+    """Where it was measured."""
+    recording: _builtins.str
+    """What was replayed; empty for sample requests."""
+    recording_digest: _builtins.str
+    """SHA-256 over the requests that were replayed, as "sha256:<hex>"."""
+    requests: _builtins.int
+    """Requests of the run that confirmed it."""
+    serving_spec_digest: _builtins.str
+    """SHA-256 of the serving spec that was measured, as "sha256:<hex>"."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -1434,6 +1831,14 @@ class Certificate(_message.Message):
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Until when it is valid. Default: 90 d after it was made."""
+
+    @_builtins.property
+    def stoppers(self) -> Global___Stoppers:
+        """What the replica kept while it carried the load, for LOAD_TEST."""
+
+    @_builtins.property
+    def generator_health(self) -> Global___GeneratorHealth:
+        """How well the generator kept up in the run that confirmed it."""
 
     def __init__(
         self,
@@ -1449,14 +1854,51 @@ class Certificate(_message.Message):
         actor: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        stoppers: Global___Stoppers | None = ...,
+        region: _builtins.str = ...,
+        recording: _builtins.str = ...,
+        recording_digest: _builtins.str = ...,
+        generator_health: Global___GeneratorHealth | None = ...,
+        requests: _builtins.int = ...,
+        serving_spec_digest: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "generator_health", b"generator_health", "stoppers", b"stoppers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "confidence", b"confidence", "create_time", b"create_time", "expire_time", b"expire_time", "flavor", b"flavor", "load_test", b"load_test", "max_qps", b"max_qps", "model", b"model", "name", b"name", "note", b"note", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "confidence", b"confidence", "create_time", b"create_time", "expire_time", b"expire_time", "flavor", b"flavor", "generator_health", b"generator_health", "load_test", b"load_test", "max_qps", b"max_qps", "model", b"model", "name", b"name", "note", b"note", "recording", b"recording", "recording_digest", b"recording_digest", "region", b"region", "requests", b"requests", "serving_spec_digest", b"serving_spec_digest", "source", b"source", "stoppers", b"stoppers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Certificate: _TypeAlias = Certificate  # noqa: Y015
+
+@_typing.final
+class GeneratorHealth(_message.Message):
+    """How well a load generator kept up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATE_RATIO_FIELD_NUMBER: _builtins.int
+    SEND_LATE_P99_MS_FIELD_NUMBER: _builtins.int
+    CPU_FRACTION_FIELD_NUMBER: _builtins.int
+    rate_ratio: _builtins.float
+    """Rate that was sent over the rate that was intended; below 0.98 the run is not believed."""
+    send_late_p99_ms: _builtins.float
+    """99th percentile of how late requests were sent, in milliseconds."""
+    cpu_fraction: _builtins.float
+    """Share of one core that the generator's process used, 1 is all of it."""
+    def __init__(
+        self,
+        *,
+        rate_ratio: _builtins.float = ...,
+        send_late_p99_ms: _builtins.float = ...,
+        cpu_fraction: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_fraction", b"cpu_fraction", "rate_ratio", b"rate_ratio", "send_late_p99_ms", b"send_late_p99_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GeneratorHealth: _TypeAlias = GeneratorHealth  # noqa: Y015
 
 @_typing.final
 class LoadTest(_message.Message):
@@ -1507,6 +1949,57 @@ class LoadTest(_message.Message):
     CANCELLED: LoadTest.State.ValueType  # 7
     """Somebody cancelled it."""
 
+    class _Cause:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[LoadTest._Cause.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CAUSE_UNSPECIFIED: LoadTest._Cause.ValueType  # 0
+        """It has not, or not yet."""
+        UNSTABLE_LATENCY: LoadTest._Cause.ValueType  # 1
+        """The latency was not stable enough at any rate for a fresh run to confirm one."""
+        GENERATOR_LIMIT: LoadTest._Cause.ValueType  # 2
+        """The load generator is the limit, not the replica."""
+        UNRELATED_ERRORS: LoadTest._Cause.ValueType  # 3
+        """Requests fail at every rate alike: not the load is the reason."""
+        NOTHING_WITHIN: LoadTest._Cause.ValueType  # 4
+        """Not even the lowest rate was within the stoppers."""
+        NOTHING_BEYOND: LoadTest._Cause.ValueType  # 5
+        """No rate was beyond the stoppers."""
+        CLONE_UNAVAILABLE: LoadTest._Cause.ValueType  # 6
+        """The clone did not become available, or did not stay so."""
+        INTERRUPTED: LoadTest._Cause.ValueType  # 7
+        """It was begun several times and interrupted each time."""
+        OUT_OF_TIME: LoadTest._Cause.ValueType  # 8
+        """It did not converge in the time that it had."""
+        RECORDING_UNREADABLE: LoadTest._Cause.ValueType  # 9
+        """The recording could not be read."""
+
+    class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
+        """Why it ended without a result."""
+
+    CAUSE_UNSPECIFIED: LoadTest.Cause.ValueType  # 0
+    """It has not, or not yet."""
+    UNSTABLE_LATENCY: LoadTest.Cause.ValueType  # 1
+    """The latency was not stable enough at any rate for a fresh run to confirm one."""
+    GENERATOR_LIMIT: LoadTest.Cause.ValueType  # 2
+    """The load generator is the limit, not the replica."""
+    UNRELATED_ERRORS: LoadTest.Cause.ValueType  # 3
+    """Requests fail at every rate alike: not the load is the reason."""
+    NOTHING_WITHIN: LoadTest.Cause.ValueType  # 4
+    """Not even the lowest rate was within the stoppers."""
+    NOTHING_BEYOND: LoadTest.Cause.ValueType  # 5
+    """No rate was beyond the stoppers."""
+    CLONE_UNAVAILABLE: LoadTest.Cause.ValueType  # 6
+    """The clone did not become available, or did not stay so."""
+    INTERRUPTED: LoadTest.Cause.ValueType  # 7
+    """It was begun several times and interrupted each time."""
+    OUT_OF_TIME: LoadTest.Cause.ValueType  # 8
+    """It did not converge in the time that it had."""
+    RECORDING_UNREADABLE: LoadTest.Cause.ValueType  # 9
+    """The recording could not be read."""
+
     NAME_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
@@ -1523,6 +2016,15 @@ class LoadTest(_message.Message):
     CERTIFICATION_REQUESTS_FIELD_NUMBER: _builtins.int
     HIGHEST_WITHIN_QPS_FIELD_NUMBER: _builtins.int
     LOWEST_BEYOND_QPS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    RECORDING_FIELD_NUMBER: _builtins.int
+    RECORDING_DIGEST_FIELD_NUMBER: _builtins.int
+    EXPECTED_END_TIME_FIELD_NUMBER: _builtins.int
+    CURRENT_QPS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    WARM_UP_DURATION_FIELD_NUMBER: _builtins.int
+    VALIDITY_DURATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """loadTests/{load_test}."""
     model: _builtins.str
@@ -1547,9 +2049,19 @@ class LoadTest(_message.Message):
     """Rate, in requests a second, that the replica is known to keep so far; 0 before the first."""
     lowest_beyond_qps: _builtins.float
     """Lowest rate so far, in requests a second, that it did not keep; 0 before the first."""
+    cause: Global___LoadTest.Cause.ValueType
+    """Why it ended without a result."""
+    recording: _builtins.str
+    """What is replayed, in the order and form in which it was recorded, over and over. Either this or `sample_requests`."""
+    recording_digest: _builtins.str
+    """SHA-256 over the requests that are replayed, as "sha256:<hex>"."""
+    current_qps: _builtins.float
+    """The rate that is being tried now, in requests a second; 0 where none is."""
+    attempt: _builtins.int
+    """How often it was begun: again after the service died in between."""
     @_builtins.property
     def sample_requests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """A request to replay, as inference.ModelInferRequest in bytes. At least one, at most 1000; 1 MiB together."""
+        """A request to replay, as inference.ModelInferRequest in bytes. At most 1000; 1 MiB together. Either these or `recording`."""
 
     @_builtins.property
     def stoppers(self) -> Global___Stoppers:
@@ -1566,6 +2078,24 @@ class LoadTest(_message.Message):
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
+
+    @_builtins.property
+    def expected_end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is expected to end, by the rates and requests that are still to come; unset before the first probe."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was first claimed; unset while PENDING."""
+
+    @_builtins.property
+    def warm_up_duration(self) -> _duration_pb2.Duration:
+        """How long the clone is warmed up before the first probe. Default: until its latency has settled, at most 2 min. At most
+        30 min.
+        """
+
+    @_builtins.property
+    def validity_duration(self) -> _duration_pb2.Duration:
+        """How long the certificate will be valid. Default 90 d; 1 h to 365 d."""
 
     def __init__(
         self,
@@ -1586,10 +2116,19 @@ class LoadTest(_message.Message):
         certification_requests: _builtins.int = ...,
         highest_within_qps: _builtins.float = ...,
         lowest_beyond_qps: _builtins.float = ...,
+        cause: Global___LoadTest.Cause.ValueType = ...,
+        recording: _builtins.str = ...,
+        recording_digest: _builtins.str = ...,
+        expected_end_time: _timestamp_pb2.Timestamp | None = ...,
+        current_qps: _builtins.float = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        attempt: _builtins.int = ...,
+        warm_up_duration: _duration_pb2.Duration | None = ...,
+        validity_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "stoppers", b"stoppers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expected_end_time", b"expected_end_time", "start_time", b"start_time", "stoppers", b"stoppers", "validity_duration", b"validity_duration", "warm_up_duration", b"warm_up_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "certificate", b"certificate", "certification_requests", b"certification_requests", "create_time", b"create_time", "end_time", b"end_time", "highest_within_qps", b"highest_within_qps", "lowest_beyond_qps", b"lowest_beyond_qps", "message", b"message", "model", b"model", "name", b"name", "probes", b"probes", "region", b"region", "sample_requests", b"sample_requests", "start_qps", b"start_qps", "state", b"state", "stoppers", b"stoppers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cause", b"cause", "certificate", b"certificate", "certification_requests", b"certification_requests", "create_time", b"create_time", "current_qps", b"current_qps", "end_time", b"end_time", "expected_end_time", b"expected_end_time", "highest_within_qps", b"highest_within_qps", "lowest_beyond_qps", b"lowest_beyond_qps", "message", b"message", "model", b"model", "name", b"name", "probes", b"probes", "recording", b"recording", "recording_digest", b"recording_digest", "region", b"region", "sample_requests", b"sample_requests", "start_qps", b"start_qps", "start_time", b"start_time", "state", b"state", "stoppers", b"stoppers", "validity_duration", b"validity_duration", "warm_up_duration", b"warm_up_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1603,23 +2142,55 @@ class Stoppers(_message.Message):
 
     LATENCY_P99_MS_FIELD_NUMBER: _builtins.int
     ERROR_RATE_FIELD_NUMBER: _builtins.int
+    LATENCIES_FIELD_NUMBER: _builtins.int
     latency_p99_ms: _builtins.float
     """Highest 99th percentile of the latency, in milliseconds, counted from the intended send time. 0: not judged."""
     error_rate: _builtins.float
     """Highest share of failed requests, in [0, 1). 0 (default): 0.001."""
+    @_builtins.property
+    def latencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyStopper]:
+        """More limits on the latency, each on its percentile. At most 8."""
+
     def __init__(
         self,
         *,
         latency_p99_ms: _builtins.float = ...,
         error_rate: _builtins.float = ...,
+        latencies: _abc.Iterable[Global___LatencyStopper] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_rate", b"error_rate", "latency_p99_ms", b"latency_p99_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_rate", b"error_rate", "latencies", b"latencies", "latency_p99_ms", b"latency_p99_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Stoppers: _TypeAlias = Stoppers  # noqa: Y015
+
+@_typing.final
+class LatencyStopper(_message.Message):
+    """A limit on one percentile of the latency."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERCENTILE_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    percentile: _builtins.float
+    """The percentile, 50 to 99.99."""
+    latency_ms: _builtins.float
+    """Its highest value in milliseconds, counted from the intended send time. Above 0."""
+    def __init__(
+        self,
+        *,
+        percentile: _builtins.float = ...,
+        latency_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latency_ms", b"latency_ms", "percentile", b"percentile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencyStopper: _TypeAlias = LatencyStopper  # noqa: Y015
 
 @_typing.final
 class Probe(_message.Message):
@@ -1645,6 +2216,8 @@ class Probe(_message.Message):
         """The generator could not keep the rate: says nothing of the model."""
         TRANSPORT_ERRORS: Probe._Outcome.ValueType  # 5
         """Requests did not reach the replica: says nothing of the load that it carries."""
+        UNSTABLE: Probe._Outcome.ValueType  # 6
+        """The latency drifted or jumped during the probe: says nothing of the load that it carries."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
         """What the probe found."""
@@ -1661,6 +2234,8 @@ class Probe(_message.Message):
     """The generator could not keep the rate: says nothing of the model."""
     TRANSPORT_ERRORS: Probe.Outcome.ValueType  # 5
     """Requests did not reach the replica: says nothing of the load that it carries."""
+    UNSTABLE: Probe.Outcome.ValueType  # 6
+    """The latency drifted or jumped during the probe: says nothing of the load that it carries."""
 
     INTENDED_QPS_FIELD_NUMBER: _builtins.int
     ACTUAL_QPS_FIELD_NUMBER: _builtins.int
@@ -1670,6 +2245,13 @@ class Probe(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     CERTIFICATION_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    LATENCY_P50_MS_FIELD_NUMBER: _builtins.int
+    LATENCY_P90_MS_FIELD_NUMBER: _builtins.int
+    LATENCY_P999_MS_FIELD_NUMBER: _builtins.int
+    SEND_LATE_P99_MS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    GENERATOR_CPU_FRACTION_FIELD_NUMBER: _builtins.int
     intended_qps: _builtins.float
     """Intended rate in requests a second."""
     actual_qps: _builtins.float
@@ -1686,6 +2268,24 @@ class Probe(_message.Message):
     """Whether it was part of the certification."""
     explanation: _builtins.str
     """Why it found that, for people."""
+    latency_p50_ms: _builtins.float
+    """Median of the latency from the intended send time, in milliseconds."""
+    latency_p90_ms: _builtins.float
+    """90th percentile of the latency, in milliseconds."""
+    latency_p999_ms: _builtins.float
+    """99.9th percentile of the latency, in milliseconds."""
+    send_late_p99_ms: _builtins.float
+    """99th percentile of how late requests were sent, in milliseconds."""
+    generator_cpu_fraction: _builtins.float
+    """Share of one core that the generator's process used during the probe."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When its first request after the warm-up was sent."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the verdict was reached."""
+
     def __init__(
         self,
         *,
@@ -1697,10 +2297,17 @@ class Probe(_message.Message):
         outcome: Global___Probe.Outcome.ValueType = ...,
         certification: _builtins.bool = ...,
         explanation: _builtins.str = ...,
+        latency_p50_ms: _builtins.float = ...,
+        latency_p90_ms: _builtins.float = ...,
+        latency_p999_ms: _builtins.float = ...,
+        send_late_p99_ms: _builtins.float = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        generator_cpu_fraction: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_qps", b"actual_qps", "certification", b"certification", "errors", b"errors", "explanation", b"explanation", "intended_qps", b"intended_qps", "latency_p99_ms", b"latency_p99_ms", "outcome", b"outcome", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_qps", b"actual_qps", "certification", b"certification", "end_time", b"end_time", "errors", b"errors", "explanation", b"explanation", "generator_cpu_fraction", b"generator_cpu_fraction", "intended_qps", b"intended_qps", "latency_p50_ms", b"latency_p50_ms", "latency_p90_ms", b"latency_p90_ms", "latency_p999_ms", b"latency_p999_ms", "latency_p99_ms", b"latency_p99_ms", "outcome", b"outcome", "requests", b"requests", "send_late_p99_ms", b"send_late_p99_ms", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1986,6 +2593,16 @@ class Estimate(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     FLAVOR_FIELD_NUMBER: _builtins.int
     UNITS_PER_REPLICA_FIELD_NUMBER: _builtins.int
+    SHARE_BASIS_POINTS_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
+    MAX_STEP_BASIS_POINTS_FIELD_NUMBER: _builtins.int
+    ALLOW_EXPIRED_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_EXPIRED_FIELD_NUMBER: _builtins.int
+    REPLACED_COST_PER_HOUR_FIELD_NUMBER: _builtins.int
+    COST_CHANGE_PER_HOUR_FIELD_NUMBER: _builtins.int
+    COST_RATIO_FIELD_NUMBER: _builtins.int
+    REPLACED_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """estimates/{estimate}."""
     model: _builtins.str
@@ -1998,6 +2615,24 @@ class Estimate(_message.Message):
     """The flavor that a replica runs on."""
     units_per_replica: _builtins.int
     """Units of the flavor that a replica takes."""
+    share_basis_points: _builtins.int
+    """The share of the route that the model is to have, in basis points. Default 10,000."""
+    replaces: _builtins.str
+    """The model that it replaces. Empty: the baseline of its type, where there is another one; `-`: none."""
+    max_step_basis_points: _builtins.int
+    """The largest step in which the swap moves traffic, in basis points. Default 2,000."""
+    allow_expired_certificate: _builtins.bool
+    """Use a certificate although it has expired; the answer says that it did."""
+    certificate_expired: _builtins.bool
+    """Whether the certificate had expired when it was used."""
+    replaced_cost_per_hour: _builtins.float
+    """Cost per hour of what is replaced, at its whole share."""
+    cost_change_per_hour: _builtins.float
+    """What the swap changes in the cost per hour, over all models of the route: after less before."""
+    cost_ratio: _builtins.float
+    """Cost after over cost before; 0 where nothing is replaced."""
+    replaced_certificate: _builtins.str
+    """Where the replaced model's replicas come from: its certificate's name, or "inferred" from what the pools have booked."""
     @_builtins.property
     def headroom(self) -> Global___Headroom:
         """Headroom and margins. Unset fields have their defaults, which the answer shows."""
@@ -2014,6 +2649,10 @@ class Estimate(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is odd about it, in sentences for people: an expired certificate, an inferred number, old demand."""
+
     def __init__(
         self,
         *,
@@ -2027,10 +2666,20 @@ class Estimate(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         flavor: _builtins.str = ...,
         units_per_replica: _builtins.int = ...,
+        share_basis_points: _builtins.int = ...,
+        replaces: _builtins.str = ...,
+        max_step_basis_points: _builtins.int = ...,
+        allow_expired_certificate: _builtins.bool = ...,
+        certificate_expired: _builtins.bool = ...,
+        replaced_cost_per_hour: _builtins.float = ...,
+        cost_change_per_hour: _builtins.float = ...,
+        cost_ratio: _builtins.float = ...,
+        replaced_certificate: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "headroom", b"headroom"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "cost_per_hour", b"cost_per_hour", "create_time", b"create_time", "flavor", b"flavor", "headroom", b"headroom", "inputs", b"inputs", "model", b"model", "name", b"name", "regions", b"regions", "units_per_replica", b"units_per_replica"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_expired_certificate", b"allow_expired_certificate", "certificate", b"certificate", "certificate_expired", b"certificate_expired", "cost_change_per_hour", b"cost_change_per_hour", "cost_per_hour", b"cost_per_hour", "cost_ratio", b"cost_ratio", "create_time", b"create_time", "flavor", b"flavor", "headroom", b"headroom", "inputs", b"inputs", "max_step_basis_points", b"max_step_basis_points", "model", b"model", "name", b"name", "regions", b"regions", "replaced_certificate", b"replaced_certificate", "replaced_cost_per_hour", b"replaced_cost_per_hour", "replaces", b"replaces", "share_basis_points", b"share_basis_points", "units_per_replica", b"units_per_replica", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2099,6 +2748,14 @@ class RegionEstimate(_message.Message):
     COST_PER_HOUR_FIELD_NUMBER: _builtins.int
     MIN_REPLICAS_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    SHARE_REPLICAS_FIELD_NUMBER: _builtins.int
+    REPLACED_REPLICAS_FIELD_NUMBER: _builtins.int
+    REPLACED_FLAVOR_FIELD_NUMBER: _builtins.int
+    REPLACED_UNITS_FIELD_NUMBER: _builtins.int
+    SWAP_PEAKS_FIELD_NUMBER: _builtins.int
+    UNIT_CHANGES_FIELD_NUMBER: _builtins.int
+    REPLACED_COST_PER_HOUR_FIELD_NUMBER: _builtins.int
+    SWAP_EXPLANATION_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The region."""
     demand_qps: _builtins.float
@@ -2117,6 +2774,26 @@ class RegionEstimate(_message.Message):
     """Fewest replicas at any share above 0."""
     explanation: _builtins.str
     """The formula with its numbers in it."""
+    share_replicas: _builtins.int
+    """Replicas at the share that is asked for."""
+    replaced_replicas: _builtins.int
+    """Replicas of the model that is replaced, at its present share, and their flavor and units below."""
+    replaced_flavor: _builtins.str
+    """Flavor of the model that is replaced."""
+    replaced_units: _builtins.int
+    """Units of the model that is replaced."""
+    replaced_cost_per_hour: _builtins.float
+    """Cost per hour of what is replaced."""
+    swap_explanation: _builtins.str
+    """How the peak of the swap comes about, step by step, with its numbers."""
+    @_builtins.property
+    def swap_peaks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeakUnits]:
+        """Most units in use at any moment of the swap, flavor by flavor."""
+
+    @_builtins.property
+    def unit_changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeakUnits]:
+        """Units after less units before, flavor by flavor."""
+
     def __init__(
         self,
         *,
@@ -2128,14 +2805,48 @@ class RegionEstimate(_message.Message):
         cost_per_hour: _builtins.float = ...,
         min_replicas: _builtins.int = ...,
         explanation: _builtins.str = ...,
+        share_replicas: _builtins.int = ...,
+        replaced_replicas: _builtins.int = ...,
+        replaced_flavor: _builtins.str = ...,
+        replaced_units: _builtins.int = ...,
+        swap_peaks: _abc.Iterable[Global___PeakUnits] | None = ...,
+        unit_changes: _abc.Iterable[Global___PeakUnits] | None = ...,
+        replaced_cost_per_hour: _builtins.float = ...,
+        swap_explanation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_per_hour", b"cost_per_hour", "demand_qps", b"demand_qps", "explanation", b"explanation", "failover_demand_qps", b"failover_demand_qps", "min_replicas", b"min_replicas", "region", b"region", "replicas", b"replicas", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_per_hour", b"cost_per_hour", "demand_qps", b"demand_qps", "explanation", b"explanation", "failover_demand_qps", b"failover_demand_qps", "min_replicas", b"min_replicas", "region", b"region", "replaced_cost_per_hour", b"replaced_cost_per_hour", "replaced_flavor", b"replaced_flavor", "replaced_replicas", b"replaced_replicas", "replaced_units", b"replaced_units", "replicas", b"replicas", "share_replicas", b"share_replicas", "swap_explanation", b"swap_explanation", "swap_peaks", b"swap_peaks", "unit_changes", b"unit_changes", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegionEstimate: _TypeAlias = RegionEstimate  # noqa: Y015
+
+@_typing.final
+class PeakUnits(_message.Message):
+    """Units of one flavor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLAVOR_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    flavor: _builtins.str
+    """The flavor."""
+    units: _builtins.int
+    """Units; may be negative where it is a change."""
+    def __init__(
+        self,
+        *,
+        flavor: _builtins.str = ...,
+        units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flavor", b"flavor", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeakUnits: _TypeAlias = PeakUnits  # noqa: Y015
 
 @_typing.final
 class Input(_message.Message):
@@ -2148,6 +2859,7 @@ class Input(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """What: `peak_qps`, `max_qps`, `normal_utilization` …"""
     region: _builtins.str
@@ -2158,6 +2870,10 @@ class Input(_message.Message):
     """Its unit: `requests/s`, `1`, `replicas` …"""
     source: _builtins.str
     """Where it comes from: the name of a resource, or "default"."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was measured or stated; unset for defaults."""
+
     def __init__(
         self,
         *,
@@ -2166,10 +2882,11 @@ class Input(_message.Message):
         value: _builtins.float = ...,
         unit: _builtins.str = ...,
         source: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "region", b"region", "source", b"source", "unit", b"unit", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "region", b"region", "source", b"source", "time", b"time", "unit", b"unit", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,11 @@ import warnings
 
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from modelfleet.capacity.v1 import capacity_pb2 as modelfleet_dot_capacity_dot_v1_dot_capacity__pb2
+from modelfleet.capacity.v1 import demand_pb2 as modelfleet_dot_capacity_dot_v1_dot_demand__pb2
+from modelfleet.capacity.v1 import loans_pb2 as modelfleet_dot_capacity_dot_v1_dot_loans__pb2
+from modelfleet.capacity.v1 import policies_pb2 as modelfleet_dot_capacity_dot_v1_dot_policies__pb2
+from modelfleet.capacity.v1 import recordings_pb2 as modelfleet_dot_capacity_dot_v1_dot_recordings__pb2
+from modelfleet.capacity.v1 import usage_pb2 as modelfleet_dot_capacity_dot_v1_dot_usage__pb2
 
 GRPC_GENERATED_VERSION = '1.78.2'
 GRPC_VERSION = grpc.__version__
@@ -98,6 +103,31 @@ class CapacityServiceStub(object):
                 request_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListBookingsRequest.SerializeToString,
                 response_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListBookingsResponse.FromString,
                 _registered_method=True)
+        self.CreateLoan = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/CreateLoan',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.CreateLoanRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.Loan.FromString,
+                _registered_method=True)
+        self.GetLoan = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/GetLoan',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.GetLoanRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.Loan.FromString,
+                _registered_method=True)
+        self.ListLoans = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/ListLoans',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.ListLoansRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.ListLoansResponse.FromString,
+                _registered_method=True)
+        self.EndLoan = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/EndLoan',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.EndLoanRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.Loan.FromString,
+                _registered_method=True)
+        self.ListUsageHistory = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/ListUsageHistory',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_usage__pb2.ListUsageHistoryRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_usage__pb2.ListUsageHistoryResponse.FromString,
+                _registered_method=True)
         self.CreateReservation = channel.unary_unary(
                 '/modelfleet.capacity.v1.CapacityService/CreateReservation',
                 request_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.CreateReservationRequest.SerializeToString,
@@ -112,6 +142,16 @@ class CapacityServiceStub(object):
                 '/modelfleet.capacity.v1.CapacityService/ListReservations',
                 request_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListReservationsRequest.SerializeToString,
                 response_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListReservationsResponse.FromString,
+                _registered_method=True)
+        self.WatchReservation = channel.unary_stream(
+                '/modelfleet.capacity.v1.CapacityService/WatchReservation',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.WatchReservationRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.Reservation.FromString,
+                _registered_method=True)
+        self.RenewReservation = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/RenewReservation',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.RenewReservationRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.Reservation.FromString,
                 _registered_method=True)
         self.ActivateReservation = channel.unary_unary(
                 '/modelfleet.capacity.v1.CapacityService/ActivateReservation',
@@ -137,6 +177,31 @@ class CapacityServiceStub(object):
                 '/modelfleet.capacity.v1.CapacityService/ListLedgerEntries',
                 request_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListLedgerEntriesRequest.SerializeToString,
                 response_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListLedgerEntriesResponse.FromString,
+                _registered_method=True)
+        self.CreateRecording = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/CreateRecording',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.CreateRecordingRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.Recording.FromString,
+                _registered_method=True)
+        self.GetRecording = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/GetRecording',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.GetRecordingRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.Recording.FromString,
+                _registered_method=True)
+        self.ListRecordings = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/ListRecordings',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.ListRecordingsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.ListRecordingsResponse.FromString,
+                _registered_method=True)
+        self.StopRecording = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/StopRecording',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.StopRecordingRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.Recording.FromString,
+                _registered_method=True)
+        self.DeleteRecording = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/DeleteRecording',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.DeleteRecordingRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
         self.CreateLoadTest = channel.unary_unary(
                 '/modelfleet.capacity.v1.CapacityService/CreateLoadTest',
@@ -178,6 +243,11 @@ class CapacityServiceStub(object):
                 request_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListCertificatesRequest.SerializeToString,
                 response_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListCertificatesResponse.FromString,
                 _registered_method=True)
+        self.GetDemand = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/GetDemand',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_demand__pb2.GetDemandRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_demand__pb2.Demand.FromString,
+                _registered_method=True)
         self.CreateEstimate = channel.unary_unary(
                 '/modelfleet.capacity.v1.CapacityService/CreateEstimate',
                 request_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.CreateEstimateRequest.SerializeToString,
@@ -192,6 +262,46 @@ class CapacityServiceStub(object):
                 '/modelfleet.capacity.v1.CapacityService/ListEstimates',
                 request_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListEstimatesRequest.SerializeToString,
                 response_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListEstimatesResponse.FromString,
+                _registered_method=True)
+        self.GetLaunchPolicy = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/GetLaunchPolicy',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.GetLaunchPolicyRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchPolicy.FromString,
+                _registered_method=True)
+        self.ListLaunchPolicies = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/ListLaunchPolicies',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.ListLaunchPoliciesRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.ListLaunchPoliciesResponse.FromString,
+                _registered_method=True)
+        self.CreateLaunchPolicy = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/CreateLaunchPolicy',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.CreateLaunchPolicyRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchPolicy.FromString,
+                _registered_method=True)
+        self.UpdateLaunchPolicy = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/UpdateLaunchPolicy',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.UpdateLaunchPolicyRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchPolicy.FromString,
+                _registered_method=True)
+        self.DeleteLaunchPolicy = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/DeleteLaunchPolicy',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.DeleteLaunchPolicyRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.CreateLaunchDecision = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/CreateLaunchDecision',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.CreateLaunchDecisionRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchDecision.FromString,
+                _registered_method=True)
+        self.GetLaunchDecision = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/GetLaunchDecision',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.GetLaunchDecisionRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchDecision.FromString,
+                _registered_method=True)
+        self.ListLaunchDecisions = channel.unary_unary(
+                '/modelfleet.capacity.v1.CapacityService/ListLaunchDecisions',
+                request_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.ListLaunchDecisionsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.ListLaunchDecisionsResponse.FromString,
                 _registered_method=True)
 
 
@@ -288,6 +398,42 @@ class CapacityServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateLoan(self, request, context):
+        """Lends capacity: the lender's consent that the borrower's models may serve on it beyond the borrower's own quota, until a
+        time. Errors: REFERENCE_NOT_FOUND, LOAN_EXCEEDS_LENDING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLoan(self, request, context):
+        """Reads a loan.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLoans(self, request, context):
+        """Lists loans, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndLoan(self, request, context):
+        """Ends a loan before its time. What serves on it goes on serving; it counts as overdue from then on. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsageHistory(self, request, context):
+        """Returns the usage of a pool over time, by flavor and region, against its quota.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateReservation(self, request, context):
         """Reserves capacity for a launch: moves what the models that it replaces use into the launch's hold, and adds the
         extra, all or nothing over all flavors and regions. Exactly once by `request_id`; one live reservation a launch.
@@ -296,7 +442,15 @@ class CapacityServiceServicer(object):
         `moved_units` 500 and `extra_units` 84. Settled as SUCCEEDED with usage 420, 164 units are freed; as ROLLED_BACK,
         the old model has its 500 again and 84 are freed.
 
-        Errors: QUOTA_EXCEEDED with what is missing where; RESOURCE_EXISTS when the launch already has one;
+        With `may_wait` a reservation that does not fit now is PENDING, on capacity that launches which are already HELD will
+        free (`promises` say which, how much, when; never on another one that waits, so no circle of waiting can form). It
+        becomes HELD by itself, in the order of tier, then age.
+
+        The peak of the swap may be borrowed within the organisation; the end state must fit the pool's own quota and the loans
+        to it.
+
+        Errors: QUOTA_EXCEEDED with what is missing where, also when it may wait and nothing that is held would ever free
+        enough; END_STATE_EXCEEDS_QUOTA; RESOURCE_EXISTS when the launch already has one;
         REFERENCE_NOT_FOUND for a pool or flavor that does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -317,9 +471,25 @@ class CapacityServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchReservation(self, request, context):
+        """Streams a reservation whenever it changes, until it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewReservation(self, request, context):
+        """Says that the holder is there, and when it expects to release what it holds: those who wait are planned anew when that
+        moves. Before the activation it prolongs `expire_time` as well. A holder that is not heard of raises an alarm; what is
+        running is never freed for it. Errors: WRONG_STATE once it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ActivateReservation(self, request, context):
         """Says that the first replica is about to be started: from then on the hold ends by settlement alone, never by expiry.
-        Idempotent. Errors: WRONG_STATE when it has expired or ended.
+        Idempotent. Errors: WRONG_STATE when it waits, has expired or has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -343,7 +513,8 @@ class CapacityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SimulateReservation(self, request, context):
-        """Answers what CreateReservation would, by the same code, and changes nothing.
+        """Answers what CreateReservation would, by the same code, and changes nothing: it fits now, in smaller steps, after other
+        launches have ended, or never.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -356,9 +527,45 @@ class CapacityServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateRecording(self, request, context):
+        """Starts to record live requests of a route in one region, through the region's agent; or makes a dataset known that was
+        recorded by a client. Errors: REFERENCE_NOT_FOUND, NOT_CONFIGURED, RECORDING_UNREADABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRecording(self, request, context):
+        """Reads a recording.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRecordings(self, request, context):
+        """Lists recordings, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopRecording(self, request, context):
+        """Ends a recording before its limits do. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRecording(self, request, context):
+        """Deletes a recording and its dataset. Errors: WRONG_STATE while it records, RESOURCE_IN_USE while a load test replays it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateLoadTest(self, request, context):
         """Starts a load test; it runs on its own and ends in a certificate or says why not.
-        Errors: REFERENCE_NOT_FOUND, NOT_CONFIGURED.
+        Errors: REFERENCE_NOT_FOUND, NOT_CONFIGURED, RECORDING_UNREADABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -413,9 +620,17 @@ class CapacityServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDemand(self, request, context):
+        """Measures the peak demand of a route, by region, as its model type says it is to be measured, and says where each number
+        comes from. Changes nothing. Errors: NOT_CONFIGURED, PART_UNAVAILABLE (the metrics source).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateEstimate(self, request, context):
         """Estimates what a model needs for the whole route, by region, and keeps the answer with all its inputs.
-        Errors: CERTIFICATE_MISSING, NOT_CONFIGURED (no demand).
+        Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -430,6 +645,66 @@ class CapacityServiceServicer(object):
 
     def ListEstimates(self, request, context):
         """Lists estimates, newest first; of one model with its name in `model`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLaunchPolicy(self, request, context):
+        """Reads a launch policy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLaunchPolicies(self, request, context):
+        """Lists launch policies.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateLaunchPolicy(self, request, context):
+        """Creates a launch policy. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateLaunchPolicy(self, request, context):
+        """Changes fields of a launch policy. Decisions that were made by it stay as they are. Errors: RESOURCE_NOT_FOUND,
+        ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteLaunchPolicy(self, request, context):
+        """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team that others
+        fall back to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateLaunchDecision(self, request, context):
+        """Judges a launch by its policy: whether it may go on by itself, needs somebody's approval, or lacks evidence. The decision
+        is kept with every value that it saw. Errors: REFERENCE_NOT_FOUND, CERTIFICATE_MISSING, CERTIFICATE_EXPIRED,
+        NOT_CONFIGURED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLaunchDecision(self, request, context):
+        """Reads a decision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLaunchDecisions(self, request, context):
+        """Lists decisions, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -498,6 +773,31 @@ def add_CapacityServiceServicer_to_server(servicer, server):
                     request_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListBookingsRequest.FromString,
                     response_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListBookingsResponse.SerializeToString,
             ),
+            'CreateLoan': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateLoan,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.CreateLoanRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.Loan.SerializeToString,
+            ),
+            'GetLoan': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLoan,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.GetLoanRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.Loan.SerializeToString,
+            ),
+            'ListLoans': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLoans,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.ListLoansRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.ListLoansResponse.SerializeToString,
+            ),
+            'EndLoan': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndLoan,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.EndLoanRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_loans__pb2.Loan.SerializeToString,
+            ),
+            'ListUsageHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsageHistory,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_usage__pb2.ListUsageHistoryRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_usage__pb2.ListUsageHistoryResponse.SerializeToString,
+            ),
             'CreateReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateReservation,
                     request_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.CreateReservationRequest.FromString,
@@ -512,6 +812,16 @@ def add_CapacityServiceServicer_to_server(servicer, server):
                     servicer.ListReservations,
                     request_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListReservationsRequest.FromString,
                     response_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListReservationsResponse.SerializeToString,
+            ),
+            'WatchReservation': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchReservation,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.WatchReservationRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.Reservation.SerializeToString,
+            ),
+            'RenewReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewReservation,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.RenewReservationRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.Reservation.SerializeToString,
             ),
             'ActivateReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.ActivateReservation,
@@ -537,6 +847,31 @@ def add_CapacityServiceServicer_to_server(servicer, server):
                     servicer.ListLedgerEntries,
                     request_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListLedgerEntriesRequest.FromString,
                     response_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListLedgerEntriesResponse.SerializeToString,
+            ),
+            'CreateRecording': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRecording,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.CreateRecordingRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.Recording.SerializeToString,
+            ),
+            'GetRecording': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRecording,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.GetRecordingRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.Recording.SerializeToString,
+            ),
+            'ListRecordings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRecordings,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.ListRecordingsRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.ListRecordingsResponse.SerializeToString,
+            ),
+            'StopRecording': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopRecording,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.StopRecordingRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.Recording.SerializeToString,
+            ),
+            'DeleteRecording': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRecording,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.DeleteRecordingRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'CreateLoadTest': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateLoadTest,
@@ -578,6 +913,11 @@ def add_CapacityServiceServicer_to_server(servicer, server):
                     request_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListCertificatesRequest.FromString,
                     response_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListCertificatesResponse.SerializeToString,
             ),
+            'GetDemand': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDemand,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_demand__pb2.GetDemandRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_demand__pb2.Demand.SerializeToString,
+            ),
             'CreateEstimate': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateEstimate,
                     request_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.CreateEstimateRequest.FromString,
@@ -592,6 +932,46 @@ def add_CapacityServiceServicer_to_server(servicer, server):
                     servicer.ListEstimates,
                     request_deserializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListEstimatesRequest.FromString,
                     response_serializer=modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListEstimatesResponse.SerializeToString,
+            ),
+            'GetLaunchPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLaunchPolicy,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.GetLaunchPolicyRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchPolicy.SerializeToString,
+            ),
+            'ListLaunchPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLaunchPolicies,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.ListLaunchPoliciesRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.ListLaunchPoliciesResponse.SerializeToString,
+            ),
+            'CreateLaunchPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateLaunchPolicy,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.CreateLaunchPolicyRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchPolicy.SerializeToString,
+            ),
+            'UpdateLaunchPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateLaunchPolicy,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.UpdateLaunchPolicyRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchPolicy.SerializeToString,
+            ),
+            'DeleteLaunchPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteLaunchPolicy,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.DeleteLaunchPolicyRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'CreateLaunchDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateLaunchDecision,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.CreateLaunchDecisionRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchDecision.SerializeToString,
+            ),
+            'GetLaunchDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLaunchDecision,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.GetLaunchDecisionRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchDecision.SerializeToString,
+            ),
+            'ListLaunchDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLaunchDecisions,
+                    request_deserializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.ListLaunchDecisionsRequest.FromString,
+                    response_serializer=modelfleet_dot_capacity_dot_v1_dot_policies__pb2.ListLaunchDecisionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -932,6 +1312,141 @@ class CapacityService(object):
             _registered_method=True)
 
     @staticmethod
+    def CreateLoan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/CreateLoan',
+            modelfleet_dot_capacity_dot_v1_dot_loans__pb2.CreateLoanRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_loans__pb2.Loan.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLoan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/GetLoan',
+            modelfleet_dot_capacity_dot_v1_dot_loans__pb2.GetLoanRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_loans__pb2.Loan.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLoans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/ListLoans',
+            modelfleet_dot_capacity_dot_v1_dot_loans__pb2.ListLoansRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_loans__pb2.ListLoansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndLoan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/EndLoan',
+            modelfleet_dot_capacity_dot_v1_dot_loans__pb2.EndLoanRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_loans__pb2.Loan.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsageHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/ListUsageHistory',
+            modelfleet_dot_capacity_dot_v1_dot_usage__pb2.ListUsageHistoryRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_usage__pb2.ListUsageHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateReservation(request,
             target,
             options=(),
@@ -1002,6 +1517,60 @@ class CapacityService(object):
             '/modelfleet.capacity.v1.CapacityService/ListReservations',
             modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListReservationsRequest.SerializeToString,
             modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListReservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/WatchReservation',
+            modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.WatchReservationRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.Reservation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/RenewReservation',
+            modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.RenewReservationRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.Reservation.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1137,6 +1706,141 @@ class CapacityService(object):
             '/modelfleet.capacity.v1.CapacityService/ListLedgerEntries',
             modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListLedgerEntriesRequest.SerializeToString,
             modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListLedgerEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRecording(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/CreateRecording',
+            modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.CreateRecordingRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.Recording.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRecording(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/GetRecording',
+            modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.GetRecordingRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.Recording.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRecordings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/ListRecordings',
+            modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.ListRecordingsRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.ListRecordingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopRecording(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/StopRecording',
+            modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.StopRecordingRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.Recording.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRecording(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/DeleteRecording',
+            modelfleet_dot_capacity_dot_v1_dot_recordings__pb2.DeleteRecordingRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1364,6 +2068,33 @@ class CapacityService(object):
             _registered_method=True)
 
     @staticmethod
+    def GetDemand(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/GetDemand',
+            modelfleet_dot_capacity_dot_v1_dot_demand__pb2.GetDemandRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_demand__pb2.Demand.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateEstimate(request,
             target,
             options=(),
@@ -1434,6 +2165,222 @@ class CapacityService(object):
             '/modelfleet.capacity.v1.CapacityService/ListEstimates',
             modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListEstimatesRequest.SerializeToString,
             modelfleet_dot_capacity_dot_v1_dot_capacity__pb2.ListEstimatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLaunchPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/GetLaunchPolicy',
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.GetLaunchPolicyRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLaunchPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/ListLaunchPolicies',
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.ListLaunchPoliciesRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.ListLaunchPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateLaunchPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/CreateLaunchPolicy',
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.CreateLaunchPolicyRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateLaunchPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/UpdateLaunchPolicy',
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.UpdateLaunchPolicyRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteLaunchPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/DeleteLaunchPolicy',
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.DeleteLaunchPolicyRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateLaunchDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/CreateLaunchDecision',
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.CreateLaunchDecisionRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchDecision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLaunchDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/GetLaunchDecision',
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.GetLaunchDecisionRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.LaunchDecision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLaunchDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.capacity.v1.CapacityService/ListLaunchDecisions',
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.ListLaunchDecisionsRequest.SerializeToString,
+            modelfleet_dot_capacity_dot_v1_dot_policies__pb2.ListLaunchDecisionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,11 @@ from collections import abc as _abc
 from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from modelfleet.capacity.v1 import capacity_pb2 as _capacity_pb2
+from modelfleet.capacity.v1 import demand_pb2 as _demand_pb2
+from modelfleet.capacity.v1 import loans_pb2 as _loans_pb2
+from modelfleet.capacity.v1 import policies_pb2 as _policies_pb2
+from modelfleet.capacity.v1 import recordings_pb2 as _recordings_pb2
+from modelfleet.capacity.v1 import usage_pb2 as _usage_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -66,6 +71,18 @@ class CapacityServiceStub:
     """
     ListBookings: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.ListBookingsRequest, _capacity_pb2.ListBookingsResponse]
     """Lists what each model has booked in a pool, in the order of the models' names."""
+    CreateLoan: _grpc.UnaryUnaryMultiCallable[_loans_pb2.CreateLoanRequest, _loans_pb2.Loan]
+    """Lends capacity: the lender's consent that the borrower's models may serve on it beyond the borrower's own quota, until a
+    time. Errors: REFERENCE_NOT_FOUND, LOAN_EXCEEDS_LENDING.
+    """
+    GetLoan: _grpc.UnaryUnaryMultiCallable[_loans_pb2.GetLoanRequest, _loans_pb2.Loan]
+    """Reads a loan."""
+    ListLoans: _grpc.UnaryUnaryMultiCallable[_loans_pb2.ListLoansRequest, _loans_pb2.ListLoansResponse]
+    """Lists loans, newest first."""
+    EndLoan: _grpc.UnaryUnaryMultiCallable[_loans_pb2.EndLoanRequest, _loans_pb2.Loan]
+    """Ends a loan before its time. What serves on it goes on serving; it counts as overdue from then on. Idempotent."""
+    ListUsageHistory: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListUsageHistoryRequest, _usage_pb2.ListUsageHistoryResponse]
+    """Returns the usage of a pool over time, by flavor and region, against its quota."""
     CreateReservation: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.CreateReservationRequest, _capacity_pb2.Reservation]
     """Reserves capacity for a launch: moves what the models that it replaces use into the launch's hold, and adds the
     extra, all or nothing over all flavors and regions. Exactly once by `request_id`; one live reservation a launch.
@@ -74,16 +91,31 @@ class CapacityServiceStub:
     `moved_units` 500 and `extra_units` 84. Settled as SUCCEEDED with usage 420, 164 units are freed; as ROLLED_BACK,
     the old model has its 500 again and 84 are freed.
 
-    Errors: QUOTA_EXCEEDED with what is missing where; RESOURCE_EXISTS when the launch already has one;
+    With `may_wait` a reservation that does not fit now is PENDING, on capacity that launches which are already HELD will
+    free (`promises` say which, how much, when; never on another one that waits, so no circle of waiting can form). It
+    becomes HELD by itself, in the order of tier, then age.
+
+    The peak of the swap may be borrowed within the organisation; the end state must fit the pool's own quota and the loans
+    to it.
+
+    Errors: QUOTA_EXCEEDED with what is missing where, also when it may wait and nothing that is held would ever free
+    enough; END_STATE_EXCEEDS_QUOTA; RESOURCE_EXISTS when the launch already has one;
     REFERENCE_NOT_FOUND for a pool or flavor that does not exist.
     """
     GetReservation: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.GetReservationRequest, _capacity_pb2.Reservation]
     """Reads a reservation."""
     ListReservations: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.ListReservationsRequest, _capacity_pb2.ListReservationsResponse]
     """Lists reservations, newest first."""
+    WatchReservation: _grpc.UnaryStreamMultiCallable[_capacity_pb2.WatchReservationRequest, _capacity_pb2.Reservation]
+    """Streams a reservation whenever it changes, until it has ended."""
+    RenewReservation: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.RenewReservationRequest, _capacity_pb2.Reservation]
+    """Says that the holder is there, and when it expects to release what it holds: those who wait are planned anew when that
+    moves. Before the activation it prolongs `expire_time` as well. A holder that is not heard of raises an alarm; what is
+    running is never freed for it. Errors: WRONG_STATE once it has ended.
+    """
     ActivateReservation: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.ActivateReservationRequest, _capacity_pb2.Reservation]
     """Says that the first replica is about to be started: from then on the hold ends by settlement alone, never by expiry.
-    Idempotent. Errors: WRONG_STATE when it has expired or ended.
+    Idempotent. Errors: WRONG_STATE when it waits, has expired or has ended.
     """
     SettleReservation: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.SettleReservationRequest, _capacity_pb2.Reservation]
     """Ends a hold in one ledger transaction: books what each model uses now and frees the rest, keeping for a while what a
@@ -95,12 +127,26 @@ class CapacityServiceStub:
     Errors: WRONG_STATE when it was activated or settled.
     """
     SimulateReservation: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.SimulateReservationRequest, _capacity_pb2.SimulateReservationResponse]
-    """Answers what CreateReservation would, by the same code, and changes nothing."""
+    """Answers what CreateReservation would, by the same code, and changes nothing: it fits now, in smaller steps, after other
+    launches have ended, or never.
+    """
     ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.ListLedgerEntriesRequest, _capacity_pb2.ListLedgerEntriesResponse]
     """Lists the ledger of a pool, newest first: every change of usage with who, when and why."""
+    CreateRecording: _grpc.UnaryUnaryMultiCallable[_recordings_pb2.CreateRecordingRequest, _recordings_pb2.Recording]
+    """Starts to record live requests of a route in one region, through the region's agent; or makes a dataset known that was
+    recorded by a client. Errors: REFERENCE_NOT_FOUND, NOT_CONFIGURED, RECORDING_UNREADABLE.
+    """
+    GetRecording: _grpc.UnaryUnaryMultiCallable[_recordings_pb2.GetRecordingRequest, _recordings_pb2.Recording]
+    """Reads a recording."""
+    ListRecordings: _grpc.UnaryUnaryMultiCallable[_recordings_pb2.ListRecordingsRequest, _recordings_pb2.ListRecordingsResponse]
+    """Lists recordings, newest first."""
+    StopRecording: _grpc.UnaryUnaryMultiCallable[_recordings_pb2.StopRecordingRequest, _recordings_pb2.Recording]
+    """Ends a recording before its limits do. Idempotent."""
+    DeleteRecording: _grpc.UnaryUnaryMultiCallable[_recordings_pb2.DeleteRecordingRequest, _empty_pb2.Empty]
+    """Deletes a recording and its dataset. Errors: WRONG_STATE while it records, RESOURCE_IN_USE while a load test replays it."""
     CreateLoadTest: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.CreateLoadTestRequest, _capacity_pb2.LoadTest]
     """Starts a load test; it runs on its own and ends in a certificate or says why not.
-    Errors: REFERENCE_NOT_FOUND, NOT_CONFIGURED.
+    Errors: REFERENCE_NOT_FOUND, NOT_CONFIGURED, RECORDING_UNREADABLE.
     """
     GetLoadTest: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.GetLoadTestRequest, _capacity_pb2.LoadTest]
     """Reads a load test."""
@@ -116,14 +162,41 @@ class CapacityServiceStub:
     """Reads a certificate."""
     ListCertificates: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.ListCertificatesRequest, _capacity_pb2.ListCertificatesResponse]
     """Lists certificates, newest first; of one model with its name in `model`."""
+    GetDemand: _grpc.UnaryUnaryMultiCallable[_demand_pb2.GetDemandRequest, _demand_pb2.Demand]
+    """Measures the peak demand of a route, by region, as its model type says it is to be measured, and says where each number
+    comes from. Changes nothing. Errors: NOT_CONFIGURED, PART_UNAVAILABLE (the metrics source).
+    """
     CreateEstimate: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.CreateEstimateRequest, _capacity_pb2.Estimate]
     """Estimates what a model needs for the whole route, by region, and keeps the answer with all its inputs.
-    Errors: CERTIFICATE_MISSING, NOT_CONFIGURED (no demand).
+    Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand).
     """
     GetEstimate: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.GetEstimateRequest, _capacity_pb2.Estimate]
     """Reads an estimate."""
     ListEstimates: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.ListEstimatesRequest, _capacity_pb2.ListEstimatesResponse]
     """Lists estimates, newest first; of one model with its name in `model`."""
+    GetLaunchPolicy: _grpc.UnaryUnaryMultiCallable[_policies_pb2.GetLaunchPolicyRequest, _policies_pb2.LaunchPolicy]
+    """Reads a launch policy."""
+    ListLaunchPolicies: _grpc.UnaryUnaryMultiCallable[_policies_pb2.ListLaunchPoliciesRequest, _policies_pb2.ListLaunchPoliciesResponse]
+    """Lists launch policies."""
+    CreateLaunchPolicy: _grpc.UnaryUnaryMultiCallable[_policies_pb2.CreateLaunchPolicyRequest, _policies_pb2.LaunchPolicy]
+    """Creates a launch policy. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND."""
+    UpdateLaunchPolicy: _grpc.UnaryUnaryMultiCallable[_policies_pb2.UpdateLaunchPolicyRequest, _policies_pb2.LaunchPolicy]
+    """Changes fields of a launch policy. Decisions that were made by it stay as they are. Errors: RESOURCE_NOT_FOUND,
+    ETAG_MISMATCH.
+    """
+    DeleteLaunchPolicy: _grpc.UnaryUnaryMultiCallable[_policies_pb2.DeleteLaunchPolicyRequest, _empty_pb2.Empty]
+    """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team that others
+    fall back to.
+    """
+    CreateLaunchDecision: _grpc.UnaryUnaryMultiCallable[_policies_pb2.CreateLaunchDecisionRequest, _policies_pb2.LaunchDecision]
+    """Judges a launch by its policy: whether it may go on by itself, needs somebody's approval, or lacks evidence. The decision
+    is kept with every value that it saw. Errors: REFERENCE_NOT_FOUND, CERTIFICATE_MISSING, CERTIFICATE_EXPIRED,
+    NOT_CONFIGURED.
+    """
+    GetLaunchDecision: _grpc.UnaryUnaryMultiCallable[_policies_pb2.GetLaunchDecisionRequest, _policies_pb2.LaunchDecision]
+    """Reads a decision."""
+    ListLaunchDecisions: _grpc.UnaryUnaryMultiCallable[_policies_pb2.ListLaunchDecisionsRequest, _policies_pb2.ListLaunchDecisionsResponse]
+    """Lists decisions, newest first."""
 
 @_typing.type_check_only
 class CapacityServiceAsyncStub(CapacityServiceStub):
@@ -162,6 +235,18 @@ class CapacityServiceAsyncStub(CapacityServiceStub):
     """
     ListBookings: _aio.UnaryUnaryMultiCallable[_capacity_pb2.ListBookingsRequest, _capacity_pb2.ListBookingsResponse]  # type: ignore[assignment]
     """Lists what each model has booked in a pool, in the order of the models' names."""
+    CreateLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.CreateLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
+    """Lends capacity: the lender's consent that the borrower's models may serve on it beyond the borrower's own quota, until a
+    time. Errors: REFERENCE_NOT_FOUND, LOAN_EXCEEDS_LENDING.
+    """
+    GetLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.GetLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
+    """Reads a loan."""
+    ListLoans: _aio.UnaryUnaryMultiCallable[_loans_pb2.ListLoansRequest, _loans_pb2.ListLoansResponse]  # type: ignore[assignment]
+    """Lists loans, newest first."""
+    EndLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.EndLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
+    """Ends a loan before its time. What serves on it goes on serving; it counts as overdue from then on. Idempotent."""
+    ListUsageHistory: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListUsageHistoryRequest, _usage_pb2.ListUsageHistoryResponse]  # type: ignore[assignment]
+    """Returns the usage of a pool over time, by flavor and region, against its quota."""
     CreateReservation: _aio.UnaryUnaryMultiCallable[_capacity_pb2.CreateReservationRequest, _capacity_pb2.Reservation]  # type: ignore[assignment]
     """Reserves capacity for a launch: moves what the models that it replaces use into the launch's hold, and adds the
     extra, all or nothing over all flavors and regions. Exactly once by `request_id`; one live reservation a launch.
@@ -170,16 +255,31 @@ class CapacityServiceAsyncStub(CapacityServiceStub):
     `moved_units` 500 and `extra_units` 84. Settled as SUCCEEDED with usage 420, 164 units are freed; as ROLLED_BACK,
     the old model has its 500 again and 84 are freed.
 
-    Errors: QUOTA_EXCEEDED with what is missing where; RESOURCE_EXISTS when the launch already has one;
+    With `may_wait` a reservation that does not fit now is PENDING, on capacity that launches which are already HELD will
+    free (`promises` say which, how much, when; never on another one that waits, so no circle of waiting can form). It
+    becomes HELD by itself, in the order of tier, then age.
+
+    The peak of the swap may be borrowed within the organisation; the end state must fit the pool's own quota and the loans
+    to it.
+
+    Errors: QUOTA_EXCEEDED with what is missing where, also when it may wait and nothing that is held would ever free
+    enough; END_STATE_EXCEEDS_QUOTA; RESOURCE_EXISTS when the launch already has one;
     REFERENCE_NOT_FOUND for a pool or flavor that does not exist.
     """
     GetReservation: _aio.UnaryUnaryMultiCallable[_capacity_pb2.GetReservationRequest, _capacity_pb2.Reservation]  # type: ignore[assignment]
     """Reads a reservation."""
     ListReservations: _aio.UnaryUnaryMultiCallable[_capacity_pb2.ListReservationsRequest, _capacity_pb2.ListReservationsResponse]  # type: ignore[assignment]
     """Lists reservations, newest first."""
+    WatchReservation: _aio.UnaryStreamMultiCallable[_capacity_pb2.WatchReservationRequest, _capacity_pb2.Reservation]  # type: ignore[assignment]
+    """Streams a reservation whenever it changes, until it has ended."""
+    RenewReservation: _aio.UnaryUnaryMultiCallable[_capacity_pb2.RenewReservationRequest, _capacity_pb2.Reservation]  # type: ignore[assignment]
+    """Says that the holder is there, and when it expects to release what it holds: those who wait are planned anew when that
+    moves. Before the activation it prolongs `expire_time` as well. A holder that is not heard of raises an alarm; what is
+    running is never freed for it. Errors: WRONG_STATE once it has ended.
+    """
     ActivateReservation: _aio.UnaryUnaryMultiCallable[_capacity_pb2.ActivateReservationRequest, _capacity_pb2.Reservation]  # type: ignore[assignment]
     """Says that the first replica is about to be started: from then on the hold ends by settlement alone, never by expiry.
-    Idempotent. Errors: WRONG_STATE when it has expired or ended.
+    Idempotent. Errors: WRONG_STATE when it waits, has expired or has ended.
     """
     SettleReservation: _aio.UnaryUnaryMultiCallable[_capacity_pb2.SettleReservationRequest, _capacity_pb2.Reservation]  # type: ignore[assignment]
     """Ends a hold in one ledger transaction: books what each model uses now and frees the rest, keeping for a while what a
@@ -191,12 +291,26 @@ class CapacityServiceAsyncStub(CapacityServiceStub):
     Errors: WRONG_STATE when it was activated or settled.
     """
     SimulateReservation: _aio.UnaryUnaryMultiCallable[_capacity_pb2.SimulateReservationRequest, _capacity_pb2.SimulateReservationResponse]  # type: ignore[assignment]
-    """Answers what CreateReservation would, by the same code, and changes nothing."""
+    """Answers what CreateReservation would, by the same code, and changes nothing: it fits now, in smaller steps, after other
+    launches have ended, or never.
+    """
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_capacity_pb2.ListLedgerEntriesRequest, _capacity_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
     """Lists the ledger of a pool, newest first: every change of usage with who, when and why."""
+    CreateRecording: _aio.UnaryUnaryMultiCallable[_recordings_pb2.CreateRecordingRequest, _recordings_pb2.Recording]  # type: ignore[assignment]
+    """Starts to record live requests of a route in one region, through the region's agent; or makes a dataset known that was
+    recorded by a client. Errors: REFERENCE_NOT_FOUND, NOT_CONFIGURED, RECORDING_UNREADABLE.
+    """
+    GetRecording: _aio.UnaryUnaryMultiCallable[_recordings_pb2.GetRecordingRequest, _recordings_pb2.Recording]  # type: ignore[assignment]
+    """Reads a recording."""
+    ListRecordings: _aio.UnaryUnaryMultiCallable[_recordings_pb2.ListRecordingsRequest, _recordings_pb2.ListRecordingsResponse]  # type: ignore[assignment]
+    """Lists recordings, newest first."""
+    StopRecording: _aio.UnaryUnaryMultiCallable[_recordings_pb2.StopRecordingRequest, _recordings_pb2.Recording]  # type: ignore[assignment]
+    """Ends a recording before its limits do. Idempotent."""
+    DeleteRecording: _aio.UnaryUnaryMultiCallable[_recordings_pb2.DeleteRecordingRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a recording and its dataset. Errors: WRONG_STATE while it records, RESOURCE_IN_USE while a load test replays it."""
     CreateLoadTest: _aio.UnaryUnaryMultiCallable[_capacity_pb2.CreateLoadTestRequest, _capacity_pb2.LoadTest]  # type: ignore[assignment]
     """Starts a load test; it runs on its own and ends in a certificate or says why not.
-    Errors: REFERENCE_NOT_FOUND, NOT_CONFIGURED.
+    Errors: REFERENCE_NOT_FOUND, NOT_CONFIGURED, RECORDING_UNREADABLE.
     """
     GetLoadTest: _aio.UnaryUnaryMultiCallable[_capacity_pb2.GetLoadTestRequest, _capacity_pb2.LoadTest]  # type: ignore[assignment]
     """Reads a load test."""
@@ -212,14 +326,41 @@ class CapacityServiceAsyncStub(CapacityServiceStub):
     """Reads a certificate."""
     ListCertificates: _aio.UnaryUnaryMultiCallable[_capacity_pb2.ListCertificatesRequest, _capacity_pb2.ListCertificatesResponse]  # type: ignore[assignment]
     """Lists certificates, newest first; of one model with its name in `model`."""
+    GetDemand: _aio.UnaryUnaryMultiCallable[_demand_pb2.GetDemandRequest, _demand_pb2.Demand]  # type: ignore[assignment]
+    """Measures the peak demand of a route, by region, as its model type says it is to be measured, and says where each number
+    comes from. Changes nothing. Errors: NOT_CONFIGURED, PART_UNAVAILABLE (the metrics source).
+    """
     CreateEstimate: _aio.UnaryUnaryMultiCallable[_capacity_pb2.CreateEstimateRequest, _capacity_pb2.Estimate]  # type: ignore[assignment]
     """Estimates what a model needs for the whole route, by region, and keeps the answer with all its inputs.
-    Errors: CERTIFICATE_MISSING, NOT_CONFIGURED (no demand).
+    Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand).
     """
     GetEstimate: _aio.UnaryUnaryMultiCallable[_capacity_pb2.GetEstimateRequest, _capacity_pb2.Estimate]  # type: ignore[assignment]
     """Reads an estimate."""
     ListEstimates: _aio.UnaryUnaryMultiCallable[_capacity_pb2.ListEstimatesRequest, _capacity_pb2.ListEstimatesResponse]  # type: ignore[assignment]
     """Lists estimates, newest first; of one model with its name in `model`."""
+    GetLaunchPolicy: _aio.UnaryUnaryMultiCallable[_policies_pb2.GetLaunchPolicyRequest, _policies_pb2.LaunchPolicy]  # type: ignore[assignment]
+    """Reads a launch policy."""
+    ListLaunchPolicies: _aio.UnaryUnaryMultiCallable[_policies_pb2.ListLaunchPoliciesRequest, _policies_pb2.ListLaunchPoliciesResponse]  # type: ignore[assignment]
+    """Lists launch policies."""
+    CreateLaunchPolicy: _aio.UnaryUnaryMultiCallable[_policies_pb2.CreateLaunchPolicyRequest, _policies_pb2.LaunchPolicy]  # type: ignore[assignment]
+    """Creates a launch policy. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND."""
+    UpdateLaunchPolicy: _aio.UnaryUnaryMultiCallable[_policies_pb2.UpdateLaunchPolicyRequest, _policies_pb2.LaunchPolicy]  # type: ignore[assignment]
+    """Changes fields of a launch policy. Decisions that were made by it stay as they are. Errors: RESOURCE_NOT_FOUND,
+    ETAG_MISMATCH.
+    """
+    DeleteLaunchPolicy: _aio.UnaryUnaryMultiCallable[_policies_pb2.DeleteLaunchPolicyRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team that others
+    fall back to.
+    """
+    CreateLaunchDecision: _aio.UnaryUnaryMultiCallable[_policies_pb2.CreateLaunchDecisionRequest, _policies_pb2.LaunchDecision]  # type: ignore[assignment]
+    """Judges a launch by its policy: whether it may go on by itself, needs somebody's approval, or lacks evidence. The decision
+    is kept with every value that it saw. Errors: REFERENCE_NOT_FOUND, CERTIFICATE_MISSING, CERTIFICATE_EXPIRED,
+    NOT_CONFIGURED.
+    """
+    GetLaunchDecision: _aio.UnaryUnaryMultiCallable[_policies_pb2.GetLaunchDecisionRequest, _policies_pb2.LaunchDecision]  # type: ignore[assignment]
+    """Reads a decision."""
+    ListLaunchDecisions: _aio.UnaryUnaryMultiCallable[_policies_pb2.ListLaunchDecisionsRequest, _policies_pb2.ListLaunchDecisionsResponse]  # type: ignore[assignment]
+    """Lists decisions, newest first."""
 
 class CapacityServiceServicer(metaclass=_abc_1.ABCMeta):
     """Flavors, pools with quotas, reservations against them, certificates of what one replica carries, and estimates.
@@ -329,6 +470,48 @@ class CapacityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists what each model has booked in a pool, in the order of the models' names."""
 
     @_abc_1.abstractmethod
+    def CreateLoan(
+        self,
+        request: _loans_pb2.CreateLoanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_loans_pb2.Loan, _abc.Awaitable[_loans_pb2.Loan]]:
+        """Lends capacity: the lender's consent that the borrower's models may serve on it beyond the borrower's own quota, until a
+        time. Errors: REFERENCE_NOT_FOUND, LOAN_EXCEEDS_LENDING.
+        """
+
+    @_abc_1.abstractmethod
+    def GetLoan(
+        self,
+        request: _loans_pb2.GetLoanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_loans_pb2.Loan, _abc.Awaitable[_loans_pb2.Loan]]:
+        """Reads a loan."""
+
+    @_abc_1.abstractmethod
+    def ListLoans(
+        self,
+        request: _loans_pb2.ListLoansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_loans_pb2.ListLoansResponse, _abc.Awaitable[_loans_pb2.ListLoansResponse]]:
+        """Lists loans, newest first."""
+
+    @_abc_1.abstractmethod
+    def EndLoan(
+        self,
+        request: _loans_pb2.EndLoanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_loans_pb2.Loan, _abc.Awaitable[_loans_pb2.Loan]]:
+        """Ends a loan before its time. What serves on it goes on serving; it counts as overdue from then on. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def ListUsageHistory(
+        self,
+        request: _usage_pb2.ListUsageHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.ListUsageHistoryResponse, _abc.Awaitable[_usage_pb2.ListUsageHistoryResponse]]:
+        """Returns the usage of a pool over time, by flavor and region, against its quota."""
+
+    @_abc_1.abstractmethod
     def CreateReservation(
         self,
         request: _capacity_pb2.CreateReservationRequest,
@@ -341,7 +524,15 @@ class CapacityServiceServicer(metaclass=_abc_1.ABCMeta):
         `moved_units` 500 and `extra_units` 84. Settled as SUCCEEDED with usage 420, 164 units are freed; as ROLLED_BACK,
         the old model has its 500 again and 84 are freed.
 
-        Errors: QUOTA_EXCEEDED with what is missing where; RESOURCE_EXISTS when the launch already has one;
+        With `may_wait` a reservation that does not fit now is PENDING, on capacity that launches which are already HELD will
+        free (`promises` say which, how much, when; never on another one that waits, so no circle of waiting can form). It
+        becomes HELD by itself, in the order of tier, then age.
+
+        The peak of the swap may be borrowed within the organisation; the end state must fit the pool's own quota and the loans
+        to it.
+
+        Errors: QUOTA_EXCEEDED with what is missing where, also when it may wait and nothing that is held would ever free
+        enough; END_STATE_EXCEEDS_QUOTA; RESOURCE_EXISTS when the launch already has one;
         REFERENCE_NOT_FOUND for a pool or flavor that does not exist.
         """
 
@@ -362,13 +553,32 @@ class CapacityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists reservations, newest first."""
 
     @_abc_1.abstractmethod
+    def WatchReservation(
+        self,
+        request: _capacity_pb2.WatchReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_capacity_pb2.Reservation], _abc.AsyncIterator[_capacity_pb2.Reservation]]:
+        """Streams a reservation whenever it changes, until it has ended."""
+
+    @_abc_1.abstractmethod
+    def RenewReservation(
+        self,
+        request: _capacity_pb2.RenewReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_capacity_pb2.Reservation, _abc.Awaitable[_capacity_pb2.Reservation]]:
+        """Says that the holder is there, and when it expects to release what it holds: those who wait are planned anew when that
+        moves. Before the activation it prolongs `expire_time` as well. A holder that is not heard of raises an alarm; what is
+        running is never freed for it. Errors: WRONG_STATE once it has ended.
+        """
+
+    @_abc_1.abstractmethod
     def ActivateReservation(
         self,
         request: _capacity_pb2.ActivateReservationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_capacity_pb2.Reservation, _abc.Awaitable[_capacity_pb2.Reservation]]:
         """Says that the first replica is about to be started: from then on the hold ends by settlement alone, never by expiry.
-        Idempotent. Errors: WRONG_STATE when it has expired or ended.
+        Idempotent. Errors: WRONG_STATE when it waits, has expired or has ended.
         """
 
     @_abc_1.abstractmethod
@@ -398,7 +608,9 @@ class CapacityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _capacity_pb2.SimulateReservationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_capacity_pb2.SimulateReservationResponse, _abc.Awaitable[_capacity_pb2.SimulateReservationResponse]]:
-        """Answers what CreateReservation would, by the same code, and changes nothing."""
+        """Answers what CreateReservation would, by the same code, and changes nothing: it fits now, in smaller steps, after other
+        launches have ended, or never.
+        """
 
     @_abc_1.abstractmethod
     def ListLedgerEntries(
@@ -409,13 +621,55 @@ class CapacityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the ledger of a pool, newest first: every change of usage with who, when and why."""
 
     @_abc_1.abstractmethod
+    def CreateRecording(
+        self,
+        request: _recordings_pb2.CreateRecordingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recordings_pb2.Recording, _abc.Awaitable[_recordings_pb2.Recording]]:
+        """Starts to record live requests of a route in one region, through the region's agent; or makes a dataset known that was
+        recorded by a client. Errors: REFERENCE_NOT_FOUND, NOT_CONFIGURED, RECORDING_UNREADABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRecording(
+        self,
+        request: _recordings_pb2.GetRecordingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recordings_pb2.Recording, _abc.Awaitable[_recordings_pb2.Recording]]:
+        """Reads a recording."""
+
+    @_abc_1.abstractmethod
+    def ListRecordings(
+        self,
+        request: _recordings_pb2.ListRecordingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recordings_pb2.ListRecordingsResponse, _abc.Awaitable[_recordings_pb2.ListRecordingsResponse]]:
+        """Lists recordings, newest first."""
+
+    @_abc_1.abstractmethod
+    def StopRecording(
+        self,
+        request: _recordings_pb2.StopRecordingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recordings_pb2.Recording, _abc.Awaitable[_recordings_pb2.Recording]]:
+        """Ends a recording before its limits do. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def DeleteRecording(
+        self,
+        request: _recordings_pb2.DeleteRecordingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a recording and its dataset. Errors: WRONG_STATE while it records, RESOURCE_IN_USE while a load test replays it."""
+
+    @_abc_1.abstractmethod
     def CreateLoadTest(
         self,
         request: _capacity_pb2.CreateLoadTestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_capacity_pb2.LoadTest, _abc.Awaitable[_capacity_pb2.LoadTest]]:
         """Starts a load test; it runs on its own and ends in a certificate or says why not.
-        Errors: REFERENCE_NOT_FOUND, NOT_CONFIGURED.
+        Errors: REFERENCE_NOT_FOUND, NOT_CONFIGURED, RECORDING_UNREADABLE.
         """
 
     @_abc_1.abstractmethod
@@ -475,13 +729,23 @@ class CapacityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists certificates, newest first; of one model with its name in `model`."""
 
     @_abc_1.abstractmethod
+    def GetDemand(
+        self,
+        request: _demand_pb2.GetDemandRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_demand_pb2.Demand, _abc.Awaitable[_demand_pb2.Demand]]:
+        """Measures the peak demand of a route, by region, as its model type says it is to be measured, and says where each number
+        comes from. Changes nothing. Errors: NOT_CONFIGURED, PART_UNAVAILABLE (the metrics source).
+        """
+
+    @_abc_1.abstractmethod
     def CreateEstimate(
         self,
         request: _capacity_pb2.CreateEstimateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_capacity_pb2.Estimate, _abc.Awaitable[_capacity_pb2.Estimate]]:
         """Estimates what a model needs for the whole route, by region, and keeps the answer with all its inputs.
-        Errors: CERTIFICATE_MISSING, NOT_CONFIGURED (no demand).
+        Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand).
         """
 
     @_abc_1.abstractmethod
@@ -499,5 +763,76 @@ class CapacityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_capacity_pb2.ListEstimatesResponse, _abc.Awaitable[_capacity_pb2.ListEstimatesResponse]]:
         """Lists estimates, newest first; of one model with its name in `model`."""
+
+    @_abc_1.abstractmethod
+    def GetLaunchPolicy(
+        self,
+        request: _policies_pb2.GetLaunchPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policies_pb2.LaunchPolicy, _abc.Awaitable[_policies_pb2.LaunchPolicy]]:
+        """Reads a launch policy."""
+
+    @_abc_1.abstractmethod
+    def ListLaunchPolicies(
+        self,
+        request: _policies_pb2.ListLaunchPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policies_pb2.ListLaunchPoliciesResponse, _abc.Awaitable[_policies_pb2.ListLaunchPoliciesResponse]]:
+        """Lists launch policies."""
+
+    @_abc_1.abstractmethod
+    def CreateLaunchPolicy(
+        self,
+        request: _policies_pb2.CreateLaunchPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policies_pb2.LaunchPolicy, _abc.Awaitable[_policies_pb2.LaunchPolicy]]:
+        """Creates a launch policy. Errors: RESOURCE_EXISTS, REFERENCE_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def UpdateLaunchPolicy(
+        self,
+        request: _policies_pb2.UpdateLaunchPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policies_pb2.LaunchPolicy, _abc.Awaitable[_policies_pb2.LaunchPolicy]]:
+        """Changes fields of a launch policy. Decisions that were made by it stay as they are. Errors: RESOURCE_NOT_FOUND,
+        ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteLaunchPolicy(
+        self,
+        request: _policies_pb2.DeleteLaunchPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team that others
+        fall back to.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateLaunchDecision(
+        self,
+        request: _policies_pb2.CreateLaunchDecisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policies_pb2.LaunchDecision, _abc.Awaitable[_policies_pb2.LaunchDecision]]:
+        """Judges a launch by its policy: whether it may go on by itself, needs somebody's approval, or lacks evidence. The decision
+        is kept with every value that it saw. Errors: REFERENCE_NOT_FOUND, CERTIFICATE_MISSING, CERTIFICATE_EXPIRED,
+        NOT_CONFIGURED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetLaunchDecision(
+        self,
+        request: _policies_pb2.GetLaunchDecisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policies_pb2.LaunchDecision, _abc.Awaitable[_policies_pb2.LaunchDecision]]:
+        """Reads a decision."""
+
+    @_abc_1.abstractmethod
+    def ListLaunchDecisions(
+        self,
+        request: _policies_pb2.ListLaunchDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policies_pb2.ListLaunchDecisionsResponse, _abc.Awaitable[_policies_pb2.ListLaunchDecisionsResponse]]:
+        """Lists decisions, newest first."""
 
 def add_CapacityServiceServicer_to_server(servicer: CapacityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -134,6 +134,23 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     SETTLEMENT_EXCEEDS_HOLD: _ErrorReason.ValueType  # 63
     """FAILED_PRECONDITION. The settlement does not fit the hold. Metadata: `reservation`, `held`, `requested`."""
+    CERTIFICATE_EXPIRED: _ErrorReason.ValueType  # 64
+    """FAILED_PRECONDITION. The newest certificate of the model has expired. Metadata: `model`, `certificate`, `expire_time`.
+    Example: CreateEstimate half a year after the load test: measure again, or send `allow_expired_certificate`.
+    """
+    END_STATE_EXCEEDS_QUOTA: _ErrorReason.ValueType  # 65
+    """FAILED_PRECONDITION. What the launch would use at its end fits neither the pool's own quota nor the loans to it. Metadata:
+    `pool`, `flavor`, `region`, `end_units`, `allowed_units`. Example: CreateReservation of a swap that borrows for good: have
+    the lender create a loan.
+    """
+    LOAN_EXCEEDS_LENDING: _ErrorReason.ValueType  # 66
+    """FAILED_PRECONDITION. The lender does not lend so much. Metadata: `lender`, `flavor`, `region`, `requested`, `lendable`.
+    Example: CreateLoan of 100 units by a pool whose lending limit is 20.
+    """
+    RECORDING_UNREADABLE: _ErrorReason.ValueType  # 67
+    """FAILED_PRECONDITION. The recording cannot be replayed: it is not ready, empty, or its files cannot be read. Metadata:
+    `recording`, `why`. Example: CreateLoadTest with a recording that still records: stop it first.
+    """
     STALE_EPOCH: _ErrorReason.ValueType  # 80
     """FAILED_PRECONDITION. The epoch is older than the floor of the target: the holder was replaced. Metadata: `target`,
     `epoch`, `floor`. Example: a launcher that was stopped past its lease and continued: it must claim again.
@@ -277,6 +294,23 @@ Example: CreateEstimate for a model never measured: create a certificate or a lo
 """
 SETTLEMENT_EXCEEDS_HOLD: ErrorReason.ValueType  # 63
 """FAILED_PRECONDITION. The settlement does not fit the hold. Metadata: `reservation`, `held`, `requested`."""
+CERTIFICATE_EXPIRED: ErrorReason.ValueType  # 64
+"""FAILED_PRECONDITION. The newest certificate of the model has expired. Metadata: `model`, `certificate`, `expire_time`.
+Example: CreateEstimate half a year after the load test: measure again, or send `allow_expired_certificate`.
+"""
+END_STATE_EXCEEDS_QUOTA: ErrorReason.ValueType  # 65
+"""FAILED_PRECONDITION. What the launch would use at its end fits neither the pool's own quota nor the loans to it. Metadata:
+`pool`, `flavor`, `region`, `end_units`, `allowed_units`. Example: CreateReservation of a swap that borrows for good: have
+the lender create a loan.
+"""
+LOAN_EXCEEDS_LENDING: ErrorReason.ValueType  # 66
+"""FAILED_PRECONDITION. The lender does not lend so much. Metadata: `lender`, `flavor`, `region`, `requested`, `lendable`.
+Example: CreateLoan of 100 units by a pool whose lending limit is 20.
+"""
+RECORDING_UNREADABLE: ErrorReason.ValueType  # 67
+"""FAILED_PRECONDITION. The recording cannot be replayed: it is not ready, empty, or its files cannot be read. Metadata:
+`recording`, `why`. Example: CreateLoadTest with a recording that still records: stop it first.
+"""
 STALE_EPOCH: ErrorReason.ValueType  # 80
 """FAILED_PRECONDITION. The epoch is older than the floor of the target: the holder was replaced. Metadata: `target`,
 `epoch`, `floor`. Example: a launcher that was stopped past its lease and continued: it must claim again.

@@ -64,12 +64,15 @@ class Agent(_message.Message):
     TRAFFIC_ADDRESS_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The region that it serves, regions/{region}."""
     version: _builtins.str
     """Kind and version, such as "node 0.1.0"."""
     traffic_address: _builtins.str
     """Address (host:port) where callers of models send their requests."""
+    records: _builtins.bool
+    """Whether it can record live requests."""
     @_builtins.property
     def capacity(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlavorUnits]:
         """Flavors that it can run and how many units it has of each."""
@@ -86,10 +89,11 @@ class Agent(_message.Message):
         traffic_address: _builtins.str = ...,
         capacity: _abc.Iterable[Global___FlavorUnits] | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
+        records: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "region", b"region", "start_time", b"start_time", "traffic_address", b"traffic_address", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "records", b"records", "region", b"region", "start_time", b"start_time", "traffic_address", b"traffic_address", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -715,3 +719,155 @@ class ListEffectsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListEffectsResponse: _TypeAlias = ListEffectsResponse  # noqa: Y015
+
+@_typing.final
+class StartRecordingRequest(_message.Message):
+    """Request of StartRecording."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    RECORDING_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    SAMPLE_PERMILLE_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_REQUESTS_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """targets/{target}, a route."""
+    recording: _builtins.str
+    """Names the recording, recordings/{recording}."""
+    uri: _builtins.str
+    """The folder of the dataset: a local path beneath the agent's folder of recordings, or a URI that the agent's configuration
+    allows.
+    """
+    sample_permille: _builtins.int
+    """How many of 1,000 requests are recorded, at random. 1 to 1,000."""
+    max_bytes: _builtins.int
+    """Ends when it has so many bytes of requests. At least 1."""
+    max_requests: _builtins.int
+    """Ends when it has so many requests; 0: no limit."""
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Ends at this time."""
+
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        recording: _builtins.str = ...,
+        uri: _builtins.str = ...,
+        sample_permille: _builtins.int = ...,
+        max_bytes: _builtins.int = ...,
+        max_requests: _builtins.int = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "max_bytes", b"max_bytes", "max_requests", b"max_requests", "recording", b"recording", "sample_permille", b"sample_permille", "target", b"target", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartRecordingRequest: _TypeAlias = StartRecordingRequest  # noqa: Y015
+
+@_typing.final
+class ObserveRecordingRequest(_message.Message):
+    """Request of ObserveRecording."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDING_FIELD_NUMBER: _builtins.int
+    recording: _builtins.str
+    """recordings/{recording}."""
+    def __init__(
+        self,
+        *,
+        recording: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recording", b"recording"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ObserveRecordingRequest: _TypeAlias = ObserveRecordingRequest  # noqa: Y015
+
+@_typing.final
+class StopRecordingRequest(_message.Message):
+    """Request of StopRecording."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDING_FIELD_NUMBER: _builtins.int
+    recording: _builtins.str
+    """recordings/{recording}."""
+    def __init__(
+        self,
+        *,
+        recording: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recording", b"recording"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopRecordingRequest: _TypeAlias = StopRecordingRequest  # noqa: Y015
+
+@_typing.final
+class RecordingStatus(_message.Message):
+    """How far a recording is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDING_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    DROPPED_REQUESTS_FIELD_NUMBER: _builtins.int
+    FIRST_REQUEST_TIME_FIELD_NUMBER: _builtins.int
+    LAST_REQUEST_TIME_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    recording: _builtins.str
+    """recordings/{recording}."""
+    active: _builtins.bool
+    """Whether it still records."""
+    requests: _builtins.int
+    """Requests that are written."""
+    bytes: _builtins.int
+    """Bytes of these requests."""
+    dropped_requests: _builtins.int
+    """Sampled requests that were dropped: the recorder was too slow, or a request too large."""
+    message: _builtins.str
+    """Why it ended, or what hinders it; one sentence. Empty while nothing does."""
+    failed: _builtins.bool
+    """Whether it ended because it could not be written."""
+    @_builtins.property
+    def first_request_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first request arrived; unset before."""
+
+    @_builtins.property
+    def last_request_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last request arrived; unset before the first."""
+
+    def __init__(
+        self,
+        *,
+        recording: _builtins.str = ...,
+        active: _builtins.bool = ...,
+        requests: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        dropped_requests: _builtins.int = ...,
+        first_request_time: _timestamp_pb2.Timestamp | None = ...,
+        last_request_time: _timestamp_pb2.Timestamp | None = ...,
+        message: _builtins.str = ...,
+        failed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_request_time", b"first_request_time", "last_request_time", b"last_request_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "bytes", b"bytes", "dropped_requests", b"dropped_requests", "failed", b"failed", "first_request_time", b"first_request_time", "last_request_time", b"last_request_time", "message", b"message", "recording", b"recording", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordingStatus: _TypeAlias = RecordingStatus  # noqa: Y015

@@ -64,6 +64,21 @@ class PlatformServiceStub(object):
                 request_serializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.ListEffectsRequest.SerializeToString,
                 response_deserializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.ListEffectsResponse.FromString,
                 _registered_method=True)
+        self.StartRecording = channel.unary_unary(
+                '/modelfleet.platform.v1.PlatformService/StartRecording',
+                request_serializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.StartRecordingRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.RecordingStatus.FromString,
+                _registered_method=True)
+        self.ObserveRecording = channel.unary_unary(
+                '/modelfleet.platform.v1.PlatformService/ObserveRecording',
+                request_serializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.ObserveRecordingRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.RecordingStatus.FromString,
+                _registered_method=True)
+        self.StopRecording = channel.unary_unary(
+                '/modelfleet.platform.v1.PlatformService/StopRecording',
+                request_serializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.StopRecordingRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.RecordingStatus.FromString,
+                _registered_method=True)
 
 
 class PlatformServiceServicer(object):
@@ -119,6 +134,31 @@ class PlatformServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartRecording(self, request, context):
+        """Starts to record a sample of a route's live requests; it goes on until a limit is reached or it is stopped, also when the
+        agent was restarted in between. Callers notice nothing: a copy of each sampled request is written, never waited for.
+        Idempotent by `recording`: the same content answers the same. Errors: RESOURCE_NOT_FOUND for a target that is unknown;
+        REQUEST_ID_REUSED for another content; NOT_CONFIGURED where the agent cannot record there; METHOD_UNKNOWN by agents that
+        cannot record at all (`Agent.records`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ObserveRecording(self, request, context):
+        """Says how far a recording is. Errors: RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopRecording(self, request, context):
+        """Ends a recording; answers once its last file is written. Idempotent. Errors: RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PlatformServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +186,21 @@ def add_PlatformServiceServicer_to_server(servicer, server):
                     servicer.ListEffects,
                     request_deserializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.ListEffectsRequest.FromString,
                     response_serializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.ListEffectsResponse.SerializeToString,
+            ),
+            'StartRecording': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRecording,
+                    request_deserializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.StartRecordingRequest.FromString,
+                    response_serializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.RecordingStatus.SerializeToString,
+            ),
+            'ObserveRecording': grpc.unary_unary_rpc_method_handler(
+                    servicer.ObserveRecording,
+                    request_deserializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.ObserveRecordingRequest.FromString,
+                    response_serializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.RecordingStatus.SerializeToString,
+            ),
+            'StopRecording': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopRecording,
+                    request_deserializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.StopRecordingRequest.FromString,
+                    response_serializer=modelfleet_dot_platform_dot_v1_dot_platform__pb2.RecordingStatus.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -288,6 +343,87 @@ class PlatformService(object):
             '/modelfleet.platform.v1.PlatformService/ListEffects',
             modelfleet_dot_platform_dot_v1_dot_platform__pb2.ListEffectsRequest.SerializeToString,
             modelfleet_dot_platform_dot_v1_dot_platform__pb2.ListEffectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRecording(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.platform.v1.PlatformService/StartRecording',
+            modelfleet_dot_platform_dot_v1_dot_platform__pb2.StartRecordingRequest.SerializeToString,
+            modelfleet_dot_platform_dot_v1_dot_platform__pb2.RecordingStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ObserveRecording(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.platform.v1.PlatformService/ObserveRecording',
+            modelfleet_dot_platform_dot_v1_dot_platform__pb2.ObserveRecordingRequest.SerializeToString,
+            modelfleet_dot_platform_dot_v1_dot_platform__pb2.RecordingStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopRecording(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.platform.v1.PlatformService/StopRecording',
+            modelfleet_dot_platform_dot_v1_dot_platform__pb2.StopRecordingRequest.SerializeToString,
+            modelfleet_dot_platform_dot_v1_dot_platform__pb2.RecordingStatus.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,17 @@ class PlatformServiceStub:
     """Lists what every target really looks like, without touching any floor."""
     ListEffects: _grpc.UnaryUnaryMultiCallable[_platform_pb2.ListEffectsRequest, _platform_pb2.ListEffectsResponse]
     """Lists the ledger of effects in order: everything that the agent did to replicas and weights, and what befell them."""
+    StartRecording: _grpc.UnaryUnaryMultiCallable[_platform_pb2.StartRecordingRequest, _platform_pb2.RecordingStatus]
+    """Starts to record a sample of a route's live requests; it goes on until a limit is reached or it is stopped, also when the
+    agent was restarted in between. Callers notice nothing: a copy of each sampled request is written, never waited for.
+    Idempotent by `recording`: the same content answers the same. Errors: RESOURCE_NOT_FOUND for a target that is unknown;
+    REQUEST_ID_REUSED for another content; NOT_CONFIGURED where the agent cannot record there; METHOD_UNKNOWN by agents that
+    cannot record at all (`Agent.records`).
+    """
+    ObserveRecording: _grpc.UnaryUnaryMultiCallable[_platform_pb2.ObserveRecordingRequest, _platform_pb2.RecordingStatus]
+    """Says how far a recording is. Errors: RESOURCE_NOT_FOUND."""
+    StopRecording: _grpc.UnaryUnaryMultiCallable[_platform_pb2.StopRecordingRequest, _platform_pb2.RecordingStatus]
+    """Ends a recording; answers once its last file is written. Idempotent. Errors: RESOURCE_NOT_FOUND."""
 
 @_typing.type_check_only
 class PlatformServiceAsyncStub(PlatformServiceStub):
@@ -96,6 +107,17 @@ class PlatformServiceAsyncStub(PlatformServiceStub):
     """Lists what every target really looks like, without touching any floor."""
     ListEffects: _aio.UnaryUnaryMultiCallable[_platform_pb2.ListEffectsRequest, _platform_pb2.ListEffectsResponse]  # type: ignore[assignment]
     """Lists the ledger of effects in order: everything that the agent did to replicas and weights, and what befell them."""
+    StartRecording: _aio.UnaryUnaryMultiCallable[_platform_pb2.StartRecordingRequest, _platform_pb2.RecordingStatus]  # type: ignore[assignment]
+    """Starts to record a sample of a route's live requests; it goes on until a limit is reached or it is stopped, also when the
+    agent was restarted in between. Callers notice nothing: a copy of each sampled request is written, never waited for.
+    Idempotent by `recording`: the same content answers the same. Errors: RESOURCE_NOT_FOUND for a target that is unknown;
+    REQUEST_ID_REUSED for another content; NOT_CONFIGURED where the agent cannot record there; METHOD_UNKNOWN by agents that
+    cannot record at all (`Agent.records`).
+    """
+    ObserveRecording: _aio.UnaryUnaryMultiCallable[_platform_pb2.ObserveRecordingRequest, _platform_pb2.RecordingStatus]  # type: ignore[assignment]
+    """Says how far a recording is. Errors: RESOURCE_NOT_FOUND."""
+    StopRecording: _aio.UnaryUnaryMultiCallable[_platform_pb2.StopRecordingRequest, _platform_pb2.RecordingStatus]  # type: ignore[assignment]
+    """Ends a recording; answers once its last file is written. Idempotent. Errors: RESOURCE_NOT_FOUND."""
 
 class PlatformServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs replicas and splits traffic in one region. Replicas and traffic go on when every other service is dead.
@@ -156,5 +178,34 @@ class PlatformServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_platform_pb2.ListEffectsResponse, _abc.Awaitable[_platform_pb2.ListEffectsResponse]]:
         """Lists the ledger of effects in order: everything that the agent did to replicas and weights, and what befell them."""
+
+    @_abc_1.abstractmethod
+    def StartRecording(
+        self,
+        request: _platform_pb2.StartRecordingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_platform_pb2.RecordingStatus, _abc.Awaitable[_platform_pb2.RecordingStatus]]:
+        """Starts to record a sample of a route's live requests; it goes on until a limit is reached or it is stopped, also when the
+        agent was restarted in between. Callers notice nothing: a copy of each sampled request is written, never waited for.
+        Idempotent by `recording`: the same content answers the same. Errors: RESOURCE_NOT_FOUND for a target that is unknown;
+        REQUEST_ID_REUSED for another content; NOT_CONFIGURED where the agent cannot record there; METHOD_UNKNOWN by agents that
+        cannot record at all (`Agent.records`).
+        """
+
+    @_abc_1.abstractmethod
+    def ObserveRecording(
+        self,
+        request: _platform_pb2.ObserveRecordingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_platform_pb2.RecordingStatus, _abc.Awaitable[_platform_pb2.RecordingStatus]]:
+        """Says how far a recording is. Errors: RESOURCE_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def StopRecording(
+        self,
+        request: _platform_pb2.StopRecordingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_platform_pb2.RecordingStatus, _abc.Awaitable[_platform_pb2.RecordingStatus]]:
+        """Ends a recording; answers once its last file is written. Idempotent. Errors: RESOURCE_NOT_FOUND."""
 
 def add_PlatformServiceServicer_to_server(servicer: PlatformServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

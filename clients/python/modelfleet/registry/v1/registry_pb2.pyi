@@ -332,6 +332,7 @@ class ModelType(_message.Message):
     REQUIRED_TIER_PATH_FIELD_NUMBER: _builtins.int
     EVIDENCE_RULES_FIELD_NUMBER: _builtins.int
     LINT_WAIVERS_FIELD_NUMBER: _builtins.int
+    LAUNCH_POLICY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """modelTypes/{type}."""
     uid: _builtins.str
@@ -362,6 +363,8 @@ class ModelType(_message.Message):
     """Revision of the last change of what launches own: baseline, holdouts and splits. A launch that was planned on this
     revision or a later one can still be finalised.
     """
+    launch_policy: _builtins.str
+    """What its launches may cost before somebody is asked, launchPolicies/{launch_policy}. Empty: the team's default."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Regions that serve it. At least one before it can be launched; at most 100. One whose split is not empty cannot go."""
@@ -455,10 +458,11 @@ class ModelType(_message.Message):
         required_tier_path: _abc.Iterable[_builtins.str] | None = ...,
         evidence_rules: _abc.Iterable[_evidence_pb2.EvidenceRule] | None = ...,
         lint_waivers: _abc.Iterable[_standard_pb2.LintWaiver] | None = ...,
+        launch_policy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "create_time", b"create_time", "demand_source", b"demand_source", "tier_grant", b"tier_grant", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "baseline", b"baseline", "create_time", b"create_time", "demand_source", b"demand_source", "etag", b"etag", "evidence_rules", b"evidence_rules", "funnel_stage", b"funnel_stage", "holdouts", b"holdouts", "labels", b"labels", "lint_waivers", b"lint_waivers", "name", b"name", "naming", b"naming", "predictions", b"predictions", "purpose", b"purpose", "regions", b"regions", "required_tier", b"required_tier", "required_tier_path", b"required_tier_path", "revision", b"revision", "serving_revision", b"serving_revision", "splits", b"splits", "team", b"team", "tier", b"tier", "tier_grant", b"tier_grant", "uid", b"uid", "update_time", b"update_time", "upstream_types", b"upstream_types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "baseline", b"baseline", "create_time", b"create_time", "demand_source", b"demand_source", "etag", b"etag", "evidence_rules", b"evidence_rules", "funnel_stage", b"funnel_stage", "holdouts", b"holdouts", "labels", b"labels", "launch_policy", b"launch_policy", "lint_waivers", b"lint_waivers", "name", b"name", "naming", b"naming", "predictions", b"predictions", "purpose", b"purpose", "regions", b"regions", "required_tier", b"required_tier", "required_tier_path", b"required_tier_path", "revision", b"revision", "serving_revision", b"serving_revision", "splits", b"splits", "team", b"team", "tier", b"tier", "tier_grant", b"tier_grant", "uid", b"uid", "update_time", b"update_time", "upstream_types", b"upstream_types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -572,6 +576,7 @@ class DemandSource(_message.Message):
     STATED_FIELD_NUMBER: _builtins.int
     GROWTH_BASIS_POINTS_FIELD_NUMBER: _builtins.int
     FANOUT_BASIS_POINTS_FIELD_NUMBER: _builtins.int
+    PROMETHEUS_FIELD_NUMBER: _builtins.int
     growth_basis_points: _builtins.int
     """Expected growth over the life of the plan, in basis points of the peak: 500 is 5 %. 0 to 100,000."""
     fanout_basis_points: _builtins.int
@@ -582,20 +587,59 @@ class DemandSource(_message.Message):
     def stated(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegionDemand]:
         """Peak demand region by region, in requests a second. At most 100."""
 
+    @_builtins.property
+    def prometheus(self) -> Global___PrometheusDemand:
+        """How the peak is measured where the installation has a Prometheus. Regions with a stated peak keep that."""
+
     def __init__(
         self,
         *,
         stated: _abc.Iterable[Global___RegionDemand] | None = ...,
         growth_basis_points: _builtins.int = ...,
         fanout_basis_points: _builtins.int = ...,
+        prometheus: Global___PrometheusDemand | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prometheus", b"prometheus"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fanout_basis_points", b"fanout_basis_points", "growth_basis_points", b"growth_basis_points", "stated", b"stated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fanout_basis_points", b"fanout_basis_points", "growth_basis_points", b"growth_basis_points", "prometheus", b"prometheus", "stated", b"stated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DemandSource: _TypeAlias = DemandSource  # noqa: Y015
+
+@_typing.final
+class PrometheusDemand(_message.Message):
+    """How peak demand is read from Prometheus."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    QUANTILE_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    """PromQL that gives the 1-minute rate of one region in requests a second, as one series. `{model_type}` and `{region}` are
+    replaced by their ids: sum(rate(rpc_requests_total{type="{model_type}",dc="{region}"}[1m])). 1 to 2000 characters.
+    """
+    quantile: _builtins.float
+    """The quantile of the rates that is the peak, in (0, 1]; 0 is stored as 0.999."""
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """How far back. 1 h to 365 d; default 28 d."""
+
+    def __init__(
+        self,
+        *,
+        query: _builtins.str = ...,
+        window: _duration_pb2.Duration | None = ...,
+        quantile: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quantile", b"quantile", "query", b"query", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrometheusDemand: _TypeAlias = PrometheusDemand  # noqa: Y015
 
 @_typing.final
 class RegionDemand(_message.Message):
@@ -605,19 +649,29 @@ class RegionDemand(_message.Message):
 
     REGION_FIELD_NUMBER: _builtins.int
     PEAK_QPS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    MEASURE_TIME_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The region, regions/{region}."""
     peak_qps: _builtins.float
     """Peak in requests a second; 0 or more."""
+    source: _builtins.str
+    """Where the number comes from: a file and what was taken of it, a dashboard, a guess. At most 500 characters."""
+    @_builtins.property
+    def measure_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was measured; unset: not known."""
+
     def __init__(
         self,
         *,
         region: _builtins.str = ...,
         peak_qps: _builtins.float = ...,
+        source: _builtins.str = ...,
+        measure_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["measure_time", b"measure_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["peak_qps", b"peak_qps", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["measure_time", b"measure_time", "peak_qps", b"peak_qps", "region", b"region", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,54 @@
+"""What all parts of the servicer share."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, TypeAlias
+
+import grpc
+
+from modelfleet.capacity.v1 import capacity_pb2_grpc
+from modelfleetd import names
+from modelfleetd.capacity.registry import Registry
+from modelfleetd.capacity.turns import Turns
+from modelfleetd.clock import Clock
+from modelfleetd.kit import paging
+from modelfleetd.kit.auth import current_principal
+from modelfleetd.kit.db import Database
+
+_NEWEST = 2**62
+# One works on the rows of the pool while the next is on its way.
+_ADMISSIONS_AT_A_TIME = 2
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class Base(capacity_pb2_grpc.CapacityServiceServicer):
+    """What the methods work with."""
+
+    def __init__(self, database: Database, registry: Registry, clock: Clock) -> None:
+        self._database = database
+        self._registry = registry
+        self._clock = clock
+        self._turns = Turns(_ADMISSIONS_AT_A_TIME)
+
+
+def new_name(pattern: names.Pattern, prefix: str) -> str:
+    """Returns a name that nothing has."""
+    return pattern.format(f"{prefix}{secrets.token_hex(8)}")
+
+
+def actor() -> str:
+    """Returns who calls, as the records say it."""
+    principal = current_principal()
+    return f"{principal.name} for {principal.on_behalf_of}" if principal.on_behalf_of else principal.name
+
+
+def after_name(page: paging.Page) -> str:
+    """Returns the name after which a page in the order of names begins."""
+    return "" if page.position is None else str(page.position[0])
+
+
+def before(page: paging.Page) -> int:
+    """Returns the number before which a page of newest ones begins."""
+    return _NEWEST if page.position is None else int(page.position[0])
