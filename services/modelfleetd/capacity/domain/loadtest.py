@@ -24,6 +24,8 @@ DEFAULT_ERROR_RATE = 0.001
 DEFAULT_CERTIFICATION_REQUESTS = 50_000
 CERTIFICATION_REQUESTS = range(1_000, 1_000_001)
 MAX_ATTEMPTS = 3
+MAX_LATENCY_STOPPERS = 8
+LONGEST_MS = 3_600_000
 
 
 class State(enum.Enum):
@@ -57,8 +59,60 @@ class Outcome(enum.Enum):
     WITHIN = "WITHIN"
     OVER = "OVER"
     UNDECIDED = "UNDECIDED"
+    # The generator could not keep the rate, or sent too late.
     GENERATOR_LIMIT = "GENERATOR_LIMIT"
+    # Requests did not reach the replica.
     TRANSPORT_ERRORS = "TRANSPORT_ERRORS"
+    # The two halves of the probe differ far beyond their noise, and none of them was over.
+    UNSTABLE = "UNSTABLE"
+
+
+class Cause(enum.Enum):
+    """Why a load test did not converge."""
+
+    UNSTABLE_LATENCY = "UNSTABLE_LATENCY"
+    GENERATOR_LIMIT = "GENERATOR_LIMIT"
+    UNRELATED_ERRORS = "UNRELATED_ERRORS"
+    NOTHING_WITHIN = "NOTHING_WITHIN"
+    NOTHING_BEYOND = "NOTHING_BEYOND"
+
+    @property
+    def advice(self) -> str:
+        """What to do next, in a sentence."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Cause.UNSTABLE_LATENCY: "Look for what else runs on the clone's machine, for pauses (garbage collection, "
+    "throttling) and for work that grows with time; then begin a new load test.",
+    Cause.GENERATOR_LIMIT: "Give the capacity service more CPU, or run the load test while less is going on; the model "
+    "is not to blame.",
+    Cause.UNRELATED_ERRORS: "Look at the clone's log and at the sample requests: answers fail however low the rate is.",
+    Cause.NOTHING_WITHIN: "Set stoppers that the model can keep, or begin at a much lower start_qps.",
+    Cause.NOTHING_BEYOND: "Look whether the sample requests make the model work at all (answers from a cache?), or set "
+    "tighter stoppers.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyStopper:
+    """A percentile of the latency from the intended send time that must be kept.
+
+    Attributes:
+        percentile: in [50, 99.99].
+        latency_ms: highest value of this percentile.
+    """
+
+    percentile: float
+    latency_ms: float
+
+    @property
+    def share(self) -> float:
+        """The share of the requests that may take longer: 0.01 for the 99th percentile."""
+        return round(1 - self.percentile / 100, 12)
+
+    def __str__(self) -> str:
+        return f"p{self.percentile:g} ≤ {self.latency_ms:g} ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +122,7 @@ class Stoppers:
     Attributes:
         latency_p99_ms: highest 99th percentile of the latency from the intended send time; 0: not judged.
         error_rate: highest share of failed requests.
+        latencies: further percentiles to keep.
 
     Raises:
         InvalidFields: a number is out of its range.
@@ -75,24 +130,55 @@ class Stoppers:
 
     latency_p99_ms: float = 0.0
     error_rate: float = DEFAULT_ERROR_RATE
+    latencies: tuple[LatencyStopper, ...] = ()
 
     def __post_init__(self) -> None:
-        wrong = []
-        if not in_range(self.latency_p99_ms, 0, 3_600_000):
-            wrong.append(FieldViolation("load_test.stoppers.latency_p99_ms", "must be 0 (not judged) to 3,600,000"))
+        wrong, field = [], "load_test.stoppers"
+        if not in_range(self.latency_p99_ms, 0, LONGEST_MS):
+            wrong.append(FieldViolation(f"{field}.latency_p99_ms", f"must be 0 (not judged) to {LONGEST_MS:,} ms"))
         if not in_range(self.error_rate, 0, 1, low_open=True, high_open=True):
-            wrong.append(FieldViolation("load_test.stoppers.error_rate", "must be 0 (the default) or more, below 1"))
+            wrong.append(FieldViolation(f"{field}.error_rate", "must be 0 (the default) or more, below 1"))
+        if len(self.latencies) > MAX_LATENCY_STOPPERS:
+            wrong.append(FieldViolation(f"{field}.latencies", f"must be at most {MAX_LATENCY_STOPPERS}"))
+        for index, stopper in enumerate(self.latencies):
+            place = f"{field}.latencies[{index}]"
+            if not in_range(stopper.percentile, 50, 99.99):
+                wrong.append(FieldViolation(f"{place}.percentile", "must be 50 to 99.99"))
+            if not in_range(stopper.latency_ms, 0, LONGEST_MS, low_open=True):
+                wrong.append(FieldViolation(f"{place}.latency_ms", f"must be above 0, at most {LONGEST_MS:,} ms"))
         refuse(wrong)
 
     @property
+    def latency_limits(self) -> tuple[LatencyStopper, ...]:
+        """All percentiles to keep, `latency_p99_ms` among them, by percentile: of each the tightest."""
+        tightest = {99.0: self.latency_p99_ms} if self.latency_p99_ms else {}
+        for stopper in self.latencies:
+            tightest[stopper.percentile] = min(stopper.latency_ms, tightest.get(stopper.percentile, math.inf))
+        return tuple(LatencyStopper(*item) for item in sorted(tightest.items()))
+
+    @property
+    def longest_ms(self) -> float:
+        """The longest latency that any of them names; 0 where none is judged."""
+        return max((limit.latency_ms for limit in self.latency_limits), default=0.0)
+
+    @property
     def needed_requests(self) -> int:
-        """Requests without a single failure that it takes to confirm the error rate with 97.5 % confidence."""
-        return math.ceil(-math.log(0.025) / self.error_rate)
+        """Requests, none of them slow or failed, that it takes to confirm the smallest share with 97.5 % confidence."""
+        smallest = min(self.error_rate, *(limit.share for limit in self.latency_limits), 1.0)
+        return math.ceil(-math.log(0.025) / smallest)
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One rate that was tried, and what it showed."""
+    """One rate that was tried, and what it showed.
+
+    Attributes:
+        requests: that were judged, after the warm-up; of these, `errors` failed.
+        latency_p99_ms: like its neighbours, counted from the intended send time.
+        send_late_p99_ms: one percent of the requests were sent later than intended by this much or more.
+        start_time: when the first judged request was to be sent; None where none was.
+        histogram: of the latencies in µs, an HDR histogram (V2, compressed).
+    """
 
     intended_qps: float
     actual_qps: float
@@ -102,6 +188,13 @@ class Probe:
     outcome: Outcome
     certification: bool
     explanation: str
+    latency_p50_ms: float = 0.0
+    latency_p90_ms: float = 0.0
+    latency_p999_ms: float = 0.0
+    send_late_p99_ms: float = 0.0
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    histogram: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

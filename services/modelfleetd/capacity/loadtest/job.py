@@ -19,7 +19,7 @@ from modelfleetd.capacity.domain.certificate import VALIDITY, Certificate, Sourc
 from modelfleetd.capacity.domain.loadtest import DEFAULT_CERTIFICATION_REQUESTS, ENDED, MAX_ATTEMPTS, Probe, State
 from modelfleetd.capacity.loadtest.clone import Clone, CloneNotAvailable, CloneNotGone
 from modelfleetd.capacity.loadtest.generator import Load
-from modelfleetd.capacity.loadtest.search import Found, Plan, Result, search
+from modelfleetd.capacity.loadtest.search import Found, Plan, Result, Search
 from modelfleetd.capacity.loadtest.verdicts import CONFIDENCE
 from modelfleetd.capacity.registry import Registry
 from modelfleetd.capacity.store import certificates, loadtests
@@ -170,18 +170,15 @@ class LoadTests:
 
     async def _search(self, claim: Claim, load: Load) -> Result:
         probes: list[Probe] = []
-        job = search(claim.test.start_qps)
-        plan = next(job)
-        while True:
+        search = Search(claim.test.start_qps, claim.test.stoppers, claim.test.certification_requests)
+        while (plan := search.plan) is not None:
             await self._progress(claim, *_doing(claim, plan), probes)
             probe = await load.probe(plan)
             probes.append(probe)
             await self._progress(claim, *_doing(claim, plan), probes)
-            try:
-                plan = job.send(probe.outcome)
-            except StopIteration as found:
-                result: Result = found.value
-                return result
+            search.add(probe)
+        assert search.result is not None
+        return search.result
 
     async def _progress(self, claim: Claim, state: State, message: str, probes: list[Probe]) -> None:
         async with self._database.transaction() as conn:

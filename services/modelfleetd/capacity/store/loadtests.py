@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
 
 from modelfleetd.capacity.domain.loadtest import ENDED, LoadTest, Outcome, Probe, State, Stoppers, Wanted
 from modelfleetd.capacity.store.rows import Reads
@@ -177,7 +180,7 @@ async def progress(
         epoch,
         state.value,
         message,
-        [{**asdict(probe), "outcome": probe.outcome.value} for probe in probes],
+        [_probe_to_json(probe) for probe in probes],
     )
     return done == "UPDATE 1"
 
@@ -207,10 +210,33 @@ def _load_test(row: Record) -> LoadTest:
         certification_requests=row["certification_requests"],
         state=State(row["state"]),
         message=row["message"],
-        probes=tuple(Probe(**{**probe, "outcome": Outcome(probe["outcome"])}) for probe in row["probes"]),
+        probes=tuple(map(_probe_from_json, row["probes"])),
         certificate=row["certificate"],
         actor=row["actor"],
         create_time=row["create_time"],
         end_time=row["end_time"],
         version=row["version"],
+    )
+
+
+def _probe_to_json(probe: Probe) -> dict[str, Any]:
+    return {
+        **asdict(probe),
+        "outcome": probe.outcome.value,
+        "start_time": probe.start_time and probe.start_time.isoformat(),
+        "end_time": probe.end_time and probe.end_time.isoformat(),
+        "histogram": base64.b64encode(probe.histogram).decode(),
+    }
+
+
+def _probe_from_json(stored: dict[str, Any]) -> Probe:
+    start, end = stored.get("start_time"), stored.get("end_time")
+    return Probe(
+        **{
+            **stored,
+            "outcome": Outcome(stored["outcome"]),
+            "start_time": start and datetime.fromisoformat(start),
+            "end_time": end and datetime.fromisoformat(end),
+            "histogram": base64.b64decode(stored.get("histogram", "")),
+        }
     )
