@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from modelfleetd.capacity import migrations
 from modelfleetd.capacity.api import CapacityServicer
 from modelfleetd.capacity.books import Books
 from modelfleetd.capacity.loadtest.generator import OpenLoop
-from modelfleetd.capacity.loadtest.job import LoadTests
+from modelfleetd.capacity.loadtest.job import LEASE_SECONDS, LoadTests
 from modelfleetd.capacity.loadtest.replica import Replica, connect
 from modelfleetd.capacity.registry import Registry
 from modelfleetd.capacity.store import certificates, loadtests, pools, reservations
@@ -26,6 +27,16 @@ from modelfleetd.platform.client import PlatformClient
 _SWEEP_SECONDS = 1.0
 _CHECK_SECONDS = 300.0
 _FORGET_SECONDS = 3600.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds capacity's own flags."""
+    parser.add_argument(
+        "--lease-seconds",
+        type=float,
+        default=LEASE_SECONDS,
+        help="how long a load test stays with a process that does not answer any more",
+    )
 
 
 async def build(service: Service) -> None:
@@ -53,16 +64,21 @@ def load_tests(service: Service, database: Database, registry: Registry) -> Load
     async def open_load(address: str, target: str, claim: Claim) -> AsyncIterator[OpenLoop]:
         test = claim.test
         async with connect(address) as channel:
-            replica = Replica(channel, target, test.model, test.stoppers)
-            requests = test.certification_requests
             yield OpenLoop(
-                replica, claim.sample_requests, test.stoppers, requests, service.clock, random.Random(claim.epoch)
+                Replica(channel, target, test.model, test.stoppers),
+                claim.sample_requests,
+                test.stoppers,
+                test.certification_requests,
+                service.clock,
+                random.Random(claim.epoch),
+                None if test.warm_up_duration is None else test.warm_up_duration.total_seconds(),
             )
 
     def platform_at(address: str) -> PlatformClient:
         return PlatformClient(service.outbound.platform(address))
 
-    return LoadTests(database, registry, platform_at, open_load, service.clock, service.id)
+    lease = getattr(service.options, "lease_seconds", LEASE_SECONDS)
+    return LoadTests(database, registry, platform_at, open_load, service.clock, service.id, lease)
 
 
 def team_of(database: Database, in_registry: TeamOf) -> TeamOf:
@@ -89,4 +105,4 @@ def team_of(database: Database, in_registry: TeamOf) -> TeamOf:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_service("capacity", build, argv)
+    return run_service("capacity", build, argv, arguments=add_arguments)

@@ -11,6 +11,7 @@ from modelfleet.capacity.v1 import capacity_pb2_grpc
 from modelfleetd import names
 from modelfleetd.capacity.registry import Registry
 from modelfleetd.capacity.turns import Turns
+from modelfleetd.capacity.watching import Watching
 from modelfleetd.clock import Clock
 from modelfleetd.kit import paging
 from modelfleetd.kit.auth import current_principal
@@ -31,6 +32,7 @@ class Base(capacity_pb2_grpc.CapacityServiceServicer):
         self._registry = registry
         self._clock = clock
         self._turns = Turns(_ADMISSIONS_AT_A_TIME)
+        self._watching = Watching(database, clock)
 
 
 def new_name(pattern: names.Pattern, prefix: str) -> str:

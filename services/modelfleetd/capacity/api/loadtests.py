@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
+from modelfleet.recordings import Digest
 from modelfleetd import names
 from modelfleetd.capacity.api.base import Base, Context, actor, before, new_name
 from modelfleetd.capacity.domain.loadtest import DEFAULT_START_QPS, ENDED, State
@@ -16,7 +17,13 @@ from modelfleetd.errors import WrongState
 from modelfleetd.kit import paging
 from modelfleetd.kit.db import Connection
 
-_WATCH_SECONDS = 0.25
+
+def _digest(asked: pb.LoadTest) -> str:
+    """Returns the digest of sample requests, made as that of a recording is."""
+    digest = Digest()
+    for sample in asked.sample_requests:
+        digest.add(sample)
+    return str(digest)
 
 
 class LoadTests(Base):
@@ -25,7 +32,9 @@ class LoadTests(Base):
     async def CreateLoadTest(self, request: pb.CreateLoadTestRequest, context: Context) -> pb.LoadTest:
         model = await self._registry.model(request.load_test.model, "load_test.model")
         await self._registry.check_regions([("load_test.region", request.load_test.region)])
-        wanted = wire.wanted_from_proto(request.load_test, model.spec.flavor, await self._start_qps(model))
+        wanted = wire.wanted_from_proto(
+            request.load_test, model.spec.flavor, await self._start_qps(model), _digest(request.load_test)
+        )
         name, by = new_name(names.LOAD_TEST, "t"), actor()
 
         async def act(conn: Connection) -> pb.LoadTest:
@@ -38,7 +47,7 @@ class LoadTests(Base):
         return DEFAULT_START_QPS if predecessor is None else predecessor.max_qps
 
     async def GetLoadTest(self, request: pb.GetLoadTestRequest, context: Context) -> pb.LoadTest:
-        return wire.load_test_to_proto(await loadtests.get(self._database, request.name))
+        return wire.load_test_to_proto(await loadtests.get_whole(self._database, request.name))
 
     async def ListLoadTests(self, request: pb.ListLoadTestsRequest, context: Context) -> pb.ListLoadTestsResponse:
         page = paging.read(request, int)
@@ -62,12 +71,5 @@ class LoadTests(Base):
         return await change(self._database, request, pb.LoadTest, act)
 
     async def WatchLoadTest(self, request: pb.WatchLoadTestRequest, context: Context) -> AsyncIterator[pb.LoadTest]:
-        seen = 0
-        while True:
-            found = await loadtests.get(self._database, request.name)
-            if found.version != seen:
-                seen = found.version
-                yield wire.load_test_to_proto(found)
-            if found.state in ENDED:
-                return
-            await self._clock.sleep(_WATCH_SECONDS)
+        async for found in self._watching.changes(request.name):
+            yield wire.load_test_to_proto(found)

@@ -12,7 +12,7 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from modelfleetd.capacity.domain.exact import in_range, refuse
 from modelfleetd.errors import FieldViolation
@@ -24,6 +24,9 @@ DEFAULT_ERROR_RATE = 0.001
 DEFAULT_CERTIFICATION_REQUESTS = 50_000
 CERTIFICATION_REQUESTS = range(1_000, 1_000_001)
 MAX_ATTEMPTS = 3
+VALIDITY = timedelta(days=90)
+SHORTEST_VALIDITY, LONGEST_VALIDITY = timedelta(hours=1), timedelta(days=365)
+LONGEST_WARM_UP = timedelta(minutes=30)
 MAX_LATENCY_STOPPERS = 8
 LONGEST_MS = 3_600_000
 
@@ -75,6 +78,10 @@ class Cause(enum.Enum):
     UNRELATED_ERRORS = "UNRELATED_ERRORS"
     NOTHING_WITHIN = "NOTHING_WITHIN"
     NOTHING_BEYOND = "NOTHING_BEYOND"
+    CLONE_UNAVAILABLE = "CLONE_UNAVAILABLE"
+    INTERRUPTED = "INTERRUPTED"
+    OUT_OF_TIME = "OUT_OF_TIME"
+    RECORDING_UNREADABLE = "RECORDING_UNREADABLE"
 
     @property
     def advice(self) -> str:
@@ -91,6 +98,11 @@ _ADVICE = {
     Cause.NOTHING_WITHIN: "Set stoppers that the model can keep, or begin at a much lower start_qps.",
     Cause.NOTHING_BEYOND: "Look whether the sample requests make the model work at all (answers from a cache?), or set "
     "tighter stoppers.",
+    Cause.CLONE_UNAVAILABLE: "Look at the model's serving spec, at what the clone wrote, and whether the region has a "
+    "machine for one more replica; then begin a new load test.",
+    Cause.INTERRUPTED: "Look why the capacity service is restarted so often; then begin a new load test.",
+    Cause.OUT_OF_TIME: "Ask for fewer certification_requests, or begin nearer to the maximum with start_qps.",
+    Cause.RECORDING_UNREADABLE: "Look whether the recording's files are still there, or replay another recording.",
 }
 
 
@@ -177,6 +189,8 @@ class Probe:
         latency_p99_ms: like its neighbours, counted from the intended send time.
         send_late_p99_ms: one percent of the requests were sent later than intended by this much or more.
         start_time: when the first judged request was to be sent; None where none was.
+        rate_ratio: the rate that was sent over the rate that was to be sent; below 0.98 the generator is the limit.
+        generator_cpu_fraction: the share of one core that the generator's process used.
         histogram: of the latencies in µs, an HDR histogram (V2, compressed).
     """
 
@@ -194,6 +208,8 @@ class Probe:
     send_late_p99_ms: float = 0.0
     start_time: datetime | None = None
     end_time: datetime | None = None
+    rate_ratio: float = 1.0
+    generator_cpu_fraction: float = 0.0
     histogram: bytes = b""
 
 
@@ -201,8 +217,15 @@ class Probe:
 class Wanted:
     """What a load test is to find out.
 
+    Attributes:
+        sample_requests: what is replayed, where it is not a recording.
+        recording: what is replayed, where it is not sample requests.
+        recording_digest: over the requests that are replayed.
+        warm_up_duration: of the clone; None: until its latency has settled.
+        validity_duration: of the certificate.
+
     Raises:
-        InvalidFields: no or too many samples, or a number out of its range.
+        InvalidFields: no or too many samples, samples and a recording, or a number out of its range.
     """
 
     model: str
@@ -212,12 +235,19 @@ class Wanted:
     stoppers: Stoppers
     start_qps: float
     certification_requests: int
+    recording: str | None = None
+    recording_digest: str = ""
+    warm_up_duration: timedelta | None = None
+    validity_duration: timedelta = VALIDITY
 
     def __post_init__(self) -> None:
         wrong = []
         size = sum(map(len, self.sample_requests))
-        if not 1 <= len(self.sample_requests) <= MAX_SAMPLES or size > MAX_SAMPLE_BYTES:
-            description = f"must be 1 to {MAX_SAMPLES:,} requests, at most 1 MiB together"
+        if self.recording is not None:
+            if self.sample_requests:
+                wrong.append(FieldViolation("load_test.recording", "give this or sample_requests, not both"))
+        elif not 1 <= len(self.sample_requests) <= MAX_SAMPLES or size > MAX_SAMPLE_BYTES:
+            description = f"must be 1 to {MAX_SAMPLES:,} requests, at most 1 MiB together; or give a recording"
             wrong.append(FieldViolation("load_test.sample_requests", description))
         if not in_range(self.start_qps, 0.1, 1e6):
             wrong.append(FieldViolation("load_test.start_qps", "must be 0 (the default) or 0.1 to 1,000,000"))
@@ -225,12 +255,26 @@ class Wanted:
         if not fewest <= self.certification_requests < CERTIFICATION_REQUESTS.stop:
             description = f"must be 0 (the default) or {fewest:,} to 1,000,000 to confirm the stoppers"
             wrong.append(FieldViolation("load_test.certification_requests", description))
+        if self.warm_up_duration is not None and not timedelta(0) < self.warm_up_duration <= LONGEST_WARM_UP:
+            wrong.append(FieldViolation("load_test.warm_up_duration", "must be unset (the default) or up to 30 min"))
+        if not SHORTEST_VALIDITY <= self.validity_duration <= LONGEST_VALIDITY:
+            wrong.append(FieldViolation("load_test.validity_duration", "must be unset (90 d) or 1 h to 365 d"))
         refuse(wrong)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadTest:
-    """A load test as it is stored, without its samples."""
+    """A load test as it is stored, without its samples.
+
+    Attributes:
+        cause: why it ended without a result; None where it did not.
+        current_qps: the rate that is being tried; 0 where none is.
+        highest_within_qps: the highest rate that it kept so far; 0 before the first.
+        lowest_beyond_qps: the lowest rate above that which it did not keep so far; 0 before the first.
+        expected_end_time: by what is still to do; None where nothing can be said.
+        start_time: when it was first begun; None before.
+        attempt: how often it was begun.
+    """
 
     name: str
     model: str
@@ -239,21 +283,22 @@ class LoadTest:
     stoppers: Stoppers
     start_qps: float
     certification_requests: int
+    recording: str | None
+    recording_digest: str
+    warm_up_duration: timedelta | None
+    validity_duration: timedelta
     state: State
+    cause: Cause | None
     message: str
     probes: tuple[Probe, ...]
     certificate: str | None
     actor: str
     create_time: datetime
+    start_time: datetime | None
+    expected_end_time: datetime | None
     end_time: datetime | None
+    current_qps: float
+    highest_within_qps: float
+    lowest_beyond_qps: float
+    attempt: int
     version: int
-
-    @property
-    def highest_within_qps(self) -> float:
-        """The highest rate that it kept; 0 before the first."""
-        return max((probe.intended_qps for probe in self.probes if probe.outcome is Outcome.WITHIN), default=0.0)
-
-    @property
-    def lowest_beyond_qps(self) -> float:
-        """The lowest rate that it did not keep; 0 before the first."""
-        return min((probe.intended_qps for probe in self.probes if probe.outcome is Outcome.OVER), default=0.0)

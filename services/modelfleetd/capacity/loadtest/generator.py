@@ -10,7 +10,7 @@ import asyncio
 import enum
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -51,6 +51,9 @@ class Sender(Protocol):
 class Load(Protocol):
     """Puts a replica under load."""
 
+    async def warm_up(self, plan: Plan) -> None:
+        """Makes a new clone ready for being measured."""
+
     async def probe(self, plan: Plan) -> Probe:
         """Tries one rate until there is a verdict."""
 
@@ -77,14 +80,27 @@ class OpenLoop:
     def __init__(
         self,
         sender: Sender,
-        samples: Sequence[bytes],
+        samples: Sequence[bytes] | AsyncIterator[bytes],
         stoppers: Stoppers,
         certification_requests: int,
         clock: Clock,
         draw: random.Random,
+        warm_up_seconds: float | None = None,
     ) -> None:
+        """Makes the load.
+
+        Args:
+            sender: of requests to the replica.
+            samples: what is sent, in this order, samples over and over; an iterator must not end.
+            stoppers: that the replica is held against.
+            certification_requests: of the fresh run.
+            clock: by which requests are sent.
+            draw: of the moments at which they are.
+            warm_up_seconds: of a new clone; None: until its latency has settled.
+        """
         self.sender = sender
-        self.samples = samples
+        self.requests = _over_and_over(samples) if isinstance(samples, Sequence) else samples
+        self._warm_up_seconds = warm_up_seconds
         self.clock = clock
         self.draw = draw
         self._stoppers = stoppers
@@ -94,7 +110,7 @@ class OpenLoop:
     async def probe(self, plan: Plan) -> Probe:
         """Tries one rate, with arrivals at random moments (Poisson), until there is a verdict."""
         if plan.settle:
-            await self._settle(plan)
+            await self.warm_up(plan)
         of = Length.of_certification if plan.certification else Length.of_search
         judge = Judge(self._stoppers, of(plan.qps, self._certification_requests), certification=plan.certification)
         watch = _Watch(judge, self._stoppers, max(WARM_UP_REQUESTS, math.ceil(plan.qps * plan.warm_up_seconds)))
@@ -105,6 +121,7 @@ class OpenLoop:
         return Probe(
             intended_qps=plan.qps,
             actual_qps=stream.actual_qps,
+            rate_ratio=stream.rate_ratio,
             requests=judge.requests,
             errors=judge.errors,
             latency_p50_ms=found.percentile_ms(50),
@@ -120,14 +137,24 @@ class OpenLoop:
             histogram=found.encode(),
         )
 
-    async def _settle(self, plan: Plan) -> None:
+    async def warm_up(self, plan: Plan) -> None:
+        """Sends requests below the planned rate, for the time that was asked for or until the latency has settled."""
         settling = Settling(plan.warm_up_seconds)
         begin = self.clock.monotonic()
 
         def take(found: _Answered) -> bool:
-            return settling.add(self.clock.monotonic() - begin, found.latency_ms)
+            elapsed = self.clock.monotonic() - begin
+            if self._warm_up_seconds is not None:
+                return elapsed >= self._warm_up_seconds
+            return settling.add(elapsed, found.latency_ms)
 
         await _Stream(self, plan.qps * WARM_UP_SHARE, take).run()
+
+
+async def _over_and_over(samples: Sequence[bytes]) -> AsyncIterator[bytes]:
+    while True:
+        for sample in samples:
+            yield sample
 
 
 class _Stream:
@@ -165,17 +192,19 @@ class _Stream:
             await asyncio.gather(sending, *self._pending, return_exceptions=True)
 
     async def _send_all(self) -> None:
-        clock, draw, samples = self._load.clock, self._load.draw, self._load.samples
+        clock, draw, requests = self._load.clock, self._load.draw, self._load.requests
         self.start_time = clock.now()
         self._due = clock.monotonic()
         while True:
+            # Before it is due: a recording may have to be read first.
+            body = await anext(requests)
             self._due += draw.expovariate(self._qps)
             # Sleeping also where it is late lets answers in.
             await clock.sleep(max(0.0, self._due - clock.monotonic()))
             now = clock.monotonic()
             self._last = (self._due, now)
             self._first = self._first or self._last
-            task = asyncio.create_task(self._send(self.sent, self._due, now, samples[self.sent % len(samples)]))
+            task = asyncio.create_task(self._send(self.sent, self._due, now, body))
             self.sent += 1
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
@@ -212,6 +241,11 @@ class _Stream:
     def actual_qps(self) -> float:
         """The rate that was really sent, in requests/s."""
         return (self.sent - 1) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def rate_ratio(self) -> float:
+        """The rate that was really sent over the one that these random moments ask for."""
+        return self.planned_seconds / self.seconds if self.seconds > 0 else 1.0
 
 
 class _Watch:

@@ -2252,6 +2252,7 @@ class Probe(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     GENERATOR_CPU_FRACTION_FIELD_NUMBER: _builtins.int
+    HISTOGRAM_FIELD_NUMBER: _builtins.int
     intended_qps: _builtins.float
     """Intended rate in requests a second."""
     actual_qps: _builtins.float
@@ -2278,6 +2279,8 @@ class Probe(_message.Message):
     """99th percentile of how late requests were sent, in milliseconds."""
     generator_cpu_fraction: _builtins.float
     """Share of one core that the generator's process used during the probe."""
+    histogram: _builtins.bytes
+    """The latencies in microseconds, as an HDR histogram (V2, compressed). Only GetLoadTest sets it."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When its first request after the warm-up was sent."""
@@ -2304,10 +2307,11 @@ class Probe(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         generator_cpu_fraction: _builtins.float = ...,
+        histogram: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_qps", b"actual_qps", "certification", b"certification", "end_time", b"end_time", "errors", b"errors", "explanation", b"explanation", "generator_cpu_fraction", b"generator_cpu_fraction", "intended_qps", b"intended_qps", "latency_p50_ms", b"latency_p50_ms", "latency_p90_ms", b"latency_p90_ms", "latency_p999_ms", b"latency_p999_ms", "latency_p99_ms", b"latency_p99_ms", "outcome", b"outcome", "requests", b"requests", "send_late_p99_ms", b"send_late_p99_ms", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_qps", b"actual_qps", "certification", b"certification", "end_time", b"end_time", "errors", b"errors", "explanation", b"explanation", "generator_cpu_fraction", b"generator_cpu_fraction", "histogram", b"histogram", "intended_qps", b"intended_qps", "latency_p50_ms", b"latency_p50_ms", "latency_p90_ms", b"latency_p90_ms", "latency_p999_ms", b"latency_p999_ms", "latency_p99_ms", b"latency_p99_ms", "outcome", b"outcome", "requests", b"requests", "send_late_p99_ms", b"send_late_p99_ms", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
