@@ -2025,6 +2025,7 @@ class LoadTest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     WARM_UP_DURATION_FIELD_NUMBER: _builtins.int
     VALIDITY_DURATION_FIELD_NUMBER: _builtins.int
+    FLAVOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """loadTests/{load_test}."""
     model: _builtins.str
@@ -2059,6 +2060,8 @@ class LoadTest(_message.Message):
     """The rate that is being tried now, in requests a second; 0 where none is."""
     attempt: _builtins.int
     """How often it was begun: again after the service died in between."""
+    flavor: _builtins.str
+    """The flavor that the clone runs on: the model's."""
     @_builtins.property
     def sample_requests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """A request to replay, as inference.ModelInferRequest in bytes. At most 1000; 1 MiB together. Either these or `recording`."""
@@ -2125,10 +2128,11 @@ class LoadTest(_message.Message):
         attempt: _builtins.int = ...,
         warm_up_duration: _duration_pb2.Duration | None = ...,
         validity_duration: _duration_pb2.Duration | None = ...,
+        flavor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expected_end_time", b"expected_end_time", "start_time", b"start_time", "stoppers", b"stoppers", "validity_duration", b"validity_duration", "warm_up_duration", b"warm_up_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cause", b"cause", "certificate", b"certificate", "certification_requests", b"certification_requests", "create_time", b"create_time", "current_qps", b"current_qps", "end_time", b"end_time", "expected_end_time", b"expected_end_time", "highest_within_qps", b"highest_within_qps", "lowest_beyond_qps", b"lowest_beyond_qps", "message", b"message", "model", b"model", "name", b"name", "probes", b"probes", "recording", b"recording", "recording_digest", b"recording_digest", "region", b"region", "sample_requests", b"sample_requests", "start_qps", b"start_qps", "start_time", b"start_time", "state", b"state", "stoppers", b"stoppers", "validity_duration", b"validity_duration", "warm_up_duration", b"warm_up_duration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cause", b"cause", "certificate", b"certificate", "certification_requests", b"certification_requests", "create_time", b"create_time", "current_qps", b"current_qps", "end_time", b"end_time", "expected_end_time", b"expected_end_time", "flavor", b"flavor", "highest_within_qps", b"highest_within_qps", "lowest_beyond_qps", b"lowest_beyond_qps", "message", b"message", "model", b"model", "name", b"name", "probes", b"probes", "recording", b"recording", "recording_digest", b"recording_digest", "region", b"region", "sample_requests", b"sample_requests", "start_qps", b"start_qps", "start_time", b"start_time", "state", b"state", "stoppers", b"stoppers", "validity_duration", b"validity_duration", "warm_up_duration", b"warm_up_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
