@@ -6,6 +6,7 @@ gap.
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,9 @@ _FILE_MARKERS = ("o", "X", "^", "s", "D", "v", "P", "*")
 # Without colours, characters tell the series apart.
 _TEXT_POINTS = ("●", "×", "▲", "■", "◆", "▼", "+", "*")
 _TEXT_LINES = ("braille", "*", "+", "o", "#", "=", "~", "%")
-_LIMIT_MARKER = "-"
+# Several limits differ in their strokes.
+_LIMIT_MARKERS = ("-", "·", "=", "¨")
+_LIMIT_STYLES = ("--", ":", "-.", (0, (8, 3)))
 _PANEL_INCHES = (9.0, 4.2)
 _DOTS_AN_INCH = 150
 _FEWEST_COLUMNS, _FEWEST_ROWS = 30, 8
@@ -179,8 +182,8 @@ def _draw(axes: Axes, chart: Chart) -> None:
         axes.set_yscale("log")
     for number, series in enumerate(chart.series):
         _draw_series(axes, chart, series, number)
-    for limit in chart.limits:
-        axes.axhline(limit.value, color=_LIMIT_COLOUR, linestyle="--", linewidth=1.2, label=limit.label, zorder=1.5)
+    for limit, style in zip(chart.limits, itertools.cycle(_LIMIT_STYLES)):
+        axes.axhline(limit.value, color=_LIMIT_COLOUR, linestyle=style, linewidth=1.2, label=limit.label, zorder=1.5)
     _number_axes(axes, chart)
     if chart.series or chart.limits:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
@@ -246,9 +249,9 @@ class _TextPanel:
         figure.plot_size(self._width, self._height)
         x_range, y_range = self._ranges()
         # Limits lie behind the series.
-        for limit in chart.limits:
+        for limit, marker in zip(chart.limits, itertools.cycle(_LIMIT_MARKERS)):
             if (at := self._place_y(limit.value)) is not None:
-                self._add(x_range, (at, at), _LIMIT_MARKER, _LIMIT_COLOUR, joined=True)
+                self._add(x_range, (at, at), marker, _LIMIT_COLOUR, joined=True)
         for number, series in enumerate(chart.series):
             for x, y in self._strokes(series):
                 self._add(x, y, self._marker(number), self._colour(number), joined=series.kind != "points")
@@ -269,7 +272,8 @@ class _TextPanel:
             (self._in_legend(number), series.label, self._colour(number))
             for number, series in enumerate(self._chart.series)
         ]
-        entries += [(_LIMIT_MARKER * 2, limit.label, _LIMIT_COLOUR) for limit in self._chart.limits]
+        limits = zip(self._chart.limits, itertools.cycle(_LIMIT_MARKERS))
+        entries += [(marker * 2, limit.label, _LIMIT_COLOUR) for limit, marker in limits]
         lines, used = [""], 0
         for marker, label, colour in entries:
             label = textwrap.shorten(label, self._width - 6, placeholder="…")

@@ -117,7 +117,7 @@ def bracket(test: pb.LoadTest) -> Iterator[Text]:
         if qps:
             bar[place(qps)] = mark
     styles = {"●": "bold green", "○": "bold yellow", "▲": "bold cyan", "═": "bold"}
-    yield Text.assemble(f"{rate(low)} ", *((mark, styles.get(mark, "dim")) for mark in bar), f" {rate(high)}")
+    yield Text.assemble(f"{low:,.3g}/s ", *((mark, styles.get(mark, "dim")) for mark in bar), f" {high:,.3g}/s")
     known = [f"● kept {rate(within)}" if within else "nothing kept yet"]
     known += [f"○ not kept {rate(beyond)}"] if beyond else []
     known += [f"{beyond / within - 1:.0%} apart"] if within and beyond else []
@@ -213,20 +213,34 @@ def charts(test: pb.LoadTest) -> list[Chart]:
 
 def _rates(test: pb.LoadTest) -> Chart:
     numbered = list(enumerate(test.probes, 1))
-    series = []
+    series = list(_closing_in(numbered))
     for label, chosen in (
         ("within", [(n, p) for n, p in numbered if p.outcome == pb.Probe.WITHIN and not p.certification]),
         ("not within", [(n, p) for n, p in numbered if p.outcome in _JUDGED and p.outcome != pb.Probe.WITHIN]),
-        ("confirmed", [(n, p) for n, p in numbered if p.outcome == pb.Probe.WITHIN and p.certification]),
         ("says nothing", [(n, p) for n, p in numbered if p.outcome not in _JUDGED]),
+        ("confirmed", [(n, p) for n, p in numbered if p.outcome == pb.Probe.WITHIN and p.certification]),
     ):
         if chosen:
             series.append(Series(label, [n for n, _ in chosen], [p.intended_qps for _, p in chosen], "points"))
-    path = Series("tried", [n for n, _ in numbered], [p.intended_qps for _, p in numbered])
     result = test.probes[-1].intended_qps
     limits = [Limit(result, f"result {rate(result)}")] if test.state == pb.LoadTest.SUCCEEDED else []
     title = f"{wording.short_model(test.model)} on {render.short(test.flavor)}: rates tried"
-    return Chart(title, "probe", "rate (requests/s)", [*series, path], limits)
+    return Chart(title, "probe", "rate (requests/s)", series, limits)
+
+
+def _closing_in(numbered: Sequence[tuple[int, pb.Probe]]) -> Iterator[Series]:
+    """The ends of the bracket after each probe: they close in on the maximum."""
+    kept: list[float] = []
+    beyond: list[float] = []
+    for last, _ in numbered:
+        judged = [probe for number, probe in numbered if number <= last and probe.outcome in _JUDGED]
+        lowest = min((probe.intended_qps for probe in judged if probe.outcome != pb.Probe.WITHIN), default=math.nan)
+        below = [p.intended_qps for p in judged if p.outcome == pb.Probe.WITHIN and not p.intended_qps >= lowest]
+        kept.append(max(below, default=math.nan))
+        beyond.append(lowest)
+    for label, ends in (("highest kept", kept), ("lowest not kept", beyond)):
+        if not all(map(math.isnan, ends)):
+            yield Series(label, [number for number, _ in numbered], ends, "steps")
 
 
 def _latency(test: pb.LoadTest) -> Chart:
