@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -54,6 +54,16 @@ def locate(uri: str) -> tuple[Any, str]:
     except (ArrowException, OSError, ValueError) as error:
         raise RecordingError(f"{uri} is no place for a recording: {first_line(error)}") from error
     return filesystem, str(path).rstrip("/")
+
+
+def is_beneath(root: str, uri: str) -> bool:
+    """Says whether a place is truly inside another one: no `..`, no link that leads out, no other scheme or bucket."""
+    if ("://" in root) != ("://" in uri) or ".." in PurePosixPath(uri).parts:
+        return False
+    if "://" not in root:
+        outer, inner = Path(root).resolve(), Path(uri).resolve()
+        return inner != outer and inner.is_relative_to(outer)
+    return uri.startswith(f"{root.rstrip('/')}/") and uri.rstrip("/") != root.rstrip("/")
 
 
 def partition(model_type: str, arrival_us: int) -> str:

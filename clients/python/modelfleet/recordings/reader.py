@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -118,8 +118,11 @@ class Dataset:
         """Gives the bytes of every request, as `iter` does."""
         return (row.request for row in self)
 
-    def summarize(self) -> Summary:
+    def summarize(self, progress: Callable[[int], None] = lambda _: None) -> Summary:
         """Reads all of it; says what it is.
+
+        Args:
+            progress: told after each request how many were read; what it raises ends the reading.
 
         Raises:
             RecordingError: it cannot be read.
@@ -134,6 +137,7 @@ class Dataset:
             requests += 1
             size += len(row.request)
             digest.add(row.request)
+            progress(requests)
         return Summary(requests, size, first_us, last_us, str(digest))
 
     def _rows(self, file: _File) -> Iterator[Recorded]:

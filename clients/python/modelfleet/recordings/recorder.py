@@ -22,7 +22,7 @@ from modelfleet.recordings.writer import PART_BYTES, PART_SECONDS, DatasetWriter
 
 BUFFER_BYTES = 32 << 20
 BUFFER_REQUESTS = 20_000
-MAX_REQUEST_BYTES = 4 << 20
+MAX_REQUEST_BYTES = 16 << 20
 # How long requests wait for others before they are written together.
 _GATHER_SECONDS = 0.1
 _IDLE_SECONDS = 1.0
@@ -97,7 +97,7 @@ class Recorder:
         self._taken_bytes = 0
         self._given_bytes = 0
         self._dropped = 0
-        self._written = Written()
+        self._written = self._recorded = Written()
         self._ended = threading.Event()
         self._end_reason = ""
         self._error = ""
@@ -132,6 +132,11 @@ class Recorder:
         return self._written
 
     @property
+    def recorded(self) -> Written:
+        """What is recorded so far; what is not in a complete file yet is lost where the process dies."""
+        return self._recorded
+
+    @property
     def dropped_requests(self) -> int:
         """Requests that were to be recorded and are not: too large, the writer too slow, or redaction dropped them."""
         return self._dropped
@@ -164,12 +169,12 @@ class Recorder:
 
     def _run(self) -> None:
         closed_from_outside = True
+        writer: DatasetWriter | None = None
         try:
             writer = self._open()
-            self._written = writer.written
+            self._written = self._recorded = writer.written
             closed_from_outside = self._record(writer)
             writer.complete()
-            self._written = writer.written
         except RecordingError as error:
             self._error = str(error)
             closed_from_outside = False
@@ -177,6 +182,9 @@ class Recorder:
             # Whatever it is, it is not the caller's: he serves.
             self._error = f"the recorder failed: {type(error).__name__}: {layout.first_line(error)}"
             closed_from_outside = False
+        if writer is not None:
+            # A file that could not be completed is gone.
+            self._written = self._recorded = writer.written
         self._ended.set()
         self._buffer.clear()
         if self._on_end is not None and not closed_from_outside:
@@ -197,7 +205,7 @@ class Recorder:
                 self._end_reason = "its time is over"
                 return False
             writer.complete_old(now_us)
-            self._written = writer.written
+            self._written, self._recorded = writer.written, writer.accepted
 
     def _drain(self, writer: DatasetWriter) -> bool:
         """Writes what waits; True where a limit is reached."""

@@ -12,9 +12,11 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from modelfleet.recordings.recorder import MAX_REQUEST_BYTES, Limits, Recorder, Redact
+from modelfleet.recordings.recorder import Limits, Recorder, Redact
 
 TYPE_HEADER = "x-modelfleet-model-type"
+# Serializing so much takes about a millisecond, in the thread that serves.
+_MAX_REQUEST_BYTES = 4 << 20
 _MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -128,8 +130,7 @@ class TrafficRecorder:
         return all(value == self._model_type for key, value in metadata or () if key == TYPE_HEADER)
 
     def _record(self, request: Any, method: str) -> None:
-        # Serializing takes a millisecond for a few MiB, in the thread that serves.
-        if request.ByteSize() > MAX_REQUEST_BYTES:
+        if request.ByteSize() > _MAX_REQUEST_BYTES:
             self._recorder.drop()
         else:
             self._recorder.offer(request.SerializeToString(), method)

@@ -92,13 +92,18 @@ class DatasetWriter:
         self._last_us = self.written.last_us or 0
 
     @property
+    def accepted(self) -> Written:
+        """What is written, or waits for its file to be complete."""
+        return self.written if self._part is None else self.written + self._part.content
+
+    @property
     def accepted_requests(self) -> int:
-        """Requests that are written, or wait for their file to be complete."""
+        """Its requests."""
         return self.written.requests + (0 if self._part is None else self._part.requests)
 
     @property
     def accepted_bytes(self) -> int:
-        """Their bytes."""
+        """Their bytes, quickly."""
         return self.written.bytes + (0 if self._part is None else self._part.bytes)
 
     def write(self, request: bytes, arrival_us: int, method: str) -> None:
