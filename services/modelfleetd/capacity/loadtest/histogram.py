@@ -115,15 +115,12 @@ def _highest_us(place: int) -> int:
 
 def _words(counts: NDArray[np.int64]) -> Iterator[bytes]:
     """Returns counts as zig-zag LEB128, and a run of several zeros as one negative number."""
-    zeros = 0
-    for count in counts.tolist():
-        if count:
-            if zeros:
-                yield _leb128(2 * zeros - 1 if zeros > 1 else 0)
-            zeros = 0
-            yield _leb128(2 * count)
-        else:
-            zeros += 1
+    before = -1
+    for place in np.flatnonzero(counts).tolist():
+        if zeros := place - before - 1:
+            yield _leb128(2 * zeros - 1 if zeros > 1 else 0)
+        yield _leb128(2 * int(counts[place]))
+        before = place
 
 
 def _leb128(value: int) -> bytes:

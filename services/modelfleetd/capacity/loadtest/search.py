@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from modelfleetd.capacity.domain.loadtest import DEFAULT_CERTIFICATION_REQUESTS, Cause, Outcome, Probe, Stoppers
+from modelfleetd.capacity.loadtest.histogram import Histogram
 from modelfleetd.capacity.loadtest.verdicts import Length
 
 FIRST_STEP = math.log(1.1)
 STEP_GROWTH = 1.6
 BRACKET = math.log(1.05)
 STEP_DOWN = 0.98
+LEAN = 0.9
 LOWEST_QPS = 0.1
 HIGHEST_QPS = 1e6
 _MOST_STEPS_DOWN = 20
@@ -183,8 +185,13 @@ class Search:
         return NotFound(Cause.UNSTABLE_LATENCY, rate, reason)
 
     def _counts_as_within(self, probe: Probe) -> bool:
-        """An undecided one counts as not within: the claim stays conservative."""
-        return probe.outcome is Outcome.WITHIN
+        """One that is undecided at its end counts as what it leans to, with a margin; the certification decides."""
+        if probe.outcome is not Outcome.UNDECIDED:
+            return probe.outcome is Outcome.WITHIN
+        latencies = Histogram.decode(probe.histogram)
+        limits = self._stoppers.latency_limits
+        is_quick = all(latencies.share_above(limit.latency_ms) <= LEAN * limit.share for limit in limits)
+        return is_quick and probe.errors <= LEAN * self._stoppers.error_rate * probe.requests
 
     def _probe(self, rate: float, *, certification: bool = False) -> Generator[Plan, Probe, Probe | NotFound]:
         """Probes a rate, again where the probe says nothing of the replica."""

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 
 from modelfleetd.capacity.domain.loadtest import DEFAULT_CERTIFICATION_REQUESTS, Outcome, Stoppers
 from modelfleetd.capacity.loadtest.histogram import Histogram
@@ -22,9 +23,6 @@ Flags: TypeAlias = NDArray[np.bool_]
 
 CONFIDENCE = 0.95
 _BATCHES = 20
-# Quantiles for an interval of 95 %: Student's t with 19 degrees of freedom, and the normal one.
-_T = 2.093
-_Z = 1.960
 # How far beyond a stopper, as a factor, the whole interval must lie to end a probe early. A symmetric early stop was
 # the largest source of error in simulation.
 GROSS = 3.0
@@ -33,12 +31,16 @@ GROSS = 3.0
 _DRIFT = math.log(1.3)
 _DRIFT_ERRORS = 6.0
 
-# A probe of the search has this share of the requests of the certification, and lasts this long at least; both in a
-# test of the default length, shorter ones take their share. So it sees what happens every few seconds only.
+# A probe of the search has this share of the requests of the certification, and both last this long at least, so that
+# they see what happens every few seconds only. All in a test of the default length; shorter ones take their share.
 _SEARCH_SHARE = 0.1
-_SEARCH_SECONDS = 10.0
-_CERTIFICATION_SECONDS = 60.0
+_SEARCH_SECONDS = 30.0
+_CERTIFICATION_SECONDS = 120.0
 _FEWEST_REQUESTS = 1_000
+# A probe that is not decided goes on until it is so many times as long as planned. A certification doubles up to eight
+# times where that takes no longer than this.
+_SEARCH_MOST = 4
+_LONGEST_CERTIFICATION_SECONDS = 1200.0
 
 # A new clone warms up for so many windows of time at least and at most, until the mean logarithm of the latency has
 # been alike in the last ones.
@@ -67,30 +69,37 @@ class Length:
     @classmethod
     def of_search(cls, qps: float, certification_requests: int) -> Length:
         """Returns the length of a probe of the search, which need not be as sure as the certification."""
-        scale = certification_requests / DEFAULT_CERTIFICATION_REQUESTS
-        wanted = max(_FEWEST_REQUESTS, certification_requests * _SEARCH_SHARE, qps * _SEARCH_SECONDS * scale)
-        return cls._of(wanted, qps * _SEARCH_SECONDS * scale, most=4)
+        shortest = _shortest(qps, _SEARCH_SECONDS, certification_requests)
+        wanted = max(_FEWEST_REQUESTS, certification_requests * _SEARCH_SHARE, shortest)
+        return cls._of(wanted, shortest, _SEARCH_MOST)
 
     @classmethod
     def of_certification(cls, qps: float, certification_requests: int) -> Length:
         """Returns the length of the fresh run: never cut short where the result is good."""
-        scale = certification_requests / DEFAULT_CERTIFICATION_REQUESTS
-        wanted = max(certification_requests, qps * _CERTIFICATION_SECONDS * scale)
-        return cls._of(wanted, qps * _SEARCH_SECONDS * scale, most=4)
+        shortest = _shortest(qps, _CERTIFICATION_SECONDS, certification_requests)
+        wanted = max(certification_requests, shortest)
+        longest = _shortest(qps, _LONGEST_CERTIFICATION_SECONDS, certification_requests)
+        most = next((n for n in (8, 4, 2) if n * wanted <= longest), 1)
+        return cls._of(wanted, shortest, most)
 
     @classmethod
-    def _of(cls, wanted: float, pausing: float, most: int) -> Length:
+    def _of(cls, wanted: float, shortest: float, most: int) -> Length:
         batch = math.ceil(wanted / (16 * _BATCHES))
-        look = batch * _BATCHES
-        # A first look sees at least a quarter of the shortest time, so that no single pause of the replica fills it.
-        first = next((n for n in (look, 2 * look) if n >= pausing / 4), 4 * look)
-        return cls(batch, first, 4 * look, 16 * look, 16 * look * most)
+        look, looks = batch * _BATCHES, [1, 2, 4, 8, 16]
+        # The first looks see enough of the time that no single pause of the replica fills it, nor is missed.
+        first = next(n for n in looks if n * look >= shortest / 12 or n == 4)
+        early = next(n for n in looks if (n * look >= shortest * 2 / 3 and n >= 4) or n == 16)
+        return cls(batch, first * look, early * look, 16 * look, 16 * look * most)
 
     @property
     def checks(self) -> tuple[int, ...]:
         """After how many requests the probe is judged."""
-        doubling = [self.first * 2**n for n in range(5) if self.first * 2**n < self.planned]
-        return (*doubling, *range(self.planned, self.most + 1, self.planned // 2))
+        count = int(math.log2(self.most / self.first))
+        return tuple(self.first * 2**n for n in range(count + 1))
+
+
+def _shortest(qps: float, seconds: float, certification_requests: int) -> float:
+    return qps * seconds * certification_requests / DEFAULT_CERTIFICATION_REQUESTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,25 +115,27 @@ class Interval:
         return f"{self.share:.{digits}%} [{self.low:.{digits}%}, {self.high:.{digits}%}]"
 
 
-def interval(counts: NDArray[np.int64], batch: int) -> Interval:
-    """Returns the share of what was counted, with its 95 % interval.
+def interval(counts: NDArray[np.int64], batch: int, error: float = 1 - CONFIDENCE) -> Interval:
+    """Returns the share of what was counted, with its interval.
 
     Args:
         counts: of each batch, in the order in which its requests were sent: 20 batches, or a multiple of 20.
         batch: requests in each.
+        error: probability that the truth lies outside: half of it above, half below.
     """
+    student, normal = stdtrit(_BATCHES - 1, 1 - error / 2), ndtri(1 - error / 2)
     requests = batch * len(counts)
     share = float(counts.sum()) / requests
     means = counts.reshape(_BATCHES, -1).sum(axis=1) / (requests / _BATCHES)
-    half = _T * float(means.std(ddof=1)) / math.sqrt(_BATCHES)
-    low, high = _wilson(share, requests)
+    half = student * float(means.std(ddof=1)) / math.sqrt(_BATCHES)
+    low, high = _wilson(share, requests, normal)
     return Interval(share, max(0.0, min(low, share - half)), min(1.0, max(high, share + half)))
 
 
-def _wilson(share: float, count: int) -> tuple[float, float]:
-    square = _Z * _Z
+def _wilson(share: float, count: int, normal: float) -> tuple[float, float]:
+    square = normal * normal
     centre = (share + square / (2 * count)) / (1 + square / count)
-    half = _Z * math.sqrt(share * (1 - share) / count + square / (4 * count * count)) / (1 + square / count)
+    half = normal * math.sqrt(share * (1 - share) / count + square / (4 * count * count)) / (1 + square / count)
     return centre - half, centre + half
 
 
@@ -239,12 +250,18 @@ class Judge:
 
     def _intervals(self) -> list[Interval]:
         batches = self.requests // self.length.batch
-        found = [interval(row[:batches], self.length.batch) for row in self._beyond]
-        errors, most = found[-1], self._limits[-1].share
-        if not self._certification and errors.share <= most:
-            # A short probe cannot confirm a small rate; the certification will.
-            found[-1] = Interval(errors.share, errors.low, errors.share)
-        return found
+        return [interval(row[:batches], self.length.batch, self._error) for row in self._beyond]
+
+    @property
+    def _error(self) -> float:
+        """The error of an interval now. The looks of a certification share the error that it may have, as 1:2:4:8.
+
+        A run that is looked at several times until it is within would claim too much otherwise.
+        """
+        whole = 1 - CONFIDENCE
+        if not self._certification or self.requests < self.length.planned:
+            return whole
+        return whole * (self.requests // self.length.planned) / (2 * self.length.most // self.length.planned - 1)
 
     def _unless_unstable(self, outcome: Outcome) -> Outcome:
         return Outcome.UNSTABLE if self.is_unstable else outcome
