@@ -15,6 +15,7 @@ from modelfleetd.capacity.books import Books
 from modelfleetd.capacity.datasets import Datasets
 from modelfleetd.capacity.loadtest.generator import OpenLoop
 from modelfleetd.capacity.loadtest.job import LEASE_SECONDS, LoadTests
+from modelfleetd.capacity.loadtest.replay import replayed
 from modelfleetd.capacity.loadtest.replica import Replica, connect
 from modelfleetd.capacity.recordings import Recordings as RecordingsWorker
 from modelfleetd.capacity.registry import Registry
@@ -74,10 +75,10 @@ def load_tests(service: Service, database: Database, registry: Registry) -> Load
     @asynccontextmanager
     async def open_load(address: str, target: str, claim: Claim) -> AsyncIterator[OpenLoop]:
         test = claim.test
-        async with connect(address) as channel:
+        async with connect(address) as channel, replayed(database, claim) as requests:
             yield OpenLoop(
                 Replica(channel, target, test.model, test.stoppers),
-                claim.sample_requests,
+                requests,
                 test.stoppers,
                 test.certification_requests,
                 service.clock,

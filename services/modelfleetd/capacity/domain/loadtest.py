@@ -9,8 +9,9 @@ from each of them: FAILED, CANCELLED
 from __future__ import annotations
 
 import enum
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -260,6 +261,15 @@ class Wanted:
         if not SHORTEST_VALIDITY <= self.validity_duration <= LONGEST_VALIDITY:
             wrong.append(FieldViolation("load_test.validity_duration", "must be unset (90 d) or 1 h to 365 d"))
         refuse(wrong)
+
+
+def digest_of(requests: Iterable[bytes]) -> str:
+    """Returns the digest of requests as that of a recording is made: SHA-256 over each one's length and bytes."""
+    digest = hashlib.sha256()
+    for request in requests:
+        digest.update(len(request).to_bytes(8, "big"))
+        digest.update(request)
+    return f"sha256:{digest.hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,13 +97,6 @@ async def version(reads: Reads, name: str) -> int | None:
     return found
 
 
-async def is_replayed(reads: Reads, recording: str) -> bool:
-    """Says whether a load test that has not ended replays a recording."""
-    query = "SELECT EXISTS (SELECT FROM load_tests WHERE recording = $1 AND end_time IS NULL)"
-    found: bool = await reads.fetchval(query, recording)
-    return found
-
-
 async def model_of(reads: Reads, name: str) -> str | None:
     """Returns the model of a load test; None where there is no such load test."""
     found: str | None = await reads.fetchval("SELECT model FROM load_tests WHERE name = $1", name)

@@ -18,7 +18,7 @@ from modelfleetd.capacity.domain.loadtest import (
 from modelfleetd.kit.codec import duration_from_proto, to_proto
 
 
-def wanted_from_proto(message: pb.LoadTest, flavor: str, default_start_qps: float, recording_digest: str) -> Wanted:
+def wanted_from_proto(message: pb.LoadTest, flavor: str, default_start_qps: float) -> Wanted:
     """Returns what a load test is to find out, with the defaults where nothing is asked for."""
     stoppers = Stoppers(
         message.stoppers.latency_p99_ms,
@@ -35,7 +35,6 @@ def wanted_from_proto(message: pb.LoadTest, flavor: str, default_start_qps: floa
         certification_requests=message.certification_requests
         or max(DEFAULT_CERTIFICATION_REQUESTS, stoppers.needed_requests),
         recording=message.recording or None,
-        recording_digest=recording_digest,
         warm_up_duration=_duration(message, "warm_up_duration"),
         validity_duration=_duration(message, "validity_duration") or VALIDITY,
     )
