@@ -99,13 +99,16 @@ class QuotaShortage:
     requested: int
     available: int
     kept: int = 0
+    # What would free enough, where somebody looked.
+    remedy: str = ""
 
     def __str__(self) -> str:
         kept = f" ({self.kept} more are kept for launches that wait)" if self.kept else ""
-        return (
+        said = (
             f"{self.pool} has {self.available} free units of {self.flavor} in {self.region}{kept}, "
             f"{self.requested} were requested"
         )
+        return f"{said} ({self.remedy})" if self.remedy else said
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +422,7 @@ class QuotaExceeded(FleetError, code=Code.RESOURCE_EXHAUSTED):
             region=first.region,
             requested=first.requested,
             available=first.available,
+            remedy=first.remedy,
         )
 
 

@@ -42,8 +42,10 @@ RESOURCES = {
     "certificate.model": "modelTypes/ranker/models/a",
     "estimate.model": "modelTypes/ranker/models/a",
     "load_test.model": "modelTypes/ranker/models/a",
+    "recording.model_type": "modelTypes/ranker",
     "pool.name": "pools/ours",
     "reservation.pool": "pools/ours",
+    "loan.lender": "pools/ours",
 }
 # Where the path is `name`, the method's own words say what it names.
 NAMED = {
@@ -53,6 +55,7 @@ NAMED = {
     "DeleteRiskAssessment": "modelTypes/ranker/models/a/riskAssessments/nope",
     "DeletePool": "pools/ours",
     "DeleteAsset": "assets/ours",
+    "EndLoan": "loans/nope",
     "ApproveCriticality": "criticalityRequests/ranker-e5cfb27f",
     "RejectCriticality": "criticalityRequests/ranker-e5cfb27f",
     "WithdrawCriticality": "criticalityRequests/ranker-e5cfb27f",

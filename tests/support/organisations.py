@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from modelfleetd.capacity.domain.pool import Flavor, Place, Pool, Quota
 from modelfleetd.capacity.domain.quota import Share, available_in_parent, available_to_child
@@ -62,3 +65,12 @@ async def change(database: Database, name: str, parent: str | None, quotas: Iter
     async with database.transaction() as conn:
         current = await pools.lock(conn, name, "")
         await pools.update(conn, Pool(name, current.team, parent, tuple(quotas)))
+
+
+def nodes_of(plan: str) -> list[dict[str, Any]]:
+    """A plan's nodes."""
+
+    def below(node: dict[str, Any]) -> list[dict[str, Any]]:
+        return [node, *itertools.chain.from_iterable(map(below, node.get("Plans", ())))]
+
+    return below(json.loads(plan)[0]["Plan"])

@@ -16,10 +16,10 @@ from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleetd.capacity import lines
 from modelfleetd.capacity.domain.reservation import Asked, Reservation, State, entries_of_hold
 from modelfleetd.capacity.domain.waiting import MAX_WAITING, Prospect
-from modelfleetd.capacity.store import balances, reservations
+from modelfleetd.capacity.store import balances, reservations, usage
 from modelfleetd.capacity.store.balances import Cause
 from modelfleetd.capacity.wire import reservations as wire
-from modelfleetd.errors import Overloaded, ResourceExists
+from modelfleetd.errors import Overloaded, QuotaExceeded, ResourceExists
 from modelfleetd.kit.db import Collision, Connection, Database
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import Answered, again, answer_of, known, remember
@@ -68,6 +68,9 @@ class Admissions:
         finally:
             if turns.idle and self._pools.get(pool) is turns:
                 del self._pools[pool]
+        if isinstance(arrival.refusal, QuotaExceeded):
+            # With nothing locked any more.
+            raise QuotaExceeded(await usage.explained(self._database, arrival.refusal.quota))
         if arrival.refusal is not None:
             raise arrival.refusal
         assert arrival.answer is not None

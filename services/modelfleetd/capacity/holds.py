@@ -17,7 +17,7 @@ from modelfleetd.capacity.domain.reservation import (
     entries_of_return,
 )
 from modelfleetd.capacity.domain.settlement import Settlement, settle
-from modelfleetd.capacity.store import balances, flavors, pools, reservations
+from modelfleetd.capacity.store import balances, flavors, pools, reservations, usage
 from modelfleetd.capacity.store.balances import Cause
 from modelfleetd.errors import QuotaExceeded, QuotaShortage, ReferenceNotFound, ResourceNotFound
 from modelfleetd.kit.db import Connection, Database
@@ -111,14 +111,11 @@ async def book_usage(conn: Connection, pool: str, wanted: tuple[ModelUnits, ...]
     before = await balances.bookings_of(conn, pool, {units.model for units in wanted})
     booked = book(wanted, before, available)
     if booked.missing:
-        raise QuotaExceeded(
-            [
-                QuotaShortage(
-                    pool, place.flavor, place.region, available.get(place, 0) + units, available.get(place, 0)
-                )
-                for place, units in sorted(booked.missing.items())
-            ]
-        )
+        shortages = [
+            QuotaShortage(pool, place.flavor, place.region, available.get(place, 0) + units, available.get(place, 0))
+            for place, units in sorted(booked.missing.items())
+        ]
+        raise QuotaExceeded(await usage.explained(conn, shortages))
     await balances.write(conn, Cause(pool, actor, reason or "booked"), booked.entries)
 
 

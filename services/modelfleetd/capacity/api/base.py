@@ -11,7 +11,9 @@ import grpc
 from modelfleet.capacity.v1 import capacity_pb2_grpc
 from modelfleetd import names
 from modelfleetd.capacity.admissions import Admissions
+from modelfleetd.capacity.datasets import Datasets
 from modelfleetd.capacity.registry import Registry
+from modelfleetd.capacity.watching import Watching
 from modelfleetd.clock import Clock
 from modelfleetd.kit import paging
 from modelfleetd.kit.auth import current_principal
@@ -25,20 +27,25 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class Base(capacity_pb2_grpc.CapacityServiceServicer):
     """What the methods work with."""
 
-    def __init__(self, database: Database, registry: Registry, clock: Clock, freed: Callable[[], None]) -> None:
+    def __init__(
+        self, database: Database, registry: Registry, clock: Clock, datasets: Datasets, freed: Callable[[], None]
+    ) -> None:
         """Makes the servicer.
 
         Args:
             database: of capacity.
             registry: that it asks.
             clock: that waits are measured by.
+            datasets: of recordings.
             freed: called when something may have become free, or somebody waits.
         """
         self._database = database
         self._registry = registry
         self._clock = clock
+        self._datasets = datasets
         self._freed = freed
         self._admissions = Admissions(database)
+        self._watching = Watching(database, clock)
 
 
 def new_name(pattern: names.Pattern, prefix: str) -> str:

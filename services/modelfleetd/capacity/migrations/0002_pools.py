@@ -114,6 +114,10 @@ CREATE TABLE usage_points (
     PRIMARY KEY (seconds, pool, flavor, region, time)
 ) WITH (fillfactor = 70);
 CREATE INDEX usage_points_time ON usage_points (seconds, time);
+INSERT INTO usage_points
+    SELECT 60, pool, flavor, region, date_bin('1 minute', now(), 'epoch'),
+        serving_units, held_units, retained_units, used_units, nominal_units, serving_units, held_units, retained_units
+    FROM balances;
 
 -- --- how far the ledger was checked ---
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from modelfleetd.capacity.domain.ledger import Account, Entry, LedgerEntry, ModelUnits
 from modelfleetd.capacity.domain.pool import Place
 from modelfleetd.capacity.domain.quota import Headroom
+from modelfleetd.capacity.store import usage
 from modelfleetd.capacity.store.rows import Reads
-from modelfleetd.kit.db import Connection, Record
+from modelfleetd.kit.db import Connection, Database, Record
 
 # Of a balance `b` and of its parent's `p`, where it has one.
 COLUMNS = """b.flavor, b.region, b.nominal_units, b.serving_units, b.held_units, b.retained_units,
@@ -42,10 +43,10 @@ async def headroom(
     """
     flavors = None if places is None else [place.flavor for place in places]
     regions = None if places is None else [place.region for place in places]
-    rows = await reads.fetch(_LOCKED if lock else _SEEN, pool, flavors, regions)
+    rows = await reads.fetch(LOCKED if lock else _SEEN, pool, flavors, regions)
     if any(row["parent"] is not None and row["parent_pool"] is None for row in rows):
         # It moved to another organisation while we waited, whose rows the statement could not see. Now it can.
-        rows = await reads.fetch(_LOCKED if lock else _SEEN, pool, flavors, regions)
+        rows = await reads.fetch(LOCKED if lock else _SEEN, pool, flavors, regions)
     return {Place(row["flavor"], row["region"]): headroom_of(row) for row in rows}
 
 
@@ -56,7 +57,7 @@ _SEEN = f"""
     FROM balances b LEFT JOIN balances p ON p.pool = b.parent AND p.flavor = b.flavor AND p.region = b.region
     WHERE {_WANTED} ORDER BY b.flavor, b.region"""
 # The pool's own rows first, then its parent's: all of the former are read before the latter are ordered.
-_LOCKED = f"""
+LOCKED = f"""
     WITH b AS MATERIALIZED (
         SELECT * FROM balances b WHERE {_WANTED} ORDER BY flavor, region FOR NO KEY UPDATE
     ), p AS MATERIALIZED (
@@ -155,7 +156,7 @@ async def write_all(conn: Connection, pool: str, changes: Iterable[tuple[Cause, 
     await _book(conn, pool, [line for line in lines if line.account is Account.SERVING])
 
 
-WRITE = """
+WRITE = f"""
 WITH lines AS (
     INSERT INTO ledger (pool, actor, reason, launch, reservation, flavor, region, account, delta_units, model,
         end_delta_units)
@@ -168,7 +169,7 @@ WITH lines AS (
         coalesce(sum(delta_units) FILTER (WHERE account = 'HELD'), 0) AS held,
         coalesce(sum(delta_units) FILTER (WHERE account = 'RETAINED'), 0) AS retained
     FROM lines GROUP BY flavor, region
-), own AS (
+), changed AS (
     UPDATE balances b SET
         serving_units = b.serving_units + serving,
         held_units = b.held_units + held,
@@ -177,16 +178,17 @@ WITH lines AS (
         ceiling_units = CASE WHEN b.limit_units IS NOT NULL THEN greatest(b.limit_units,
             least(b.ceiling_units, b.used_units + b.children_used_units + used)) END
     FROM sums WHERE b.pool = $1 AND b.flavor = sums.flavor AND b.region = sums.region
-    RETURNING b.parent, b.flavor, b.region,
+    RETURNING b.pool, b.parent, b.flavor, b.region, b.nominal_units,
+        b.serving_units, b.held_units, b.retained_units, b.used_units, serving, held, retained, used,
         greatest(0, b.used_units - b.local_units) - greatest(0, b.used_units - used - b.local_units) AS grown
 ), organisation AS (
     UPDATE balances p SET
         children_used_units = p.children_used_units + grown,
         ceiling_units = greatest(p.limit_units,
             least(p.ceiling_units, p.used_units + p.children_used_units + grown))
-    FROM own WHERE grown <> 0 AND p.pool = own.parent AND p.flavor = own.flavor AND p.region = own.region
-)
-SELECT count(*) FROM own
+    FROM changed c WHERE grown <> 0 AND p.pool = c.parent AND p.flavor = c.flavor AND p.region = c.region
+), recorded AS ({usage.RECORD})
+SELECT count(*) FROM changed
 """
 
 
@@ -226,58 +228,110 @@ async def ledger_page(reads: Reads, pool: str, before: int, limit: int) -> list[
     return [LedgerEntry(**{**row, "account": Account(row["account"])}) for row in rows]
 
 
-async def differences(reads: Reads) -> list[str]:
+async def differences(reads: Reads, *, whole: bool = True) -> list[str]:
     """Returns where the books do not agree, in words; empty when they do.
 
     Balances against the ledger, bookings against the account SERVING, live holds against HELD, what is retained
     against RETAINED, the sums of organisations against their pools, and loans: in one statement, so from one snapshot.
+
+    Args:
+        reads: where the books are.
+        whole: adds up the whole ledger; else what was found right before is taken for granted (`advance`), and the cost
+            is that of what there is now and has been written since, however long the ledger is.
     """
-    rows = await reads.fetch(
-        """
-        WITH sums AS (
-            SELECT 'ledger' AS source, pool, flavor, region, account, sum(delta_units) AS units
-            FROM ledger GROUP BY pool, flavor, region, account
-            UNION ALL SELECT 'ledger', pool, flavor, region, 'ENDING', sum(end_delta_units)
-            FROM ledger GROUP BY pool, flavor, region
-            UNION ALL SELECT 'bookings', pool, flavor, region, 'SERVING', sum(units)
-            FROM bookings GROUP BY pool, flavor, region
-            UNION ALL SELECT 'reservations', r.pool, i.flavor, i.region, 'HELD', sum(i.hold_units)
-            FROM reservation_items i JOIN reservations r ON r.name = i.reservation
-            WHERE r.state = 'HELD' GROUP BY r.pool, i.flavor, i.region
-            UNION ALL SELECT 'reservations', r.pool, i.flavor, i.region, 'RETAINED', sum(i.retained_units)
-            FROM reservation_items i JOIN reservations r ON r.name = i.reservation
-            WHERE r.retain_until IS NOT NULL GROUP BY r.pool, i.flavor, i.region
-            UNION ALL SELECT 'pools', parent, flavor, region, account, sum(units)
-            FROM balances, LATERAL (VALUES
-                ('STORED', nominal_units - local_units), ('BORROWED', greatest(0, used_units - local_units))
-            ) a (account, units) WHERE parent IS NOT NULL GROUP BY parent, flavor, region, account
-            UNION ALL SELECT 'loans', pool, flavor, region, account, sum(units)
-            FROM loans, LATERAL (VALUES ('LENT', lender), ('LOANED', borrower)) a (account, pool)
-            WHERE state = 'ACTIVE' GROUP BY pool, flavor, region, account
-        ), expected AS (
-            SELECT pool, flavor, region, account, units FROM balances, LATERAL (VALUES
-                ('SERVING', serving_units), ('HELD', held_units), ('RETAINED', retained_units),
-                ('ENDING', ending_units), ('STORED', children_stored_units), ('BORROWED', children_used_units),
-                ('LENT', lent_units), ('LOANED', loaned_units)
-            ) a (account, units)
-        ), claims AS (
-            SELECT source, pool, flavor, region, account, units FROM sums
-            -- What nobody mentions is claimed to be 0.
-            UNION ALL SELECT source, pool, flavor, region, account, 0 FROM expected JOIN
-                (VALUES ('ledger', 'SERVING'), ('ledger', 'HELD'), ('ledger', 'RETAINED'), ('ledger', 'ENDING'),
-                    ('bookings', 'SERVING'), ('reservations', 'HELD'), ('reservations', 'RETAINED'),
-                    ('pools', 'STORED'), ('pools', 'BORROWED'), ('loans', 'LENT'), ('loans', 'LOANED'))
-                    s (source, account) USING (account)
-        )
-        SELECT source, pool, flavor, region, account, sum(c.units) AS claimed, coalesce(max(e.units), 0) AS balance
-        FROM claims c LEFT JOIN expected e USING (pool, flavor, region, account)
-        GROUP BY source, pool, flavor, region, account
-        HAVING sum(c.units) <> coalesce(max(e.units), 0)
-        ORDER BY pool, flavor, region, account, source
-        """
-    )
+    rows = await reads.fetch(_DIFFERENCES.format(ledger=_WHOLE_LEDGER if whole else LEDGER_SINCE))
     return [
         f"{row['pool']} {row['flavor']} {row['region']} {row['account']}: the {row['source']} say {row['claimed']}, "
         f"the balance says {row['balance']}"
         for row in rows
     ]
+
+
+async def advance(database: Database) -> None:
+    """Remembers up to where the ledger was found to be the balance, place by place; where it is not, nothing changes.
+
+    Lines of a place are written under the lock of its balance, so whatever comes later has a higher number.
+    """
+    await database.execute(
+        f"""
+        INSERT INTO checkpoints AS c (pool, flavor, region, sequence, serving_units, held_units, retained_units,
+            ending_units)
+        SELECT pool, flavor, region, sequence, l.serving, l.held, l.retained, l.ending
+        FROM ({LEDGER_SINCE}) l JOIN balances b USING (pool, flavor, region)
+        WHERE l.is_new AND (b.serving_units, b.held_units, b.retained_units, b.ending_units)
+            = (l.serving, l.held, l.retained, l.ending)
+        ON CONFLICT (pool, flavor, region) DO UPDATE SET
+            sequence = excluded.sequence, check_time = now(), serving_units = excluded.serving_units,
+            held_units = excluded.held_units, retained_units = excluded.retained_units,
+            ending_units = excluded.ending_units
+        WHERE excluded.sequence > c.sequence
+        """
+    )
+
+
+_LEDGER_SUMS = """coalesce(sum(delta_units) FILTER (WHERE account = 'SERVING'), 0) AS serving,
+    coalesce(sum(delta_units) FILTER (WHERE account = 'HELD'), 0) AS held,
+    coalesce(sum(delta_units) FILTER (WHERE account = 'RETAINED'), 0) AS retained,
+    coalesce(sum(end_delta_units), 0) AS ending"""
+_WHOLE_LEDGER = f"SELECT pool, flavor, region, {_LEDGER_SUMS} FROM ledger GROUP BY pool, flavor, region"
+LEDGER_SINCE = f"""
+    SELECT pool, flavor, region, l.sequence, l.sequence IS NOT NULL AS is_new,
+        coalesce(c.serving_units, 0) + serving AS serving, coalesce(c.held_units, 0) + held AS held,
+        coalesce(c.retained_units, 0) + retained AS retained, coalesce(c.ending_units, 0) + ending AS ending
+    FROM (SELECT pool, flavor, region FROM balances UNION SELECT pool, flavor, region FROM checkpoints) place
+    LEFT JOIN checkpoints c USING (pool, flavor, region), LATERAL (
+        SELECT max(sequence) AS sequence, {_LEDGER_SUMS} FROM ledger
+        WHERE pool = place.pool AND flavor = place.flavor AND region = place.region
+        AND sequence > coalesce(c.sequence, 0)
+    ) l"""
+_DIFFERENCES = """
+    WITH ledger_sums AS ({ledger}), sums AS (
+        SELECT 'ledger' AS source, pool, flavor, region, account, units
+        FROM ledger_sums, LATERAL (VALUES
+            ('SERVING', serving), ('HELD', held), ('RETAINED', retained), ('ENDING', ending)) a (account, units)
+        UNION ALL SELECT 'bookings', pool, flavor, region, 'SERVING', sum(units)
+        FROM bookings GROUP BY pool, flavor, region
+        UNION ALL SELECT 'reservations', r.pool, i.flavor, i.region, account, sum(units)
+        FROM reservation_items i JOIN reservations r ON r.name = i.reservation, LATERAL (VALUES
+            ('HELD', i.hold_units), ('ENDING', coalesce(i.end_units, i.hold_units))) a (account, units)
+        WHERE r.state = 'HELD' GROUP BY r.pool, i.flavor, i.region, account
+        UNION ALL SELECT 'reservations', r.pool, i.flavor, i.region, 'RETAINED', sum(i.retained_units)
+        FROM reservation_items i JOIN reservations r ON r.name = i.reservation
+        WHERE r.retain_until IS NOT NULL GROUP BY r.pool, i.flavor, i.region
+        UNION ALL SELECT 'pools', parent, flavor, region, account, sum(units)
+        FROM balances, LATERAL (VALUES
+            ('STORED', nominal_units - local_units), ('BORROWED', greatest(0, used_units - local_units))
+        ) a (account, units) WHERE parent IS NOT NULL GROUP BY parent, flavor, region, account
+        UNION ALL SELECT 'loans', pool, flavor, region, account, sum(units)
+        FROM loans, LATERAL (VALUES ('LENT', lender), ('LOANED', borrower)) a (account, pool)
+        WHERE state = 'ACTIVE' GROUP BY pool, flavor, region, account
+    ), expected AS (
+        SELECT pool, flavor, region, account, units FROM balances, LATERAL (VALUES
+            ('SERVING', serving_units), ('HELD', held_units), ('RETAINED', retained_units),
+            ('ENDING', ending_units), ('STORED', children_stored_units), ('BORROWED', children_used_units),
+            ('LENT', lent_units), ('LOANED', loaned_units)
+        ) a (account, units)
+    ), claims AS (
+        SELECT source, pool, flavor, region, account, units FROM sums
+        -- What nobody mentions is claimed to be 0.
+        UNION ALL SELECT source, pool, flavor, region, account, 0 FROM expected JOIN
+            (VALUES ('ledger', 'SERVING'), ('ledger', 'HELD'), ('ledger', 'RETAINED'), ('ledger', 'ENDING'),
+                ('bookings', 'SERVING'), ('reservations', 'HELD'), ('reservations', 'RETAINED'),
+                ('reservations', 'ENDING'), ('pools', 'STORED'), ('pools', 'BORROWED'), ('loans', 'LENT'), ('loans', 'LOANED'))
+                s (source, account) USING (account)
+    )
+    SELECT source, pool, flavor, region, account, sum(c.units) AS claimed, coalesce(max(e.units), 0) AS balance
+    FROM claims c LEFT JOIN expected e USING (pool, flavor, region, account)
+    GROUP BY source, pool, flavor, region, account
+    HAVING sum(c.units) <> coalesce(max(e.units), 0)
+    ORDER BY pool, flavor, region, account, source"""
+
+
+async def overdue(reads: Reads, limit: int) -> list[tuple[str, int]]:
+    """Returns the pools in which most serves beyond what they own and what loans in force cover, with how much."""
+    rows = await reads.fetch(
+        """SELECT pool, sum(serving_units - nominal_units - loaned_units)::bigint AS units FROM balances
+           WHERE serving_units > nominal_units + loaned_units GROUP BY pool ORDER BY units DESC, pool LIMIT $1""",
+        limit,
+    )
+    return [(row["pool"], row["units"]) for row in rows]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
-from modelfleetd.capacity.domain.pool import Pool, Quota
+from modelfleetd.capacity.domain.pool import Place, Pool, Quota
 from modelfleetd.capacity.domain.quota import Usage
 from modelfleetd.capacity.store import balances, quotas
+from modelfleetd.capacity.store import usage as usages
 from modelfleetd.capacity.store.rows import Reads
 from modelfleetd.errors import EtagMismatch, ReferenceNotFound, ResourceExists, ResourceInUse, ResourceNotFound, invalid
 from modelfleetd.kit.db import Connection, Record
@@ -15,7 +17,7 @@ from modelfleetd.kit.db import Connection, Record
 _COLUMNS = """o.name, o.team, o.parent AS organisation, o.uid::text, o.create_time, o.update_time,
     substr(md5(o.uid::text || o.version::text), 1, 16) AS etag"""
 # Pools `o`, a row for each place: their own numbers, what is left in their parent, what they and their children have.
-_WITH_USAGES = f"""
+WITH_USAGES = f"""
     SELECT {_COLUMNS}, {balances.COLUMNS}, c.subtree_nominal_units, c.subtree_used_units
     FROM pools o
     LEFT JOIN balances b ON b.pool = o.name
@@ -25,27 +27,22 @@ _WITH_USAGES = f"""
             b.used_units + sum(used_units)::bigint AS subtree_used_units
         FROM balances WHERE parent = b.pool AND flavor = b.flavor AND region = b.region
     ) c ON b.parent IS NULL"""
+_PAGE = "o.name = ANY(ARRAY(SELECT name FROM pools WHERE name > $1 ORDER BY name LIMIT $2))"
 _ORDER = "ORDER BY o.name, b.flavor, b.region"
 
 
 async def get(reads: Reads, name: str) -> Pool:
     """Raises ResourceNotFound where there is no such pool."""
-    found = _whole(await reads.fetch(f"{_WITH_USAGES} WHERE o.name = $1 {_ORDER}", name))
+    found = _whole(await reads.fetch(f"{WITH_USAGES} WHERE o.name = $1 {_ORDER}", name))
     if not found:
         raise ResourceNotFound(name)
-    return found[0]
+    return (await _with_remedies(reads, found))[0]
 
 
 async def page(reads: Reads, after: str, limit: int) -> list[Pool]:
     """Returns the pools that come after a name, in the order of names."""
-    return _whole(
-        await reads.fetch(
-            f"""{_WITH_USAGES} WHERE o.name = ANY(ARRAY(SELECT name FROM pools WHERE name > $1 ORDER BY name LIMIT $2))
-                {_ORDER}""",
-            after,
-            limit,
-        )
-    )
+    rows = await reads.fetch(f"{WITH_USAGES} WHERE {_PAGE} {_ORDER}", after, limit)
+    return await _with_remedies(reads, _whole(rows))
 
 
 async def team(reads: Reads, name: str) -> str | None:
@@ -161,15 +158,15 @@ def _whole(rows: Sequence[Record]) -> list[Pool]:
     found: list[Pool] = []
     for name, group in itertools.groupby(rows, key=lambda row: str(row["name"])):
         places = list(group)
-        usages = tuple(map(_usage, places)) if places[0]["flavor"] is not None else ()
+        shown = tuple(map(_usage, places)) if places[0]["flavor"] is not None else ()
         first = places[0]
         found.append(
             Pool(
                 name=name,
                 team=first["team"],
                 parent=first["organisation"],
-                quotas=tuple(map(_quota, (usage for usage in usages if usage.is_stated))),
-                usages=usages,
+                quotas=tuple(_quota(usage) for usage in shown if usage.is_stated),
+                usages=shown,
                 uid=first["uid"],
                 etag=first["etag"],
                 create_time=first["create_time"],
@@ -177,6 +174,33 @@ def _whole(rows: Sequence[Record]) -> list[Pool]:
             )
         )
     return found
+
+
+async def _with_remedies(reads: Reads, found: list[Pool]) -> list[Pool]:
+    """Says of every place where less than nothing is available what would free it; asks only where there is one."""
+    lacking = {
+        (pool.name, Place(usage.flavor, usage.region)): -usage.available_units
+        for pool in found
+        for usage in pool.usages
+        if usage.available_units < 0
+    }
+    if not lacking:
+        return found
+    messages = await usages.remedies(reads, lacking)
+    return [
+        replace(
+            pool,
+            usages=tuple(
+                replace(usage, message=_sentence(messages.get((pool.name, Place(usage.flavor, usage.region)), "")))
+                for usage in pool.usages
+            ),
+        )
+        for pool in found
+    ]
+
+
+def _sentence(message: str) -> str:
+    return f"Nothing is admitted: {message}." if message else ""
 
 
 def _usage(row: Record) -> Usage:

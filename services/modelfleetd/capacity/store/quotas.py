@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from modelfleetd.capacity.domain.pool import Place, Quota
+from modelfleetd.capacity.store import usage
 from modelfleetd.kit.db import Connection
 
 
@@ -31,6 +32,7 @@ async def set_quotas(conn: Connection, pool: str, parent: str | None, quotas: It
     await _count_in_parent(conn, pool, -1)
     await _set_own(conn, pool, parent, [stated.get(place, _no_quota(place)) for place in places], stated.keys())
     await _count_in_parent(conn, pool, +1)
+    await usage.record(conn, pool)
     await _delete_empty(conn, pool, places)
     for one in parents:
         await _delete_empty(conn, one, places)
