@@ -160,7 +160,7 @@ def test_an_undecided_probe_counts_as_what_it_leans_to_but_never_confirms_anythi
     assert plans[1].qps > plans[0].qps
     assert isinstance(search.result, NotFound)
     assert search.result.cause is Cause.UNSTABLE_LATENCY
-    failing, plans = run(100.0, lambda plan: probe_of(plan, Outcome.UNDECIDED, failing=0.002))
+    _, plans = run(100.0, lambda plan: probe_of(plan, Outcome.UNDECIDED, failing=0.002))
     assert plans[1].qps < plans[0].qps
 
 
