@@ -268,7 +268,7 @@ def test_whatever_goes_wrong_the_promises_hold_and_the_launch_converges(
             mean_life_seconds=life,
             other_share=other_share,
             experiment_share=experiment_share,
-            **({"policy": GATED} if gated else {}),
+            policy=GATED if gated else None,
         )
         await rehearsal.prepare()
         if other_share and restless and not experiment_share:

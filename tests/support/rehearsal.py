@@ -5,7 +5,7 @@ lose calls, kill replicas, and crash the launcher at every commit and every call
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -233,13 +233,13 @@ class Books:
     async def settle(
         self,
         reservation: str,
-        usages: Sequence[UsedUnits],
-        kept: Sequence[HeldUnits],
+        usages: Iterable[UsedUnits],
+        kept: Iterable[HeldUnits],
         retain: timedelta,
         key: str,
     ) -> None:
         self._may_fail()
-        self.pool_in_memory.settle(reservation, usages, kept, retain)
+        self.pool_in_memory.settle(reservation, list(usages), list(kept), retain)
         self._may_fail()
 
     async def release(self, reservation: str, key: str) -> None:

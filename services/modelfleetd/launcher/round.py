@@ -146,8 +146,10 @@ class Round:
             except FleetError as error:
                 await self._cannot_look(region, error)
                 return False
-        if awaits_hold(launch) and launch.intent is None and not await self._read_hold():
-            return False
+        if launch.intent is None and awaits_hold(launch):
+            if not await self._read_hold():
+                return False
+            launch = self.launch
         if not self._looked:
             self._looked = True
             launch = self.launch = outcomes.looked(launch, self.now)
