@@ -44,6 +44,7 @@ RESOURCES = {
     "load_test.model": "modelTypes/ranker/models/a",
     "pool.name": "pools/ours",
     "reservation.pool": "pools/ours",
+    "loan.lender": "pools/ours",
 }
 # Where the path is `name`, the method's own words say what it names.
 NAMED = {
@@ -53,6 +54,7 @@ NAMED = {
     "DeleteRiskAssessment": "modelTypes/ranker/models/a/riskAssessments/nope",
     "DeletePool": "pools/ours",
     "DeleteAsset": "assets/ours",
+    "EndLoan": "loans/nope",
     "ApproveCriticality": "criticalityRequests/ranker-e5cfb27f",
     "RejectCriticality": "criticalityRequests/ranker-e5cfb27f",
     "WithdrawCriticality": "criticalityRequests/ranker-e5cfb27f",

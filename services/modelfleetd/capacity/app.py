@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,11 +12,12 @@ from modelfleetd import names
 from modelfleetd.capacity import migrations
 from modelfleetd.capacity.api import CapacityServicer
 from modelfleetd.capacity.books import Books
+from modelfleetd.capacity.domain.history import FINER
 from modelfleetd.capacity.loadtest.generator import OpenLoop
 from modelfleetd.capacity.loadtest.job import LoadTests
 from modelfleetd.capacity.loadtest.replica import Replica, connect
 from modelfleetd.capacity.registry import Registry
-from modelfleetd.capacity.store import certificates, loadtests, pools, reservations
+from modelfleetd.capacity.store import certificates, loadtests, loans, pools, reservations
 from modelfleetd.capacity.store.loadtests import Claim
 from modelfleetd.kit.app import Service, run_service
 from modelfleetd.kit.auth import TeamOf
@@ -25,6 +27,8 @@ from modelfleetd.platform.client import PlatformClient
 
 _SWEEP_SECONDS = 1.0
 _CHECK_SECONDS = 300.0
+_CHECK_WHOLE_SECONDS = 86400.0
+_LOANS_SECONDS = 60.0
 _FORGET_SECONDS = 3600.0
 
 
@@ -39,6 +43,17 @@ async def build(service: Service) -> None:
         Periodic("expire and release holds", _SWEEP_SECONDS, books.sweep, service.clock),
         # The first round is at the start.
         Periodic("check the ledger", _CHECK_SECONDS, books.check, service.clock),
+        Periodic("check the whole ledger", _CHECK_WHOLE_SECONDS, books.check_whole, service.clock),
+        Periodic("look at loans", _LOANS_SECONDS, books.look_at_loans, service.clock),
+        *(
+            Periodic(
+                f"usage by {resolution}",
+                finer.total_seconds(),
+                functools.partial(books.roll_up, resolution),
+                service.clock,
+            )
+            for resolution, finer in FINER.items()
+        ),
         Periodic("forget answered requests", _FORGET_SECONDS, books.forget, service.clock),
     )
     server = service.server(roles=roles, team_of=team_of(database, roles.team_of))
@@ -72,6 +87,9 @@ def team_of(database: Database, in_registry: TeamOf) -> TeamOf:
         if names.RESERVATION.match(name):
             pool = await reservations.pool_of(database, name)
             return None if pool is None else await pools.team(database, pool)
+        if names.LOAN.match(name):
+            lender = await loans.lender_of(database, name)
+            return None if lender is None else await pools.team(database, lender)
         if names.POOL.match(name):
             return await pools.team(database, name)
         if names.LOAD_TEST.match(name):
