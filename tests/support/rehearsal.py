@@ -87,6 +87,11 @@ class MemoryStore:
     def load(self) -> Launch:
         return replace(from_document(Launch, self.row), version=self.version, epoch=self.epoch)
 
+    @property
+    def state(self) -> State:
+        """The launch's state, without reading the rest of it."""
+        return State[self.row["state"]]
+
     def save(self, launch: Launch) -> None:
         self.row = to_document(launch)
         self.version += 1
