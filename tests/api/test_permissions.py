@@ -42,6 +42,7 @@ RESOURCES = {
     "certificate.model": "modelTypes/ranker/models/a",
     "estimate.model": "modelTypes/ranker/models/a",
     "load_test.model": "modelTypes/ranker/models/a",
+    "recording.model_type": "modelTypes/ranker",
     "pool.name": "pools/ours",
     "reservation.pool": "pools/ours",
     "loan.lender": "pools/ours",

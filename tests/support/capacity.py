@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from modelfleet import AsyncClient
 from modelfleet.capacity.v1 import capacity_pb2 as pb
@@ -48,11 +49,16 @@ class CapacityFleet:
 
 
 @asynccontextmanager
-async def capacity_fleet(database_url: str, *, agent_address: str = "127.0.0.1:1") -> AsyncIterator[CapacityFleet]:
-    """Runs both services; registers a team, two regions, a type with two models; makes two flavors and no pool."""
+async def capacity_fleet(
+    database_url: str, *, agent_address: str = "127.0.0.1:1", **config: Any
+) -> AsyncIterator[CapacityFleet]:
+    """Runs both services, capacity with these fields of ServiceConfig.
+
+    Registers a team, two regions, a type with two models; makes two flavors and no pool.
+    """
     async with (
         running("registry", build_registry, database_url) as registry,
-        running("capacity", build_capacity, database_url, registry_address=registry.address) as capacity,
+        running("capacity", build_capacity, database_url, registry_address=registry.address, **config) as capacity,
         client_of(registry, capacity) as client,
     ):
         await client.registry.create_team(team_id="feed", team=registry_pb.Team())

@@ -33,6 +33,11 @@ class ServiceConfig:
     launcher_address: str = _option(f"127.0.0.1:{LAUNCHER_PORT}", "where the launcher answers")
     stability_address: str = _option(f"127.0.0.1:{STABILITY_PORT}", "where stability answers")
 
+    recordings_uri: str = _option(
+        "",
+        "root of recordings, the same for capacity and its agents: a local folder, or a URI (s3://bucket/folder, gs://…)",
+    )
+
     tls_cert: str = _option("", "certificate chain of this service (PEM); reloaded when it changes")
     tls_key: str = _option("", "its private key (PEM)")
     tls_ca: str = _option("", "authorities that sign the certificates of callers and services (PEM)")

@@ -9,8 +9,10 @@ import grpc
 
 from modelfleet.capacity.v1 import capacity_pb2_grpc
 from modelfleetd import names
+from modelfleetd.capacity.datasets import Datasets
 from modelfleetd.capacity.registry import Registry
 from modelfleetd.capacity.turns import Turns
+from modelfleetd.capacity.watching import Watching
 from modelfleetd.clock import Clock
 from modelfleetd.kit import paging
 from modelfleetd.kit.auth import current_principal
@@ -26,11 +28,13 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class Base(capacity_pb2_grpc.CapacityServiceServicer):
     """What the methods work with."""
 
-    def __init__(self, database: Database, registry: Registry, clock: Clock) -> None:
+    def __init__(self, database: Database, registry: Registry, clock: Clock, datasets: Datasets) -> None:
         self._database = database
         self._registry = registry
         self._clock = clock
+        self._datasets = datasets
         self._turns = Turns(_ADMISSIONS_AT_A_TIME)
+        self._watching = Watching(database, clock)
 
 
 def new_name(pattern: names.Pattern, prefix: str) -> str:
