@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 from modelfleet.capacity.v1 import capacity_pb2, loans_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
+from modelfleetd.kit.db import Database
 from modelfleetd.launcher.clients import CapacityClient, RegistryClient
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.ports import World
 from modelfleetd.launcher.renewal import Renewer
 from modelfleetd.launcher.store import Store
-from modelfleetd.kit.db import Database
 from tests.support.launcher import CPU, EU, POOL, Fleet, launcher_fleet, refused, register_route
 
 ADS = "modelTypes/ads"
@@ -111,9 +111,7 @@ async def test_what_would_end_beyond_quota_and_loans_is_refused_and_a_loan_lets_
 async def organisation(fleet: Fleet, *, own: int, of_all: int) -> None:
     """Puts the team's pool with so many units of its own below an organisation that has more."""
     quota = capacity_pb2.Quota(flavor=CPU, region=EU, nominal_units=of_all - own)
-    await fleet.client.capacity.create_pool(
-        pool_id="org", pool=capacity_pb2.Pool(team="teams/feed", quotas=[quota])
-    )
+    await fleet.client.capacity.create_pool(pool_id="org", pool=capacity_pb2.Pool(team="teams/feed", quotas=[quota]))
     pool = await fleet.client.capacity.get_pool(name=POOL)
     await fleet.client.capacity.delete_pool(name=POOL)
     made = capacity_pb2.Pool(team="teams/feed", parent="pools/org", quotas=pool.quotas)
@@ -150,4 +148,3 @@ async def test_capacity_hears_of_a_holder_and_of_when_it_expects_to_end(database
         after = await reservation_of(fleet, "launches/l1")
         assert after.renew_time.ToDatetime() > before.renew_time.ToDatetime()
         assert after.expected_release_time.ToDatetime(UTC) > later
-        assert NEW and OLD
