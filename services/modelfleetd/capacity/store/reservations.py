@@ -33,7 +33,7 @@ _COLUMNS = """name, sequence, version, uid::text, pool, launch, state, replaced_
     holder_absent, message, expire_time, activate_time, outcome, retain_duration, retain, retain_until, create_time,
     update_time"""
 _CHANGED = "update_time = now(), version = version + 1"
-# What is promised is looked for among so many releases of a pool, the next first.
+# What is promised is looked for among so many releases, the next first.
 _RELEASES = 1000
 
 
@@ -229,6 +229,7 @@ WITH own AS MATERIALIZED ({_ORGANISATION}
     UNION ALL SELECT kept.* FROM own, LATERAL (
         SELECT name, pool, launch, retain_until, false FROM reservations
         WHERE pool = own.name AND retain_until IS NOT NULL ORDER BY retain_until LIMIT {_RELEASES}) kept
+    ORDER BY time LIMIT {_RELEASES}
 )
 SELECT time, name, flavor, region, pool, launch, units
 FROM ends JOIN reservation_items i ON i.reservation = ends.name,
@@ -238,7 +239,7 @@ WHERE units > 0 AND (flavor, region) IN (SELECT * FROM unnest($2::text[], $3::te
 
 
 async def releases(reads: Reads, pool: str, places: Collection[Place]) -> list[Release]:
-    """Returns what will be free in some places of a pool's organisation: the nearest 1,000 of each kind, of each pool.
+    """Returns what will be free in some places of a pool's organisation, of the nearest 1,000.
 
     At the ends of launches that are held, as far as they say when that is, and of what is kept for rollbacks.
     """
