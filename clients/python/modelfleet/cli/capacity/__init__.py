@@ -8,14 +8,15 @@ from modelfleet.cli.capacity.certificates import certificate
 from modelfleet.cli.capacity.estimates import estimate
 from modelfleet.cli.capacity.loadtests import loadtest
 from modelfleet.cli.capacity.pools import flavor, pool
+from modelfleet.cli.capacity.recordings import recording
 from modelfleet.cli.capacity.reservations import reservation
 from modelfleet.cli.session import FleetGroup
 
 
 @click.group(cls=FleetGroup)
 def group() -> None:
-    """Flavors, pools, reservations, certificates, load tests and estimates."""
+    """Flavors, pools, reservations, certificates, recordings, load tests and estimates."""
 
 
-for command in (flavor, pool, reservation, certificate, estimate, loadtest):
+for command in (flavor, pool, reservation, certificate, recording, loadtest, estimate):
     group.add_command(command)
