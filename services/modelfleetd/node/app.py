@@ -71,9 +71,7 @@ async def build(service: Service) -> None:
         records=True,
     )
     envoy = Proxy(folder / "envoy", host, port, f"{state.agent_id}/envoy")
-    tap = Tap(
-        state, store, envoy.tap_socket, service.config.recordings_uri or str(folder / "recordings"), service.clock
-    )
+    tap = Tap(state, store, envoy, service.config.recordings_uri or str(folder / "recordings"), service.clock)
     reconciler = Reconciler(
         state,
         store,

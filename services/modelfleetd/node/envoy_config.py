@@ -37,7 +37,7 @@ _BUFFER_BYTES = 1 << 20
 _STATISTICS = (
     r"cluster\.(split|direct|unrouted)/[^.]+\."
     r"(grpc\.(success|failure)|upstream_rq_time|version_text|update_rejected|upstream_rq_retry(_success)?)"
-    r"|(cluster_manager\.cds|listener_manager\.lds|http\.traffic\.rds\.routes)\..*"
+    r"|cluster\.tap\.upstream_rq_5xx|(cluster_manager\.cds|listener_manager\.lds|http\.traffic\.rds\.routes)\..*"
 )
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
 
