@@ -148,6 +148,12 @@ async def test_what_is_no_dataset_is_refused_and_a_damaged_one_fails(fleet: Capa
         await fleet.client.capacity.create_recording(
             recording=pb.Recording(model_type=CTR, source=pb.Recording.CLIENT, path="outside/etc")
         )
+    write_dataset(tmp_path / "theirs", [b"a"])
+    (tmp_path / "theirs" / "model_type=ctr").rename(tmp_path / "theirs" / "model_type=other")
+    with pytest.raises(errors.FailedPrecondition, match="requests of other, not of ctr alone"):
+        await fleet.client.capacity.create_recording(
+            recording=pb.Recording(model_type=CTR, source=pb.Recording.CLIENT, path="theirs")
+        )
     write_dataset(tmp_path / "damaged", [b"a"])
     (part,) = (tmp_path / "damaged").rglob("*.parquet")
     part.write_bytes(part.read_bytes()[:-20])

@@ -7,11 +7,12 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _PART = re.compile(r"part-(\d{8}T\d{12})Z-[0-9a-f]+-\d+\.parquet")
+_MODEL_TYPE = re.compile(r"(?:^|/)model_type=([^/]+)/")
 _PART_TIME = "%Y%m%dT%H%M%S%f"
 PARQUET = ".parquet"
 # What the names of files begin with that no reader takes.
@@ -69,6 +70,12 @@ def is_beneath(root: str, uri: str) -> bool:
 def partition(model_type: str, arrival_us: int) -> str:
     """Returns the folder of a request, within its dataset."""
     return f"model_type={quote(model_type, safe='')}/hour={moment(arrival_us):%Y-%m-%dT%H}"
+
+
+def model_type_of(path: str) -> str:
+    """Returns the model type in whose folder a file is; empty: in none."""
+    found = _MODEL_TYPE.search(path)
+    return unquote(found[1]) if found else ""
 
 
 def part_name(first_us: int, writer: str, number: int) -> str:
