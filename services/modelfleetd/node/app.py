@@ -78,7 +78,7 @@ async def build(service: Service) -> None:
         envoy,
         folder / "replicas",
         service.clock,
-        taps=tap.permille,
+        taps=tap.percents,
         terminate=options.on_stop == "terminate",
     )
     service.work(reconciler, tap)

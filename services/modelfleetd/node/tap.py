@@ -1,7 +1,7 @@
 """Records samples of live requests: a small gRPC server that Envoy sends copies to, and a writer for each recording.
 
-Envoy draws the sample, with the highest rate of the recordings of a route; each recording keeps its part of that at
-random. What is to be recorded is durable before it begins, and the agent's next life goes on with it.
+Envoy draws the sample, with the highest rate of the recordings of a route, in whole percents; each recording keeps its
+part of that at random. What is to be recorded is durable before it begins, and the agent's next life goes on with it.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ class Tap:
         self._finishing = asyncio.Lock()
         self._next_take = 0.0
 
-    def permille(self) -> Mapping[str, int]:
-        """Of how many of 1,000 requests Envoy has to send a copy, by target."""
+    def percents(self) -> Mapping[str, int]:
+        """Of how many of 100 requests Envoy has to send a copy, by target."""
         rates: dict[str, int] = {}
         for plan in self._plans.values():
-            rates[plan.target] = max(rates.get(plan.target, 0), plan.sample_permille)
+            rates[plan.target] = max(rates.get(plan.target, 0), -(-plan.sample_permille // 10))
         return rates
 
     # What callers ask
@@ -223,15 +223,18 @@ class Tap:
         if given_up != before:
             with self._store.transaction():
                 self._store.remember(_GIVEN_UP, str(given_up))
-        most = max((each.plan.sample_permille for each in self._active.values()), default=1)
+        copied = max(self.percents().values(), default=1) * 10
         for each in self._active.values():
-            each.dropped_before += more * each.plan.sample_permille / most
+            each.dropped_before += more * each.plan.sample_permille / copied
 
     def _sampling(self, target: str) -> Iterator[Recorder]:
         """The recordings of a target that take this one of its sampled requests."""
-        active = [each for each in self._active.values() if each.plan.target == target]
-        most = max((each.plan.sample_permille for each in active), default=0)
-        return (each.recorder for each in active if self._draw() * most < each.plan.sample_permille)
+        copied = self.percents().get(target, 0) * 10
+        return (
+            each.recorder
+            for each in self._active.values()
+            if each.plan.target == target and self._draw() * copied < each.plan.sample_permille
+        )
 
     def _save(self, plan: RecordingPlan, status: RecordingStatus) -> None:
         with self._store.transaction():
