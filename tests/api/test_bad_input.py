@@ -73,6 +73,7 @@ async def test_a_name_of_nothing_is_not_found(empty: Fleet, service: str) -> Non
         "modelfleet.dev/Flavor": "flavors/nope",
         "modelfleet.dev/Pool": "pools/nope",
         "modelfleet.dev/Reservation": "reservations/nope",
+        "modelfleet.dev/Loan": "loans/nope",
         "modelfleet.dev/LoadTest": "loadTests/nope",
         "modelfleet.dev/Recording": "recordings/nope",
         "modelfleet.dev/Certificate": "certificates/nope",

@@ -45,6 +45,7 @@ RESOURCES = {
     "recording.model_type": "modelTypes/ranker",
     "pool.name": "pools/ours",
     "reservation.pool": "pools/ours",
+    "loan.lender": "pools/ours",
 }
 # Where the path is `name`, the method's own words say what it names.
 NAMED = {
@@ -54,6 +55,7 @@ NAMED = {
     "DeleteRiskAssessment": "modelTypes/ranker/models/a/riskAssessments/nope",
     "DeletePool": "pools/ours",
     "DeleteAsset": "assets/ours",
+    "EndLoan": "loans/nope",
     "ApproveCriticality": "criticalityRequests/ranker-e5cfb27f",
     "RejectCriticality": "criticalityRequests/ranker-e5cfb27f",
     "WithdrawCriticality": "criticalityRequests/ranker-e5cfb27f",

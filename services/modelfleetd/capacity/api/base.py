@@ -12,6 +12,7 @@ from modelfleetd import names
 from modelfleetd.capacity.datasets import Datasets
 from modelfleetd.capacity.registry import Registry
 from modelfleetd.capacity.turns import Turns
+from modelfleetd.capacity.watching import Watching
 from modelfleetd.clock import Clock
 from modelfleetd.kit import paging
 from modelfleetd.kit.auth import current_principal
@@ -33,6 +34,7 @@ class Base(capacity_pb2_grpc.CapacityServiceServicer):
         self._clock = clock
         self._datasets = datasets
         self._turns = Turns(_ADMISSIONS_AT_A_TIME)
+        self._watching = Watching(database, clock)
 
 
 def new_name(pattern: names.Pattern, prefix: str) -> str:
