@@ -44,8 +44,8 @@ async def run() -> list[Figure]:
             name="capacity.traffic_recorder_us",
             value=added * 1e6,
             unit="µs/call",
-            yardstick=f"mean of {_CALLS:,} calls, median of {_ROUNDS} rounds, 10 of 1,000 sampled, {said}",
-            target=5.0,
+            yardstick=f"CPU time of the serving thread, mean of {_CALLS:,} calls, median of {_ROUNDS} rounds, 10 of 1,000 sampled, {said}",
+            target=2.0,
             better="lower",
         ),
         Figure(
@@ -72,13 +72,13 @@ def _continuation(details: Any, request: Any) -> Any:
 
 
 def _added(recorder: TrafficRecorder, request: Any) -> float:
-    """Seconds that a call takes longer with the recorder than without."""
-    began = time.perf_counter()
+    """Seconds of the serving thread that a call takes longer with the recorder than without."""
+    began = time.thread_time()
     _call(recorder, request, _CALLS)
-    between = time.perf_counter()
+    between = time.thread_time()
     for _ in range(_CALLS):
         _continuation(_DETAILS, request)
-    return ((between - began) - (time.perf_counter() - between)) / _CALLS
+    return ((between - began) - (time.thread_time() - between)) / _CALLS
 
 
 def _call(recorder: TrafficRecorder, request: Any, times: int) -> None:
