@@ -44,7 +44,8 @@ async def run() -> list[Figure]:
             name="capacity.traffic_recorder_us",
             value=added * 1e6,
             unit="µs/call",
-            yardstick=f"CPU time of the serving thread, mean of {_CALLS:,} calls, median of {_ROUNDS} rounds, 10 of 1,000 sampled, {said}",
+            yardstick=f"CPU time of the serving thread, 10 of 1,000 sampled, mean of {_CALLS:,} calls, median of "
+            f"{_ROUNDS} rounds, {said}",
             target=2.0,
             better="lower",
         ),
