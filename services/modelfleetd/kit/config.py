@@ -33,6 +33,8 @@ class ServiceConfig:
     launcher_address: str = _option(f"127.0.0.1:{LAUNCHER_PORT}", "where the launcher answers")
     stability_address: str = _option(f"127.0.0.1:{STABILITY_PORT}", "where stability answers")
 
+    prometheus_url: str = _option("", "Prometheus that demand is read from, http://host:port; empty: none")
+
     tls_cert: str = _option("", "certificate chain of this service (PEM); reloaded when it changes")
     tls_key: str = _option("", "its private key (PEM)")
     tls_ca: str = _option("", "authorities that sign the certificates of callers and services (PEM)")
@@ -102,6 +104,8 @@ class ServiceConfig:
         """Raises ValueError where the configuration is unsafe or contradicts itself."""
         if self.database_url:
             check_database_url(self.database_url)
+        if self.prometheus_url and not self.prometheus_url.startswith(("http://", "https://")):
+            raise ValueError("--prometheus-url must be http://host:port or https://host:port")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("--tls-cert and --tls-key go together")
         if self.jwt_jwks and not self.jwt_issuer:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from modelfleetd.errors import CertificateMissing, NotConfigured, invalid
+from modelfleetd.errors import CertificateExpired, CertificateMissing, NotConfigured, invalid
 from modelfleetd.launcher.domain import plan as plans
 from modelfleetd.launcher.domain import replicas
 from modelfleetd.launcher.domain.criteria import resolved
@@ -90,7 +90,8 @@ async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Est
         keep: whether capacity keeps its estimates.
 
     Raises:
-        ReferenceNotFound, NotConfigured, CertificateMissing, PlanInfeasible, InvalidFields: why there is none.
+        ReferenceNotFound, NotConfigured, CertificateMissing, CertificateExpired, PlanInfeasible, InvalidFields: why there
+            is none.
     """
     type_ = await world.registry.model_type(launch.model_type)
     if type_.baseline == launch.candidate:
@@ -214,7 +215,7 @@ async def _estimate(
     """
     try:
         return await world.capacity.estimate(model.facts.name, key, keep=keep)
-    except CertificateMissing:
+    except (CertificateMissing, CertificateExpired):
         if not may_lack:
             raise
     except NotConfigured:

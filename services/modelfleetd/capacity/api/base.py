@@ -9,6 +9,8 @@ import grpc
 
 from modelfleet.capacity.v1 import capacity_pb2_grpc
 from modelfleetd import names
+from modelfleetd.capacity.demands import Demands
+from modelfleetd.capacity.estimator import Estimator
 from modelfleetd.capacity.registry import Registry
 from modelfleetd.capacity.turns import Turns
 from modelfleetd.clock import Clock
@@ -26,10 +28,12 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class Base(capacity_pb2_grpc.CapacityServiceServicer):
     """What the methods work with."""
 
-    def __init__(self, database: Database, registry: Registry, clock: Clock) -> None:
+    def __init__(self, database: Database, registry: Registry, demands: Demands, clock: Clock) -> None:
         self._database = database
         self._registry = registry
+        self._demands = demands
         self._clock = clock
+        self._estimator = Estimator(database, registry, demands, clock)
         self._turns = Turns(_ADMISSIONS_AT_A_TIME)
 
 
