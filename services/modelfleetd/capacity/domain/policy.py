@@ -323,7 +323,7 @@ def _gain(rule: GainAgainstCost, facts: Facts) -> _Verdict:
     ]
     accepted = per_doubling >= exact(rule.min_gain_per_doubling)
     said = (
-        f"{of} for {number(ratio)} times the cost, {doublings:.4g} doublings: "
+        f"{of} for {number(ratio)} times the cost, {doublings:.4g} doubling{'' if doublings == 1 else 's'}: "
         f"{_percent(gain.low)} / {doublings:.4g} = {_percent(per_doubling)} for each, "
         f"{_percent(exact(rule.min_gain_per_doubling))} is asked for."
     )
