@@ -92,7 +92,7 @@ async def peopled(database_url: str) -> AsyncIterator[Fleet]:
             )
             await client.capacity.create_flavor(flavor_id="cpu", flavor=capacity_pb2.Flavor())
             await client.capacity.create_pool(pool_id="ours", pool=capacity_pb2.Pool(team="teams/ours"))
-            free = policies_pb2.LaunchPolicy(team="teams/ours", free_within_quota={})
+            free = policies_pb2.LaunchPolicy(team="teams/ours", free_within_quota=policies_pb2.FreeWithinQuota())
             await client.capacity.create_launch_policy(launch_policy_id="ours", launch_policy=free)
         yield running
 

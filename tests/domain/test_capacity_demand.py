@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelfleet.demand import peaks_of
 from modelfleet.demand import quantile_of as quantile_of_client
 from modelfleetd.capacity.domain.demand import (
     MAX_POINTS,
@@ -121,3 +124,30 @@ def test_traffic_that_would_go_where_the_type_is_not_served_is_said() -> None:
 def test_failover_demand_is_that_of_the_worst_single_failure(region: str) -> None:
     others = [ROUTE.coming_from(other, region) for other in (EU, US, AP)]
     assert ROUTE.on_failover(region) == ROUTE.in_region(region) + max(others)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "line 1: no column time, region, qps"),
+        ("time,qps\n", "line 1: no column region"),
+        ("time,region,qps\nyesterday,eu,1\n", "line 2: 'yesterday' is no time"),
+        ("time,region,qps\n2026-01-01T00:00Z,eu,NaN\n", "line 2: 'NaN' is no rate"),
+        ("time,region,qps\n2026-01-01T00:00Z,eu,-1\n", "line 2: '-1' is no rate"),
+        ("time,region,qps\n2026-01-01,eu,1\n2026-01-01T00:00Z,eu,2\n", "line 3: regions/eu has this time already"),
+        ("time,region,qps\n2026-01-01T00:00Z,eu\n", "line 2: 2 values"),
+        ("time,region,qps\n2026-01-01T00:00Z,,1\n", "line 2: no region"),
+        ("time,region,qps\n", "no rows"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_table_of_rates_is_told_the_line(content: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        peaks_of(io.StringIO(content), timedelta(days=28), 0.999)
+
+
+def test_a_file_may_have_its_columns_in_any_order_and_only_its_window_counts() -> None:
+    rows = "QPS, region ,host,time\n5,eu,a,2026-01-29T00:00:00+01:00\n\n9,regions/eu,a,2026-01-01\n"
+    rows += "1,us,b,2026-01-28T23:30\n"
+    eu, us = peaks_of(io.StringIO(rows), timedelta(days=27, hours=23), 1.0)
+    assert (eu.region, eu.qps, eu.rows) == (EU, 5.0, 1)
+    assert (us.region, us.last) == (US, datetime(2026, 1, 28, 23, 30, tzinfo=UTC))

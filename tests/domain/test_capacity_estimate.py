@@ -297,10 +297,8 @@ def test_where_nothing_is_known_of_what_is_replaced_it_counts_for_nothing_and_th
 
 
 def test_a_certificate_that_was_used_after_its_expiry_is_a_warning_on_either_side() -> None:
-    late = {"expire_time": NOW - timedelta(days=3)}
-    found = estimated(
-        CARRIED, replica=replace(NEWER, **late), replaced=old(replica=replace(NEWER, certificate="c1", **late))
-    )
+    late = replace(NEWER, expire_time=NOW - timedelta(days=3))
+    found = estimated(CARRIED, replica=late, replaced=old(replica=replace(late, certificate="c1")))
     assert found.certificate_expired
     assert found.warnings == (
         "certificates/c2 expired at 2025-05-29 00:00 UTC and was used all the same: measure again.",

@@ -255,7 +255,7 @@ def test_an_absolute_value_is_held_against_the_comparator_and_its_interval() -> 
     both = replace(alone, comparators=(Comparator("old", OLD, 100.0, between(99.0, 100.5, 9_000)),))
     found = gain_of(report(both))
     # The least of the one against the most of the other.
-    assert ends(found) == (0.0, 0.01, pytest.approx(101.5 / 99 - 1))
+    assert ends(found) == pytest.approx((0.0, 0.01, 101.5 / 99 - 1))
     assert found.confidence_basis_points == 9_000
 
 

@@ -69,7 +69,7 @@ class Prometheus:
             "start": str(first.timestamp()),
             "end": str(last.timestamp()),
             "step": str(int(STEP.total_seconds())),
-            "timeout": f"{timeout:.1f}s",
+            "timeout": f"{timeout:.1f}",
         }
         try:
             status, body = await self._post("/api/v1/query_range", form, timeout)
