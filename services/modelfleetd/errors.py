@@ -99,12 +99,15 @@ class QuotaShortage:
     region: str
     requested: int
     available: int
+    # What would free enough, where somebody looked.
+    remedy: str = ""
 
     def __str__(self) -> str:
-        return (
+        said = (
             f"{self.pool} has {self.available} free units of {self.flavor} in {self.region}, "
             f"{self.requested} were requested"
         )
+        return f"{said} ({self.remedy})" if self.remedy else said
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,6 +427,7 @@ class QuotaExceeded(FleetError, code=Code.RESOURCE_EXHAUSTED):
             region=first.region,
             requested=first.requested,
             available=first.available,
+            remedy=first.remedy,
         )
 
 

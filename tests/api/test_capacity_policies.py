@@ -85,8 +85,8 @@ def worth(gain: float = 0.005) -> pb.LaunchPolicy:
     return pb.LaunchPolicy(team="teams/feed", gain_against_cost=rule)
 
 
-def free(**fields: bool) -> pb.LaunchPolicy:
-    return pb.LaunchPolicy(team="teams/feed", free_within_quota=pb.FreeWithinQuota(), **fields)
+def free(*, team_default: bool = False) -> pb.LaunchPolicy:
+    return pb.LaunchPolicy(team="teams/feed", free_within_quota=pb.FreeWithinQuota(), team_default=team_default)
 
 
 async def make(fleet: CapacityFleet, id_: str, policy: pb.LaunchPolicy) -> pb.LaunchPolicy:

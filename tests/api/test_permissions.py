@@ -42,11 +42,13 @@ RESOURCES = {
     "certificate.model": "modelTypes/ranker/models/a",
     "estimate.model": "modelTypes/ranker/models/a",
     "load_test.model": "modelTypes/ranker/models/a",
+    "recording.model_type": "modelTypes/ranker",
     "pool.name": "pools/ours",
     "reservation.pool": "pools/ours",
     "launch_policy.team": "teams/ours",
     "launch_policy.name": "launchPolicies/ours",
     "launch_decision.candidate": "modelTypes/ranker/models/a",
+    "loan.lender": "pools/ours",
 }
 # Where the path is `name`, the method's own words say what it names.
 NAMED = {
@@ -57,6 +59,7 @@ NAMED = {
     "DeletePool": "pools/ours",
     "DeleteLaunchPolicy": "launchPolicies/ours",
     "DeleteAsset": "assets/ours",
+    "EndLoan": "loans/nope",
     "ApproveCriticality": "criticalityRequests/ranker-e5cfb27f",
     "RejectCriticality": "criticalityRequests/ranker-e5cfb27f",
     "WithdrawCriticality": "criticalityRequests/ranker-e5cfb27f",

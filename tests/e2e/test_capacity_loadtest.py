@@ -13,7 +13,7 @@ from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.common.v1.serving_pb2 import ServingSpec
 from modelfleet.inference.v2 import open_inference_pb2 as inference
 from modelfleet.registry.v1 import registry_pb2
-from modelfleetd.capacity.loadtest.search import Cause
+from modelfleetd.capacity.domain.loadtest import Cause
 from tests.support.capacity import CPU, CTR, EU, CapacityFleet, capacity_fleet
 from tests.support.node import Node, node, test_run
 from tests.support.wait import until
@@ -61,7 +61,7 @@ async def test_a_load_test_of_a_real_replica_ends_in_a_certificate_and_leaves_no
         async for last in capacity.watch_load_test(name=made.name, timeout=110):
             states.append(last.state)
         assert [name for name in node.processes() if name != "envoy"] == []
-        if last.state == pb.LoadTest.FAILED and Cause.GENERATOR_LIMIT.value in last.message:
+        if last.state == pb.LoadTest.FAILED and Cause.GENERATOR_LIMIT.advice in last.message:
             pytest.skip("this machine is too busy to measure anything, and the load test says so")
         assert last.state == pb.LoadTest.SUCCEEDED, (last.message, list(last.probes))
         assert [state for i, state in enumerate(states) if state not in states[:i]][-3:] == [

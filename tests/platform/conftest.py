@@ -5,17 +5,19 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from modelfleetd.clock import ManualClock
+from modelfleetd.clock import Clock, ManualClock, SystemClock
 from modelfleetd.platform.base import Platform
 from modelfleetd.platform.model import (
     Applied,
     DesiredServing,
     Effect,
     Fence,
+    RecordingPlan,
     ServingObservation,
     ServingSpec,
     TargetKind,
@@ -35,7 +37,14 @@ class Subject:
     platform: Platform
     spec: ServingSpec
     pass_time: Callable[[], Awaitable[None]]
+    clock: Clock
+    recordings: Path
     acts: int = 0
+
+    def plan(self, *, seconds: float = 600) -> RecordingPlan:
+        """What to record of the route, for so long."""
+        uri, end = str(self.recordings / "r1"), self.clock.now() + timedelta(seconds=seconds)
+        return RecordingPlan("recordings/r1", TARGET, uri, 10, 1 << 20, 0, end)
 
     async def apply(self, desired: DesiredServing, *, epoch: int = 1, key: str = "", target: str = TARGET) -> Applied:
         """Makes it the desired state of a route, under a key of its own where none is given."""
@@ -80,7 +89,8 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path, test_run: str)
         async def pass_time() -> None:
             await clock.advance(0.2)
 
-        yield Subject(Simulator(clock, seed=1, behaviour=Behaviour(start_seconds=(0.2, 1.0))), SPEC, pass_time)
+        simulator = Simulator(clock, seed=1, behaviour=Behaviour(start_seconds=(0.2, 1.0)))
+        yield Subject(simulator, SPEC, pass_time, clock, tmp_path)
         return
     async with Node(tmp_path / "node", f"{test_run}-{uuid.uuid4().hex[:8]}") as running:
-        yield Subject(running.platform, replica_spec(), _now)
+        yield Subject(running.platform, replica_spec(), _now, SystemClock(), running.folder / "recordings")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -12,12 +13,22 @@ from modelfleetd.errors import (
     NoAvailableReplica,
     ReplicaCannotStart,
     RequestIdReused,
+    ResourceNotFound,
     StaleEpoch,
 )
 from modelfleetd.platform.ledger import Promise, peak, violations
-from modelfleetd.platform.model import DesiredServing, EffectKind, Fence, ModelShare, ServingSpec, TargetKind
+from modelfleetd.platform.model import (
+    DesiredServing,
+    EffectKind,
+    Fence,
+    ModelShare,
+    RecordingStatus,
+    ServingSpec,
+    TargetKind,
+)
 from tests.platform.conftest import Subject
 from tests.support.serving import CPU, NEW, OLD, TARGET, serving
+from tests.support.wait import until
 
 
 async def test_an_agent_describes_itself(subject: Subject) -> None:
@@ -260,3 +271,49 @@ async def test_an_image_or_a_missing_command_cannot_start_on_a_machine(subject: 
             await subject.apply(serving({OLD: 1}, spec=spec))
     else:
         await subject.apply(serving({OLD: 1}, spec=spec))
+
+
+async def test_recordings_begin_once_end_once_and_are_told_of_for_ever(subject: Subject) -> None:
+    await subject.apply(serving({OLD: 0}, spec=subject.spec))
+    wanted = subject.plan()
+    begun = await subject.platform.start_recording(wanted)
+    assert (begun.recording, begun.active, begun.failed, begun.message) == (wanted.recording, True, False, "")
+    assert (await subject.platform.start_recording(wanted)).active
+    with pytest.raises(RequestIdReused):
+        await subject.platform.start_recording(replace(wanted, sample_permille=11))
+    assert (await subject.platform.observe_recording(wanted.recording)).active
+    ended = await subject.platform.stop_recording(wanted.recording)
+    assert (ended.active, ended.requests, ended.failed) == (False, 0, False)
+    assert ended.message
+    assert await subject.platform.stop_recording(wanted.recording) == ended
+    assert await subject.platform.observe_recording(wanted.recording) == ended
+    assert await subject.platform.start_recording(wanted) == ended
+
+
+async def test_what_cannot_be_recorded_is_refused(subject: Subject) -> None:
+    with pytest.raises(ResourceNotFound):
+        await subject.platform.start_recording(subject.plan())
+    for call in (subject.platform.observe_recording, subject.platform.stop_recording):
+        with pytest.raises(ResourceNotFound):
+            await call("recordings/nope")
+    await subject.apply(serving({OLD: 0}, spec=subject.spec))
+    nonsense = replace(subject.plan(), sample_permille=0, max_bytes=0, max_requests=-1)
+    with pytest.raises(InvalidFields) as refused:
+        await subject.platform.start_recording(nonsense)
+    wrong = {violation.path for violation in refused.value.violations}
+    assert wrong == {"sample_permille", "max_bytes", "max_requests"}
+
+
+async def test_a_recording_ends_when_its_time_is_over(subject: Subject) -> None:
+    await subject.apply(serving({OLD: 0}, spec=subject.spec))
+    wanted = subject.plan(seconds=1)
+    await subject.platform.start_recording(wanted)
+
+    async def over() -> RecordingStatus | None:
+        await subject.pass_time()
+        status = await subject.platform.observe_recording(wanted.recording)
+        return None if status.active else status
+
+    ended = await until(over, timeout=30)
+    assert ended is not None
+    assert ended.message == "Its time is over."

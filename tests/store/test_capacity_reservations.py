@@ -221,7 +221,7 @@ class Reservations(RuleBasedStateMachine):
 
     @invariant()
     def the_books_agree(self) -> None:
-        usages = self.do(balances.of_places(self.database, self.pool, lock=False))
+        usages = self.do(balances.headroom(self.database, self.pool, lock=False))
         for place in PLACES:
             assert usages[place].available_units == self.books.nominal[place] - self.books.used(place)
         serving = {
@@ -311,7 +311,7 @@ async def test_a_cut_below_usage_admits_nothing_takes_nothing_and_recovers_as_ho
     async with database.transaction() as conn:
         current = await pools.lock(conn, "pools/feed", "")
         await pools.update(conn, Pool(current.name, current.team, None, (Quota(CPU, "regions/eu", 5),)))
-    usages = await balances.of_places(database, "pools/feed", lock=False)
+    usages = await balances.headroom(database, "pools/feed", lock=False)
     assert usages[PLACES[0]].available_units == -3
     assert PLACES[1] not in usages
     with pytest.raises(QuotaExceeded):
@@ -337,7 +337,7 @@ async def test_two_workers_expire_each_hold_once(database: Database) -> None:
     assert sum(await asyncio.gather(sweep(), sweep(), sweep())) == 20
     rows = await reservations.page(database, "pools/feed", "", 2**62, 100)
     assert {row.reservation.state for row in rows} == {State.EXPIRED}
-    assert (await balances.of_places(database, "pools/feed", lock=False))[PLACES[0]].available_units == 100
+    assert (await balances.headroom(database, "pools/feed", lock=False))[PLACES[0]].available_units == 100
 
 
 async def test_a_launch_has_one_live_reservation_and_may_have_another_after_it_ended(database: Database) -> None:
@@ -363,5 +363,5 @@ async def test_a_transaction_that_fails_half_way_changes_nothing(database: Datab
 
     with pytest.raises(FleetError):
         await fails()
-    assert (await balances.of_places(database, "pools/feed", lock=False))[PLACES[0]].available_units == 100
+    assert (await balances.headroom(database, "pools/feed", lock=False))[PLACES[0]].available_units == 100
     assert await database.fetchval("SELECT count(*) FROM ledger") == 0

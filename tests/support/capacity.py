@@ -52,7 +52,10 @@ class CapacityFleet:
 async def capacity_fleet(
     database_url: str, *, agent_address: str = "127.0.0.1:1", is_new: bool = True, **config: Any
 ) -> AsyncIterator[CapacityFleet]:
-    """Runs both services; registers a team, two regions, a type with two models; makes two flavors and no pool."""
+    """Runs both services, capacity with these fields of ServiceConfig.
+
+    Registers a team, two regions, a type with two models; makes two flavors and no pool; unless the database has them.
+    """
     async with (
         running("registry", build_registry, database_url) as registry,
         running("capacity", build_capacity, database_url, registry_address=registry.address, **config) as capacity,

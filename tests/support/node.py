@@ -162,7 +162,15 @@ class Caller:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = inference_rpc.GRPCInferenceServiceStub(channel)
 
-    async def ask(self, *, key: str = "", model: str = "", model_type: str = "ranker", timeout: float = 10.0) -> str:
+    async def ask(
+        self,
+        *,
+        key: str = "",
+        model: str = "",
+        model_type: str = "ranker",
+        timeout: float = 10.0,
+        request: inference.ModelInferRequest | None = None,
+    ) -> str:
         """Infers once; returns the model that answered.
 
         Raises:
@@ -171,7 +179,7 @@ class Caller:
         metadata = [("x-modelfleet-model-type", model_type)]
         metadata += [("x-modelfleet-split-key", key)] if key else []
         metadata += [("x-modelfleet-model", model)] if model else []
-        request = inference.ModelInferRequest(model_name="ranker")
+        request = request or inference.ModelInferRequest(model_name="ranker")
         call = self._stub.ModelInfer(request, metadata=metadata, timeout=timeout)
         answer = await call
         marked = dict(await call.initial_metadata())["x-modelfleet-model"]

@@ -39,6 +39,15 @@ class SimulatedAgent(platform_pb2_grpc.PlatformServiceServicer):
         page = await self._simulator.effects(request.after_sequence, request.target, request.page_size or 50)
         return pb.ListEffectsResponse(effects=map(wire.effect_to_proto, page.effects), more=page.more)
 
+    async def StartRecording(self, request: pb.StartRecordingRequest, context: Any) -> pb.RecordingStatus:
+        return wire.recording_to_proto(await self._simulator.start_recording(wire.plan_from_proto(request)))
+
+    async def ObserveRecording(self, request: pb.ObserveRecordingRequest, context: Any) -> pb.RecordingStatus:
+        return wire.recording_to_proto(await self._simulator.observe_recording(request.recording))
+
+    async def StopRecording(self, request: pb.StopRecordingRequest, context: Any) -> pb.RecordingStatus:
+        return wire.recording_to_proto(await self._simulator.stop_recording(request.recording))
+
 
 @asynccontextmanager
 async def simulated_agent(simulator: Simulator) -> AsyncIterator[str]:
@@ -46,7 +55,7 @@ async def simulated_agent(simulator: Simulator) -> AsyncIterator[str]:
 
     async def build(service: Service) -> None:
         server = service.server()
-        agent = SimulatedAgent(simulator)  # type: ignore[abstract]
+        agent = SimulatedAgent(simulator)
         server.add(agent, platform_pb2_grpc.add_PlatformServiceServicer_to_server)
 
     async with running("node", build) as service:

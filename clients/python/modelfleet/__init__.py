@@ -4,7 +4,7 @@
         model_type = await client.registry.get_model_type(name="modelTypes/feed_ctr")
 
 `Client` is the same without `async`. Errors are the exceptions of `modelfleet.errors`. `Snapshot` and `AsyncSnapshot`
-keep the fleet in memory, for programs that ask it at every request.
+keep the fleet in memory, for programs that ask it at every request. `TrafficRecorder` records what a gRPC client sends.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,10 @@ from modelfleet.errors import ModelfleetError
 from modelfleet.transport import Tls
 
 if TYPE_CHECKING:
+    from modelfleet.recordings import TrafficRecorder
     from modelfleet.snapshot import AsyncSnapshot, Snapshot
 
-__all__ = ["AsyncClient", "AsyncSnapshot", "Client", "ModelfleetError", "Snapshot", "Tls"]
+__all__ = ["AsyncClient", "AsyncSnapshot", "Client", "ModelfleetError", "Snapshot", "Tls", "TrafficRecorder"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from modelfleet import snapshot
 
         return getattr(snapshot, name)
+    if name == "TrafficRecorder":
+        from modelfleet.recordings import TrafficRecorder
+
+        return TrafficRecorder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

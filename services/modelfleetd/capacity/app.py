@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,13 +13,27 @@ from modelfleetd import names
 from modelfleetd.capacity import migrations
 from modelfleetd.capacity.api import CapacityServicer
 from modelfleetd.capacity.books import Books
+from modelfleetd.capacity.datasets import Datasets
 from modelfleetd.capacity.demands import Demands
+from modelfleetd.capacity.domain.history import FINER
 from modelfleetd.capacity.loadtest.generator import OpenLoop
-from modelfleetd.capacity.loadtest.job import LoadTests
+from modelfleetd.capacity.loadtest.job import LEASE_SECONDS, LoadTests
+from modelfleetd.capacity.loadtest.replay import replayed
 from modelfleetd.capacity.loadtest.replica import Replica, connect
 from modelfleetd.capacity.prometheus import Prometheus
+from modelfleetd.capacity.recordings import Recordings as RecordingsWorker
 from modelfleetd.capacity.registry import Registry
-from modelfleetd.capacity.store import certificates, decisions, estimates, loadtests, policies, pools, reservations
+from modelfleetd.capacity.store import (
+    certificates,
+    decisions,
+    estimates,
+    loadtests,
+    loans,
+    policies,
+    pools,
+    recordings,
+    reservations,
+)
 from modelfleetd.capacity.store.loadtests import Claim
 from modelfleetd.kit.app import Service, run_service
 from modelfleetd.kit.auth import TeamOf
@@ -26,8 +42,23 @@ from modelfleetd.kit.worker import Periodic
 from modelfleetd.platform.client import PlatformClient
 
 _SWEEP_SECONDS = 1.0
+_EXPIRE_SECONDS = 60.0
 _CHECK_SECONDS = 300.0
+_CHECK_WHOLE_SECONDS = 86400.0
+_LOANS_SECONDS = 60.0
 _FORGET_SECONDS = 3600.0
+# An agent writes the last file of a recording before it answers.
+_AGENT_SECONDS = 30.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds capacity's own flags."""
+    parser.add_argument(
+        "--lease-seconds",
+        type=float,
+        default=LEASE_SECONDS,
+        help="how long a load test stays with a process that does not answer any more",
+    )
 
 
 async def build(service: Service) -> None:
@@ -35,16 +66,33 @@ async def build(service: Service) -> None:
     database = await service.database("capacity", migrations)
     registry = Registry(service.client.registry)
     books = Books(database)
+    datasets = Datasets(service.config.recordings_uri)
+    recorder = recordings_worker(service, database, registry, datasets)
     roles = service.registry_roles()
     service.work(
         load_tests(service, database, registry),
+        # While one reads a large recording the other goes on looking after the rest.
+        recorder,
+        recordings_worker(service, database, registry, datasets),
+        Periodic("delete old recordings", _EXPIRE_SECONDS, recorder.expire, service.clock),
         Periodic("expire and release holds", _SWEEP_SECONDS, books.sweep, service.clock),
         # The first round is at the start.
         Periodic("check the ledger", _CHECK_SECONDS, books.check, service.clock),
+        Periodic("check the whole ledger", _CHECK_WHOLE_SECONDS, books.check_whole, service.clock),
+        Periodic("look at loans", _LOANS_SECONDS, books.look_at_loans, service.clock),
+        *(
+            Periodic(
+                f"usage by {resolution}",
+                finer.total_seconds(),
+                functools.partial(books.roll_up, resolution),
+                service.clock,
+            )
+            for resolution, finer in FINER.items()
+        ),
         Periodic("forget answered requests", _FORGET_SECONDS, books.forget, service.clock),
     )
     server = service.server(roles=roles, team_of=team_of(database, roles.team_of))
-    servicer = CapacityServicer(database, registry, demands(service), service.clock)  # type: ignore[abstract]
+    servicer = CapacityServicer(database, registry, service.clock, datasets, demands(service))  # type: ignore[abstract]
     server.add(servicer, capacity_pb2_grpc.add_CapacityServiceServicer_to_server)
 
 
@@ -63,17 +111,31 @@ def load_tests(service: Service, database: Database, registry: Registry) -> Load
     @asynccontextmanager
     async def open_load(address: str, target: str, claim: Claim) -> AsyncIterator[OpenLoop]:
         test = claim.test
-        async with connect(address) as channel:
-            replica = Replica(channel, target, test.model, test.stoppers)
-            requests = test.certification_requests
+        async with connect(address) as channel, replayed(database, claim) as requests:
             yield OpenLoop(
-                replica, claim.sample_requests, test.stoppers, requests, service.clock, random.Random(claim.epoch)
+                Replica(channel, target, test.model, test.stoppers),
+                requests,
+                test.stoppers,
+                test.certification_requests,
+                service.clock,
+                random.Random(claim.epoch),
+                None if test.warm_up_duration is None else test.warm_up_duration.total_seconds(),
             )
 
     def platform_at(address: str) -> PlatformClient:
         return PlatformClient(service.outbound.platform(address))
 
-    return LoadTests(database, registry, platform_at, open_load, service.clock, service.id)
+    lease = getattr(service.options, "lease_seconds", LEASE_SECONDS)
+    return LoadTests(database, registry, platform_at, open_load, service.clock, service.id, lease)
+
+
+def recordings_worker(service: Service, database: Database, registry: Registry, datasets: Datasets) -> RecordingsWorker:
+    """Returns a worker that looks after recordings with the agents of the regions."""
+
+    def platform_at(address: str) -> PlatformClient:
+        return PlatformClient(service.outbound.platform(address), timeout=_AGENT_SECONDS)
+
+    return RecordingsWorker(database, registry, platform_at, datasets, service.clock)
 
 
 def team_of(database: Database, in_registry: TeamOf) -> TeamOf:
@@ -83,10 +145,16 @@ def team_of(database: Database, in_registry: TeamOf) -> TeamOf:
         if names.RESERVATION.match(name):
             pool = await reservations.pool_of(database, name)
             return None if pool is None else await pools.team(database, pool)
+        if names.LOAN.match(name):
+            lender = await loans.lender_of(database, name)
+            return None if lender is None else await pools.team(database, lender)
         if names.POOL.match(name):
             return await pools.team(database, name)
         if names.LOAD_TEST.match(name):
             return await _of_model(await loadtests.model_of(database, name))
+        if names.RECORDING.match(name):
+            model_type = await recordings.model_type_of(database, name)
+            return None if model_type is None else await in_registry(model_type)
         if names.CERTIFICATE.match(name):
             return await _of_model(await certificates.model_of(database, name))
         if names.ESTIMATE.match(name):
@@ -104,4 +172,4 @@ def team_of(database: Database, in_registry: TeamOf) -> TeamOf:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_service("capacity", build, argv)
+    return run_service("capacity", build, argv, arguments=add_arguments)

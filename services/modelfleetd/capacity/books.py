@@ -8,7 +8,8 @@ from datetime import timedelta
 from prometheus_client import Gauge
 
 from modelfleetd.capacity import holds
-from modelfleetd.capacity.store import balances
+from modelfleetd.capacity.domain.history import FINER
+from modelfleetd.capacity.store import balances, loans, usage
 from modelfleetd.capacity.store.rows import forget_requests
 from modelfleetd.kit.db import Database
 
@@ -16,8 +17,16 @@ _log = logging.getLogger(__name__)
 _ACTOR = "service/capacity"
 _SHOWN = 10
 _DIFFERENCES = Gauge(
-    "modelfleet_capacity_book_differences", "Accounts of pools that differ from their ledger, as of the last check"
+    "modelfleet_capacity_book_differences",
+    "Accounts of pools that differ from their books, as of the last check of the recent or of the whole ledger",
+    ["ledger"],
 )
+_OVERDUE = Gauge(
+    "modelfleet_capacity_overdue_units",
+    "Units that serve beyond what a pool owns and what loans in force cover; of the pools with most of them",
+    ["pool"],
+)
+_OVERDUE_POOLS = 50
 # Long after the last retry of any client.
 _REQUESTS_KEPT = timedelta(days=7)
 
@@ -27,6 +36,7 @@ class Books:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._overdue: set[str] = set()
 
     async def sweep(self) -> None:
         """Ends every hold whose time ran out, and frees whatever is no longer kept."""
@@ -34,14 +44,41 @@ class Books:
             pass
         while await holds.release_one(self._database, _ACTOR):
             pass
+        while loan := await loans.expire_one(self._database):
+            _log.info("%s of %s to %s has expired", loan.name, loan.lender, loan.borrower)
 
     async def forget(self) -> None:
         """Forgets answers that nobody will ask for again. Those to launches, which hold reservations, stay for ever."""
         await forget_requests(self._database, _REQUESTS_KEPT)
+        for resolution in FINER:
+            await usage.roll_up(self._database, resolution)
+        await usage.forget(self._database)
+
+    async def roll_up(self, resolution: timedelta) -> None:
+        """Brings the rows of usage over time of a resolution up to date."""
+        await usage.roll_up(self._database, resolution)
 
     async def check(self) -> None:
-        """Compares balances, ledger, bookings and holds; a difference is a defect or somebody's tampering."""
-        found = await balances.differences(self._database)
-        _DIFFERENCES.set(len(found))
+        """Compares balances, bookings and holds, and the ledger from where it was found right before."""
+        self._report("recent", await balances.differences(self._database, whole=False))
+        await balances.advance(self._database)
+
+    async def check_whole(self) -> None:
+        """Compares the same with the whole ledger: finds what was changed behind where it was found right before."""
+        self._report("whole", await balances.differences(self._database))
+
+    async def look_at_loans(self) -> None:
+        """Says which pools serve on what they do not own any more; nothing is taken away from them."""
+        found = dict(await balances.overdue(self._database, _OVERDUE_POOLS))
+        _OVERDUE.clear()
+        for pool, units in found.items():
+            _OVERDUE.labels(pool).set(units)
+        if found.keys() != self._overdue:
+            _log.warning("pools that serve more than they own and were lent: %s", found or "none any more")
+        self._overdue = set(found)
+
+    def _report(self, ledger: str, found: list[str]) -> None:
+        """A difference is a defect or somebody's tampering."""
+        _DIFFERENCES.labels(ledger).set(len(found))
         if found:
             _log.error("the books of capacity differ in %d accounts: %s", len(found), "; ".join(found[:_SHOWN]))

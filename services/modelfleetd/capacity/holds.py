@@ -17,7 +17,7 @@ from modelfleetd.capacity.domain.reservation import (
     entries_of_return,
 )
 from modelfleetd.capacity.domain.settlement import Settlement, settle
-from modelfleetd.capacity.store import balances, flavors, pools, reservations
+from modelfleetd.capacity.store import balances, flavors, pools, reservations, usage
 from modelfleetd.capacity.store.balances import Cause
 from modelfleetd.capacity.store.rows import Reads
 from modelfleetd.errors import QuotaExceeded, QuotaShortage, ReferenceNotFound, ResourceNotFound
@@ -30,11 +30,11 @@ async def decide(reads: Reads, asked: Asked, *, lock: bool) -> Admission:
     Raises:
         ReferenceNotFound: the pool or a flavor does not exist.
     """
-    usages = await balances.of_places(reads, asked.pool, asked.places, lock=lock)
-    if len(usages) < len(asked.items):
+    rooms = await balances.headroom(reads, asked.pool, asked.places, lock=lock)
+    if len(rooms) < len(asked.items):
         await _check_references(reads, asked, lock=lock)
     bookings = await balances.bookings_of(reads, asked.pool, asked.replaced_models)
-    return admit(asked, bookings, {place: usage.available_units for place, usage in usages.items()})
+    return admit(asked, bookings, {place: room.available_units for place, room in rooms.items()})
 
 
 async def _check_references(reads: Reads, asked: Asked, *, lock: bool) -> None:
@@ -51,7 +51,7 @@ async def hold(conn: Connection, name: str, asked: Asked, time_to_live: timedelt
     """Reserves. Raises QuotaExceeded, ResourceExists, ReferenceNotFound."""
     admission = await decide(conn, asked, lock=True)
     if not admission.admitted:
-        raise QuotaExceeded(admission.shortages(asked.pool))
+        raise QuotaExceeded(await usage.explained(conn, admission.shortages(asked.pool)))
     made = await reservations.insert(conn, name, asked, admission, time_to_live)
     await balances.write(conn, _cause(made, actor, "reserved"), entries_of_hold(made.items, made.moved))
     return made
@@ -110,26 +110,23 @@ async def release_one(database: Database, actor: str) -> bool:
 async def book_usage(conn: Connection, pool: str, wanted: tuple[ModelUnits, ...], actor: str, reason: str) -> None:
     """Books what models use that serve already. Raises ResourceNotFound, ReferenceNotFound, QuotaExceeded."""
     places = sorted({units.place for units in wanted})
-    usages = await balances.of_places(conn, pool, places, lock=True)
-    if len(usages) < len(places):
+    rooms = await balances.headroom(conn, pool, places, lock=True)
+    if len(rooms) < len(places):
         if not await pools.exists(conn, pool):
             raise ResourceNotFound(pool)
         missing = await flavors.missing(conn, {units.flavor for units in wanted})
         for index, units in enumerate(wanted):
             if units.flavor in missing:
                 raise ReferenceNotFound(f"usages[{index}].flavor", units.flavor)
-    available = {place: usage.available_units for place, usage in usages.items()}
+    available = {place: room.available_units for place, room in rooms.items()}
     before = await balances.bookings_of(conn, pool, {units.model for units in wanted})
     booked = book(wanted, before, available)
     if booked.missing:
-        raise QuotaExceeded(
-            [
-                QuotaShortage(
-                    pool, place.flavor, place.region, available.get(place, 0) + units, available.get(place, 0)
-                )
-                for place, units in sorted(booked.missing.items())
-            ]
-        )
+        shortages = [
+            QuotaShortage(pool, place.flavor, place.region, available.get(place, 0) + units, available.get(place, 0))
+            for place, units in sorted(booked.missing.items())
+        ]
+        raise QuotaExceeded(await usage.explained(conn, shortages))
     await balances.write(conn, Cause(pool, actor, reason or "booked"), booked.entries)
 
 
@@ -141,7 +138,7 @@ async def _give_back(conn: Connection, found: Reservation, state: State, actor: 
 
 async def _lock(conn: Connection, found: Reservation) -> None:
     """Locks the balances that an end changes, in the one order; the rows themselves are not looked at."""
-    await balances.of_places(conn, found.pool, sorted(item.place for item in found.items), lock=True)
+    await balances.headroom(conn, found.pool, sorted(item.place for item in found.items), lock=True)
 
 
 def _cause(found: Reservation, actor: str, reason: str) -> Cause:

@@ -131,6 +131,11 @@ class Registry:
         async with _refers_to(field, region):
             return (await self._client.get_region(name=region, timeout=_timeout())).agent_address
 
+    async def check_model_type(self, model_type: str, field: str) -> None:
+        """Raises ReferenceNotFound where there is no such model type."""
+        async with _refers_to(field, model_type):
+            await self._client.get_model_type(name=model_type, timeout=_timeout())
+
     async def check_team(self, team: str, field: str) -> None:
         """Raises ReferenceNotFound where there is no such team."""
         async with _refers_to(field, team):

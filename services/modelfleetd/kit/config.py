@@ -34,6 +34,10 @@ class ServiceConfig:
     stability_address: str = _option(f"127.0.0.1:{STABILITY_PORT}", "where stability answers")
 
     prometheus_url: str = _option("", "Prometheus that demand is read from, http://host:port; empty: none")
+    recordings_uri: str = _option(
+        "",
+        "root of recordings, the same for capacity and its agents: a local folder, or a URI (s3://bucket/folder, gs://…)",
+    )
 
     tls_cert: str = _option("", "certificate chain of this service (PEM); reloaded when it changes")
     tls_key: str = _option("", "its private key (PEM)")

@@ -90,8 +90,8 @@ async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Est
         keep: whether capacity keeps its estimates.
 
     Raises:
-        ReferenceNotFound, NotConfigured, CertificateMissing, CertificateExpired, PlanInfeasible, InvalidFields: why there
-            is none.
+        ReferenceNotFound, NotConfigured, CertificateMissing, CertificateExpired, PlanInfeasible, InvalidFields: why
+            there is none.
     """
     type_ = await world.registry.model_type(launch.model_type)
     if type_.baseline == launch.candidate:

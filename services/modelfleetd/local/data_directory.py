@@ -2,6 +2,7 @@
 
 - postgres/: the embedded database
 - node/: what the node agent keeps: its ledger, desired states, replicas' logs
+- recordings/: recorded traffic, of the node agent and of clients
 - logs/: what every process says, bounded
 - run/: of the present run: lock, status.json (address, ports, process ids), Envoy's configuration
 - ports.json: the ports of the last run, taken again so that addresses in the registry stay true
@@ -38,6 +39,7 @@ class DataDirectory:
         self.path = path.expanduser().absolute()
         self.postgres = self.path / "postgres"
         self.node = self.path / "node"
+        self.recordings = self.path / "recordings"
         self.logs = self.path / "logs"
         self.run = self.path / "run"
         self.status = self.run / "status.json"
@@ -60,7 +62,7 @@ class DataDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for folder in (self.node, self.logs, self.run):
+            for folder in (self.node, self.recordings, self.logs, self.run):
                 folder.mkdir(exist_ok=True)
                 folder.chmod(_PRIVATE)
             if self.path.stat().st_uid == os.geteuid():

@@ -30,6 +30,7 @@ def service_environment(directory: DataDirectory, database_url: str, ports: Mapp
         MARKER: str(directory.path),
         "MODELFLEET_DATABASE_URL": database_url,
         **{f"MODELFLEET_{name.upper()}_ADDRESS": f"{HOST}:{ports[name]}" for name in SERVICES},
+        "MODELFLEET_RECORDINGS_URI": str(directory.recordings),
         "MODELFLEET_LOG_FORMAT": os.environ.get("MODELFLEET_LOG_FORMAT", "console"),
         "MODELFLEET_DRAIN_SECONDS": str(_DRAIN_SECONDS),
         # Five Python processes on a small machine: no thread pools for linear algebra, few arenas for malloc.

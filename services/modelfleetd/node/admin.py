@@ -116,6 +116,8 @@ def _cluster(status: dict[str, object]) -> Cluster:
     hosts: dict[int, Host] = {}
     told = status.get("host_statuses", ())
     for host in told if isinstance(told, list) else ():
+        if "socket_address" not in host["address"]:
+            continue  # The agent's own socket, where copies of requests go.
         health = dict(host.get("health_status", {}))
         told_by_us = health.pop("eds_health_status", "HEALTHY")
         stats = {stat["name"]: int(stat.get("value", 0)) for stat in host["stats"]}

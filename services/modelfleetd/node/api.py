@@ -12,6 +12,7 @@ from modelfleetd.kit import paging
 from modelfleetd.node.meter import Meter
 from modelfleetd.node.state import State
 from modelfleetd.node.store import Store
+from modelfleetd.node.tap import Tap
 from modelfleetd.platform import wire
 from modelfleetd.platform.model import Agent
 
@@ -26,13 +27,15 @@ class PlatformServicer(platform_pb2_grpc.PlatformServiceServicer):
         state: what shall be and what is.
         store: the ledger.
         meter: makes the numbers fresh before they are told.
+        tap: records live requests.
     """
 
-    def __init__(self, agent: Agent, state: State, store: Store, meter: Meter) -> None:
+    def __init__(self, agent: Agent, state: State, store: Store, meter: Meter, tap: Tap) -> None:
         self._agent = agent
         self._state = state
         self._store = store
         self._meter = meter
+        self._tap = tap
 
     async def GetAgent(self, request: pb.GetAgentRequest, context: Context) -> pb.Agent:
         return wire.agent_to_proto(self._agent)
@@ -62,3 +65,12 @@ class PlatformServicer(platform_pb2_grpc.PlatformServiceServicer):
         size = paging.page_size(request.page_size)
         page = self._store.effects(request.after_sequence, request.target, size)
         return pb.ListEffectsResponse(effects=[wire.effect_to_proto(e) for e in page.effects], more=page.more)
+
+    async def StartRecording(self, request: pb.StartRecordingRequest, context: Context) -> pb.RecordingStatus:
+        return wire.recording_to_proto(self._tap.start(wire.plan_from_proto(request)))
+
+    async def ObserveRecording(self, request: pb.ObserveRecordingRequest, context: Context) -> pb.RecordingStatus:
+        return wire.recording_to_proto(self._tap.observe(request.recording))
+
+    async def StopRecording(self, request: pb.StopRecordingRequest, context: Context) -> pb.RecordingStatus:
+        return wire.recording_to_proto(await self._tap.stop(request.recording))

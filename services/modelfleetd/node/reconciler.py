@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -51,13 +51,22 @@ class Reconciler:
         envoy: the proxy before the replicas.
         folder: where replicas run and their logs are.
         clock: the time.
+        taps: how many of 1,000 requests are recorded, by target.
         terminate: whether replicas and Envoy end with the agent; else they stay, and the next agent finds them.
     """
 
     name = "reconciler"
 
     def __init__(
-        self, state: State, store: Store, envoy: Proxy, folder: Path, clock: Clock, *, terminate: bool
+        self,
+        state: State,
+        store: Store,
+        envoy: Proxy,
+        folder: Path,
+        clock: Clock,
+        *,
+        taps: Callable[[], Mapping[str, int]],
+        terminate: bool,
     ) -> None:
         self.meter = Meter(state, store, envoy)
         self._state = state
@@ -65,6 +74,7 @@ class Reconciler:
         self._proxy = envoy
         self._folder = folder
         self._clock = clock
+        self._taps = taps
         self._terminate = terminate
         self._envoy: Process | None = None
         self._envoy_exit: processes.Exit | None = None
@@ -180,7 +190,7 @@ class Reconciler:
         """Lets Envoy take the routing of this moment, and acknowledges it for the generations of this moment."""
         replicas = list(self._state.replicas.values())
         targets = list(self._state.targets.values())
-        routing = routing_of(targets, replicas)
+        routing = routing_of(targets, replicas, self._taps())
         if routing != self._routed:
             # Counted to the end under the old split, and before a cluster's counters go with it.
             await self.meter.refresh(max_age=0)

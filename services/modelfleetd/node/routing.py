@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from modelfleetd import names
 from modelfleetd.node.domain import Phase, Replica, Target, available, by_target, model_names
@@ -53,10 +54,14 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The traffic of one target: effective shares, in order; empty where nothing can be served."""
+    """The traffic of one target: effective shares, in order; empty where nothing can be served.
+
+    Of so many of 1,000 requests a copy goes to the agent, which records them.
+    """
 
     target: str
     shares: tuple[ModelShare, ...] = ()
+    tap_permille: int = 0
 
     @property
     def id(self) -> str:
@@ -77,8 +82,13 @@ class Routing:
     splits: tuple[Split, ...] = ()
 
 
-def routing_of(targets: Iterable[Target], replicas: Sequence[Replica]) -> Routing:
-    """What Envoy shall do now: every model that is desired or has replicas, and the effective shares of routes."""
+def routing_of(
+    targets: Iterable[Target], replicas: Sequence[Replica], taps: Mapping[str, int] = MappingProxyType({})
+) -> Routing:
+    """What Envoy shall do now: every model that is desired or has replicas, and the effective shares of routes.
+
+    Of the targets in `taps` requests are recorded, so many of 1,000.
+    """
     backends: list[Backend] = []
     splits: list[Split] = []
     of_target = by_target(replicas)
@@ -94,7 +104,7 @@ def routing_of(targets: Iterable[Target], replicas: Sequence[Replica]) -> Routin
             )
             backends.append(Backend(target.name, model, endpoints))
         if target.kind is TargetKind.ROUTE:
-            splits.append(Split(target.name, shares_of(target, own)))
+            splits.append(Split(target.name, shares_of(target, own), taps.get(target.name, 0)))
     return Routing(tuple(backends), tuple(splits))
 
 

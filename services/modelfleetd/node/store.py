@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from modelfleet.common.v1 import serving_pb2
@@ -27,6 +27,8 @@ from modelfleetd.platform.model import (
     EffectKind,
     EffectPage,
     ModelShare,
+    RecordingPlan,
+    RecordingStatus,
     ServingSpec,
     TargetKind,
 )
@@ -113,8 +115,18 @@ CREATE TABLE IF NOT EXISTS readings (
   value INTEGER NOT NULL,
   PRIMARY KEY (envoy, counter)
 ) STRICT, WITHOUT ROWID;
+
+-- What is recorded of live requests, and how far that was when it was last written down.
+CREATE TABLE IF NOT EXISTS recordings (
+  name TEXT PRIMARY KEY,
+  plan BLOB NOT NULL,
+  status BLOB NOT NULL,
+  active INTEGER NOT NULL CHECK (active IN (0, 1)),
+  saved REAL NOT NULL
+) STRICT, WITHOUT ROWID;
 """
 
+_RECORDINGS_KEPT = timedelta(days=400)
 _LAST_EFFECT = "SELECT sequence, time FROM effects ORDER BY sequence DESC LIMIT 1"
 
 
@@ -305,6 +317,38 @@ class Store:
         self._db.execute("DELETE FROM readings WHERE envoy <> ?", (envoy,))
         rows = [(envoy, counter, value) for counter, value in values.items()]
         self._db.executemany("INSERT OR REPLACE INTO readings VALUES (?, ?, ?)", rows)
+
+    # Recordings
+
+    def recording(self, name: str) -> tuple[RecordingPlan, RecordingStatus] | None:
+        """A recording as it was last written down; None where there is none of that name."""
+        row = self._db.execute("SELECT plan, status FROM recordings WHERE name = ?", (name,)).fetchone()
+        return None if row is None else _recording(*row)
+
+    def active_recordings(self) -> list[tuple[RecordingPlan, RecordingStatus]]:
+        """Recordings that have not ended."""
+        rows = self._db.execute("SELECT plan, status FROM recordings WHERE active = 1 ORDER BY name")
+        return [_recording(*row) for row in rows]
+
+    def save_recording(self, plan: RecordingPlan, status: RecordingStatus, time: datetime) -> None:
+        """Writes a recording as it is now; forgets those that ended long ago."""
+        row = (
+            plan.recording,
+            wire.plan_to_proto(plan).SerializeToString(),
+            wire.recording_to_proto(status).SerializeToString(),
+            int(status.active),
+            time.timestamp(),
+        )
+        self._db.execute("INSERT OR REPLACE INTO recordings VALUES (?, ?, ?, ?, ?)", row)
+        long_ago = (time - _RECORDINGS_KEPT).timestamp()
+        self._db.execute("DELETE FROM recordings WHERE active = 0 AND saved < ?", (long_ago,))
+
+
+def _recording(plan: bytes, status: bytes) -> tuple[RecordingPlan, RecordingStatus]:
+    return (
+        wire.plan_from_proto(pb.StartRecordingRequest.FromString(plan)),
+        wire.recording_from_proto(pb.RecordingStatus.FromString(status)),
+    )
 
 
 def _seconds(moment: datetime | None) -> float | None:

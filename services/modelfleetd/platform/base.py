@@ -10,6 +10,8 @@ from modelfleetd.platform.model import (
     DesiredServing,
     EffectPage,
     Fence,
+    RecordingPlan,
+    RecordingStatus,
     ServingObservation,
     TargetKind,
 )
@@ -49,4 +51,32 @@ class Platform(Protocol):
 
     async def effects(self, after: int = 0, target: str = "", limit: int = 1000) -> EffectPage:
         """The ledger of effects after a sequence number, of one target or of all."""
+        ...
+
+    async def start_recording(self, plan: RecordingPlan) -> RecordingStatus:
+        """Starts to record a sample of a route's live requests. The same plan again answers how far it is.
+
+        Raises:
+            ResourceNotFound: there is no such route.
+            RequestIdReused: a recording of that name has another plan.
+            NotConfigured: the agent may not write there.
+            InvalidFields: the plan makes no sense.
+            MethodUnknown: agents of this kind cannot record.
+        """
+        ...
+
+    async def observe_recording(self, recording: str) -> RecordingStatus:
+        """Says how far a recording is.
+
+        Raises:
+            ResourceNotFound: the agent does not know it.
+        """
+        ...
+
+    async def stop_recording(self, recording: str) -> RecordingStatus:
+        """Ends a recording; answers once its last file is written.
+
+        Raises:
+            ResourceNotFound: the agent does not know it.
+        """
         ...

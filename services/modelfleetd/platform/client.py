@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
-from modelfleet.errors import DeadlineExceeded, ModelfleetError
+from modelfleet.errors import DeadlineExceeded, ModelfleetError, Unimplemented
 from modelfleet.platform.v1 import platform_pb2 as pb
 from modelfleet.services import AsyncPlatform
 from modelfleetd.errors import (
@@ -14,10 +14,13 @@ from modelfleetd.errors import (
     FieldViolation,
     FleetError,
     InvalidFields,
+    MethodUnknown,
     NoAvailableReplica,
+    NotConfigured,
     PartUnavailable,
     ReplicaCannotStart,
     RequestIdReused,
+    ResourceNotFound,
     StaleEpoch,
 )
 from modelfleetd.platform import wire
@@ -27,6 +30,8 @@ from modelfleetd.platform.model import (
     DesiredServing,
     EffectPage,
     Fence,
+    RecordingPlan,
+    RecordingStatus,
     ServingObservation,
     TargetKind,
 )
@@ -41,6 +46,8 @@ _REFUSALS: Mapping[str, _Refusal] = {
     NoAvailableReplica.reason: lambda _, m: NoAvailableReplica(m["target"], m["model"]),
     ReplicaCannotStart.reason: lambda _, m: ReplicaCannotStart(m["target"], m["model"], m["why"]),
     RequestIdReused.reason: lambda _, m: RequestIdReused(m["request_id"]),
+    ResourceNotFound.reason: lambda _, m: ResourceNotFound(m["resource"]),
+    NotConfigured.reason: lambda _, m: NotConfigured(m["resource"], m["field"]),
     FieldImmutable.reason: lambda _, m: FieldImmutable(m["field"], "use another target"),
     InvalidFields.reason: lambda e, _: InvalidFields([FieldViolation(v.field, v.description) for v in e.violations]),
 }
@@ -96,6 +103,21 @@ class PlatformClient:
         answer = await self._call(self._agent.list_effects(request, timeout=self._timeout()))
         return wire.effects_from_proto(answer)
 
+    async def start_recording(self, plan: RecordingPlan) -> RecordingStatus:
+        request = wire.plan_to_proto(plan)
+        return await self._recording(self._agent.start_recording(request, timeout=self._timeout()))
+
+    async def observe_recording(self, recording: str) -> RecordingStatus:
+        request = pb.ObserveRecordingRequest(recording=recording)
+        return await self._recording(self._agent.observe_recording(request, timeout=self._timeout()))
+
+    async def stop_recording(self, recording: str) -> RecordingStatus:
+        request = pb.StopRecordingRequest(recording=recording)
+        return await self._recording(self._agent.stop_recording(request, timeout=self._timeout()))
+
+    async def _recording(self, call: Awaitable[pb.RecordingStatus]) -> RecordingStatus:
+        return wire.recording_from_proto(await self._call(call))
+
     async def _call(self, call: Awaitable[_Answer]) -> _Answer:
         try:
             return await call
@@ -106,6 +128,8 @@ class PlatformClient:
         """The agent's refusal as it was raised there; whatever else went wrong, the agent is not to be had."""
         if made := _REFUSALS.get(error.reason):
             return made(error, error.metadata)
+        if isinstance(error, Unimplemented):
+            return MethodUnknown(self._name)
         if isinstance(error, DeadlineExceeded):
             return DeadlinePassed()
         return PartUnavailable(self._name, error.retry_after)

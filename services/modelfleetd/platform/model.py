@@ -227,3 +227,32 @@ class Agent:
     traffic_address: str
     capacity: tuple[FlavorUnits, ...] = ()
     start_time: datetime | None = None
+    records: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingPlan:
+    """What is to be recorded of a route's live requests, where to, and what ends it; `max_requests` 0: no limit."""
+
+    recording: str
+    target: str
+    uri: str
+    sample_permille: int
+    max_bytes: int
+    max_requests: int
+    end_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingStatus:
+    """How far a recording is."""
+
+    recording: str
+    active: bool
+    requests: int = 0
+    bytes: int = 0
+    dropped_requests: int = 0
+    first_request_time: datetime | None = None
+    last_request_time: datetime | None = None
+    message: str = ""
+    failed: bool = False

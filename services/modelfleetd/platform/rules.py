@@ -28,6 +28,7 @@ from modelfleetd.platform.model import (
     DesiredServing,
     Fence,
     ModelShare,
+    RecordingPlan,
     ServingSpec,
     TargetKind,
 )
@@ -36,9 +37,13 @@ MAX_REPLICAS = 10_000
 MAX_MODELS = 100
 MAX_ENVIRONMENT = 64
 MAX_KEY = 200
+MAX_URI = 1000
 MAX_STARTUP = timedelta(hours=1)
 MAX_DRAIN = timedelta(minutes=10)
 RESERVED_ENVIRONMENT = "MODELFLEET_"
+
+
+PERMILLE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,28 @@ def check_request(target: str, kind: TargetKind | None, fence: Fence, desired: D
         InvalidFields: names every wrong field.
     """
     violations = tuple(_request_violations(target, kind, fence, desired))
+    if violations:
+        raise InvalidFields(violations)
+
+
+def check_plan(plan: RecordingPlan) -> None:
+    """Checks that what is to be recorded is sound by itself.
+
+    Raises:
+        InvalidFields: names every wrong field.
+    """
+    violations: list[FieldViolation] = []
+    for pattern, name, field in ((names.TARGET, plan.target, "target"), (names.RECORDING, plan.recording, "recording")):
+        if pattern.match(name) is None:
+            violations.append(FieldViolation(field, pattern.expectation))
+    if not 1 <= plan.sample_permille <= PERMILLE:
+        violations.append(FieldViolation("sample_permille", "must be 1 to 1,000"))
+    if plan.max_bytes < 1:
+        violations.append(FieldViolation("max_bytes", "must be at least 1"))
+    if plan.max_requests < 0:
+        violations.append(FieldViolation("max_requests", "must be 0 (no limit) or more"))
+    if not 1 <= len(plan.uri) <= MAX_URI or not plan.uri.isprintable():
+        violations.append(FieldViolation("uri", f"must be a path or a URI of 1 to {MAX_URI:,} characters"))
     if violations:
         raise InvalidFields(violations)
 

@@ -17,8 +17,8 @@ from datetime import datetime, timedelta
 
 from modelfleetd import names
 from modelfleetd.clock import Clock
-from modelfleetd.errors import PartUnavailable, ReplicaCannotStart
-from modelfleetd.platform import rules
+from modelfleetd.errors import PartUnavailable, ReplicaCannotStart, RequestIdReused, ResourceNotFound
+from modelfleetd.platform import rules, simulated_recording
 from modelfleetd.platform.model import (
     Agent,
     Applied,
@@ -30,9 +30,12 @@ from modelfleetd.platform.model import (
     Fence,
     FlavorUnits,
     ModelShare,
+    RecordingPlan,
+    RecordingStatus,
     ServingObservation,
     TargetKind,
 )
+from modelfleetd.platform.simulated_recording import SimulatedRecording
 from modelfleetd.platform.simulated_target import Phase, Replica, SimulatedTarget
 
 _NO_SERVING = DesiredServing()
@@ -91,13 +94,14 @@ class Simulator:
         self._events: list[_Event] = []
         self._targets: dict[str, SimulatedTarget] = {}
         self._answered: dict[str, rules.Answered] = {}
+        self._recordings: dict[str, SimulatedRecording] = {}
 
     # Platform
 
     async def agent(self) -> Agent:
         self._receive()
         capacity = tuple(FlavorUnits(flavor, units) for flavor, units in sorted(self._capacity.items()))
-        return Agent(self._region, "simulator", "127.0.0.1:0", capacity, self._started)
+        return Agent(self._region, "simulator", "127.0.0.1:0", capacity, self._started, records=True)
 
     async def apply(self, target: str, kind: TargetKind, fence: Fence, desired: DesiredServing) -> Applied:
         self._receive()
@@ -141,6 +145,36 @@ class Simulator:
         self._receive()
         found = [effect for effect in self.ledger[after:] if target in ("", effect.target)]
         return EffectPage(tuple(found[:limit]), len(found) > limit)
+
+    async def start_recording(self, plan: RecordingPlan) -> RecordingStatus:
+        self._receive()
+        rules.check_plan(plan)
+        known = self._recordings.get(plan.recording)
+        if known is not None and known.plan != plan:
+            raise RequestIdReused(plan.recording)
+        if known is None:
+            target = self._targets.get(plan.target)
+            if target is None or target.kind is not TargetKind.ROUTE:
+                raise ResourceNotFound(plan.target)
+            known = self._recordings[plan.recording] = simulated_recording.begin(plan, self._now())
+        self._answer()
+        return known.status()
+
+    async def observe_recording(self, recording: str) -> RecordingStatus:
+        self._receive()
+        return self._recording(recording).status()
+
+    async def stop_recording(self, recording: str) -> RecordingStatus:
+        self._receive()
+        known = self._recording(recording)
+        known.end("It was stopped.")
+        self._answer()
+        return known.status()
+
+    def _recording(self, recording: str) -> SimulatedRecording:
+        if recording not in self._recordings:
+            raise ResourceNotFound(recording)
+        return self._recordings[recording]
 
     # Faults and conditions, for tests
 
@@ -338,7 +372,11 @@ class Simulator:
     def _pass_time(self, end: float) -> None:
         for target in self._targets.values():
             target.serve(end - self._at, self._draw, self.error_rates)
-        self._at = max(self._at, end)
+        passed, self._at = max(0.0, end - self._at), max(self._at, end)
+        for recording in self._recordings.values():
+            served = self._targets[recording.plan.target]
+            rate = served.requests_per_second if served.acknowledged else 0.0
+            recording.pass_time(self._now(), passed, rate)
 
     def _later(self, seconds: tuple[float, float], happen: Callable[[], None]) -> None:
         heapq.heappush(

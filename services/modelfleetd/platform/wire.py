@@ -11,6 +11,8 @@ from modelfleetd.platform.model import (
     Effect,
     EffectPage,
     Fence,
+    RecordingPlan,
+    RecordingStatus,
     ServingObservation,
     TargetKind,
 )
@@ -74,6 +76,26 @@ def effect_to_proto(effect: Effect) -> pb.Effect:
 def effects_from_proto(message: pb.ListEffectsResponse) -> EffectPage:
     """A run of the ledger."""
     return EffectPage(tuple(from_proto(effect, Effect) for effect in message.effects), message.more)
+
+
+def plan_to_proto(plan: RecordingPlan) -> pb.StartRecordingRequest:
+    """What is to be recorded, as a request."""
+    return to_proto(plan, pb.StartRecordingRequest)
+
+
+def plan_from_proto(message: pb.StartRecordingRequest) -> RecordingPlan:
+    """What is to be recorded."""
+    return from_proto(message, RecordingPlan)
+
+
+def recording_to_proto(status: RecordingStatus) -> pb.RecordingStatus:
+    """How far a recording is, as a message."""
+    return to_proto(status, pb.RecordingStatus)
+
+
+def recording_from_proto(message: pb.RecordingStatus) -> RecordingStatus:
+    """How far a recording is."""
+    return from_proto(message, RecordingStatus)
 
 
 def agent_to_proto(agent: Agent) -> pb.Agent:

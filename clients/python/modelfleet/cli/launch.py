@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from modelfleet.cli import launch_view, render
+from modelfleet.cli import launch_view, render, watching
 from modelfleet.cli.capacity.nouns import POOL
 from modelfleet.cli.parameters import DURATION, SHARE
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import FleetGroup, Session, with_session
-from modelfleet.errors import ModelfleetError
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-
-# How long a watch goes on without an answer, and how long it waits before it asks again.
-_PATIENCE_SECONDS, _PAUSE_SECONDS = 120.0, 0.5
 
 
 @click.group(cls=FleetGroup)
@@ -165,22 +160,10 @@ def watch(session: Session, launch: str) -> None:
 
 
 def _updates(session: Session, name: str) -> Iterator[pb.Launch]:
-    """Every change of a launch until it has ended; goes on when the launcher was away, as the launch itself does."""
-    heard = time.monotonic()
-    last: pb.Launch | None = None
-    while last is None or last.state not in launch_view.ENDED:
-        try:
-            # The present state comes first, so a watch that is begun again misses nothing that matters.
-            for last in session.client.launcher.watch_launch(name=name):
-                heard = time.monotonic()
-                yield last
-        except ModelfleetError as error:
-            # Without a reason it is no service's word: the connection was lost on the way.
-            lost = error.reason in {"", "PART_UNAVAILABLE", "DEADLINE_PASSED", "OVERLOADED"}
-            if not lost or last is None or time.monotonic() - heard > _PATIENCE_SECONDS:
-                raise
-        if last is None or last.state not in launch_view.ENDED:
-            time.sleep(_PAUSE_SECONDS)
+    """Every change of a launch until it has ended."""
+    return watching.updates(
+        lambda: session.client.launcher.watch_launch(name=name), lambda launch: launch.state in launch_view.ENDED
+    )
 
 
 def _stream(session: Session, updates: Iterator[pb.Launch]) -> pb.Launch | None:

@@ -22,8 +22,10 @@ from rich.text import Text
 
 from modelfleet import wording
 from modelfleet.cli.session import Session
+from modelfleet.plot import Chart
 
 _PIPE_WIDTH = 400
+_CHART_WIDTH, _CHART_HEIGHT = 100, 16
 
 Column = tuple[str, Callable[[Any], str]]
 
@@ -35,6 +37,7 @@ _STYLES = {
     "FAILED": "red", "FAIL": "red", "ERROR": "red",
     "ROLLED_BACK": "yellow", "ROLLING_BACK": "yellow", "CANCELLED": "yellow", "INCONCLUSIVE": "yellow",
     "EXPIRED": "yellow",
+    "STARTING": "cyan", "CERTIFYING": "cyan",
     "SHIFTING": "cyan", "PREPARING": "cyan", "FINALIZING": "cyan", "ESTIMATING": "cyan", "SEARCHING": "cyan",
 }  # fmt: skip
 
@@ -120,6 +123,39 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
     for row in rows:
         result.add_row(*(Text(value, style=_STYLES.get(value, "")) for value in row))
     return result
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> Table:
+    """What is known of one thing, a line each; those that are empty are left out."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in rows:
+        if value:
+            grid.add_row(label, Text(value))
+    return grid
+
+
+def curves(charts: Iterable[Chart]) -> None:
+    """Draws charts as text, as wide as the terminal."""
+    from modelfleet import plot
+
+    terminal = Console()
+    width = min(terminal.width, _CHART_WIDTH)
+    for chart in charts:
+        click.echo()
+        click.echo(plot.terminal(chart, width, _CHART_HEIGHT, color=terminal.color_system is not None))
+
+
+def picture(charts: Sequence[Chart], path: str) -> None:
+    """Writes charts into a .png or .svg file, and says so."""
+    from modelfleet import plot
+
+    try:
+        plot.write(charts, path)
+    except plot.CannotPlot as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"wrote {path}")
 
 
 def _is_number(value: str) -> bool:

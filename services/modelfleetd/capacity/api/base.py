@@ -9,10 +9,12 @@ import grpc
 
 from modelfleet.capacity.v1 import capacity_pb2_grpc
 from modelfleetd import names
+from modelfleetd.capacity.datasets import Datasets
 from modelfleetd.capacity.demands import Demands
 from modelfleetd.capacity.estimator import Estimator
 from modelfleetd.capacity.registry import Registry
 from modelfleetd.capacity.turns import Turns
+from modelfleetd.capacity.watching import Watching
 from modelfleetd.clock import Clock
 from modelfleetd.kit import paging
 from modelfleetd.kit.auth import current_principal
@@ -28,13 +30,17 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class Base(capacity_pb2_grpc.CapacityServiceServicer):
     """What the methods work with."""
 
-    def __init__(self, database: Database, registry: Registry, demands: Demands, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, registry: Registry, clock: Clock, datasets: Datasets, demands: Demands
+    ) -> None:
         self._database = database
         self._registry = registry
         self._demands = demands
         self._clock = clock
+        self._datasets = datasets
         self._estimator = Estimator(database, registry, demands, clock)
         self._turns = Turns(_ADMISSIONS_AT_A_TIME)
+        self._watching = Watching(database, clock)
 
 
 def new_name(pattern: names.Pattern, prefix: str) -> str:

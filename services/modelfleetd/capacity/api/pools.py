@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from google.protobuf.empty_pb2 import Empty
 
@@ -40,6 +40,7 @@ class Pools(Base):
     async def CreatePool(self, request: pb.CreatePoolRequest, context: Context) -> pb.Pool:
         wanted = wire.pool_from_proto(request.pool, names.POOL.format(request.pool_id))
         await self._check_pool(wanted)
+        await self._expect_role_on_parent(wanted.parent)
 
         async def act(conn: Connection) -> pb.Pool:
             await _check_flavors(conn, wanted)
@@ -50,6 +51,7 @@ class Pools(Base):
     async def UpdatePool(self, request: pb.UpdatePoolRequest, context: Context) -> pb.Pool:
         await expect_role_on_destination(request.pool.team, request.update_mask.paths)
         await self._check_pool(wire.pool_from_proto(request.pool, request.pool.name))
+        await self._expect_role_on_parent(request.pool.parent, request.update_mask.paths)
 
         async def act(conn: Connection) -> pb.Pool:
             current = await pools.lock(conn, request.pool.name, request.pool.etag)
@@ -66,6 +68,17 @@ class Pools(Base):
             return Empty()
 
         return await change(self._database, request, Empty, act)
+
+    async def _expect_role_on_parent(self, parent: str | None, mask: Collection[str] = ()) -> None:
+        """Expects that the caller may decide for the organisation that a pool joins: it borrows there from others.
+
+        Raises RoleMissing.
+        """
+        if not parent or (mask and not {"parent", "*"}.intersection(mask)):
+            return
+        # Of a pool that does not exist the store says so.
+        if team := await pools.team(self._database, parent):
+            await expect_role_on_destination(team, ())
 
     async def _check_pool(self, pool: Pool) -> None:
         """Checks what a pool says of the registry's resources, before any transaction is open."""

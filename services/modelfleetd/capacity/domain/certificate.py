@@ -5,13 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from modelfleetd.capacity.domain.exact import in_range, refuse
+from modelfleetd.capacity.domain.loadtest import Stoppers
 from modelfleetd.errors import CertificateExpired, CertificateMissing, FieldViolation
 
 MAX_NOTE = 1000
-VALIDITY = timedelta(days=90)
 
 
 class Source(enum.Enum):
@@ -23,12 +23,34 @@ class Source(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class GeneratorHealth:
+    """How well the load generator kept up in the run that confirmed a certificate.
+
+    Attributes:
+        rate_ratio: the rate that was sent over the rate that was to be sent.
+        send_late_p99_ms: one percent of the requests were sent later than intended by this much or more.
+        cpu_fraction: the share of one core that its process used.
+    """
+
+    rate_ratio: float
+    send_late_p99_ms: float
+    cpu_fraction: float
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     """A conservative bound of what one replica of a model carries on a flavor.
 
     Attributes:
         max_qps: lower bound of the maximum load, in requests a second.
         confidence: of the bound, in [0, 1]; 0 where nobody knows.
+        load_test: that measured it; what follows is set by load tests only.
+        region: where the replica ran.
+        stoppers: what it kept while it carried the load.
+        recording: what was replayed; None for sample requests.
+        recording_digest: over the requests that were replayed.
+        requests: of the run that confirmed it.
+        serving_spec_digest: of what was measured.
 
     Raises:
         InvalidFields: a number is out of its range, the note is too long, or it expires before it is made.
@@ -45,6 +67,13 @@ class Certificate:
     create_time: datetime
     expire_time: datetime
     load_test: str | None = None
+    region: str | None = None
+    stoppers: Stoppers | None = None
+    recording: str | None = None
+    recording_digest: str = ""
+    generator_health: GeneratorHealth | None = None
+    requests: int = 0
+    serving_spec_digest: str = ""
 
     def __post_init__(self) -> None:
         wrong = []

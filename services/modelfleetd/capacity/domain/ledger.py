@@ -52,12 +52,25 @@ def check_units(units: Sequence[ModelUnits], field: str) -> list[FieldViolation]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the ledger: a change of one account of one place. SERVING lines name the model."""
+    """One line of the ledger: a change of one account of one place. SERVING lines name the model.
+
+    Attributes:
+        end_delta_units: of a HELD line, the change of what will go on serving when the launch has succeeded; None: the
+            whole of it.
+    """
 
     place: Place
     account: Account
     delta_units: int
     model: str = ""
+    end_delta_units: int | None = None
+
+    @property
+    def ending_units(self) -> int:
+        """The change of what will go on serving of what is held; 0 for the other accounts."""
+        if self.account is not Account.HELD:
+            return 0
+        return self.delta_units if self.end_delta_units is None else self.end_delta_units
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from modelfleetd.capacity.domain.exact import in_range, refuse
+from modelfleetd.capacity.domain.quota import Usage
 from modelfleetd.errors import FieldViolation
 
 MAX_UNITS = 10**12
@@ -49,32 +50,35 @@ class Flavor:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """How much of one flavor in one region a pool owns."""
+    """How much of one flavor in one region a pool owns, and how it shares it with the others of its organisation.
+
+    Attributes:
+        borrowing_limit_units: the most that it may borrow beyond what it owns; None: whatever there is.
+        lending_limit_units: the most of it that the others may borrow; None: all of it.
+    """
 
     flavor: str
     region: str
     nominal_units: int
+    borrowing_limit_units: int | None = None
+    lending_limit_units: int | None = None
 
     @property
     def place(self) -> Place:
         return Place(self.flavor, self.region)
 
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a pool owns and uses of one flavor in one region, in units."""
-
-    flavor: str
-    region: str
-    nominal_units: int
-    serving_units: int
-    held_units: int
-    retained_units: int
-
-    @property
-    def available_units(self) -> int:
-        """What may still be reserved; negative after a cut of the quota."""
-        return self.nominal_units - self.serving_units - self.held_units - self.retained_units
+    def violations(self, path: str) -> list[FieldViolation]:
+        """Returns which of its numbers are out of range."""
+        numbers = {
+            "nominal_units": self.nominal_units,
+            "borrowing_limit_units": self.borrowing_limit_units,
+            "lending_limit_units": self.lending_limit_units,
+        }
+        return [
+            FieldViolation(f"{path}.{field}", f"must be 0 to {MAX_UNITS:,}")
+            for field, units in numbers.items()
+            if units is not None and not 0 <= units <= MAX_UNITS
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +104,7 @@ class Pool:
         if len(self.quotas) > MAX_QUOTAS:
             wrong.append(FieldViolation("pool.quotas", f"must be at most {MAX_QUOTAS:,}"))
         for index, quota in enumerate(self.quotas):
-            if not 0 <= quota.nominal_units <= MAX_UNITS:
-                wrong.append(FieldViolation(f"pool.quotas[{index}].nominal_units", f"must be 0 to {MAX_UNITS:,}"))
+            wrong += quota.violations(f"pool.quotas[{index}]")
         wrong += [
             FieldViolation(f"pool.quotas[{index}]", "names a flavor and region a second time")
             for index in _repeated([quota.place for quota in self.quotas])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from modelfleetd import names
 from modelfleetd.capacity.registry import Model
 from modelfleetd.clock import Clock
+from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.platform.base import Platform
 from modelfleetd.platform.model import DesiredModel, DesiredServing, Fence, TargetKind
 
@@ -41,7 +42,9 @@ class Clone:
         """
         await self._platform.observe(self.target, self._epoch)
         desired = DesiredServing((DesiredModel(model.name, model.spec, 1),))
+        failpoint("capacity.before_act.start_clone")
         await self._platform.apply(self.target, TargetKind.LOAD_TEST, self._fence("start"), desired)
+        failpoint("capacity.after_act.start_clone")
         end = self._clock.monotonic() + model.spec.startup_limit.total_seconds() + _GRACE_SECONDS
         while True:
             seen = (await self._platform.observe(self.target)).model(model.name)
@@ -50,6 +53,11 @@ class Clone:
             if self._clock.monotonic() >= end:
                 raise CloneNotAvailable(seen.message or "it was not ready in time")
             await self._clock.sleep(_POLL_SECONDS)
+
+    async def trouble(self, model: str) -> str:
+        """Returns why the clone does not serve; empty while it does."""
+        seen = (await self._platform.observe(self.target)).model(model)
+        return "" if seen.available_replicas else seen.message or "its replica is not available any more"
 
     async def remove(self, act: str, drain_seconds: float) -> None:
         """Stops whatever runs for this load test and returns when it is gone.
@@ -65,7 +73,9 @@ class Clone:
         seen = await self._platform.observe(self.target, self._epoch)
         if seen.kind is None:
             return
+        failpoint("capacity.before_act.remove_clone")
         await self._platform.apply(self.target, TargetKind.LOAD_TEST, self._fence(act), DesiredServing())
+        failpoint("capacity.after_act.remove_clone")
         end = self._clock.monotonic() + drain_seconds + _GRACE_SECONDS
         while any(model.existing_replicas for model in (await self._platform.observe(self.target)).models):
             if self._clock.monotonic() >= end:

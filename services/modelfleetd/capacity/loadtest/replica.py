@@ -36,7 +36,7 @@ class Replica:
             ("x-modelfleet-model-type", target.removeprefix("targets/")),
             ("x-modelfleet-model", model),
         )
-        self._timeout = max(_FEWEST_SECONDS, _PATIENCE * stoppers.latency_p99_ms / 1000)
+        self._timeout = max(_FEWEST_SECONDS, _PATIENCE * stoppers.longest_ms / 1000)
 
     async def __call__(self, body: bytes) -> Answer:
         try:

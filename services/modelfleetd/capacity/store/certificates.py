@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
-from modelfleetd.capacity.domain.certificate import Certificate, Source
-from modelfleetd.capacity.store.rows import Reads
+from modelfleetd.capacity.domain.certificate import Certificate, GeneratorHealth, Source
+from modelfleetd.capacity.store.rows import Reads, stoppers_from_json
 from modelfleetd.errors import ResourceNotFound
 from modelfleetd.kit.db import Connection, Record
 
@@ -23,8 +24,8 @@ class Numbered:
 
 async def insert(conn: Connection, certificate: Certificate) -> None:
     places = ", ".join(f"${index}" for index in range(1, len(_NAMES) + 1))
-    values = [value.value if isinstance(value, Source) else value for value in astuple(certificate)]
-    await conn.execute(f"INSERT INTO certificates ({_COLUMNS}) VALUES ({places})", *values)
+    values = asdict(certificate) | {"source": certificate.source.value}
+    await conn.execute(f"INSERT INTO certificates ({_COLUMNS}) VALUES ({places})", *values.values())
 
 
 async def get(reads: Reads, name: str) -> Certificate:
@@ -79,5 +80,9 @@ def _of_model(model: str) -> str:
 
 
 def _certificate(row: Record) -> Certificate:
-    values = {name: row[name] for name in _NAMES}
-    return Certificate(**{**values, "source": Source(row["source"])})
+    values: dict[str, Any] = {name: row[name] for name in _NAMES} | {"source": Source(row["source"])}
+    if row["stoppers"] is not None:
+        values["stoppers"] = stoppers_from_json(row["stoppers"])
+    if row["generator_health"] is not None:
+        values["generator_health"] = GeneratorHealth(**row["generator_health"])
+    return Certificate(**values)

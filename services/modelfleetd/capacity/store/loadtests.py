@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from typing import Any
 
-from modelfleetd.capacity.domain.loadtest import ENDED, LoadTest, Outcome, Probe, State, Stoppers, Wanted
-from modelfleetd.capacity.store.rows import Reads
+from modelfleetd.capacity.domain.loadtest import ENDED, Cause, LoadTest, Outcome, Probe, State, Wanted
+from modelfleetd.capacity.store.rows import Reads, stoppers_from_json
 from modelfleetd.errors import ResourceNotFound
 from modelfleetd.kit.db import Connection, Record
 
-_COLUMNS = """name, model, region, flavor, latency_p99_ms, error_rate, start_qps, certification_requests, state,
-    message, probes, certificate, actor, create_time, end_time, version"""
+_STOPPERS = ("latency_p99_ms", "error_rate", "latencies")
+_NAMES = tuple(field.name for field in fields(LoadTest) if field.name != "stoppers")
+_COLUMNS = ", ".join((*_NAMES, *_STOPPERS))
+# The bracket stays: it is what is known.
+_END = """end_time = now(), current_qps = 0, expected_end_time = NULL, sample_requests = '{}', version = version + 1"""
 _ENDED = ", ".join(f"'{state.value}'" for state in sorted(ENDED, key=lambda state: state.value))
 
 
@@ -24,37 +28,47 @@ class Numbered:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a load test is.
+
+    Attributes:
+        message: what is going on, for people.
+        current_qps: the rate that is being tried; 0 where none is.
+        highest_within_qps: one end of the bracket; 0 where it is not known.
+        lowest_beyond_qps: the other one.
+        expected_end_time: None where nothing can be said.
+    """
+
+    state: State
+    message: str
+    current_qps: float = 0.0
+    highest_within_qps: float = 0.0
+    lowest_beyond_qps: float = 0.0
+    expected_end_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A load test that this process works on until its lease ends.
 
     Attributes:
         epoch: of this claim: newer than that of every claim before.
-        attempt: how often it was begun, this time included.
         clone_present: a clone may be left from an earlier attempt.
     """
 
     test: LoadTest
     sample_requests: tuple[bytes, ...]
     epoch: int
-    attempt: int
     clone_present: bool
 
 
 async def insert(conn: Connection, name: str, wanted: Wanted, actor: str) -> LoadTest:
+    values = asdict(wanted) | {"name": name, "actor": actor}
+    values |= values.pop("stoppers")
+    values["sample_requests"] = list(wanted.sample_requests)
+    places = ", ".join(f"${index}" for index in range(1, len(values) + 1))
     row = await conn.fetchrow(
-        f"""INSERT INTO load_tests (name, model, region, flavor, sample_requests, latency_p99_ms, error_rate, start_qps,
-                certification_requests, actor)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING {_COLUMNS}""",
-        name,
-        wanted.model,
-        wanted.region,
-        wanted.flavor,
-        list(wanted.sample_requests),
-        wanted.stoppers.latency_p99_ms,
-        wanted.stoppers.error_rate,
-        wanted.start_qps,
-        wanted.certification_requests,
-        actor,
+        f"INSERT INTO load_tests ({', '.join(values)}) VALUES ({places}) RETURNING {_COLUMNS}", *values.values()
     )
     assert row is not None
     return _load_test(row)
@@ -66,6 +80,21 @@ async def get(reads: Reads, name: str) -> LoadTest:
     if row is None:
         raise ResourceNotFound(name)
     return _load_test(row)
+
+
+async def get_whole(reads: Reads, name: str) -> LoadTest:
+    """Returns a load test with the histograms of its probes. Raises ResourceNotFound."""
+    found = await get(reads, name)
+    rows = await reads.fetch("SELECT number, histogram FROM load_test_histograms WHERE load_test = $1", name)
+    histograms = {row["number"]: row["histogram"] for row in rows}
+    probes = (replace(probe, histogram=histograms.get(n, b"")) for n, probe in enumerate(found.probes, 1))
+    return replace(found, probes=tuple(probes))
+
+
+async def version(reads: Reads, name: str) -> int | None:
+    """Returns a number that grows with each change; None where there is no such load test."""
+    found: int | None = await reads.fetchval("SELECT version FROM load_tests WHERE name = $1", name)
+    return found
 
 
 async def model_of(reads: Reads, name: str) -> str | None:
@@ -98,8 +127,7 @@ async def lock(conn: Connection, name: str) -> LoadTest:
 async def cancel(conn: Connection, name: str, message: str) -> LoadTest:
     """Ends a locked load test; whoever works on it finds out when it next says that it is alive."""
     row = await conn.fetchrow(
-        f"""UPDATE load_tests SET state = 'CANCELLED', message = $2, end_time = now(), version = version + 1
-            WHERE name = $1 RETURNING {_COLUMNS}""",
+        f"""UPDATE load_tests SET state = 'CANCELLED', message = $2, {_END} WHERE name = $1 RETURNING {_COLUMNS}""",
         name,
         message,
     )
@@ -107,32 +135,46 @@ async def cancel(conn: Connection, name: str, message: str) -> LoadTest:
     return _load_test(row)
 
 
-async def claim(conn: Connection, holder: str, lease_seconds: float) -> Claim | None:
+async def claim(conn: Connection, holder: str, lease_seconds: float, *, ended: bool = False) -> Claim | None:
     """Takes the oldest load test that needs work and that nobody holds, with a new epoch; None where there is none.
 
-    Those that have ended need work while a clone may be left.
+    Args:
+        conn: of the transaction.
+        holder: who takes it.
+        lease_seconds: how long it is his unless he says that he is alive.
+        ended: take one that has ended, but of which a clone may be left; else one that has not.
     """
+    wanted = f"clone_present AND state IN ({_ENDED})" if ended else f"state NOT IN ({_ENDED})"
     row = await conn.fetchrow(
         f"""
         UPDATE load_tests SET
             epoch = nextval('fence'),
             attempt = attempt + CASE WHEN state IN ({_ENDED}) THEN 0 ELSE 1 END,
+            start_time = CASE WHEN state IN ({_ENDED}) THEN start_time ELSE coalesce(start_time, now()) END,
+            -- What was found before begins anew; only the bracket is still of use.
+            probes = CASE WHEN state IN ({_ENDED}) THEN probes ELSE '[]' END,
             lease_holder = $1,
             lease_expire_time = now() + make_interval(secs => $2)
         WHERE name = (
-            SELECT name FROM load_tests
-            WHERE (clone_present OR state NOT IN ({_ENDED}))
-            AND (lease_expire_time IS NULL OR lease_expire_time <= now())
+            SELECT name FROM load_tests WHERE {wanted} AND (lease_expire_time IS NULL OR lease_expire_time <= now())
             ORDER BY sequence LIMIT 1 FOR UPDATE SKIP LOCKED
         )
-        RETURNING {_COLUMNS}, sample_requests, epoch, attempt, clone_present
+        RETURNING {_COLUMNS}, sample_requests, epoch, clone_present
         """,
         holder,
         lease_seconds,
     )
     if row is None:
         return None
-    return Claim(_load_test(row), tuple(row["sample_requests"]), row["epoch"], row["attempt"], row["clone_present"])
+    if not ended:
+        await conn.execute("DELETE FROM load_test_histograms WHERE load_test = $1", row["name"])
+    return Claim(_load_test(row), tuple(row["sample_requests"]), row["epoch"], row["clone_present"])
+
+
+async def held(reads: Reads, name: str, epoch: int) -> State | None:
+    """Returns the state for whoever holds it under an epoch; None where somebody else holds it by now."""
+    state = await reads.fetchval("SELECT state FROM load_tests WHERE name = $1 AND epoch = $2", name, epoch)
+    return None if state is None else State(state)
 
 
 async def renew(conn: Connection, name: str, epoch: int, lease_seconds: float) -> State | None:
@@ -166,51 +208,79 @@ async def set_clone_present(conn: Connection, name: str, epoch: int, present: bo
     return done == "UPDATE 1"
 
 
-async def progress(
-    conn: Connection, name: str, epoch: int, state: State, message: str, probes: Sequence[Probe]
-) -> bool:
-    """Records how far it is. False where it has ended, or somebody else holds it by now."""
-    done = await conn.execute(
-        f"""UPDATE load_tests SET state = $3, message = $4, probes = $5, version = version + 1
-            WHERE name = $1 AND epoch = $2 AND state NOT IN ({_ENDED})""",
+async def progress(conn: Connection, name: str, epoch: int, now: Progress, probe: Probe | None = None) -> bool:
+    """Records how far it is, and the probe that has just ended. False where it has ended, or somebody else holds it."""
+    row = await conn.fetchrow(
+        f"""UPDATE load_tests SET state = $3, message = $4, current_qps = $5, highest_within_qps = $6,
+                lowest_beyond_qps = $7, expected_end_time = $8, probes = probes || $9, version = version + 1
+            WHERE name = $1 AND epoch = $2 AND state NOT IN ({_ENDED})
+            RETURNING jsonb_array_length(probes) AS number""",
         name,
         epoch,
-        state.value,
-        message,
-        [{**asdict(probe), "outcome": probe.outcome.value} for probe in probes],
+        now.state.value,
+        now.message,
+        now.current_qps,
+        now.highest_within_qps,
+        now.lowest_beyond_qps,
+        now.expected_end_time,
+        [] if probe is None else [_probe_to_json(probe)],
     )
-    return done == "UPDATE 1"
+    if row is not None and probe is not None and probe.histogram:
+        await conn.execute(
+            "INSERT INTO load_test_histograms (load_test, number, histogram) VALUES ($1, $2, $3)",
+            name,
+            row["number"],
+            probe.histogram,
+        )
+    return row is not None
 
 
-async def finish(conn: Connection, name: str, epoch: int, state: State, message: str, certificate: str | None) -> bool:
+async def finish(
+    conn: Connection, name: str, epoch: int, state: State, message: str, cause: Cause | None, certificate: str | None
+) -> bool:
     """Records the end. False where it has ended otherwise, or somebody else holds it by now."""
     done = await conn.execute(
-        f"""UPDATE load_tests SET state = $3, message = $4, certificate = $5, end_time = now(), version = version + 1
+        f"""UPDATE load_tests SET state = $3, message = $4, cause = $5, certificate = $6, {_END}
             WHERE name = $1 AND epoch = $2 AND state NOT IN ({_ENDED})""",
         name,
         epoch,
         state.value,
         message,
+        None if cause is None else cause.value,
         certificate,
     )
     return done == "UPDATE 1"
 
 
 def _load_test(row: Record) -> LoadTest:
+    values: dict[str, Any] = {name: row[name] for name in _NAMES}
     return LoadTest(
-        name=row["name"],
-        model=row["model"],
-        region=row["region"],
-        flavor=row["flavor"],
-        stoppers=Stoppers(row["latency_p99_ms"], row["error_rate"]),
-        start_qps=row["start_qps"],
-        certification_requests=row["certification_requests"],
-        state=State(row["state"]),
-        message=row["message"],
-        probes=tuple(Probe(**{**probe, "outcome": Outcome(probe["outcome"])}) for probe in row["probes"]),
-        certificate=row["certificate"],
-        actor=row["actor"],
-        create_time=row["create_time"],
-        end_time=row["end_time"],
-        version=row["version"],
+        **values
+        | {
+            "stoppers": stoppers_from_json({name: row[name] for name in _STOPPERS}),
+            "state": State(row["state"]),
+            "cause": None if row["cause"] is None else Cause(row["cause"]),
+            "probes": tuple(map(_probe_from_json, row["probes"])),
+        }
     )
+
+
+def _probe_to_json(probe: Probe) -> dict[str, Any]:
+    stored = {
+        **asdict(probe),
+        "outcome": probe.outcome.value,
+        "start_time": probe.start_time and probe.start_time.isoformat(),
+        "end_time": probe.end_time and probe.end_time.isoformat(),
+    }
+    # In a table of its own.
+    del stored["histogram"]
+    return stored
+
+
+def _probe_from_json(stored: dict[str, Any]) -> Probe:
+    start, end = stored.get("start_time"), stored.get("end_time")
+    times = {
+        "start_time": start and datetime.fromisoformat(start),
+        "end_time": end and datetime.fromisoformat(end),
+    }
+    return Probe(**stored | times | {"outcome": Outcome(stored["outcome"])})

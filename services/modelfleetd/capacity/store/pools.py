@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
-from modelfleetd.capacity.domain.pool import Pool, Quota, Usage
-from modelfleetd.capacity.store import balances
+from modelfleetd.capacity.domain.pool import Place, Pool, Quota
+from modelfleetd.capacity.domain.quota import Usage
+from modelfleetd.capacity.store import balances, quotas
+from modelfleetd.capacity.store import usage as usages
 from modelfleetd.capacity.store.rows import Reads
 from modelfleetd.errors import EtagMismatch, ReferenceNotFound, ResourceExists, ResourceInUse, ResourceNotFound, invalid
 from modelfleetd.kit.db import Connection, Record
 
-_COLUMNS = """name, team, parent, uid::text, create_time, update_time,
-    substr(md5(uid::text || version::text), 1, 16) AS etag"""
+_COLUMNS = """o.name, o.team, o.parent AS organisation, o.uid::text, o.create_time, o.update_time,
+    substr(md5(o.uid::text || o.version::text), 1, 16) AS etag"""
+# Pools `o`, a row for each place: their own numbers, what is left in their parent, what they and their children have.
+WITH_USAGES = f"""
+    SELECT {_COLUMNS}, {balances.COLUMNS}, c.subtree_nominal_units, c.subtree_used_units
+    FROM pools o
+    LEFT JOIN balances b ON b.pool = o.name
+    LEFT JOIN balances p ON p.pool = b.parent AND p.flavor = b.flavor AND p.region = b.region
+    LEFT JOIN LATERAL (
+        SELECT b.nominal_units + sum(nominal_units)::bigint AS subtree_nominal_units,
+            b.used_units + sum(used_units)::bigint AS subtree_used_units
+        FROM balances WHERE parent = b.pool AND flavor = b.flavor AND region = b.region
+    ) c ON b.parent IS NULL"""
+_PAGE = "o.name = ANY(ARRAY(SELECT name FROM pools WHERE name > $1 ORDER BY name LIMIT $2))"
+_ORDER = "ORDER BY o.name, b.flavor, b.region"
 
 
 async def get(reads: Reads, name: str) -> Pool:
     """Raises ResourceNotFound where there is no such pool."""
-    row = await reads.fetchrow(f"SELECT {_COLUMNS} FROM pools WHERE name = $1", name)
-    if row is None:
+    found = _whole(await reads.fetch(f"{WITH_USAGES} WHERE o.name = $1 {_ORDER}", name))
+    if not found:
         raise ResourceNotFound(name)
-    return (await _with_usages(reads, [row]))[0]
+    return (await _with_remedies(reads, found))[0]
 
 
 async def page(reads: Reads, after: str, limit: int) -> list[Pool]:
-    rows = await reads.fetch(f"SELECT {_COLUMNS} FROM pools WHERE name > $1 ORDER BY name LIMIT $2", after, limit)
-    return await _with_usages(reads, rows)
+    """Returns the pools that come after a name, in the order of names."""
+    rows = await reads.fetch(f"{WITH_USAGES} WHERE {_PAGE} {_ORDER}", after, limit)
+    return await _with_remedies(reads, _whole(rows))
 
 
 async def team(reads: Reads, name: str) -> str | None:
@@ -54,7 +72,7 @@ async def insert(conn: Connection, pool: Pool) -> Pool:
     )
     if not made:
         raise ResourceExists(pool.name)
-    await balances.set_quotas(conn, pool.name, pool.quotas, {})
+    await quotas.set_quotas(conn, pool.name, pool.parent, pool.quotas)
     return await get(conn, pool.name)
 
 
@@ -66,35 +84,47 @@ async def lock(conn: Connection, name: str, etag: str) -> Pool:
         EtagMismatch: an etag is given that is not the current one.
     """
     # Balances before the pool, as every admission does.
-    await balances.of_places(conn, name, lock=True)
-    row = await conn.fetchrow(f"SELECT {_COLUMNS} FROM pools WHERE name = $1 FOR NO KEY UPDATE", name)
+    await balances.headroom(conn, name, lock=True)
+    row = await conn.fetchrow(f"SELECT {_COLUMNS} FROM pools o WHERE name = $1 FOR NO KEY UPDATE", name)
     if row is None:
         raise ResourceNotFound(name)
     if etag and etag != row["etag"]:
         raise EtagMismatch(name, etag, row["etag"])
     # Once more: a quota that was added while we waited for the pool.
-    await balances.of_places(conn, name, lock=True)
-    return (await _with_usages(conn, [row]))[0]
+    await balances.headroom(conn, name, lock=True)
+    return await get(conn, name)
 
 
 async def update(conn: Connection, pool: Pool) -> Pool:
-    """Changes a locked pool. Raises ReferenceNotFound, InvalidFields for a parent that cannot be one."""
+    """Changes a locked pool.
+
+    Raises:
+        ReferenceNotFound, InvalidFields: the parent does not exist, or cannot be one.
+        ResourceInUse: it would leave an organisation in which it has loans in force.
+    """
     await _check_parent(conn, pool)
-    current = await balances.of_places(conn, pool.name, lock=False)
-    await balances.set_quotas(conn, pool.name, pool.quotas, current)
+    if loans := await conn.fetch(
+        f"""SELECT l.name FROM ({_ACTIVE_LOANS}) l JOIN pools o ON o.name = $1
+            WHERE o.parent IS DISTINCT FROM $2 ORDER BY l.sequence LIMIT 4""",
+        pool.name,
+        pool.parent,
+    ):
+        raise ResourceInUse(pool.name, [loan["name"] for loan in loans])
     await conn.execute(
         "UPDATE pools SET team = $2, parent = $3, version = version + 1, update_time = now() WHERE name = $1",
         pool.name,
         pool.team,
         pool.parent,
     )
+    await quotas.set_quotas(conn, pool.name, pool.parent, pool.quotas)
     return await get(conn, pool.name)
 
 
 async def delete(conn: Connection, pool: Pool) -> None:
     """Deletes a locked pool. Raises ResourceInUse while it holds something or another pool belongs to it."""
     users = await conn.fetch(
-        """SELECT name FROM pools WHERE parent = $1
+        f"""SELECT name FROM pools WHERE parent = $1
+           UNION ALL SELECT name FROM ({_ACTIVE_LOANS}) l
            UNION ALL SELECT model FROM bookings WHERE pool = $1
            UNION ALL SELECT name FROM reservations
                WHERE pool = $1 AND (state IN ('PENDING', 'HELD') OR retain_until IS NOT NULL)
@@ -103,7 +133,7 @@ async def delete(conn: Connection, pool: Pool) -> None:
     )
     if users:
         raise ResourceInUse(pool.name, [row["name"] for row in users])
-    await conn.execute("DELETE FROM balances WHERE pool = $1", pool.name)
+    await quotas.delete(conn, pool.name)
     await conn.execute("DELETE FROM pools WHERE name = $1", pool.name)
 
 
@@ -119,10 +149,70 @@ async def _check_parent(conn: Connection, pool: Pool) -> None:
         raise invalid("pool.parent", "must be a pool without a parent, and only a pool without children may have one")
 
 
-async def _with_usages(reads: Reads, rows: Sequence[Record]) -> list[Pool]:
-    usages = await balances.usages(reads, [row["name"] for row in rows])
-    return [Pool(**row, quotas=_quotas(usages[row["name"]]), usages=usages[row["name"]]) for row in rows]
+_ACTIVE_LOANS = """SELECT name, sequence FROM loans WHERE lender = $1 AND state = 'ACTIVE'
+    UNION ALL SELECT name, sequence FROM loans WHERE borrower = $1 AND state = 'ACTIVE'"""
 
 
-def _quotas(usages: Sequence[Usage]) -> tuple[Quota, ...]:
-    return tuple(Quota(usage.flavor, usage.region, usage.nominal_units) for usage in usages)
+def _whole(rows: Sequence[Record]) -> list[Pool]:
+    """Returns pools from their rows, one a place; a pool that has none has one row of nothing."""
+    found: list[Pool] = []
+    for name, group in itertools.groupby(rows, key=lambda row: str(row["name"])):
+        places = list(group)
+        shown = tuple(map(_usage, places)) if places[0]["flavor"] is not None else ()
+        first = places[0]
+        found.append(
+            Pool(
+                name=name,
+                team=first["team"],
+                parent=first["organisation"],
+                quotas=tuple(_quota(usage) for usage in shown if usage.is_stated),
+                usages=shown,
+                uid=first["uid"],
+                etag=first["etag"],
+                create_time=first["create_time"],
+                update_time=first["update_time"],
+            )
+        )
+    return found
+
+
+async def _with_remedies(reads: Reads, found: list[Pool]) -> list[Pool]:
+    """Says of every place where less than nothing is available what would free it; asks only where there is one."""
+    lacking = {
+        (pool.name, Place(usage.flavor, usage.region)): -usage.available_units
+        for pool in found
+        for usage in pool.usages
+        if usage.available_units < 0
+    }
+    if not lacking:
+        return found
+    messages = await usages.remedies(reads, lacking)
+    return [
+        replace(
+            pool,
+            usages=tuple(
+                replace(usage, message=_sentence(messages.get((pool.name, Place(usage.flavor, usage.region)), "")))
+                for usage in pool.usages
+            ),
+        )
+        for pool in found
+    ]
+
+
+def _sentence(message: str) -> str:
+    return f"Nothing is admitted: {message}." if message else ""
+
+
+def _usage(row: Record) -> Usage:
+    headroom = balances.headroom_of(row)
+    return Usage(
+        **{field: getattr(headroom, field) for field in headroom.__slots__},
+        subtree_nominal_units=row["subtree_nominal_units"] or 0,
+        subtree_used_units=row["subtree_used_units"] or 0,
+    )
+
+
+def _quota(usage: Usage) -> Quota:
+    return Quota(
+        usage.flavor, usage.region, usage.nominal_units, usage.borrowing_limit_units, usage.lending_limit_units
+    )

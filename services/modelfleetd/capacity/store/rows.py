@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
+from modelfleetd.capacity.domain.loadtest import LatencyStopper, Stoppers
 from modelfleetd.kit.db import Connection, Database, Record
 from modelfleetd.kit.idempotency import once
 
@@ -50,3 +51,9 @@ async def forget_requests(database: Database, kept: timedelta) -> None:
     await database.execute(
         "DELETE FROM requests WHERE create_time < now() - $1::interval AND method NOT LIKE '%Reservation%'", kept
     )
+
+
+def stoppers_from_json(stored: Mapping[str, Any]) -> Stoppers:
+    """Returns stoppers as they were stored with `dataclasses.asdict`."""
+    latencies = tuple(LatencyStopper(**limit) for limit in stored["latencies"])
+    return Stoppers(stored["latency_p99_ms"], stored["error_rate"], latencies)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
-from modelfleetd.capacity.domain.certificate import VALIDITY, Certificate, Source
+from modelfleetd.capacity.domain.certificate import Certificate, Source
+from modelfleetd.capacity.domain.loadtest import VALIDITY
 from modelfleetd.kit.codec import from_proto, timestamp_from_proto, to_proto
 
 
@@ -17,6 +18,13 @@ def certificate_from_proto(message: pb.Certificate, name: str, actor: str, now: 
         name=name,
         source=Source.STATED,
         load_test=None,
+        region=None,
+        stoppers=None,
+        recording=None,
+        recording_digest="",
+        generator_health=None,
+        requests=0,
+        serving_spec_digest="",
         actor=actor,
         create_time=now,
         expire_time=timestamp_from_proto(message.expire_time) if message.HasField("expire_time") else now + VALIDITY,

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Literal
+
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleetd.capacity.domain.loadtest import (
     DEFAULT_CERTIFICATION_REQUESTS,
     DEFAULT_ERROR_RATE,
+    VALIDITY,
+    LatencyStopper,
     LoadTest,
     Stoppers,
     Wanted,
 )
-from modelfleetd.kit.codec import to_proto
+from modelfleetd.kit.codec import duration_from_proto, to_proto
 
 
 def wanted_from_proto(message: pb.LoadTest, flavor: str, default_start_qps: float) -> Wanted:
     """Returns what a load test is to find out, with the defaults where nothing is asked for."""
-    stoppers = Stoppers(message.stoppers.latency_p99_ms, message.stoppers.error_rate or DEFAULT_ERROR_RATE)
+    stoppers = Stoppers(
+        message.stoppers.latency_p99_ms,
+        message.stoppers.error_rate or DEFAULT_ERROR_RATE,
+        tuple(LatencyStopper(one.percentile, one.latency_ms) for one in message.stoppers.latencies),
+    )
     return Wanted(
         model=message.model,
         region=message.region,
@@ -25,11 +34,15 @@ def wanted_from_proto(message: pb.LoadTest, flavor: str, default_start_qps: floa
         start_qps=message.start_qps or default_start_qps,
         certification_requests=message.certification_requests
         or max(DEFAULT_CERTIFICATION_REQUESTS, stoppers.needed_requests),
+        recording=message.recording or None,
+        warm_up_duration=_duration(message, "warm_up_duration"),
+        validity_duration=_duration(message, "validity_duration") or VALIDITY,
     )
 
 
+def _duration(message: pb.LoadTest, field: Literal["warm_up_duration", "validity_duration"]) -> timedelta | None:
+    return duration_from_proto(getattr(message, field)) if message.HasField(field) else None
+
+
 def load_test_to_proto(test: LoadTest) -> pb.LoadTest:
-    made = to_proto(test, pb.LoadTest)
-    made.highest_within_qps = test.highest_within_qps
-    made.lowest_beyond_qps = test.lowest_beyond_qps
-    return made
+    return to_proto(test, pb.LoadTest)

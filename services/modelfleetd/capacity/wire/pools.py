@@ -27,6 +27,11 @@ def pool_to_proto(pool: Pool) -> pb.Pool:
     made = to_proto(pool, pb.Pool)
     for usage, shown in zip(pool.usages, made.usages, strict=True):
         shown.available_units = usage.available_units
+        shown.borrowed_units = usage.borrowed_units
+        shown.overdue_units = usage.overdue_units
+        if not usage.is_stated:
+            # Nobody said so: it is how a pool without a quota is kept from borrowing.
+            shown.ClearField("borrowing_limit_units")
     return made
 
 

@@ -2025,6 +2025,7 @@ class LoadTest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     WARM_UP_DURATION_FIELD_NUMBER: _builtins.int
     VALIDITY_DURATION_FIELD_NUMBER: _builtins.int
+    FLAVOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """loadTests/{load_test}."""
     model: _builtins.str
@@ -2059,6 +2060,8 @@ class LoadTest(_message.Message):
     """The rate that is being tried now, in requests a second; 0 where none is."""
     attempt: _builtins.int
     """How often it was begun: again after the service died in between."""
+    flavor: _builtins.str
+    """The flavor that the clone runs on: the model's."""
     @_builtins.property
     def sample_requests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """A request to replay, as inference.ModelInferRequest in bytes. At most 1000; 1 MiB together. Either these or `recording`."""
@@ -2125,10 +2128,11 @@ class LoadTest(_message.Message):
         attempt: _builtins.int = ...,
         warm_up_duration: _duration_pb2.Duration | None = ...,
         validity_duration: _duration_pb2.Duration | None = ...,
+        flavor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expected_end_time", b"expected_end_time", "start_time", b"start_time", "stoppers", b"stoppers", "validity_duration", b"validity_duration", "warm_up_duration", b"warm_up_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cause", b"cause", "certificate", b"certificate", "certification_requests", b"certification_requests", "create_time", b"create_time", "current_qps", b"current_qps", "end_time", b"end_time", "expected_end_time", b"expected_end_time", "highest_within_qps", b"highest_within_qps", "lowest_beyond_qps", b"lowest_beyond_qps", "message", b"message", "model", b"model", "name", b"name", "probes", b"probes", "recording", b"recording", "recording_digest", b"recording_digest", "region", b"region", "sample_requests", b"sample_requests", "start_qps", b"start_qps", "start_time", b"start_time", "state", b"state", "stoppers", b"stoppers", "validity_duration", b"validity_duration", "warm_up_duration", b"warm_up_duration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cause", b"cause", "certificate", b"certificate", "certification_requests", b"certification_requests", "create_time", b"create_time", "current_qps", b"current_qps", "end_time", b"end_time", "expected_end_time", b"expected_end_time", "flavor", b"flavor", "highest_within_qps", b"highest_within_qps", "lowest_beyond_qps", b"lowest_beyond_qps", "message", b"message", "model", b"model", "name", b"name", "probes", b"probes", "recording", b"recording", "recording_digest", b"recording_digest", "region", b"region", "sample_requests", b"sample_requests", "start_qps", b"start_qps", "start_time", b"start_time", "state", b"state", "stoppers", b"stoppers", "validity_duration", b"validity_duration", "warm_up_duration", b"warm_up_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2252,6 +2256,7 @@ class Probe(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     GENERATOR_CPU_FRACTION_FIELD_NUMBER: _builtins.int
+    HISTOGRAM_FIELD_NUMBER: _builtins.int
     intended_qps: _builtins.float
     """Intended rate in requests a second."""
     actual_qps: _builtins.float
@@ -2278,6 +2283,8 @@ class Probe(_message.Message):
     """99th percentile of how late requests were sent, in milliseconds."""
     generator_cpu_fraction: _builtins.float
     """Share of one core that the generator's process used during the probe."""
+    histogram: _builtins.bytes
+    """The latencies in microseconds, as an HDR histogram (V2, compressed). Only GetLoadTest sets it."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When its first request after the warm-up was sent."""
@@ -2304,10 +2311,11 @@ class Probe(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         generator_cpu_fraction: _builtins.float = ...,
+        histogram: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_qps", b"actual_qps", "certification", b"certification", "end_time", b"end_time", "errors", b"errors", "explanation", b"explanation", "generator_cpu_fraction", b"generator_cpu_fraction", "intended_qps", b"intended_qps", "latency_p50_ms", b"latency_p50_ms", "latency_p90_ms", b"latency_p90_ms", "latency_p999_ms", b"latency_p999_ms", "latency_p99_ms", b"latency_p99_ms", "outcome", b"outcome", "requests", b"requests", "send_late_p99_ms", b"send_late_p99_ms", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_qps", b"actual_qps", "certification", b"certification", "end_time", b"end_time", "errors", b"errors", "explanation", b"explanation", "generator_cpu_fraction", b"generator_cpu_fraction", "histogram", b"histogram", "intended_qps", b"intended_qps", "latency_p50_ms", b"latency_p50_ms", "latency_p90_ms", b"latency_p90_ms", "latency_p999_ms", b"latency_p999_ms", "latency_p99_ms", b"latency_p99_ms", "outcome", b"outcome", "requests", b"requests", "send_late_p99_ms", b"send_late_p99_ms", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+from google.protobuf.duration_pb2 import Duration
 
+from modelfleet import plot, wording
 from modelfleet.capacity.v1 import capacity_pb2 as pb
-from modelfleet.cli import render
+from modelfleet.cli import render, watching
+from modelfleet.cli.capacity import loadtest_view
+from modelfleet.cli.parameters import DURATION
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import FleetGroup, Session, with_session
 
@@ -17,74 +24,149 @@ def loadtest() -> None:
     """Load tests: measure what one replica carries."""
 
 
-_LOAD_TEST_COLUMNS: list[render.Column] = [
+class LatencyParameter(click.ParamType[pb.LatencyStopper]):
+    """A limit on a percentile of the latency: `p99=60` (milliseconds), `p99.9=0.2s`."""
+
+    name = "limit"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> pb.LatencyStopper:
+        """The limit."""
+        if isinstance(value, pb.LatencyStopper):
+            return value
+        found = re.fullmatch(r"p?(\d{2}(?:\.\d{1,2})?)=(\d{1,7}(?:\.\d{1,3})?)(ms|s)?", str(value).strip())
+        if found is None:
+            self.fail(f"'{value}' is no limit on a percentile; write p99=60 (milliseconds) or p99.9=0.2s", param, ctx)
+        latency_ms = float(found[2]) * (1000 if found[3] == "s" else 1)
+        return pb.LatencyStopper(percentile=float(found[1]), latency_ms=latency_ms)
+
+
+LATENCY = LatencyParameter()
+_COLUMNS: list[render.Column] = [
     ("LOAD TEST", lambda m: render.short(m.name)),
-    ("MODEL", lambda m: m.model.removeprefix("modelTypes/").replace("/models/", "/")),
+    ("MODEL", lambda m: wording.short_model(m.model)),
+    ("REGION", lambda m: render.short(m.region)),
     ("STATE", lambda m: render.enum(m, "state")),
     ("PROBES", lambda m: str(len(m.probes))),
-    ("MESSAGE", lambda m: m.message),
+    ("KEPT", lambda m: loadtest_view.rate(m.highest_within_qps)),
     ("CREATED", lambda m: render.clock(m.create_time)),
+    ("MESSAGE", lambda m: m.message),
 ]
 
 
 @loadtest.command("create")
 @click.argument("model", metavar="TYPE/MODEL")
 @click.option("--region", required=True, help="Where the clone runs.")
+@click.option("--recording", help="Recording to replay, in the order in which its requests came, over and over.")
 @click.option(
-    "--request", "requests", type=click.Path(exists=True, dir_okay=False), multiple=True, required=True,
-    help="File with one inference.ModelInferRequest in bytes; may be repeated.",
+    "--request", "requests", type=click.Path(exists=True, dir_okay=False), multiple=True,
+    help="Instead: file with one inference.ModelInferRequest in bytes; may be repeated.",
 )  # fmt: skip
-@click.option("--p99-ms", type=click.FloatRange(min=0), default=0.0, help="Highest 99th percentile of the latency.")
+@click.option(
+    "--latency", "latencies", type=LATENCY, multiple=True,
+    help="Highest value of a percentile, such as p99=60 (milliseconds); may be repeated.",
+)  # fmt: skip
 @click.option(
     "--error-rate", type=click.FloatRange(0, 1), default=0.001, show_default=True, help="Highest share of failures."
 )
+@click.option(
+    "--start-qps", type=click.FloatRange(min=0), default=0.0,
+    help="Rate to begin with. Default: the newest certificate of the type, else 50.",
+)  # fmt: skip
+@click.option(
+    "--requests", "certification_requests", type=click.IntRange(1_000, 1_000_000),
+    help="Requests of the run that confirms the maximum. Default 50,000; fewer state no confidence.",
+)  # fmt: skip
+@click.option("--warm-up", type=DURATION, help="How long the clone is warmed up. Default: until its latency settles.")
+@click.option("--validity", type=DURATION, help="How long the certificate will be valid. Default 90d.")
 @click.option("--watch", is_flag=True, help="Follow it until it ends.")
 @with_session
 def create_load_test(
-    session: Session, model: str, region: str, requests: tuple[str, ...], p99_ms: float, error_rate: float, watch: bool
+    session: Session,
+    model: str,
+    region: str,
+    recording: str | None,
+    requests: tuple[str, ...],
+    latencies: tuple[pb.LatencyStopper, ...],
+    error_rate: float,
+    start_qps: float,
+    certification_requests: int | None,
+    warm_up: Duration | None,
+    validity: Duration | None,
+    watch: bool,
 ) -> None:
     """Measure what one replica of a model carries, on a clone, by replaying requests at changing rates."""
-    samples = [Path(path).read_bytes() for path in requests]
+    if bool(recording) == bool(requests):
+        raise click.UsageError("give what to replay: --recording RECORDING, or --request FILE once or more")
     wanted = pb.LoadTest(
         model=MODEL.name(model),
         region=f"regions/{render.short(region)}",
-        sample_requests=samples,
-        stoppers=pb.Stoppers(latency_p99_ms=p99_ms, error_rate=error_rate),
+        recording=f"recordings/{render.short(recording)}" if recording else "",
+        sample_requests=[Path(path).read_bytes() for path in requests],
+        stoppers=pb.Stoppers(error_rate=error_rate, latencies=latencies),
+        start_qps=start_qps,
+        certification_requests=certification_requests or 0,
+        warm_up_duration=warm_up,
+        validity_duration=validity,
     )
     made = session.client.capacity.create_load_test(load_test=wanted)
-    _follow(session, made.name) if watch else render.show(session, made)
+    if watch:
+        _follow(session, made.name)
+    elif session.is_table:
+        click.echo(f"created {made.name}\nfollow it: modelfleet capacity loadtest watch {render.short(made.name)}")
+    else:
+        render.dump(session, render.as_data(made))
 
 
 @loadtest.command("list")
 @click.argument("model", required=False, default="")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
 @with_session
-def list_load_tests(session: Session, model: str) -> None:
+def list_load_tests(session: Session, model: str, limit: int) -> None:
     """List load tests, newest first, of one model (TYPE/MODEL) or of all."""
-    answer = session.client.capacity.list_load_tests(model=MODEL.name(model) if model else "", page_size=100)
-    render.listing(session, answer.load_tests, _LOAD_TEST_COLUMNS, "No load tests.")
+    answer = session.client.capacity.list_load_tests(model=MODEL.name(model) if model else "", page_size=limit)
+    render.listing(
+        session,
+        answer.load_tests,
+        _COLUMNS,
+        "No load tests. Begin one: modelfleet capacity loadtest create TYPE/MODEL --region REGION",
+    )
 
 
 @loadtest.command("show")
 @click.argument("name", metavar="LOAD_TEST")
+@click.option("--plot", "picture", type=click.Path(dir_okay=False), help="Write its curves to FILE.png or FILE.svg.")
 @with_session
-def show_load_test(session: Session, name: str) -> None:
-    """Show a load test, probe by probe."""
-    found = session.client.capacity.get_load_test(name=f"loadTests/{render.short(name)}")
+def show_load_test(session: Session, name: str, picture: str | None) -> None:
+    """Show a load test, probe by probe, with the rates it tried and the latency over the rate as curves."""
+    if picture:
+        try:
+            plot.check(picture)
+        except plot.CannotPlot as error:
+            raise click.UsageError(f"--plot {error}") from None
+    found = session.client.capacity.get_load_test(name=_name(name))
+    charts = loadtest_view.charts(found)
     if not session.is_table:
         render.dump(session, render.as_data(found))
-        return
-    click.echo(f"{found.name}: {render.enum(found, 'state')} {found.message}".rstrip())
-    render.console().print(render.table(_PROBE_HEADERS, [_probe_row(probe) for probe in found.probes]))
-    if found.certificate:
-        click.echo(f"result: {found.certificate}")
+    else:
+        for part in loadtest_view.details(found):
+            render.console().print(part)
+        render.curves(charts)
+        if found.certificate:
+            click.echo(f"\nthe result: modelfleet capacity certificate show {render.short(found.certificate)}")
+        elif found.state not in loadtest_view.ENDED:
+            click.echo(f"\nfollow it: modelfleet capacity loadtest watch {render.short(found.name)}")
+    if picture and not charts:
+        raise click.ClickException(f"{found.name} has no probe yet, so there is nothing to draw")
+    if picture:
+        render.picture(charts, picture)
 
 
 @loadtest.command("watch")
 @click.argument("name", metavar="LOAD_TEST")
 @with_session
 def watch_load_test(session: Session, name: str) -> None:
-    """Follow a load test until it ends, a line a probe."""
-    _follow(session, f"loadTests/{render.short(name)}")
+    """Follow a load test live until it ends. Exit status 1 unless it succeeds. With -o json, a line for each change."""
+    _follow(session, _name(name))
 
 
 @loadtest.command("cancel")
@@ -92,34 +174,32 @@ def watch_load_test(session: Session, name: str) -> None:
 @with_session
 def cancel_load_test(session: Session, name: str) -> None:
     """Cancel a load test; its clone goes at once."""
-    render.show(session, session.client.capacity.cancel_load_test(name=f"loadTests/{render.short(name)}"))
+    found = session.client.capacity.cancel_load_test(name=_name(name))
+    if session.is_table:
+        click.echo(f"{found.name}: {found.message}")
+    else:
+        render.dump(session, render.as_data(found))
 
 
-_PROBE_HEADERS = ["RATE/S", "SENT/S", "REQUESTS", "ERRORS", "P99 MS", "OUTCOME"]
-
-
-def _probe_row(probe: pb.Probe) -> list[str]:
-    outcome = render.enum(probe, "outcome") + (" (certification)" if probe.certification else "")
-    rates = [f"{probe.intended_qps:.1f}", f"{probe.actual_qps:.1f}"]
-    return [*rates, str(probe.requests), str(probe.errors), f"{probe.latency_p99_ms:.1f}", outcome]
+def _name(name: str) -> str:
+    return f"loadTests/{render.short(name)}"
 
 
 def _follow(session: Session, name: str) -> None:
-    seen, state, last = 0, "", None
-    for last in session.client.capacity.watch_load_test(name=name):
-        if not session.is_table:
-            continue
-        if render.enum(last, "state") != state:
-            state = render.enum(last, "state")
-            click.echo(f"{state}: {last.message}" if last.message else state)
-        for probe in last.probes[seen:]:
-            click.echo(
-                "  " + "  ".join(f"{h.lower()} {v}" for h, v in zip(_PROBE_HEADERS, _probe_row(probe), strict=True))
-            )
-        seen = len(last.probes)
-    if last is not None and not session.is_table:
-        render.dump(session, render.as_data(last))
-    if last is not None and last.state != pb.LoadTest.SUCCEEDED:
-        raise click.ClickException(f"{name} ended as {render.enum(last, 'state')}: {last.message}")
-    if last is not None and session.is_table:
-        click.echo(f"result: {last.certificate}")
+    updates = watching.updates(
+        lambda: session.client.capacity.watch_load_test(name=name), lambda test: test.state in loadtest_view.ENDED
+    )
+    last = loadtest_view.follow(updates) if session.is_table else _stream(session, updates)
+    if last is None:
+        return
+    if last.state != pb.LoadTest.SUCCEEDED:
+        raise click.ClickException(f"{name} ended as {render.enum(last, 'state')}. {last.message}")
+    if session.is_table:
+        click.echo(f"the result: modelfleet capacity certificate show {render.short(last.certificate)}")
+
+
+def _stream(session: Session, updates: Iterator[pb.LoadTest]) -> pb.LoadTest | None:
+    last = None
+    for last in updates:
+        render.emit(session, render.as_data(last))
+    return last
