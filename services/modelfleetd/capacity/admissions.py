@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleetd.capacity import lines
 from modelfleetd.capacity.domain.reservation import Asked, Reservation, State, entries_of_hold
-from modelfleetd.capacity.domain.waiting import MAX_WAITING, Prospect
+from modelfleetd.capacity.domain.waiting import MAX_WAITING, NEWEST, Prospect
 from modelfleetd.capacity.store import balances, reservations, usage
 from modelfleetd.capacity.store.balances import Cause
 from modelfleetd.capacity.wire import reservations as wire
