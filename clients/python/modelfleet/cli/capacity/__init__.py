@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 
 from modelfleet.cli.capacity.certificates import certificate
+from modelfleet.cli.capacity.demand import demand
 from modelfleet.cli.capacity.estimates import estimate
 from modelfleet.cli.capacity.loadtests import loadtest
+from modelfleet.cli.capacity.policies import decide, decision, policy
 from modelfleet.cli.capacity.pools import flavor, pool
 from modelfleet.cli.capacity.recordings import recording
 from modelfleet.cli.capacity.reservations import reservation
@@ -15,8 +17,10 @@ from modelfleet.cli.session import FleetGroup
 
 @click.group(cls=FleetGroup)
 def group() -> None:
-    """Flavors, pools, reservations, certificates, recordings, load tests and estimates."""
+    """Flavors, pools, reservations, recordings, load tests, certificates, demand, estimates and launch policies."""
 
 
-for command in (flavor, pool, reservation, certificate, recording, loadtest, estimate):
+for command in (
+    flavor, pool, reservation, recording, loadtest, certificate, demand, estimate, policy, decide, decision,
+):  # fmt: skip
     group.add_command(command)
