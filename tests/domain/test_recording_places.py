@@ -30,6 +30,11 @@ from modelfleetd.errors import NotConfigured
         ("s3://bucket/rec", "s3://bucket/rec/../a", False),
         ("s3://bucket/rec", "gs://bucket/rec/a", False),
         ("s3://bucket/rec", "/bucket/rec/a", False),
+        ("s3://bucket/rec", "s3://bucket/rec/a?endpoint_override=elsewhere", False),
+        ("file:///data/rec", "file:///data/rec/a", True),
+        ("file:///data/rec", "file:///data/rec/%2e%2e/a", False),
+        ("file:///data/rec", "file:///data/rec/../a", False),
+        ("file:///data/rec", "/data/rec/a", False),
     ],
 )
 def test_only_what_lies_beneath_the_root_is_inside(root: str, uri: str, inside: bool) -> None:

@@ -68,16 +68,20 @@ def facts(found: pb.Recording) -> Iterator[str]:
     short = render.short(found.name)
     if found.state == pb.Recording.READY:
         yield f"look at it: modelfleet capacity recording head {short}"
-        yield f"replay it:  modelfleet capacity loadtest create {route}/MODEL --region REGION --recording {short}"
+        region = render.short(found.region) or "REGION"
+        yield f"replay it:  modelfleet capacity loadtest create {route}/MODEL --region {region} --recording {short}"
     elif found.state != pb.Recording.FAILED:
         yield f"end it: modelfleet capacity recording stop {short}"
 
 
 def progress(found: pb.Recording, now: datetime) -> str:
     """How far it is, on one line."""
+    state = f"{render.enum(found, 'state')}  {found.requests:,} requests, {wording.size(found.bytes)}"
+    if found.state in (pb.Recording.READY, pb.Recording.FAILED):
+        return state
     left = found.create_time.ToDatetime(tzinfo=UTC) + found.max_duration.ToTimedelta() - now
     ends = f", at most {render.seconds(left.total_seconds())} more" if left.total_seconds() > 0 else ""
-    return f"{render.enum(found, 'state')}  {found.requests:,} requests, {wording.size(found.bytes)}{ends}"
+    return f"{state}{ends}"
 
 
 @dataclass(frozen=True, slots=True)
