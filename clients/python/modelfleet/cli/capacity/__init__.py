@@ -7,6 +7,7 @@ import click
 from modelfleet.cli.capacity.certificates import certificate
 from modelfleet.cli.capacity.estimates import estimate
 from modelfleet.cli.capacity.loadtests import loadtest
+from modelfleet.cli.capacity.loans import loan
 from modelfleet.cli.capacity.pools import flavor, pool
 from modelfleet.cli.capacity.reservations import reservation
 from modelfleet.cli.session import FleetGroup
@@ -14,8 +15,8 @@ from modelfleet.cli.session import FleetGroup
 
 @click.group(cls=FleetGroup)
 def group() -> None:
-    """Flavors, pools, reservations, certificates, load tests and estimates."""
+    """Flavors, pools, loans, reservations, certificates, load tests and estimates."""
 
 
-for command in (flavor, pool, reservation, certificate, estimate, loadtest):
+for command in (flavor, pool, loan, reservation, certificate, estimate, loadtest):
     group.add_command(command)
