@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC
 from typing import Any
 
@@ -131,16 +131,14 @@ def history(
     if not series:
         click.echo("Nothing is known of that time.", err=not session.is_table)
         return
-    charts = [_chart(one) for one in series]
     if path:
-        render.picture(charts, path)
+        render.picture([_chart(one, _LINES) for one in series], path)
         return
     render.console().print(render.table(_SUMMARY, map(_summary, series)))
-    render.curves(charts[:_CHARTS])
-    if len(charts) > _CHARTS:
-        click.echo(
-            f"{len(charts) - _CHARTS} more are not drawn; choose with --flavor and --region, or use --plot FILE."
-        )
+    # As characters few lines can be told apart.
+    render.curves([_chart(one, ("used", "quota")) for one in series[:_CHARTS]])
+    if len(series) > _CHARTS:
+        click.echo(f"{len(series) - _CHARTS} more are not drawn: choose by --flavor and --region, or give --plot FILE.")
 
 
 _LINES = {
@@ -166,12 +164,13 @@ def _summary(series: usage_pb2.UsageSeries) -> list[str]:
     ]
 
 
-def _chart(series: usage_pb2.UsageSeries) -> Chart:
+def _chart(series: usage_pb2.UsageSeries, shown: Collection[str]) -> Chart:
     """The accounts of a place over time, and what was owned."""
     times = [point.time.ToDatetime(tzinfo=UTC).timestamp() for point in series.points]
     # The last step lasts until it ends, not only until it begins.
     times.append(2 * times[-1] - times[-2] if len(times) > 1 else times[-1] + 60)
-    lines = {label: [getattr(point, field) for point in series.points] for label, field in _LINES.items()}
+    fields = {label: field for label, field in _LINES.items() if label in shown}
+    lines = {label: [getattr(point, field) for point in series.points] for label, field in fields.items()}
     # An account that is all of it would hide what is used as a whole.
     drawn = [
         Series(label, times, [*values, values[-1]], "steps")
