@@ -1397,6 +1397,7 @@ class AsyncCapacity:
         launch: str = ...,
         page_size: int = ...,
         page_token: str = ...,
+        waiting: bool = ...,
     ) -> capacity_pb2.ListReservationsResponse:
         """Lists reservations, newest first."""
     def list_reservations_all(
@@ -1409,6 +1410,7 @@ class AsyncCapacity:
         launch: str = ...,
         page_size: int = ...,
         page_token: str = ...,
+        waiting: bool = ...,
     ) -> AsyncGenerator[capacity_pb2.Reservation]:
         """Lists reservations, newest first. Goes through all pages."""
     def watch_reservation(
@@ -3553,6 +3555,7 @@ class Capacity:
         launch: str = ...,
         page_size: int = ...,
         page_token: str = ...,
+        waiting: bool = ...,
     ) -> capacity_pb2.ListReservationsResponse:
         """Lists reservations, newest first."""
     def list_reservations_all(
@@ -3565,6 +3568,7 @@ class Capacity:
         launch: str = ...,
         page_size: int = ...,
         page_token: str = ...,
+        waiting: bool = ...,
     ) -> Generator[capacity_pb2.Reservation]:
         """Lists reservations, newest first. Goes through all pages."""
     def watch_reservation(

@@ -59,9 +59,13 @@ async def pool_of(reads: Reads, name: str) -> str | None:
     return found
 
 
-async def page(reads: Reads, pool: str, launch: str, before: int, limit: int) -> list[Numbered]:
+async def page(
+    reads: Reads, pool: str, launch: str, before: int, limit: int, *, only_waiting: bool = False
+) -> list[Numbered]:
     """Returns reservations that were made before a sequence number, newest first; empty filters match all."""
     conditions = ["sequence < $1"]
+    if only_waiting:
+        conditions.append("state = 'PENDING'")
     filters: list[object] = [before, limit]
     for column, value in (("pool", pool), ("launch", launch)):
         if value:

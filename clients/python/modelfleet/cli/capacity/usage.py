@@ -86,9 +86,7 @@ def _remark(usage: pb.Usage) -> str:
     if usage.message:
         return usage.message
     if usage.overdue_units:
-        return (
-            f"{usage.overdue_units} units serve beyond what the pool owns and was lent: raise the quota or get a loan."
-        )
+        return f"{usage.overdue_units} units serve beyond what is owned and was lent: raise the quota or get a loan."
     return ""
 
 
