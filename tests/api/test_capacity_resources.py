@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client import REGISTRY
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.errors import Aborted, FailedPrecondition, NotFound
@@ -189,5 +190,14 @@ async def test_books_that_differ_are_an_error_in_the_log(
         assert caplog.records == []
         await database.execute("UPDATE balances SET serving_units = 1")
         await books.check()
+        gauge = "modelfleet_capacity_book_differences"
+        assert REGISTRY.get_sample_value(gauge, {"ledger": "recent"}) == 2
+        # The service itself has added up the whole ledger when it started; a day later it is due again.
+        await books.check_whole()
+        assert REGISTRY.get_sample_value(gauge, {"ledger": "whole"}) == 0
+        await database.execute("UPDATE whole_checks SET due_time = now()")
+        await books.check_whole()
+        await books.check_whole()
+        assert REGISTRY.get_sample_value(gauge, {"ledger": "whole"}) == 2
     await database.close()
     assert "the ledger say 0, the balance says 1" in caplog.text

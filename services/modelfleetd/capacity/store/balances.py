@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
+from datetime import timedelta
 
 from modelfleetd.capacity.domain.ledger import Account, Entry, LedgerEntry, ModelUnits
 from modelfleetd.capacity.domain.pool import Place
@@ -276,6 +277,16 @@ async def advance(database: Database) -> None:
             """,
             pools,
         )
+
+
+async def claim_whole_check(database: Database, every: timedelta) -> bool:
+    """Says whether the whole ledger is due to be added up; if so it is the caller's, and due again after a time."""
+    claimed = await database.fetchval(
+        """INSERT INTO whole_checks AS c (due_time) VALUES (now() + $1)
+           ON CONFLICT (only_one) DO UPDATE SET due_time = excluded.due_time WHERE c.due_time <= now() RETURNING true""",
+        every,
+    )
+    return claimed is not None
 
 
 async def _batches(reads: Reads, table: str) -> list[list[str]]:
