@@ -283,7 +283,8 @@ async def claim_whole_check(database: Database, every: timedelta) -> bool:
     """Says whether the whole ledger is due to be added up; if so it is the caller's, and due again after a time."""
     claimed = await database.fetchval(
         """INSERT INTO whole_checks AS c (due_time) VALUES (now() + $1)
-           ON CONFLICT (only_one) DO UPDATE SET due_time = excluded.due_time WHERE c.due_time <= now() RETURNING true""",
+           ON CONFLICT (only_one) DO UPDATE SET due_time = excluded.due_time WHERE c.due_time <= now()
+           RETURNING true""",
         every,
     )
     return claimed is not None
