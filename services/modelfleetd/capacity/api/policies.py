@@ -110,6 +110,8 @@ class Policies(Base):
         if request.validate_only:
             answer.ClearField("name")
             answer.ClearField("estimate")
+            for value in answer.values:
+                value.source = "estimate" if value.source == estimate.name else value.source
         return answer
 
     async def _policy(self, asked: wire.AskedDecision, route: Route) -> LaunchPolicy:
