@@ -92,19 +92,21 @@ class FieldViolation:
 
 @dataclass(frozen=True, slots=True)
 class QuotaShortage:
-    """Units of one flavor in one region that a pool lacks."""
+    """Units of one flavor in one region that a pool lacks. `kept`: what is free besides, for those who wait."""
 
     pool: str
     flavor: str
     region: str
     requested: int
     available: int
+    kept: int = 0
     # What would free enough, where somebody looked.
     remedy: str = ""
 
     def __str__(self) -> str:
+        kept = f" ({self.kept} more are kept for launches that wait)" if self.kept else ""
         said = (
-            f"{self.pool} has {self.available} free units of {self.flavor} in {self.region}, "
+            f"{self.pool} has {self.available} free units of {self.flavor} in {self.region}{kept}, "
             f"{self.requested} were requested"
         )
         return f"{said} ({self.remedy})" if self.remedy else said

@@ -12,10 +12,11 @@ from modelfleet.capacity.v1 import capacity_pb2_grpc
 from modelfleetd import names
 from modelfleetd.capacity import migrations
 from modelfleetd.capacity.api import CapacityServicer
-from modelfleetd.capacity.books import Books
+from modelfleetd.capacity.books import ACTOR, Books
 from modelfleetd.capacity.datasets import Datasets
 from modelfleetd.capacity.demands import Demands
 from modelfleetd.capacity.domain.history import FINER
+from modelfleetd.capacity.holders import Holders
 from modelfleetd.capacity.loadtest.generator import OpenLoop
 from modelfleetd.capacity.loadtest.job import LEASE_SECONDS, LoadTests
 from modelfleetd.capacity.loadtest.replay import replayed
@@ -35,6 +36,7 @@ from modelfleetd.capacity.store import (
     reservations,
 )
 from modelfleetd.capacity.store.loadtests import Claim
+from modelfleetd.capacity.waiters import Waiters
 from modelfleetd.kit.app import Service, run_service
 from modelfleetd.kit.auth import TeamOf
 from modelfleetd.kit.db import Database
@@ -43,6 +45,8 @@ from modelfleetd.platform.client import PlatformClient
 
 _SWEEP_SECONDS = 1.0
 _EXPIRE_SECONDS = 60.0
+_SERVE_SECONDS = 1.0
+_ABSENT_SECONDS = 15.0
 _CHECK_SECONDS = 300.0
 _CHECK_WHOLE_SECONDS = 86400.0
 _LOANS_SECONDS = 60.0
@@ -68,6 +72,7 @@ async def build(service: Service) -> None:
     books = Books(database)
     datasets = Datasets(service.config.recordings_uri)
     recorder = recordings_worker(service, database, registry, datasets)
+    waiters = Periodic("serve those who wait", _SERVE_SECONDS, Waiters(database, ACTOR).serve, service.clock)
     roles = service.registry_roles()
     service.work(
         load_tests(service, database, registry),
@@ -76,6 +81,8 @@ async def build(service: Service) -> None:
         recordings_worker(service, database, registry, datasets),
         Periodic("delete old recordings", _EXPIRE_SECONDS, recorder.expire, service.clock),
         Periodic("expire and release holds", _SWEEP_SECONDS, books.sweep, service.clock),
+        waiters,
+        Periodic("look for absent holders", _ABSENT_SECONDS, Holders(database).look, service.clock),
         # The first round is at the start.
         Periodic("check the ledger", _CHECK_SECONDS, books.check, service.clock),
         Periodic("check the whole ledger", _CHECK_WHOLE_SECONDS, books.check_whole, service.clock),
@@ -92,7 +99,7 @@ async def build(service: Service) -> None:
         Periodic("forget answered requests", _FORGET_SECONDS, books.forget, service.clock),
     )
     server = service.server(roles=roles, team_of=team_of(database, roles.team_of))
-    servicer = CapacityServicer(database, registry, service.clock, datasets, demands(service))  # type: ignore[abstract]
+    servicer = CapacityServicer(database, registry, service.clock, datasets, demands(service), waiters.wake)
     server.add(servicer, capacity_pb2_grpc.add_CapacityServiceServicer_to_server)
 
 

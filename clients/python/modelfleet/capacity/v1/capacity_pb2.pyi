@@ -994,7 +994,9 @@ class Reservation(_message.Message):
 
     @_builtins.property
     def expected_release_time(self) -> _timestamp_pb2.Timestamp:
-        """When the holder expects the launch to end. Unset: it does not know, and nothing is promised on it."""
+        """When the holder expects the launch to end. Unset: it does not know, and nothing is promised on it. Between the years
+        2000 and 2200; decides nothing but what others are told and promised.
+        """
 
     @_builtins.property
     def expected_retain_duration(self) -> _duration_pb2.Duration:
@@ -1186,6 +1188,7 @@ class ListReservationsRequest(_message.Message):
     LAUNCH_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """Only of this pool; empty: of all."""
     launch: _builtins.str
@@ -1194,6 +1197,8 @@ class ListReservationsRequest(_message.Message):
     """Reservations a page; default 50, at most 1000."""
     page_token: _builtins.str
     """`next_page_token` of the answer before."""
+    waiting: _builtins.bool
+    """Only those that wait."""
     def __init__(
         self,
         *,
@@ -1201,10 +1206,11 @@ class ListReservationsRequest(_message.Message):
         launch: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        waiting: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["launch", b"launch", "page_size", b"page_size", "page_token", b"page_token", "pool", b"pool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["launch", b"launch", "page_size", b"page_size", "page_token", b"page_token", "pool", b"pool", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1317,7 +1323,9 @@ class SettleReservationRequest(_message.Message):
 
     @_builtins.property
     def retain(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetainItem]:
-        """Of the rest, how much is kept by flavor and region; what is not named is freed at once. Empty: all of the rest."""
+        """Of the rest, how much is kept by flavor and region; what is not named is freed at once. Empty: all of the rest. Means
+        nothing where `retain_duration` is 0.
+        """
 
     def __init__(
         self,
@@ -1407,7 +1415,7 @@ class SimulateReservationRequest(_message.Message):
 
     @_builtins.property
     def swaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Swap]:
-        """The swaps behind its items, so that smaller steps can be tried; empty: `items` are taken as they are."""
+        """The swaps behind its items, so that smaller steps can be tried; empty: `items` are taken as they are. At most 100."""
 
     def __init__(
         self,
