@@ -102,7 +102,7 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
 
     Raises:
         ReferenceNotFound, NotConfigured, CertificateMissing, CertificateExpired, PlanInfeasible, EndStateExceedsQuota,
-            InvalidFields: why there is none.
+        InvalidFields: why there is none.
     """
     type_ = await world.registry.model_type(launch.model_type)
     if type_.baseline == launch.candidate:

@@ -21,7 +21,7 @@ from modelfleetd.kit import paging
 from modelfleetd.kit.auth import current_principal
 from modelfleetd.kit.db import Database
 
-NEWEST = 2**62
+_NEWEST = 2**62
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -45,7 +45,7 @@ class Base(capacity_pb2_grpc.CapacityServiceServicer):
             registry: that it asks.
             clock: that waits are measured by.
             datasets: of recordings.
-            demands: of routes.
+            demands: measures how much traffic routes must carry.
             freed: called when something may have become free, or somebody waits.
         """
         self._database = database
@@ -77,4 +77,4 @@ def after_name(page: paging.Page) -> str:
 
 def before(page: paging.Page) -> int:
     """Returns the number before which a page of newest ones begins."""
-    return NEWEST if page.position is None else int(page.position[0])
+    return _NEWEST if page.position is None else int(page.position[0])
