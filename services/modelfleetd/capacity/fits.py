@@ -6,6 +6,7 @@ from modelfleetd.capacity import lines
 from modelfleetd.capacity.domain.estimate import NOTHING, Estimate
 from modelfleetd.capacity.domain.policy import Fit
 from modelfleetd.capacity.domain.reservation import Asked, HoldItem, Tier
+from modelfleetd.capacity.domain.simulation import When, simulate
 from modelfleetd.capacity.domain.swap import STEPS
 from modelfleetd.capacity.domain.waiting import NEWEST, Prospect
 from modelfleetd.capacity.store.rows import Reads
@@ -32,11 +33,9 @@ async def fit(reads: Reads, estimate: Estimate, pool: str, launch: str, tier: st
     def prospect_of(each: Asked) -> Prospect:
         return view.line.prospect_of(view.claim("", NEWEST, each))
 
-    found = prospect_of(first)
-    if found.fits:
-        return Fit(True, found.admission.explain())
-    for step in (each for each in STEPS if each < wanted):
+    found = simulate(first, (), prospect_of)
+    for step in (each for each in STEPS if each < wanted and found.answer is not When.NOW):
         smaller = prospect_of(asked(estimate, pool, launch, tier, step))
         if smaller.fits:
             return Fit(True, f"In steps of {step / 100:g} %: {smaller.admission.explain()}")
-    return Fit(found.can_wait, found.explain(await lines.now(reads)))
+    return Fit(found.answer in (When.NOW, When.LATER), found.explain(await lines.now(reads)))
