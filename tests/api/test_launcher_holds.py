@@ -13,6 +13,7 @@ from modelfleetd.launcher.ports import World
 from modelfleetd.launcher.renewal import Renewer
 from modelfleetd.launcher.store import Store
 from tests.support.launcher import CPU, EU, POOL, Fleet, launcher_fleet, refused, register_route
+from tests.support.wait import until
 
 ADS = "modelTypes/ads"
 ADS_NEW = f"{ADS}/models/new"
@@ -40,6 +41,11 @@ async def reservation_of(fleet: Fleet, launch: str) -> capacity_pb2.Reservation:
     found = await fleet.client.capacity.list_reservations(launch=launch)
     reservation: capacity_pb2.Reservation = found.reservations[0]
     return reservation
+
+
+async def alarmed(fleet: Fleet) -> bool:
+    """Whether a launch has been refused so often that people are called."""
+    return any(condition.type == "NeedsAttention" for condition in (await fleet.get()).conditions)
 
 
 async def events_of(fleet: Fleet, launch: str) -> list[str]:
@@ -95,17 +101,38 @@ async def test_a_team_borrows_the_peak_of_its_swap_and_ends_within_its_quota(dat
         assert (usage.serving_units, usage.held_units) == (20, 0)
 
 
-async def test_what_would_end_beyond_quota_and_loans_is_refused_and_a_loan_lets_it_through(database_url: str) -> None:
+async def test_a_launch_whose_quota_was_cut_names_the_lenders_command_and_goes_on_with_a_loan(
+    database_url: str,
+) -> None:
     async with launcher_fleet(database_url, old=20, new=24, spare=0, serving=False) as fleet:
-        await organisation(fleet, own=20, of_all=60)
+        await organisation(fleet, own=24, of_all=60)
+        # Before anybody asks for the team's roles: they are remembered for a while.
+        await fleet.bind("carol", "APPROVER")
         await fleet.serve_old(20)
+        policy = halves()
+        policy.approval = pb.LaunchPolicy.REQUIRED
+        await fleet.create("l1", policy=policy)
+        shown = await fleet.reaches(pb.Launch.AWAITING_APPROVAL)
+        pool = await fleet.client.capacity.get_pool(name=POOL)
+        pool.quotas[0].nominal_units = 20
+        await fleet.client.capacity.update_pool(pool=pool)
+        # One that is asked for now is refused at once; one that was asked for before waits.
         with refused("END_STATE_EXCEEDS_QUOTA"):
-            await fleet.create("l1", policy=halves())
+            await fleet.client.launcher.create_launch(launch=fleet.request(policy=halves()), validate_only=True)
+        await fleet.approve(shown.envelope.digest)
+        waiting = await fleet.waits("Refused")
+        command = "modelfleet capacity loan create LENDER feed --units 4 --flavor cpu --region eu --until 30d"
+        assert command in waiting.summary
+        await until(lambda: alarmed(fleet))
         loan = loans_pb2.Loan(lender="pools/org", borrower=POOL, flavor=CPU, region=EU, units=4)
         loan.expire_time.FromDatetime(datetime.now(UTC) + timedelta(days=1))
         await fleet.client.capacity.create_loan(loan=loan)
-        await fleet.create("l1", policy=halves())
         await fleet.reaches(pb.Launch.SUCCEEDED)
+        # It asked again and again, and left nothing behind but the first attempt.
+        database = await Database.open(fleet.database_url, "launcher", max_size=1)
+        reserved = await database.fetchval("SELECT count(*) FROM intents WHERE act = 'reserve'")
+        await database.close()
+        assert reserved == 2
 
 
 async def organisation(fleet: Fleet, *, own: int, of_all: int) -> None:

@@ -203,7 +203,7 @@ def test_a_launch_that_may_not_end_where_it_wants_names_the_lenders_command() ->
     error = EndStateExceedsQuota("pools/feed", CPU, EU, 120, 100)
     launch = outcomes.refused(preparing(), Act.RESERVE, error, T0)
     assert launch.plan_time is None and not launch.reservation
-    command = "modelfleet capacity loan create --borrower feed --flavor cpu --region eu --units 20"
+    command = "modelfleet capacity loan create LENDER feed --units 20 --flavor cpu --region eu --until 30d"
     assert command in outcomes.advice(error)
 
 
