@@ -1,158 +1,213 @@
-"""The search for a replica's maximum load, against servers whose maximum is known, in virtual time."""
+"""The search for a replica's maximum load: which rate comes next, where it ends, and why it may not."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import math
-import random
-from collections.abc import Callable, Iterator
-from fractions import Fraction
+from collections.abc import Callable
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from modelfleetd.capacity.domain.loadtest import Outcome, Stoppers
-from modelfleetd.capacity.loadtest.search import Cause, Found, NotFound, Plan, search
-from modelfleetd.capacity.loadtest.verdicts import Judge, Length, interval
+from modelfleetd.capacity.domain.loadtest import Cause, LatencyStopper, Outcome, Probe, Stoppers
+from modelfleetd.capacity.loadtest.histogram import Histogram
+from modelfleetd.capacity.loadtest.search import Found, NotFound, Plan, Search
+from modelfleetd.errors import InvalidFields
 
-SERVICE_MS = 10.0
-STOPPERS = Stoppers(latency_p99_ms=60.0, error_rate=0.001)
-CERTIFICATION = 50_000
-
-
-def waiting_at_most(ratio: float, load: Fraction) -> float:
-    """P(wait ≤ ratio service times) of M/D/1 at a load (Erlang), exact in fractions because its terms alternate."""
-    wait = Fraction(ratio)
-    total = Fraction(0)
-    for k in range(math.floor(wait) + 1):
-        part = load * (k - wait)
-        total += Fraction(part**k, math.factorial(k)) * Fraction(math.exp(-float(part)))
-    return float((1 - load) * total)
+STOPPERS = Stoppers(latency_p99_ms=60.0)
 
 
-def known_maximum() -> float:
-    """The rate at which 1 % of an M/D/1 server's requests take longer than the stopper, in requests/s."""
-    low, high = 0.01, 0.999
-    ratio = (STOPPERS.latency_p99_ms - SERVICE_MS) / SERVICE_MS
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if waiting_at_most(ratio, Fraction(middle)) > 0.99 else (low, middle)
-    return low * 1000 / SERVICE_MS
+@functools.cache
+def latencies_of(slow: float) -> bytes:
+    latencies = Histogram()
+    latencies.record(np.where(np.arange(10_000) < 10_000 * slow, 100.0, 10.0))
+    return latencies.encode()
 
 
-def md1(rate: float, draw: random.Random) -> Iterator[tuple[float, bool]]:
-    """Latencies of a server with one worker and a constant service time, in the order of arrival."""
-    now = free = 0.0
-    while True:
-        now += draw.expovariate(rate) * 1000
-        free = max(now, free) + SERVICE_MS
-        yield free - now, False
+def probe_of(plan: Plan, outcome: Outcome, *, failing: float = 0.0, slow: float = 0.0) -> Probe:
+    """A probe of 10,000 requests with that outcome, and shares that failed and were slow."""
+    return Probe(
+        intended_qps=plan.qps,
+        actual_qps=plan.qps,
+        requests=10_000,
+        errors=round(10_000 * failing),
+        latency_p99_ms=100.0 if slow > 0.01 else 10.0,
+        outcome=outcome,
+        certification=plan.certification,
+        explanation="",
+        histogram=latencies_of(slow),
+    )
 
 
-def probe(plan: Plan, answers: Iterator[tuple[float, bool]], certification: int = CERTIFICATION) -> tuple[Outcome, int]:
-    length = Length.of_certification if plan.certification else Length.of_search
-    judge = Judge(STOPPERS, length(certification), certification=plan.certification)
-    for _ in range(500):
-        next(answers)
-    for latency, failed in answers:
-        if (outcome := judge.add(latency, failed=failed)) is not None:
-            return outcome, judge.requests
-    raise AssertionError("unreachable")
-
-
-def run(start: float, decide: Callable[[Plan], Outcome]) -> tuple[Found | NotFound, list[Plan]]:
-    job, plans = search(start), []
-    plan = next(job)
-    while True:
+def run(start: float, decide: Callable[[Plan], Outcome | Probe]) -> tuple[Search, list[Plan]]:
+    search, plans = Search(start, STOPPERS), []
+    while (plan := search.plan) is not None:
         plans.append(plan)
-        try:
-            plan = job.send(decide(plan))
-        except StopIteration as end:
-            return end.value, plans
+        found = decide(plan)
+        search.add(found if isinstance(found, Probe) else probe_of(plan, found))
+    return search, plans
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_the_certified_rate_is_close_below_the_known_maximum_of_an_md1_server(seed: int) -> None:
-    draw = random.Random(seed)
-    maximum = known_maximum()
-    start = maximum * draw.uniform(0.75, 1.25)
-    found, plans = run(start, lambda plan: probe(plan, md1(plan.qps, draw))[0])
-    assert isinstance(found, Found)
-    assert 0.9 <= found.max_qps / maximum <= 1.02
-    assert len(plans) <= 12
+def keeps(rate: float) -> Callable[[Plan], Outcome]:
+    return lambda plan: Outcome.WITHIN if plan.qps <= rate else Outcome.OVER
 
 
 def test_an_exact_server_is_bracketed_to_five_percent_and_certified_below() -> None:
-    found, plans = run(100.0, lambda plan: Outcome.WITHIN if plan.qps <= 400 else Outcome.OVER)
-    assert isinstance(found, Found)
-    assert 400 / 1.05 <= found.max_qps <= 400
+    search, plans = run(100.0, keeps(400))
+    assert isinstance(search.result, Found)
+    assert 400 / 1.05 <= search.result.max_qps <= 400
     assert plans[-1].certification
     assert [round(plan.qps) for plan in plans[:4]] == [100, 110, 128, 164]
 
 
+@settings(max_examples=50, deadline=None)
+@given(maximum=st.floats(1.0, 1e5), start=st.floats(0.1, 10.0))
+def test_the_bracket_only_narrows_and_always_holds_the_maximum(maximum: float, start: float) -> None:
+    search, brackets = Search(maximum * start, STOPPERS), []
+    while (plan := search.plan) is not None:
+        assert search.remaining.requests > 0
+        assert 0 < search.remaining.seconds < math.inf
+        search.add(probe_of(plan, keeps(maximum)(plan)))
+        brackets.append((search.highest_within_qps, search.lowest_beyond_qps or math.inf))
+    assert isinstance(search.result, Found)
+    assert maximum / 1.05 <= search.result.max_qps <= maximum
+    assert len(brackets) <= 14
+    assert all(within <= maximum < beyond for within, beyond in brackets)
+    assert [within for within, _ in brackets] == sorted(within for within, _ in brackets)
+    assert [beyond for _, beyond in brackets] == sorted((beyond for _, beyond in brackets), reverse=True)
+    assert search.remaining.requests == 0
+
+
 def test_a_rate_that_is_not_confirmed_is_stepped_down_by_two_percent() -> None:
-    found, plans = run(100.0, lambda plan: _confirmed_below(plan, 390.0))
+    search, plans = run(100.0, _confirmed_below(390.0))
     runs = [plan.qps for plan in plans if plan.certification]
-    assert isinstance(found, Found)
+    assert isinstance(search.result, Found)
     assert len(runs) > 1
     assert [later / earlier for earlier, later in itertools.pairwise(runs)] == pytest.approx([0.98] * (len(runs) - 1))
-    assert found.max_qps == runs[-1] <= 390.0
+    assert search.result.max_qps == runs[-1] <= 390.0
+    assert (search.highest_within_qps, search.lowest_beyond_qps) == (runs[-1], runs[-2])
 
 
-def _confirmed_below(plan: Plan, rate: float) -> Outcome:
-    if plan.certification:
-        return Outcome.WITHIN if plan.qps <= rate else Outcome.UNDECIDED
-    return Outcome.WITHIN if plan.qps <= 420 else Outcome.OVER
+def _confirmed_below(rate: float) -> Callable[[Plan], Outcome]:
+    def decide(plan: Plan) -> Outcome:
+        if plan.certification:
+            return Outcome.WITHIN if plan.qps <= rate else Outcome.UNDECIDED
+        return keeps(420)(plan)
+
+    return decide
 
 
 @pytest.mark.parametrize(
-    ("decide", "cause"),
+    ("decide", "cause", "words"),
     [
-        (lambda plan: Outcome.GENERATOR_LIMIT, Cause.GENERATOR_LIMIT),
-        (lambda plan: Outcome.TRANSPORT_ERRORS, Cause.TRANSPORT_ERRORS),
-        (lambda plan: Outcome.OVER, Cause.NOTHING_WITHIN),
-        (lambda plan: Outcome.WITHIN, Cause.NOTHING_BEYOND),
-        (lambda plan: _confirmed_below(plan, 0.0), Cause.UNSTABLE),
+        (lambda plan: Outcome.GENERATOR_LIMIT, Cause.GENERATOR_LIMIT, "At 100 requests/s the load generator"),
+        (lambda plan: Outcome.TRANSPORT_ERRORS, Cause.UNRELATED_ERRORS, "did not reach the replica"),
+        (lambda plan: Outcome.UNSTABLE, Cause.UNSTABLE_LATENCY, "did not settle"),
+        (lambda plan: Outcome.OVER, Cause.NOTHING_WITHIN, "Not even 0.1 requests/s"),
+        (lambda plan: Outcome.WITHIN, Cause.NOTHING_BEYOND, "Even 1e+06 requests/s"),
+        (_confirmed_below(0.0), Cause.UNSTABLE_LATENCY, "although short ones were within"),
+        (
+            lambda plan: probe_of(plan, Outcome.OVER, failing=0.03),
+            Cause.UNRELATED_ERRORS,
+            "3.00% of the requests failed",
+        ),
     ],
 )
-def test_a_search_that_does_not_converge_says_which_of_its_causes_it_was(
-    decide: Callable[[Plan], Outcome], cause: Cause
+def test_a_search_that_does_not_converge_says_which_of_its_causes_it_was_and_what_to_do(
+    decide: Callable[[Plan], Outcome | Probe], cause: Cause, words: str
 ) -> None:
-    found, _ = run(100.0, decide)
-    assert isinstance(found, NotFound)
-    assert found.cause is cause
+    search, _ = run(100.0, decide)
+    assert isinstance(search.result, NotFound)
+    assert search.result.cause is cause
+    assert words in str(search.result)
+    assert str(search.result).endswith(cause.advice)
 
 
-def test_a_probe_that_the_generator_could_not_keep_never_counts_as_over() -> None:
-    answers = iter([Outcome.GENERATOR_LIMIT, Outcome.WITHIN, Outcome.TRANSPORT_ERRORS, Outcome.WITHIN])
-    found, plans = run(100.0, lambda plan: next(answers, Outcome.WITHIN if plan.qps <= 130 else Outcome.OVER))
-    assert isinstance(found, Found)
-    assert found.max_qps >= 130 / 1.05
-    assert plans[0].qps == plans[1].qps
-    assert plans[2].qps == plans[3].qps
+def test_errors_that_fall_with_the_load_are_those_of_the_load() -> None:
+    def decide(plan: Plan) -> Probe:
+        failing = max(0.0, plan.qps - 20) / 1000
+        return probe_of(plan, Outcome.OVER if failing > 0.001 else Outcome.WITHIN, failing=failing)
+
+    search, _ = run(200.0, decide)
+    assert isinstance(search.result, Found)
+    assert 20.0 <= search.result.max_qps <= 21.0
 
 
-def test_a_probe_that_is_grossly_over_or_under_ends_early_but_a_certification_never_ends_early_with_good_news() -> None:
-    draw = random.Random(7)
-    maximum = known_maximum()
-    planned = Length.of_search(CERTIFICATION).planned
-    assert probe(Plan(maximum * 1.7), md1(maximum * 1.7, draw)) == (Outcome.OVER, planned // 4)
-    assert probe(Plan(maximum * 0.5), md1(maximum * 0.5, draw)) == (Outcome.WITHIN, planned // 4)
-    outcome, requests = probe(Plan(maximum * 0.5, certification=True), md1(maximum * 0.5, draw))
-    assert (outcome, requests) == (Outcome.WITHIN, CERTIFICATION)
+def test_errors_at_every_rate_are_told_long_before_the_lowest_rate() -> None:
+    _, plans = run(1000.0, lambda plan: probe_of(plan, Outcome.OVER, failing=0.03))
+    assert len(plans) <= 7
+    assert plans[-1].qps > 100
 
 
-def test_errors_alone_stop_a_search_too() -> None:
-    judge = Judge(Stoppers(error_rate=0.01), Length.of_search(CERTIFICATION), certification=False)
-    outcome = None
-    draw = random.Random(1)
-    while outcome is None:
-        outcome = judge.add(5.0, failed=draw.random() < 0.05)
-    assert outcome is Outcome.OVER
-    assert "failed, at most 1.000% may" in judge.explain(outcome)
+@pytest.mark.parametrize("blind", [Outcome.GENERATOR_LIMIT, Outcome.TRANSPORT_ERRORS, Outcome.UNSTABLE])
+def test_a_probe_that_says_nothing_of_the_replica_is_repeated_and_never_counts_as_over(blind: Outcome) -> None:
+    answers = iter([blind, Outcome.WITHIN, blind, blind, Outcome.WITHIN])
+    search, plans = run(100.0, lambda plan: next(answers, keeps(130.0)(plan)))
+    assert isinstance(search.result, Found)
+    assert search.result.max_qps >= 130 / 1.05
+    assert len({plan.qps for plan in plans[:2]}) == len({plan.qps for plan in plans[2:5]}) == 1
 
 
-def test_the_interval_of_correlated_answers_is_wider_than_that_of_independent_ones() -> None:
-    independent = [index % 100 == 0 for index in range(10_000)]
-    bursts = [index % 2_500 < 25 for index in range(10_000)]
-    assert interval(independent).share == interval(bursts).share == 0.01
-    assert interval(bursts).high > 1.3 * interval(independent).high
+def test_an_undecided_probe_counts_as_what_it_leans_to_but_never_confirms_anything() -> None:
+    def decide(plan: Plan) -> Probe:
+        return probe_of(plan, Outcome.UNDECIDED, slow=0.008 if plan.qps <= 100 else 0.012)
+
+    search, plans = run(100.0, decide)
+    assert plans[1].qps > plans[0].qps
+    assert isinstance(search.result, NotFound)
+    assert search.result.cause is Cause.UNSTABLE_LATENCY
+    _, plans = run(100.0, lambda plan: probe_of(plan, Outcome.UNDECIDED, failing=0.002))
+    assert plans[1].qps < plans[0].qps
+
+
+def test_only_the_first_probe_of_a_clone_waits_until_its_latency_has_settled() -> None:
+    _, plans = run(100.0, keeps(400))
+    assert [plan.settle for plan in plans] == [True] + [False] * (len(plans) - 1)
+    assert plans[0].warm_up_seconds > 60 > plans[1].warm_up_seconds
+    short = Search(100.0, STOPPERS, certification_requests=1_000).plan
+    assert short is not None
+    assert short.warm_up_seconds == plans[0].warm_up_seconds / 50
+
+
+def test_what_remains_shrinks_to_the_certification() -> None:
+    search = Search(390.0, STOPPERS)
+    seconds = []
+    while (plan := search.plan) is not None:
+        seconds.append(search.remaining.seconds)
+        search.add(probe_of(plan, keeps(400)(plan)))
+    assert seconds[-1] == pytest.approx(50_000 / 390, rel=0.1)
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def test_stoppers_are_any_number_of_percentiles_of_which_the_tightest_holds() -> None:
+    stoppers = Stoppers(
+        latency_p99_ms=60.0,
+        latencies=(LatencyStopper(50.0, 10.0), LatencyStopper(99.0, 50.0), LatencyStopper(99.9, 200.0)),
+    )
+    assert [str(limit) for limit in stoppers.latency_limits] == ["p50 ≤ 10 ms", "p99 ≤ 50 ms", "p99.9 ≤ 200 ms"]
+    assert [limit.share for limit in stoppers.latency_limits] == [0.5, 0.01, 0.001]
+    assert stoppers.longest_ms == 200.0
+    assert Stoppers().latency_limits == ()
+    assert Stoppers().longest_ms == 0.0
+    rare = dataclasses.replace(stoppers, latencies=(LatencyStopper(99.99, 50.0),))
+    # (1 - 0.0001) ** n <= 0.025 at this many.
+    assert rare.needed_requests == 36_889
+
+
+def test_stoppers_that_make_no_sense_are_refused_all_at_once() -> None:
+    with pytest.raises(InvalidFields) as refused:
+        Stoppers(-1.0, 1.0, (LatencyStopper(30.0, 5.0), LatencyStopper(99.0, 0.0), LatencyStopper(math.nan, math.inf)))
+    assert [violation.path for violation in refused.value.violations] == [
+        "load_test.stoppers.latency_p99_ms",
+        "load_test.stoppers.error_rate",
+        "load_test.stoppers.latencies[0].percentile",
+        "load_test.stoppers.latencies[1].latency_ms",
+        "load_test.stoppers.latencies[2].percentile",
+        "load_test.stoppers.latencies[2].latency_ms",
+    ]
+    with pytest.raises(InvalidFields, match="at most 8"):
+        Stoppers(latencies=tuple(LatencyStopper(50.0 + number, 5.0) for number in range(9)))

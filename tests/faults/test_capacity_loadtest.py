@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from modelfleetd.capacity.domain.loadtest import Cause, Outcome, Probe, State, Stoppers, Wanted
+from modelfleet.recordings import RecordingError
+from modelfleetd.capacity.domain.loadtest import Cause, LatencyStopper, Outcome, Probe, State, Stoppers, Wanted
 from modelfleetd.capacity.loadtest import clone, job
 from modelfleetd.capacity.loadtest.generator import Load
 from modelfleetd.capacity.loadtest.job import LoadTests
@@ -18,7 +20,7 @@ from modelfleetd.capacity.loadtest.search import Plan
 from modelfleetd.capacity.registry import Model
 from modelfleetd.capacity.store import certificates, loadtests
 from modelfleetd.capacity.store.loadtests import Claim
-from modelfleetd.clock import SystemClock
+from modelfleetd.clock import Clock, ManualClock, SystemClock
 from modelfleetd.kit.db import Database
 from modelfleetd.platform.model import DesiredServing, EffectKind, Fence, ServingSpec, TargetKind
 from modelfleetd.platform.simulator import Behaviour, Simulator
@@ -26,7 +28,8 @@ from tests.support.wait import until
 
 NAME, MODEL, EU = "loadTests/t1", "modelTypes/ctr/models/v2", "regions/eu"
 FAST = Behaviour(start_seconds=(0.02, 0.05), terminate_seconds=(0.02, 0.05), acknowledge_seconds=(0.01, 0.02))
-SPEC = ServingSpec(command=("serve",), flavor="flavors/cpu", startup_timeout=timedelta(seconds=0.5))
+SPEC = ServingSpec(command=("serve",), flavor="flavors/cpu", startup_timeout=timedelta(seconds=0.5), digest="sha256:ab")
+STOPPERS = Stoppers(60.0, latencies=(LatencyStopper(50.0, 20.0),))
 MAXIMUM = 100.0
 
 
@@ -86,17 +89,31 @@ class Known:
         self.going_on = asyncio.Event()
         self.going_on.set()
         self.kill_at: Plan | int | None = None
+        self.stopped = False
+        # What else than the maximum decides.
+        self.find: Callable[[Plan], Probe] | None = None
 
     async def warm_up(self, plan: Plan) -> None:
         self.warm_ups += 1
 
     async def probe(self, plan: Plan) -> Probe:
         self.probes.append(plan)
-        await self.going_on.wait()
+        try:
+            await self.going_on.wait()
+        except asyncio.CancelledError:
+            self.stopped = True
+            raise
         if self.kill_at == len(self.probes) or (self.kill_at == -1 and plan.certification):
             raise Killed
-        outcome = Outcome.WITHIN if plan.qps <= MAXIMUM else Outcome.OVER
-        return Probe(plan.qps, plan.qps, 1000, 0, 10.0, outcome, plan.certification, "")
+        if self.find is not None:
+            return self.find(plan)
+        return probe_of(plan, Outcome.WITHIN if plan.qps <= MAXIMUM else Outcome.OVER)
+
+
+def probe_of(plan: Plan, outcome: Outcome, errors: int = 0) -> Probe:
+    """What a probe of 1,000 requests found."""
+    found = Probe(plan.qps, plan.qps, 1000, errors, 10.0, outcome, plan.certification, "as the test has it")
+    return replace(found, rate_ratio=0.999, send_late_p99_ms=0.4, histogram=b"of this probe")
 
 
 class Bench:
@@ -106,18 +123,23 @@ class Bench:
         self.database = database
         self.agent = Simulator(SystemClock(), behaviour=FAST)
         self.known = Known()
+        self.unreadable = ""
 
-    def worker(self, holder: str, platform: Any = None) -> LoadTests:
+    def worker(self, holder: str, platform: Any = None, clock: Clock | None = None) -> LoadTests:
         @asynccontextmanager
         async def open_load(address: str, target: str, claim: Claim) -> AsyncIterator[Load]:
+            if self.unreadable:
+                raise RecordingError(self.unreadable)
             yield self.known
 
         agent = platform or self.agent
         registry: Any = OneModel()
-        return LoadTests(self.database, registry, lambda _: agent, open_load, SystemClock(), holder, lease_seconds=30)
+        clock = clock or SystemClock()
+        return LoadTests(self.database, registry, lambda _: agent, open_load, clock, holder, lease_seconds=30)
 
     async def create(self) -> None:
-        wanted = Wanted(MODEL, EU, SPEC.flavor, (b"x",), Stoppers(60.0), 80.0, 5000)
+        wanted = Wanted(MODEL, EU, SPEC.flavor, (b"x",), STOPPERS, 80.0, 5000)
+        wanted = replace(wanted, recording_digest="sha256:cd", validity_duration=timedelta(days=7))
         async with self.database.transaction() as conn:
             await loadtests.insert(conn, NAME, wanted, "alice")
 
@@ -165,7 +187,23 @@ async def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 async def test_a_load_test_ends_in_a_certificate_and_its_clone_is_gone(bench: Bench) -> None:
     assert await bench.worker("a").round()
     await bench.succeeded()
-    found = await loadtests.get(bench.database, NAME)
+    found = await loadtests.get_whole(bench.database, NAME)
+    assert found.certificate is not None
+    assert (found.attempt, found.current_qps, found.expected_end_time, found.cause) == (1, 0.0, None, None)
+    assert found.start_time is not None
+    assert found.end_time is not None
+    assert found.start_time <= found.end_time
+    assert bench.known.warm_ups == 1
+    # Each probe keeps its whole distribution, and the certificate says what it rests on.
+    assert {probe.histogram for probe in found.probes} == {b"of this probe"}
+    made = await certificates.get(bench.database, found.certificate)
+    assert made.stoppers == found.stoppers == STOPPERS
+    assert (made.region, made.recording, made.recording_digest) == (EU, None, "sha256:cd")
+    assert (made.requests, made.serving_spec_digest) == (1000, "sha256:ab")
+    assert made.generator_health is not None
+    assert (made.generator_health.rate_ratio, made.generator_health.send_late_p99_ms) == (0.999, 0.4)
+    assert made.generator_health.cpu_fraction >= 0
+    assert made.expire_time - made.create_time == timedelta(days=7)
     assert [probe.outcome for probe in found.probes][-1] is Outcome.WITHIN
     assert found.probes[-1].certification
     assert found.lowest_beyond_qps > MAXIMUM >= found.highest_within_qps
@@ -225,6 +263,112 @@ async def test_cancelling_ends_it_at_once_and_the_clone_goes(bench: Bench) -> No
     assert await bench.database.fetchval("SELECT count(*) FROM certificates") == 0
 
 
+async def test_a_cancellation_stops_the_probe_within_a_second(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_LOOK_SECONDS", 0.25)
+    clock = ManualClock()
+    bench.known.going_on.clear()
+    working = asyncio.create_task(bench.worker("a", clock=clock).round())
+
+    async def is_probing() -> bool:
+        await clock.advance(0.25)
+        return bool(bench.known.probes)
+
+    await until(is_probing)
+    async with bench.database.transaction() as conn:
+        await loadtests.cancel(conn, NAME, "Cancelled by alice.")
+    # Whenever in between it looked last: a look is due within this time.
+    for _ in range(3):
+        await clock.advance(0.25)
+    await until(lambda: bench.known.stopped)
+
+    async def has_ended() -> bool:
+        await clock.advance(0.25)
+        return working.done()
+
+    await until(has_ended)
+    assert await bench.state() is State.CANCELLED
+
+
+async def test_a_new_attempt_begins_where_the_interrupted_one_was(bench: Bench) -> None:
+    bench.known.kill_at = -1
+    with pytest.raises(Killed):
+        await bench.worker("dies").round()
+    bench.known.kill_at = None
+    seen = await loadtests.get(bench.database, NAME)
+    assert seen.state is State.CERTIFYING
+    assert seen.highest_within_qps > 80.0
+    tried = len(bench.known.probes)
+    await bench.let_the_lease_end()
+    assert await bench.worker("next").round()
+    # There is a bracket already, so nothing is left but to confirm its lower end.
+    assert bench.known.probes[tried] == replace(bench.known.probes[tried - 1], settle=False)
+    assert bench.known.probes[tried].certification
+    await bench.succeeded()
+    found = await loadtests.get_whole(bench.database, NAME)
+    # The probes are those of this attempt.
+    assert (found.attempt, len(found.probes)) == (2, len(bench.known.probes) - tried)
+
+
+@pytest.mark.parametrize(
+    ("cause", "find"),
+    [
+        (Cause.NOTHING_BEYOND, lambda plan: probe_of(plan, Outcome.WITHIN)),
+        (Cause.NOTHING_WITHIN, lambda plan: probe_of(plan, Outcome.OVER)),
+        (Cause.UNRELATED_ERRORS, lambda plan: probe_of(plan, Outcome.OVER, errors=300)),
+        (Cause.GENERATOR_LIMIT, lambda plan: probe_of(plan, Outcome.GENERATOR_LIMIT)),
+        (Cause.UNSTABLE_LATENCY, lambda plan: probe_of(plan, Outcome.UNSTABLE)),
+    ],
+)
+async def test_a_load_test_that_does_not_converge_says_which_of_its_causes_it_was_and_what_to_do(
+    bench: Bench, cause: Cause, find: Callable[[Plan], Probe]
+) -> None:
+    bench.known.find = find
+    assert await bench.worker("a").round()
+    found = await loadtests.get(bench.database, NAME)
+    assert (found.state, found.cause, found.certificate) == (State.FAILED, cause, None)
+    assert found.message.endswith(cause.advice)
+    await bench.clean()
+
+
+async def test_a_recording_that_cannot_be_read_is_named_as_the_cause(bench: Bench) -> None:
+    bench.unreadable = "its files are gone"
+    assert await bench.worker("a").round()
+    found = await loadtests.get(bench.database, NAME)
+    assert (found.state, found.cause) == (State.FAILED, Cause.RECORDING_UNREADABLE)
+    assert "cannot be replayed: its files are gone. Look whether" in found.message
+    await bench.clean()
+
+
+async def test_a_clone_that_goes_away_under_load_is_not_taken_for_errors_of_the_model(bench: Bench) -> None:
+    def loses_its_replica(plan: Plan) -> Probe:
+        bench.agent.failing_models.add(MODEL)
+        bench.agent.kill(MODEL)
+        return probe_of(plan, Outcome.TRANSPORT_ERRORS, errors=1000)
+
+    bench.known.find = loses_its_replica
+    assert await bench.worker("a").round()
+    found = await loadtests.get(bench.database, NAME)
+    assert (found.state, found.cause) == (State.FAILED, Cause.CLONE_UNAVAILABLE)
+    assert found.message.startswith("The clone did not stay available: ")
+    assert len(bench.known.probes) == 1
+    await bench.clean()
+
+
+async def test_a_certification_that_cannot_end_in_time_is_not_begun(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 5,000 requests at some 95/s are 53 s.
+    monkeypatch.setattr(job, "_MOST_SECONDS", 40.0)
+    assert await bench.worker("a").round()
+    found = await loadtests.get(bench.database, NAME)
+    assert (found.state, found.cause) == (State.FAILED, Cause.OUT_OF_TIME)
+    assert "with 5,000 requests would take" in found.message
+    assert not any(plan.certification for plan in bench.known.probes)
+    # What was found is still shown.
+    assert MAXIMUM / 1.05 <= found.highest_within_qps <= MAXIMUM < found.lowest_beyond_qps
+    await bench.clean()
+
+
 async def test_a_cancelled_load_test_without_a_holder_is_cleaned_by_the_next(bench: Bench) -> None:
     bench.known.kill_at = 1
     with pytest.raises(Killed):
@@ -266,7 +410,7 @@ async def test_whoever_comes_too_late_to_record_the_end_leaves_no_certificate(be
         else:
             assert await loadtests.claim(conn, "next", 30)
     with pytest.raises(job._ClaimLost):
-        probe = Probe(90.0, 90.0, 1000, 0, 10.0, Outcome.WITHIN, True, "")
+        probe = probe_of(Plan(90.0, certification=True), Outcome.WITHIN)
         await bench.worker("late")._record(late, job._End("One replica carries 90.", confirmed=(probe, "sha256:x")))
     assert await bench.database.fetchval("SELECT count(*) FROM certificates") == 0
     assert await bench.state() is (State.CANCELLED if how == "cancelled" else State.PENDING)

@@ -27,7 +27,7 @@ from modelfleet.common.v1.serving_pb2 import ServingSpec
 from modelfleet.errors import Cancelled, DeadlineExceeded, Unavailable
 from modelfleet.inference.v2 import open_inference_pb2 as inference
 from modelfleet.registry.v1 import registry_pb2
-from modelfleetd.capacity.domain.loadtest import Stoppers, Wanted
+from modelfleetd.capacity.domain.loadtest import LatencyStopper, Stoppers, Wanted
 from modelfleetd.capacity.store import loadtests
 from modelfleetd.kit.db import Database
 from modelfleetd.platform.model import EffectKind
@@ -47,24 +47,30 @@ SERVER = Path(__file__).parents[1] / "support" / "serial_server.py"
 SERVICE_MS = 3.0
 LEASE_SECONDS = 1.5
 GONE = (Unavailable, DeadlineExceeded, Cancelled)
+MEASURING = {pb.LoadTest.SEARCHING, pb.LoadTest.CERTIFYING}
 ENDED = {pb.LoadTest.SUCCEEDED, pb.LoadTest.FAILED, pb.LoadTest.CANCELLED}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """When the process dies: at a failpoint, or when a load test looks like this from outside."""
+    """When the process dies: at a failpoint, or when a load test looks like this from outside.
+
+    Attributes:
+        bracket: that an attempt before has found already.
+    """
 
     name: str
     failpoint: str = ""
     seen: Callable[[pb.LoadTest], bool] | None = None
+    bracket: tuple[float, float] | None = None
 
 
 STAGES = [
     Stage("before it asks for the clone", "capacity.before_act.start_clone:kill"),
     Stage("while the clone starts", "capacity.after_act.start_clone:kill"),
     Stage("warming up", seen=lambda test: test.message.startswith("Warming up")),
-    Stage("searching", seen=lambda test: len(test.probes) > 0),
-    Stage("certifying", seen=lambda test: test.state == pb.LoadTest.CERTIFYING),
+    Stage("searching", seen=lambda test: test.message.startswith("Trying")),
+    Stage("certifying", seen=lambda test: test.state == pb.LoadTest.CERTIFYING, bracket=(100.0, 104.0)),
     Stage("before it removes the clone", "capacity.before_act.remove_clone:kill"),
     Stage("while the clone is removed", "capacity.after_act.remove_clone:kill"),
     Stage("before it records the end", "capacity.before_record.end:kill"),
@@ -135,39 +141,21 @@ class Fleet:
         made: pb.LoadTest = await self.answer(lambda: self._client.capacity.get_load_test(name=self.name, timeout=2))
         return made
 
-    async def begin(self) -> None:
-        await self.answer(lambda: self._client.capacity.list_flavors(timeout=2))
-        await self._client.capacity.create_flavor(flavor_id="cpu", flavor=pb.Flavor(unit_cost=1.0))
-        command = [sys.executable, str(SERVER), "--port", "{port}", "--model", "{model_type}"]
-        spec = ServingSpec(
-            command=[*command, "--service-ms", str(SERVICE_MS)],
-            flavor=CPU,
-            environment={"PYTHONPATH": os.pathsep.join(sys.path)},
-            drain_timeout=Duration(seconds=1),
-        )
-        await self._client.registry.create_model(
-            parent=CTR, model_id="serial", model=registry_pb2.Model(serving_spec=spec)
-        )
-        test = pb.LoadTest(
-            model=MODEL,
-            region=EU,
-            sample_requests=[inference.ModelInferRequest(model_name="ctr").SerializeToString()],
-            stoppers=pb.Stoppers(error_rate=0.004, latencies=[pb.LatencyStopper(percentile=90, latency_ms=50.0)]),
-            start_qps=200,
-            certification_requests=1_000,
-        )
-        request = pb.CreateLoadTestRequest(load_test=test, request_id="5d0a7d9e-52a7-4a56-9a0e-3f3a1c4b2f11")
-        # The same intent, however often it takes to hear the answer.
-        made = await self.answer(lambda: self._client.capacity.create_load_test(request, timeout=5))
-        self.name = made.name
-
-    async def begin_one_that_ends_at_once(self) -> None:
-        """Its model is not there any more."""
-        await self.answer(lambda: self._client.capacity.list_flavors(timeout=2))
+    async def begin(self, model: str, bracket: tuple[float, float] | None = None) -> None:
+        """Stores a load test before a service sees it, as one that was interrupted where there is a bracket."""
         self.name = "loadTests/t1"
-        wanted = Wanted(f"{CTR}/models/gone", EU, CPU, (b"x",), Stoppers(60.0), 80.0, 5000)
+        stoppers = Stoppers(error_rate=0.004, latencies=(LatencyStopper(90.0, 50.0),))
+        samples = (inference.ModelInferRequest(model_name="ctr").SerializeToString(),)
+        wanted = Wanted(model, EU, CPU, samples, stoppers, 100.0, 1_000)
         async with self.database.transaction() as conn:
             await loadtests.insert(conn, self.name, wanted, "alice")
+            if bracket is not None:
+                await conn.execute(
+                    """UPDATE load_tests SET attempt = 1, start_time = now(), highest_within_qps = $2,
+                           lowest_beyond_qps = $3 WHERE name = $1""",
+                    self.name,
+                    *bracket,
+                )
 
     async def cancel(self) -> None:
         await self.answer(lambda: self._client.capacity.cancel_load_test(name=self.name, timeout=5))
@@ -192,6 +180,16 @@ class Fleet:
         return existing == 0
 
 
+def _spec() -> ServingSpec:
+    command = [sys.executable, str(SERVER), "--port", "{port}", "--model", "{model_type}"]
+    return ServingSpec(
+        command=[*command, "--service-ms", str(SERVICE_MS)],
+        flavor=CPU,
+        environment={"PYTHONPATH": os.pathsep.join(sys.path)},
+        drain_timeout=Duration(seconds=1),
+    )
+
+
 @asynccontextmanager
 async def fleet(
     database_url: str, node: Node, run: str, folder: Path, port: int, failpoint: str
@@ -207,6 +205,9 @@ async def fleet(
                 await client.registry.create_region(region_id="eu", region=region)
                 route = registry_pb2.ModelType(team="teams/feed", regions=[EU])
                 await client.registry.create_model_type(model_type_id="ctr", model_type=route)
+                await client.registry.create_model(
+                    parent=CTR, model_id="serial", model=registry_pb2.Model(serving_spec=_spec())
+                )
                 yield Fleet(capacity, client, node, database)
         finally:
             keeping.cancel()
@@ -230,37 +231,33 @@ async def test_a_capacity_service_that_is_killed_leaves_nothing_and_its_load_tes
 
 
 async def _dies_under_way(fleet: Fleet, stage: Stage) -> None:
-    await fleet.begin()
-    before = pb.LoadTest()
+    await fleet.begin(MODEL, stage.bracket)
     if stage.seen is not None:
         seen = stage.seen
 
-        async def is_there() -> pb.LoadTest | None:
-            found = await fleet.found()
-            if found.state == pb.LoadTest.FAILED:
-                pytest.skip(f"this machine is too busy to measure anything: {found.message}")
-            return found if seen(found) else None
+        async def is_there() -> bool:
+            return seen(await fleet.found())
 
-        before = await until(is_there, 150)
+        await until(is_there, 60)
         fleet.capacity.kill()
     await fleet.has_died()
-    epoch = await fleet.epoch()
+    epoch, attempts = await fleet.epoch(), 2 if stage.bracket is None else 3
 
-    async def is_searching_again() -> pb.LoadTest | None:
+    async def goes_on() -> pb.LoadTest | None:
         found = await fleet.found()
-        return found if found.attempt == 2 and found.state == pb.LoadTest.SEARCHING else None
+        return found if found.attempt == attempts and found.state in MEASURING else None
 
-    again = await until(is_searching_again, 60)
+    again = await until(goes_on, 60)
     assert await fleet.epoch() > epoch
-    if before.state == pb.LoadTest.CERTIFYING:
-        # What the search had found is not lost.
-        assert again.current_qps == before.highest_within_qps
+    if stage.bracket is not None:
+        # What was found is not lost, whoever died.
+        assert again.current_qps == stage.bracket[0]
     await fleet.cancel()
     assert (await fleet.found()).state == pb.LoadTest.CANCELLED
 
 
 async def _dies_removing(fleet: Fleet) -> None:
-    await fleet.begin()
+    await fleet.begin(MODEL)
 
     async def is_searching() -> bool:
         return (await fleet.found()).state == pb.LoadTest.SEARCHING
@@ -272,7 +269,7 @@ async def _dies_removing(fleet: Fleet) -> None:
 
 
 async def _dies_at_the_end(fleet: Fleet) -> None:
-    await fleet.begin_one_that_ends_at_once()
+    await fleet.begin(f"{CTR}/models/gone")
     await fleet.has_died()
 
     async def has_ended() -> bool:

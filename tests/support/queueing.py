@@ -381,12 +381,18 @@ def run_search(case: Case, start_qps: float, seed: int, certification_requests: 
     return Run(search.result, tuple(probes), load.sent, load.seconds)
 
 
-def double_and_bisect(case: Case, start_qps: float, seed: int) -> tuple[float, int, int]:
-    """Searches as common tools do: doubles or halves, bisects to 5 %, and believes each point percentile.
+@dataclass(frozen=True, slots=True)
+class Believed:
+    """What doubling and bisecting took to be the maximum, and what that took."""
 
-    Returns:
-        the highest rate that it took to be within, the number of probes, and of requests.
-    """
+    max_qps: float
+    probes: int
+    requests: int
+    seconds: float
+
+
+def double_and_bisect(case: Case, start_qps: float, seed: int) -> Believed:
+    """Searches as common tools do: doubles or halves, bisects to 5 %, and believes each percentile as it is."""
     load = VirtualLoad(case, np.random.default_rng(seed))
     probes = 0
 
@@ -414,7 +420,7 @@ def double_and_bisect(case: Case, start_qps: float, seed: int) -> tuple[float, i
     while beyond / within > 1.05:
         middle = (within + beyond) / 2
         within, beyond = (middle, beyond) if is_within(middle) else (within, middle)
-    return within, probes, load.sent
+    return Believed(within, probes, load.sent, load.seconds)
 
 
 def _exponential(draw: np.random.Generator, seconds: float) -> Callable[[int], Floats]:

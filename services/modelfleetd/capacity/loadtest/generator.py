@@ -214,13 +214,21 @@ class _Stream:
         answer = await self._load.sender(body)
         end = self._load.clock.monotonic()
         late = now - due
-        # A send that is overdue says how late this process is with everything, with this answer too.
-        delay = late + max(0.0, end - self._due)
+        delay = late + self._behind(end)
         self._answers[number] = _Answered((end - due) * 1000, late * 1000, delay * 1000, answer)
         while not self._enough.done() and (found := self._answers.pop(self._next, None)) is not None:
             self._next += 1
             if self._take(found):
                 self._enough.set_result(None)
+
+    def _behind(self, now: float) -> float:
+        """Says how late this process is with everything, and so with an answer, as far as its sends tell.
+
+        Either the next send is overdue, or the last one was, not longer ago than it was late.
+        """
+        due, sent = self._last
+        last = sent - due
+        return max(now - self._due, last if now - sent <= last else 0.0, 0.0)
 
     def _pass_on(self, task: asyncio.Task[None]) -> None:
         """A defect ends the stream instead of leaving it to wait for ever."""

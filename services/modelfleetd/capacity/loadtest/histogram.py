@@ -114,11 +114,11 @@ def _highest_us(place: int) -> int:
 
 
 def _words(counts: NDArray[np.int64]) -> Iterator[bytes]:
-    """Returns counts as zig-zag LEB128, and a run of several zeros as one negative number."""
+    """Returns counts as zig-zag LEB128, and a run of zeros as one negative number."""
     before = -1
     for place in np.flatnonzero(counts).tolist():
         if zeros := place - before - 1:
-            yield _leb128(2 * zeros - 1 if zeros > 1 else 0)
+            yield _leb128(2 * zeros - 1)
         yield _leb128(2 * int(counts[place]))
         before = place
 

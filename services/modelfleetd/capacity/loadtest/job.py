@@ -196,7 +196,8 @@ class LoadTests:
             model = await self._registry.model(test.model, "load_test.model")
             clone = await self._clone(claim)
             starting = f"Starting a clone of {model.name} in {test.region}."
-            await self._progress(claim, Progress(State.STARTING, starting, highest_within_qps=test.highest_within_qps))
+            bracket = test.highest_within_qps, test.lowest_beyond_qps
+            await self._progress(claim, Progress(State.STARTING, starting, 0.0, *bracket))
             await self._set_clone_present(claim, True)
             await clone.start(model)
             async with (
@@ -218,7 +219,8 @@ class LoadTests:
     async def _search(self, claim: Claim, model: Model, clone: Clone, load: Load) -> _End:
         test = claim.test
         # What an interrupted attempt has found is where this one begins.
-        search = Search(test.highest_within_qps or test.start_qps, test.stoppers, test.certification_requests)
+        known = test.highest_within_qps, test.lowest_beyond_qps
+        search = Search(known[0] or test.start_qps, test.stoppers, test.certification_requests, known)
         end = self._clock.monotonic() + _MOST_SECONDS
         while (plan := search.plan) is not None:
             left = end - self._clock.monotonic()

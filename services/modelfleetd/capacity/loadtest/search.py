@@ -18,7 +18,7 @@ FIRST_STEP = math.log(1.1)
 STEP_GROWTH = 1.6
 BRACKET = math.log(1.05)
 STEP_DOWN = 0.98
-LEAN = 0.9
+LEAN = 0.95
 LOWEST_QPS = 0.1
 HIGHEST_QPS = 1e6
 _MOST_STEPS_DOWN = 20
@@ -91,9 +91,13 @@ class Search:
     """
 
     def __init__(
-        self, start_qps: float, stoppers: Stoppers, certification_requests: int = DEFAULT_CERTIFICATION_REQUESTS
+        self,
+        start_qps: float,
+        stoppers: Stoppers,
+        certification_requests: int = DEFAULT_CERTIFICATION_REQUESTS,
+        known: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        """Begins at a rate: the predecessor's certificate, or a guess."""
+        """Begins at a rate: the predecessor's certificate, or a guess; or with the bracket that is known already."""
         self._start = start_qps
         self._stoppers = stoppers
         self._certification_requests = certification_requests
@@ -101,8 +105,7 @@ class Search:
         self._is_new = True
         self._failing: list[Probe] = []
         self.result: Result | None = None
-        self.highest_within_qps = 0.0
-        self.lowest_beyond_qps = 0.0
+        self.highest_within_qps, self.lowest_beyond_qps = known if all(known) else (0.0, 0.0)
         self._steps = self._run()
         self.plan: Plan | None = next(self._steps)
 
@@ -136,7 +139,7 @@ class Search:
         return Remaining(requests + math.ceil(warm_ups * rate), requests / rate + warm_ups)
 
     def _run(self) -> _Steps:
-        ended = yield from self._gallop()
+        ended = None if self.highest_within_qps else (yield from self._gallop())
         while ended is None and math.log(self.lowest_beyond_qps / self.highest_within_qps) > BRACKET:
             ended = yield from self._try(math.sqrt(self.highest_within_qps * self.lowest_beyond_qps))
         return ended or (yield from self._certify())

@@ -41,6 +41,9 @@ _FEWEST_REQUESTS = 1_000
 # times where that takes no longer than this.
 _SEARCH_MOST = 4
 _LONGEST_CERTIFICATION_SECONDS = 1200.0
+# How the looks at a certification share the error that it may have, by how many times as long as planned it may become:
+# most to the last, then to the first, at which most replicas are confirmed.
+_LOOKS = {1: (1.0,), 2: (0.5, 0.5), 4: (0.25, 0.25, 0.5), 8: (0.25, 0.125, 0.125, 0.5)}
 
 # A new clone warms up for so many windows of time at least and at most, until the mean logarithm of the latency has
 # been alike in the last ones.
@@ -79,7 +82,7 @@ class Length:
         shortest = _shortest(qps, _CERTIFICATION_SECONDS, certification_requests)
         wanted = max(certification_requests, shortest)
         longest = _shortest(qps, _LONGEST_CERTIFICATION_SECONDS, certification_requests)
-        most = next((n for n in (8, 4, 2) if n * wanted <= longest), 1)
+        most = max(n for n in _LOOKS if n == 1 or n * wanted <= longest)
         return cls._of(wanted, shortest, most)
 
     @classmethod
@@ -147,9 +150,8 @@ class _Limit:
     latency_ms: float | None = None
 
     def explain(self, found: Interval) -> str:
-        if self.latency_ms is None:
-            return f"{found} failed, at most {self.share:.3%} may"
-        return f"{found} took longer than {self.latency_ms:g} ms, at most {self.share:.4g} may"
+        what = "failed" if self.latency_ms is None else f"took longer than {self.latency_ms:g} ms"
+        return f"{found} {what}, at most {100 * self.share:.4g}% may"
 
 
 class Settling:
@@ -254,14 +256,15 @@ class Judge:
 
     @property
     def _error(self) -> float:
-        """The error of an interval now. The looks of a certification share the error that it may have, as 1:2:4:8.
+        """The error of an interval now: in a certification, the part of the whole that this look may have.
 
         A run that is looked at several times until it is within would claim too much otherwise.
         """
         whole = 1 - CONFIDENCE
         if not self._certification or self.requests < self.length.planned:
             return whole
-        return whole * (self.requests // self.length.planned) / (2 * self.length.most // self.length.planned - 1)
+        looks = _LOOKS[self.length.most // self.length.planned]
+        return whole * looks[int(math.log2(self.requests // self.length.planned))]
 
     def _unless_unstable(self, outcome: Outcome) -> Outcome:
         return Outcome.UNSTABLE if self.is_unstable else outcome
