@@ -317,7 +317,8 @@ _DIFFERENCES = """
         UNION ALL SELECT source, pool, flavor, region, account, 0 FROM expected JOIN
             (VALUES ('ledger', 'SERVING'), ('ledger', 'HELD'), ('ledger', 'RETAINED'), ('ledger', 'ENDING'),
                 ('bookings', 'SERVING'), ('reservations', 'HELD'), ('reservations', 'RETAINED'),
-                ('reservations', 'ENDING'), ('pools', 'STORED'), ('pools', 'BORROWED'), ('loans', 'LENT'), ('loans', 'LOANED'))
+                ('reservations', 'ENDING'), ('pools', 'STORED'), ('pools', 'BORROWED'), ('loans', 'LENT'),
+                ('loans', 'LOANED'))
                 s (source, account) USING (account)
     )
     SELECT source, pool, flavor, region, account, sum(c.units) AS claimed, coalesce(max(e.units), 0) AS balance
