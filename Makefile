@@ -13,6 +13,9 @@ DATASETS := services/modelfleetd/local/datasets.lock
 # The locks name every package and hash: there is nothing to resolve, hence --no-deps.
 INSTALL  := $(BIN)/pip --disable-pip-version-check install --quiet --no-deps
 
+# Without its compiled modules, each of the many processes of a test compiles anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo up test lint format gen lock breaking bench faults clean
 .DELETE_ON_ERROR:
@@ -142,14 +145,15 @@ $(VENV)/.datasets: $(VENV)/.installed $(DATASETS)
 	@$(INSTALL) --require-hashes -r $(DATASETS)
 	@touch $@
 
-# Apart from the environment, which holds the major version that the generated code is made for.
+# Apart from the environment, which holds the major version that the generated code is made for. Of this and the next,
+# few modules are imported: those are compiled then.
 build/protobuf7/.installed: $(VENV)/.installed tests/sdk/protobuf7.lock
-	@rm -rf build/protobuf7 && $(INSTALL) --require-hashes --target build/protobuf7 -r tests/sdk/protobuf7.lock
+	@rm -rf build/protobuf7 && $(INSTALL) --no-compile --require-hashes --target build/protobuf7 -r tests/sdk/protobuf7.lock
 	@touch $@
 
 # Apart as well, for the test of the import from it: a server and its framework, which nothing else needs.
 build/mlflow/.installed: $(VENV)/.installed tests/support/mlflow.lock
-	@rm -rf build/mlflow && $(INSTALL) --require-hashes --target build/mlflow -r tests/support/mlflow.lock
+	@rm -rf build/mlflow && $(INSTALL) --no-compile --require-hashes --target build/mlflow -r tests/support/mlflow.lock
 	@touch $@
 
 lock: ## Write requirements.lock anew from pyproject.toml, keeping versions that still fit; ARGS=--upgrade

@@ -153,7 +153,10 @@ async def test_only_the_lender_lends_and_only_who_decides_for_the_organisation_j
 async def test_after_a_cut_nothing_is_admitted_and_the_answer_says_what_would_free_it(fleet: CapacityFleet) -> None:
     capacity = fleet.client.capacity
     await capacity.book_usage(pool="pools/a", usages=[uses(OLD, 60)])
-    await capacity.create_reservation(reservation=hold("l1", 110, pool="pools/b"))
+    peak = hold("l1", 110, pool="pools/b")
+    peak.items[0].end_units = 50
+    peak.expected_release_time.FromDatetime(datetime(2036, 1, 2, 3, 4, tzinfo=UTC))
+    await capacity.create_reservation(reservation=peak)
     quota = pb.Quota(flavor=CPU, region=EU, nominal_units=30, lending_limit_units=20)
     cut = await capacity.update_pool(pool=pb.Pool(name="pools/a", quotas=[quota]))
     # a keeps 10 of its 30 and stores 20; 50 of its 60 are used there, beside the 110 of b: 120 − 160.
@@ -161,7 +164,7 @@ async def test_after_a_cut_nothing_is_admitted_and_the_answer_says_what_would_fr
     assert (usage.available_units, usage.overdue_units, usage.serving_units) == (-40, 30, 60)
     assert usage.message == (
         "Nothing is admitted: free 40 or raise the quota by as much: launches/l1 of pools/b holds 110 "
-        f"and does not say until when, {OLD} serves with 60."
+        f"until about 2036-01-02 03:04 UTC, {OLD} serves with 60."
     )
     assert (await capacity.get_pool(name="pools/org")).usages[0].message != ""
     for refuse in (

@@ -141,20 +141,27 @@ async def test_headroom_failover_and_growth_are_taken_from_where_they_belong(fle
     assert (found[US].failover_demand_qps, found[US].replicas, found[US].units) == (110.0, 11, 12)
 
 
-async def test_an_expired_certificate_does_not_count(fleet: CapacityFleet) -> None:
+async def test_an_expired_certificate_is_refused_by_name_unless_it_is_allowed(fleet: CapacityFleet) -> None:
     capacity = fleet.client.capacity
     soon = Timestamp()
     soon.FromDatetime(datetime.now(UTC) + timedelta(seconds=2))
-    await capacity.create_certificate(certificate=stated(10.0, expire_time=soon))
+    made = await capacity.create_certificate(certificate=stated(10.0, expire_time=soon))
+    refusals: list[FailedPrecondition] = []
 
     async def is_refused() -> bool:
         try:
             await capacity.create_estimate(estimate=pb.Estimate(model=NEW), validate_only=True)
         except FailedPrecondition as error:
-            return error.reason == "CERTIFICATE_MISSING"
-        return False
+            refusals.append(error)
+        return bool(refusals)
 
     await until(is_refused)
+    assert refusals[0].reason == "CERTIFICATE_EXPIRED"
+    assert refusals[0].metadata["certificate"] == made.name
+    assert f"{soon.ToDatetime():%Y-%m-%d %H:%M} UTC" in refusals[0].message
+    forced = await capacity.create_estimate(estimate=pb.Estimate(model=NEW, allow_expired_certificate=True))
+    assert (forced.certificate_expired, forced.regions[0].replicas) == (True, 100)
+    assert "expired" in forced.warnings[0]
 
 
 async def test_a_load_test_is_accepted_listed_watched_and_cancelled(fleet: CapacityFleet) -> None:

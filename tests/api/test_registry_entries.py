@@ -162,132 +162,130 @@ MODEL: dict[str, Any] = {"parent": CTR, "model_id": "x", "model": pb.Model(servi
 GONE = "modelTypes/gone"
 
 
-@pytest.mark.parametrize(
-    ("method", "fields", "code", "reason"),
-    [
-        ("GetRegion", {"name": "regions/gone"}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
-        ("GetModelType", {"name": GONE}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
-        ("GetModel", {"name": f"{CTR}/models/gone"}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
-        ("GetRevision", {"name": "revisions/999"}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
-        ("ListModels", {"parent": GONE}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
-        ("UpdateTeam", {"team": pb.Team(name="teams/gone")}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
-        (
-            "UpdateRegion",
-            {"region": pb.Region(name="regions/gone", agent_address="h:1")},
-            NOT_FOUND,
-            "RESOURCE_NOT_FOUND",
-        ),
-        (
-            "UpdateModelType",
-            {"model_type": pb.ModelType(name=GONE, team="teams/feed")},
-            NOT_FOUND,
-            "RESOURCE_NOT_FOUND",
-        ),
-        (
-            "UpdateModel",
-            {"model": pb.Model(name=f"{CTR}/models/gone", serving_spec=spec())},
-            NOT_FOUND,
-            "RESOURCE_NOT_FOUND",
-        ),
-        ("DeleteTeam", {"name": "teams/gone"}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
-        ("DeleteRegion", {"name": "regions/gone"}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
-        ("DeleteModelType", {"name": GONE}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
-        ("DeleteModel", {"name": f"{CTR}/models/gone"}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
-        ("CreateModel", MODEL | {"parent": GONE}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
-        ("CreateTeam", TEAM | {"team_id": "feed"}, grpc.StatusCode.ALREADY_EXISTS, "RESOURCE_EXISTS"),
-        (
-            "CreateRegion",
-            {"region_id": "eu", "region": pb.Region(agent_address="h:1")},
-            grpc.StatusCode.ALREADY_EXISTS,
-            "RESOURCE_EXISTS",
-        ),
-        ("CreateModelType", TYPE | {"model_type_id": "ctr"}, grpc.StatusCode.ALREADY_EXISTS, "RESOURCE_EXISTS"),
-        ("CreateModel", MODEL | {"model_id": "old"}, grpc.StatusCode.ALREADY_EXISTS, "RESOURCE_EXISTS"),
-        ("UpdateTeam", {"team": pb.Team(name="teams/feed", etag="r0")}, grpc.StatusCode.ABORTED, "ETAG_MISMATCH"),
-        ("DeleteModelType", {"name": CTR, "etag": "r0"}, grpc.StatusCode.ABORTED, "ETAG_MISMATCH"),
-        ("DeleteTeam", {"name": "teams/feed"}, PRECONDITION, "RESOURCE_IN_USE"),
-        ("DeleteRegion", {"name": "regions/eu"}, PRECONDITION, "RESOURCE_IN_USE"),
-        ("DeleteModelType", {"name": CTR}, PRECONDITION, "RESOURCE_IN_USE"),
-        ("DeleteModel", {"name": OLD}, PRECONDITION, "RESOURCE_IN_USE"),
-        ("CreateModelType", TYPE | {"model_type": pb.ModelType(team="teams/no")}, PRECONDITION, "REFERENCE_NOT_FOUND"),
-        (
-            "UpdateModel",
-            {"model": pb.Model(name=NEW, serving_spec=spec(artifact="b")), "update_mask": mask("serving_spec")},
-            INVALID,
-            "FIELD_IMMUTABLE",
-        ),
-        (
-            "UpdateModelType",
-            {"model_type": pb.ModelType(name=CTR, baseline=NEW), "update_mask": mask("baseline")},
-            PRECONDITION,
-            "FIELD_OWNED_BY_LAUNCHES",
-        ),
-        ("UpdateModel", {"model": pb.Model(name=NEW, role=pb.Model.BASELINE)}, PRECONDITION, "FIELD_OWNED_BY_LAUNCHES"),
-        (
-            "CreateModelType",
-            TYPE | {"model_type": pb.ModelType(team="teams/feed", splits=[split(old=10_000)])},
-            PRECONDITION,
-            "FIELD_OWNED_BY_LAUNCHES",
-        ),
-        (
-            "AdoptServing",
-            {
-                "model_type": CTR,
-                "role_changes": [
-                    pb.RoleChange(model=NEW, role=pb.Model.BASELINE),
-                    pb.RoleChange(model=OLD, role=pb.Model.RETIRED),
-                ],
-                "splits": [split(new=10_000)],
-            },
-            PRECONDITION,
-            "FIELD_OWNED_BY_LAUNCHES",
-        ),
-    ],
-)
-async def test_refusals_say_why_and_change_nothing(
-    registry: Registry, method: str, fields: dict[str, Any], code: grpc.StatusCode, reason: str
-) -> None:
-    before = await current(registry)
-    await refused(getattr(registry, method)(**fields), code, reason)
-    assert await current(registry) == before
+REFUSALS: list[tuple[str, dict[str, Any], grpc.StatusCode, str]] = [
+    ("GetRegion", {"name": "regions/gone"}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
+    ("GetModelType", {"name": GONE}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
+    ("GetModel", {"name": f"{CTR}/models/gone"}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
+    ("GetRevision", {"name": "revisions/999"}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
+    ("ListModels", {"parent": GONE}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
+    ("UpdateTeam", {"team": pb.Team(name="teams/gone")}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
+    (
+        "UpdateRegion",
+        {"region": pb.Region(name="regions/gone", agent_address="h:1")},
+        NOT_FOUND,
+        "RESOURCE_NOT_FOUND",
+    ),
+    (
+        "UpdateModelType",
+        {"model_type": pb.ModelType(name=GONE, team="teams/feed")},
+        NOT_FOUND,
+        "RESOURCE_NOT_FOUND",
+    ),
+    (
+        "UpdateModel",
+        {"model": pb.Model(name=f"{CTR}/models/gone", serving_spec=spec())},
+        NOT_FOUND,
+        "RESOURCE_NOT_FOUND",
+    ),
+    ("DeleteTeam", {"name": "teams/gone"}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
+    ("DeleteRegion", {"name": "regions/gone"}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
+    ("DeleteModelType", {"name": GONE}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
+    ("DeleteModel", {"name": f"{CTR}/models/gone"}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
+    ("CreateModel", MODEL | {"parent": GONE}, NOT_FOUND, "RESOURCE_NOT_FOUND"),
+    ("CreateTeam", TEAM | {"team_id": "feed"}, grpc.StatusCode.ALREADY_EXISTS, "RESOURCE_EXISTS"),
+    (
+        "CreateRegion",
+        {"region_id": "eu", "region": pb.Region(agent_address="h:1")},
+        grpc.StatusCode.ALREADY_EXISTS,
+        "RESOURCE_EXISTS",
+    ),
+    ("CreateModelType", TYPE | {"model_type_id": "ctr"}, grpc.StatusCode.ALREADY_EXISTS, "RESOURCE_EXISTS"),
+    ("CreateModel", MODEL | {"model_id": "old"}, grpc.StatusCode.ALREADY_EXISTS, "RESOURCE_EXISTS"),
+    ("UpdateTeam", {"team": pb.Team(name="teams/feed", etag="r0")}, grpc.StatusCode.ABORTED, "ETAG_MISMATCH"),
+    ("DeleteModelType", {"name": CTR, "etag": "r0"}, grpc.StatusCode.ABORTED, "ETAG_MISMATCH"),
+    ("DeleteTeam", {"name": "teams/feed"}, PRECONDITION, "RESOURCE_IN_USE"),
+    ("DeleteRegion", {"name": "regions/eu"}, PRECONDITION, "RESOURCE_IN_USE"),
+    ("DeleteModelType", {"name": CTR}, PRECONDITION, "RESOURCE_IN_USE"),
+    ("DeleteModel", {"name": OLD}, PRECONDITION, "RESOURCE_IN_USE"),
+    ("CreateModelType", TYPE | {"model_type": pb.ModelType(team="teams/no")}, PRECONDITION, "REFERENCE_NOT_FOUND"),
+    (
+        "UpdateModel",
+        {"model": pb.Model(name=NEW, serving_spec=spec(artifact="b")), "update_mask": mask("serving_spec")},
+        INVALID,
+        "FIELD_IMMUTABLE",
+    ),
+    (
+        "UpdateModelType",
+        {"model_type": pb.ModelType(name=CTR, baseline=NEW), "update_mask": mask("baseline")},
+        PRECONDITION,
+        "FIELD_OWNED_BY_LAUNCHES",
+    ),
+    ("UpdateModel", {"model": pb.Model(name=NEW, role=pb.Model.BASELINE)}, PRECONDITION, "FIELD_OWNED_BY_LAUNCHES"),
+    (
+        "CreateModelType",
+        TYPE | {"model_type": pb.ModelType(team="teams/feed", splits=[split(old=10_000)])},
+        PRECONDITION,
+        "FIELD_OWNED_BY_LAUNCHES",
+    ),
+    (
+        "AdoptServing",
+        {
+            "model_type": CTR,
+            "role_changes": [
+                pb.RoleChange(model=NEW, role=pb.Model.BASELINE),
+                pb.RoleChange(model=OLD, role=pb.Model.RETIRED),
+            ],
+            "splits": [split(new=10_000)],
+        },
+        PRECONDITION,
+        "FIELD_OWNED_BY_LAUNCHES",
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("method", "fields", "path"),
-    [
-        ("GetTeam", {"name": "team/x"}, "name"),
-        ("GetTeam", {"name": ""}, "name"),
-        ("GetModel", {"name": CTR}, "name"),
-        ("ListModels", {"parent": "teams/feed"}, "parent"),
-        ("GetRevision", {"name": "revisions/x"}, "name"),
-        ("ListRevisions", {"resource": "x"}, "resource"),
-        ("ListServingStatuses", {"model_type": "x"}, "model_type"),
-        ("CreateTeam", TEAM | {"team_id": "Feed Ranking"}, "team_id"),
-        ("CreateTeam", TEAM | {"request_id": "x"}, "request_id"),
-        ("CreateTeam", TEAM | {"reason": "x" * 1001}, "reason"),
-        ("CreateTeam", {"team_id": "x"}, "team"),
-        ("CreateRegion", {"region_id": "x", "region": pb.Region()}, "region.agent_address"),
-        ("CreateModelType", TYPE | {"model_type_id": "X"}, "model_type_id"),
-        ("CreateModelType", {"model_type_id": "x", "model_type": pb.ModelType()}, "model_type.team"),
-        ("CreateModel", MODEL | {"parent": "modelTypes/-"}, "parent"),
-        ("CreateModel", MODEL | {"model_id": ""}, "model_id"),
-        ("CreateModel", MODEL | {"model": pb.Model()}, "model.serving_spec"),
-        ("UpdateTeam", {"team": pb.Team(name="x")}, "team.name"),
-        ("UpdateTeam", {"team": pb.Team(name="teams/feed"), "update_mask": mask("nope")}, "update_mask"),
-        ("UpdateTeam", {"team": pb.Team(name="teams/feed", display_name="x" * 201)}, "team.display_name"),
-        ("UpdateRegion", {"region": pb.Region(name="regions/eu", agent_address="x")}, "region.agent_address"),
-        ("UpdateModelType", {"model_type": pb.ModelType(name=CTR, upstream_types=[CTR])}, "model_type.upstream_types"),
-        ("UpdateModel", {"model": pb.Model(name=NEW, labels={"A": "b"})}, "model.labels.A"),
-        ("AdoptServing", {"model_type": CTR}, "role_changes"),
-    ],
-)
-async def test_bad_input_is_answered_with_its_path(
-    registry: Registry, method: str, fields: dict[str, Any], path: str
-) -> None:
+async def test_refusals_say_why_and_change_nothing(registry: Registry, subtests: pytest.Subtests) -> None:
     before = await current(registry)
-    found = await refused(getattr(registry, method)(**fields), INVALID, "INVALID_FIELDS")
-    assert path in found.paths
-    assert await current(registry) == before
+    for number, (method, fields, code, reason) in enumerate(REFUSALS):
+        with subtests.test(f"{number}: {method}, {reason}"):
+            await refused(getattr(registry, method)(**fields), code, reason)
+            assert await current(registry) == before
+
+
+BAD_INPUT: list[tuple[str, dict[str, Any], str]] = [
+    ("GetTeam", {"name": "team/x"}, "name"),
+    ("GetTeam", {"name": ""}, "name"),
+    ("GetModel", {"name": CTR}, "name"),
+    ("ListModels", {"parent": "teams/feed"}, "parent"),
+    ("GetRevision", {"name": "revisions/x"}, "name"),
+    ("ListRevisions", {"resource": "x"}, "resource"),
+    ("ListServingStatuses", {"model_type": "x"}, "model_type"),
+    ("CreateTeam", TEAM | {"team_id": "Feed Ranking"}, "team_id"),
+    ("CreateTeam", TEAM | {"request_id": "x"}, "request_id"),
+    ("CreateTeam", TEAM | {"reason": "x" * 1001}, "reason"),
+    ("CreateTeam", {"team_id": "x"}, "team"),
+    ("CreateRegion", {"region_id": "x", "region": pb.Region()}, "region.agent_address"),
+    ("CreateModelType", TYPE | {"model_type_id": "X"}, "model_type_id"),
+    ("CreateModelType", {"model_type_id": "x", "model_type": pb.ModelType()}, "model_type.team"),
+    ("CreateModel", MODEL | {"parent": "modelTypes/-"}, "parent"),
+    ("CreateModel", MODEL | {"model_id": ""}, "model_id"),
+    ("CreateModel", MODEL | {"model": pb.Model()}, "model.serving_spec"),
+    ("UpdateTeam", {"team": pb.Team(name="x")}, "team.name"),
+    ("UpdateTeam", {"team": pb.Team(name="teams/feed"), "update_mask": mask("nope")}, "update_mask"),
+    ("UpdateTeam", {"team": pb.Team(name="teams/feed", display_name="x" * 201)}, "team.display_name"),
+    ("UpdateRegion", {"region": pb.Region(name="regions/eu", agent_address="x")}, "region.agent_address"),
+    ("UpdateModelType", {"model_type": pb.ModelType(name=CTR, upstream_types=[CTR])}, "model_type.upstream_types"),
+    ("UpdateModel", {"model": pb.Model(name=NEW, labels={"A": "b"})}, "model.labels.A"),
+    ("AdoptServing", {"model_type": CTR}, "role_changes"),
+]
+
+
+async def test_bad_input_is_answered_with_its_path(registry: Registry, subtests: pytest.Subtests) -> None:
+    before = await current(registry)
+    for number, (method, fields, path) in enumerate(BAD_INPUT):
+        with subtests.test(f"{number}: {method}, {path}"):
+            found = await refused(getattr(registry, method)(**fields), INVALID, "INVALID_FIELDS")
+            assert path in found.paths
+            assert await current(registry) == before
 
 
 async def test_roles_are_bound_by_team(registry: Registry) -> None:

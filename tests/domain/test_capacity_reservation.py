@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from modelfleetd.capacity.domain.admission import Admission, admit, book
 from modelfleetd.capacity.domain.ledger import Account, Entry, ModelUnits
 from modelfleetd.capacity.domain.pool import Place
+from modelfleetd.capacity.domain.quota import Share
 from modelfleetd.capacity.domain.reservation import (
     TRANSITIONS,
     Asked,
@@ -24,6 +25,7 @@ from modelfleetd.capacity.domain.reservation import (
     entries_of_return,
     time_to_live,
 )
+from modelfleetd.capacity.domain.room import Room, Seat
 from modelfleetd.capacity.domain.settlement import Settlement, settle
 from modelfleetd.errors import InvalidFields, LaunchEnded, SettlementExceedsHold, WrongState
 
@@ -35,6 +37,11 @@ NOW = datetime(2025, 6, 1, tzinfo=UTC)
 
 def asked(*items: HoldItem, replaced: tuple[str, ...] = (OLD,)) -> Asked:
     return Asked("pools/feed", "launches/l1", items, replaced)
+
+
+def free(units: dict[Place, int]) -> Room:
+    """A pool alone with so many free units, whose quota is no matter."""
+    return Room({("pools/feed", place): Seat(Share(count), None, 10**6) for place, count in units.items()})
 
 
 def units(model: str, count: int, region: str = EU) -> ModelUnits:
@@ -60,7 +67,7 @@ def held(admission: Admission) -> Reservation:
 
 def swap() -> Reservation:
     """The swap of 500 replicas for 420, in steps of 20 %, with 100 spare ones."""
-    return held(admit(asked(HoldItem(CPU, EU, 584)), [units(OLD, 500)], {HERE: 100}))
+    return held(admit(asked(HoldItem(CPU, EU, 584)), [units(OLD, 500)], free({HERE: 100})))
 
 
 def total(entries: tuple[Entry, ...], account: Account) -> int:
@@ -68,7 +75,7 @@ def total(entries: tuple[Entry, ...], account: Account) -> int:
 
 
 def test_the_hold_of_a_swap_is_what_is_moved_plus_what_is_new() -> None:
-    admission = admit(asked(HoldItem(CPU, EU, 584)), [units(OLD, 500)], {HERE: 84})
+    admission = admit(asked(HoldItem(CPU, EU, 584)), [units(OLD, 500)], free({HERE: 84}))
     assert admission.admitted
     (item,) = admission.items
     assert (item.hold_units, item.moved_units, item.extra_units) == (584, 500, 84)
@@ -77,12 +84,12 @@ def test_the_hold_of_a_swap_is_what_is_moved_plus_what_is_new() -> None:
 
 
 def test_one_unit_less_does_not_fit_and_the_answer_says_what_is_missing() -> None:
-    admission = admit(asked(HoldItem(CPU, EU, 584)), [units(OLD, 500)], {HERE: 83})
+    admission = admit(asked(HoldItem(CPU, EU, 584)), [units(OLD, 500)], free({HERE: 83}))
     assert not admission.admitted
     assert [fit.missing_units for fit in admission.fits] == [1]
-    (shortage,) = admission.shortages("pools/feed")
+    (shortage,) = admission.shortages()
     assert (shortage.requested, shortage.available) == (84, 83)
-    assert admission.explain("pools/feed") == (
+    assert admission.explain() == (
         "Does not fit now: pools/feed has 83 free units of flavors/cpu in regions/eu, 84 were requested."
     )
 
@@ -121,27 +128,27 @@ def test_a_hold_that_is_given_back_leaves_everything_as_it_was() -> None:
 
 
 def test_where_less_is_asked_for_than_is_moved_the_hold_is_what_is_moved() -> None:
-    admission = admit(asked(HoldItem(CPU, EU, 420)), [units(OLD, 500)], {HERE: -10})
+    admission = admit(asked(HoldItem(CPU, EU, 420)), [units(OLD, 500)], free({HERE: -10}))
     (item,) = admission.items
     assert (admission.admitted, item.hold_units, item.extra_units) == (True, 500, 0)
 
 
 def test_bookings_in_places_that_are_not_asked_for_stay_where_they_are() -> None:
-    admission = admit(asked(HoldItem(CPU, EU, 10)), [units(OLD, 5, US)], {HERE: 10})
+    admission = admit(asked(HoldItem(CPU, EU, 10)), [units(OLD, 5, US)], free({HERE: 10}))
     assert admission.moved == ()
     assert admission.admitted
 
 
 def test_after_a_cut_of_the_quota_nothing_new_is_admitted_and_what_is_missing_includes_the_overdraft() -> None:
-    admission = admit(asked(HoldItem(CPU, EU, 5)), [], {HERE: -10})
+    admission = admit(asked(HoldItem(CPU, EU, 5)), [], free({HERE: -10}))
     assert [fit.missing_units for fit in admission.fits] == [15]
 
 
 def test_one_item_that_does_not_fit_refuses_them_all() -> None:
     available = {HERE: 100, Place(CPU, US): 1}
-    admission = admit(asked(HoldItem(CPU, EU, 10), HoldItem(CPU, US, 2)), [], available)
+    admission = admit(asked(HoldItem(CPU, EU, 10), HoldItem(CPU, US, 2)), [], free(available))
     assert not admission.admitted
-    assert [shortage.region for shortage in admission.shortages("pools/feed")] == [US]
+    assert [shortage.region for shortage in admission.shortages()] == [US]
 
 
 def test_a_settlement_beyond_the_hold_is_refused_place_by_place() -> None:
@@ -237,7 +244,7 @@ def test_bookings_are_set_to_what_is_wanted_and_only_growth_has_to_fit() -> None
 def test_capacity_is_conserved_through_every_life_of_a_hold(
     booked: int, wanted: int, available: int, used: int, keeps: bool, succeeds: bool
 ) -> None:
-    admission = admit(asked(HoldItem(CPU, EU, wanted)), [units(OLD, booked)], {HERE: available})
+    admission = admit(asked(HoldItem(CPU, EU, wanted)), [units(OLD, booked)], free({HERE: available}))
     extra = sum(item.extra_units for item in admission.items)
     assert admission.admitted == (extra == 0 or extra <= available)
     reservation = held(admission)

@@ -11,6 +11,7 @@ import pytest
 from modelfleetd.errors import FleetError, QuotaExceeded, QuotaShortage, ResourceNotFound, RevisionMismatch, invalid
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.decide import next_action
+from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import (
     Act,
     GateVerdict,
@@ -158,6 +159,7 @@ def estimates(launch: Launch, now: datetime = T0, *, baseline: str = OLD, free: 
         baseline=facts(baseline),
         revision=1,
         gated=True,
+        tier="TIER2",
         now=now,
     )
 
@@ -222,6 +224,7 @@ def test_a_plan_that_waited_long_for_its_approval_is_made_again_and_stays_approv
         baseline=facts(OLD),
         revision=1,
         gated=True,
+        tier="TIER2",
         now=now,
     )
     assert beyond.state is State.AWAITING_APPROVAL and beyond.envelope is not None
@@ -244,7 +247,7 @@ def test_capacity_that_is_refused_again_and_again_is_asked_for_ever_less_often_a
     assert [phase.state for phase in launch.phase_times] == [State.ESTIMATING, State.PREPARING]
     given_up = decides(launch, T0 + timedelta(days=7))
     assert isinstance(given_up, Advance) and given_up.event == "DeadlinePassed"
-    assert reserved(launch, "reservations/r").retries == 0
+    assert reserved(launch, Hold("reservations/r", HoldState.HELD), None, T0).retries == 0
 
 
 def test_a_plan_that_leaves_the_envelope_while_capacity_is_short_is_shown_to_people_again() -> None:
@@ -252,7 +255,14 @@ def test_a_plan_that_leaves_the_envelope_while_capacity_is_short_is_shown_to_peo
     assert isinstance(prepares, Advance)
     launch = refused(prepares.launch, Act.RESERVE, QuotaExceeded([SHORT]), T0)
     launch = estimated(
-        launch, plan=planned(new=60), candidate=facts(NEW), baseline=facts(OLD), revision=1, gated=True, now=T0
+        launch,
+        plan=planned(new=60),
+        candidate=facts(NEW),
+        baseline=facts(OLD),
+        revision=1,
+        gated=True,
+        tier="TIER2",
+        now=T0,
     )
     assert launch.state is State.AWAITING_APPROVAL
 

@@ -34,7 +34,7 @@ async def test_a_launch_with_little_to_spare_recycles_and_succeeds() -> None:
     await rehearsal.prepare()
     await ends_as(rehearsal, State.SUCCEEDED)
     await serves_only(rehearsal, NEW, 42)
-    assert rehearsal.books.settled == "succeeded"
+    assert rehearsal.settled == "succeeded"
     (shares,) = rehearsal.books.splits.values()
     assert [(share.model, share.share) for share in shares] == [(NEW, 10_000)]
 
@@ -57,7 +57,7 @@ async def test_an_experiment_ends_with_its_traffic_at_the_baseline_which_grows_f
     await rehearsal.prepare()
     await ends_as(rehearsal, State.SUCCEEDED)
     await serves_only(rehearsal, OLD, 50)
-    assert rehearsal.books.roles == {NEW: "RETIRED"} and rehearsal.books.settled == "succeeded"
+    assert rehearsal.books.roles == {NEW: "RETIRED"} and rehearsal.settled == "succeeded"
     assert rehearsal.books.asked == 0
     (shares,) = rehearsal.books.splits.values()
     assert [(share.model, share.share) for share in shares] == [(OLD, 10_000)]
@@ -268,7 +268,7 @@ def test_whatever_goes_wrong_the_promises_hold_and_the_launch_converges(
             mean_life_seconds=life,
             other_share=other_share,
             experiment_share=experiment_share,
-            **({"policy": GATED} if gated else {}),
+            policy=GATED if gated else None,
         )
         await rehearsal.prepare()
         if other_share and restless and not experiment_share:
@@ -298,6 +298,6 @@ def test_whatever_goes_wrong_the_promises_hold_and_the_launch_converges(
         assert launch.ended, "\n".join(rehearsal.store.events[-40:])
         assert rehearsal.broken_promises() == [], "\n".join(rehearsal.store.events)
         outcome = {State.SUCCEEDED: "succeeded", State.ROLLED_BACK: "released"}.get(launch.state)
-        assert rehearsal.books.settled in (outcome, "cancelled", "")
+        assert rehearsal.settled in (outcome, "cancelled", "")
 
     asyncio.run(story())

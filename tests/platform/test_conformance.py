@@ -177,29 +177,28 @@ async def test_a_load_test_runs_models_of_other_types_and_has_no_shares(subject:
         await subject.platform.apply("targets/elsewhere", TargetKind.ROUTE, Fence(1, "route"), desired)
 
 
-@pytest.mark.parametrize(
-    ("field", "epoch", "key", "desired"),
-    [
-        ("fence.epoch", 0, "k", serving({OLD: 1})),
-        ("fence.key", 1, "k" * 201, serving({OLD: 1})),
-        ("desired.models[0].replicas", 1, "k", serving({OLD: -1})),
-        ("desired.models[0].replicas", 1, "k", serving({OLD: 10_001})),
-        ("desired.models[0].model", 1, "k", serving({"models/v1": 1})),
-        ("desired.models[0].model", 1, "k", serving({"modelTypes/other/models/v1": 1})),
-        ("desired.models[0].serving_spec.flavor", 1, "k", serving({OLD: 1}, spec=ServingSpec(command=("x",)))),
-        ("desired.models[0].serving_spec.command", 1, "k", serving({OLD: 1}, spec=ServingSpec(flavor=CPU))),
-        ("desired.shares", 1, "k", serving({OLD: 1}, {OLD: 9_999})),
-        ("desired.shares[0].model", 1, "k", serving({OLD: 0}, {OLD: 10_000})),
-        ("desired.shares[0].share_basis_points", 1, "k", serving({OLD: 1}, {OLD: 10_001})),
-    ],
-)
-async def test_senseless_requests_are_refused_by_field(
-    subject: Subject, field: str, epoch: int, key: str, desired: DesiredServing
-) -> None:
-    with pytest.raises(InvalidFields) as refused:
-        await subject.platform.apply(TARGET, TargetKind.ROUTE, Fence(epoch, key), desired)
-    assert field in [violation.path for violation in refused.value.violations]
-    assert await subject.ledger() == []
+SENSELESS: list[tuple[str, int, str, DesiredServing]] = [
+    ("fence.epoch", 0, "k", serving({OLD: 1})),
+    ("fence.key", 1, "k" * 201, serving({OLD: 1})),
+    ("desired.models[0].replicas", 1, "k", serving({OLD: -1})),
+    ("desired.models[0].replicas", 1, "k", serving({OLD: 10_001})),
+    ("desired.models[0].model", 1, "k", serving({"models/v1": 1})),
+    ("desired.models[0].model", 1, "k", serving({"modelTypes/other/models/v1": 1})),
+    ("desired.models[0].serving_spec.flavor", 1, "k", serving({OLD: 1}, spec=ServingSpec(command=("x",)))),
+    ("desired.models[0].serving_spec.command", 1, "k", serving({OLD: 1}, spec=ServingSpec(flavor=CPU))),
+    ("desired.shares", 1, "k", serving({OLD: 1}, {OLD: 9_999})),
+    ("desired.shares[0].model", 1, "k", serving({OLD: 0}, {OLD: 10_000})),
+    ("desired.shares[0].share_basis_points", 1, "k", serving({OLD: 1}, {OLD: 10_001})),
+]
+
+
+async def test_senseless_requests_are_refused_by_field(subject: Subject, subtests: pytest.Subtests) -> None:
+    for field, epoch, key, desired in SENSELESS:
+        with subtests.test(f"{field} of {desired}"):
+            with pytest.raises(InvalidFields) as refused:
+                await subject.platform.apply(TARGET, TargetKind.ROUTE, Fence(epoch, key), desired)
+            assert field in [violation.path for violation in refused.value.violations]
+            assert await subject.ledger() == []
 
 
 async def test_a_malformed_target_is_refused(subject: Subject) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import uuid
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,11 +18,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from modelfleetd.capacity import holds
 from modelfleetd.capacity.domain.ledger import ModelUnits
 from modelfleetd.capacity.domain.pool import Flavor, Place, Pool, Quota
-from modelfleetd.capacity.domain.reservation import Asked, HoldItem, Outcome, Reservation, State
+from modelfleetd.capacity.domain.reservation import Asked, HoldItem, Outcome, State
 from modelfleetd.capacity.domain.settlement import Settlement
 from modelfleetd.capacity.store import balances, flavors, pools, reservations
 from modelfleetd.errors import FleetError, QuotaExceeded, ResourceExists, SettlementExceedsHold, WrongState
 from modelfleetd.kit.db import Database
+from tests.support.reservations import prospect_of, reserve
 
 T = TypeVar("T")
 CPU, PLACES = "flavors/cpu", [Place("flavors/cpu", "regions/eu"), Place("flavors/cpu", "regions/us")]
@@ -44,11 +44,6 @@ async def make_pool(database: Database, name: str, units: int) -> None:
     async with database.transaction() as conn:
         quotas = tuple(Quota(place.flavor, place.region, units) for place in PLACES)
         await pools.insert(conn, Pool(name, "teams/feed", None, quotas))
-
-
-async def reserve(database: Database, asked: Asked, ttl: timedelta = LATER) -> Reservation:
-    async with database.transaction() as conn:
-        return await holds.hold(conn, f"reservations/r{uuid.uuid4().hex}", asked, ttl, "alice")
 
 
 def asks(pool: str, launch: str, units: dict[Place, int], replaced: tuple[str, ...] = ()) -> Asked:
@@ -121,7 +116,7 @@ class Reservations(RuleBasedStateMachine):
         }
         extra = {place: hold[place] - sum(n for (_, at), n in moved.items() if at == place) for place in hold}
         fits = all(not count or count <= books.nominal[place] - books.used(place) for place, count in extra.items())
-        simulated = self.do(self._simulate(asked))
+        simulated = self.do(prospect_of(self.database, asked)).admission
         assert simulated.admitted == fits
         try:
             made = self.do(reserve(self.database, asked, SOON if soon else LATER))
@@ -137,10 +132,6 @@ class Reservations(RuleBasedStateMachine):
             for key in moved:
                 del books.serving[key]
             books.held[name] = Held(made.name, name, hold, moved, soon)
-
-    async def _simulate(self, asked: Asked) -> Any:
-        async with self.database.transaction(readonly=True) as conn:
-            return await holds.decide(conn, asked, lock=False)
 
     @precondition(lambda self: self.books.held)
     @rule(data=st.data())
@@ -256,7 +247,7 @@ def test_reservations_do_what_a_dictionary_says_and_the_books_always_agree(datab
             run_state_machine_as_test(
                 Reservations,
                 settings=settings(
-                    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+                    max_examples=10, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
                 ),
             )
         finally:
@@ -355,13 +346,14 @@ async def test_a_launch_has_one_live_reservation_and_may_have_another_after_it_e
 async def test_a_transaction_that_fails_half_way_changes_nothing(database: Database) -> None:
     await make_pool(database, "pools/feed", 100)
 
+    made = await reserve(database, asks("pools/feed", "l1", {PLACES[0]: 1}))
+
     async def fails() -> None:
         async with database.transaction() as conn:
-            asked = asks("pools/feed", "l1", {PLACES[0]: 1})
-            await holds.hold(conn, "reservations/r1", asked, LATER, "alice")
+            await holds.end(conn, made.name, Settlement(Outcome.ROLLED_BACK), "alice")
             raise FleetError("half way")
 
     with pytest.raises(FleetError):
         await fails()
-    assert (await balances.headroom(database, "pools/feed", lock=False))[PLACES[0]].available_units == 100
-    assert await database.fetchval("SELECT count(*) FROM ledger") == 0
+    assert (await balances.headroom(database, "pools/feed", lock=False))[PLACES[0]].available_units == 99
+    assert await database.fetchval("SELECT count(*) FROM ledger") == 1

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.errors import FleetError, RequestIdReused, ResourceExists, ResourceNotFound
 from modelfleetd.kit.db import Database
+from modelfleetd.kit.turns import Turns
 from modelfleetd.registry.domain import entries
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.overlay import Overlay
@@ -21,7 +22,6 @@ from modelfleetd.registry.domain.resources import Model, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Author, Edit, Edits, Stamp, revise
 from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.store import Store
-from modelfleetd.registry.turns import Turns
 from modelfleetd.registry.writer import Writer
 from tests.store.test_registry_snapshot import BEGIN, KEYS, decide, operations
 from tests.support import registry as builders

@@ -14,7 +14,7 @@ import pytest
 from modelfleet import AsyncClient
 from modelfleet.capacity.v1 import capacity_pb2
 from modelfleet.common.v1 import permission_pb2, serving_pb2
-from modelfleet.errors import ModelfleetError
+from modelfleet.errors import ModelfleetError, PermissionDenied
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.registry.v1 import registry_pb2
 from modelfleetd.capacity.app import build as build_capacity
@@ -90,38 +90,40 @@ class Fleet:
     # Requests that nobody answered before there was anybody.
     unrouted: int = 0
 
-    async def serve_old(self, replicas: int) -> None:
+    async def serve_old(self, replicas: int, route: str = CTR, pool: str = POOL) -> None:
         """Has the baseline serve everything, as before any launch, and books what it uses."""
-        models = (DesiredModel(OLD, SPEC, replicas),)
+        old, target = f"{route}/models/old", f"targets/{route.rpartition('/')[2]}"
+        models = (DesiredModel(old, SPEC, replicas),)
         for agent in self.platforms.agents.values():
-            await agent.apply(TARGET, TargetKind.ROUTE, Fence(1, "before"), DesiredServing(models))
+            await agent.apply(target, TargetKind.ROUTE, Fence(1, f"before {route}"), DesiredServing(models))
 
             async def up(agent: Platform = agent) -> bool:
-                return (await agent.observe(TARGET)).model(OLD).available_replicas == replicas
+                return (await agent.observe(target)).model(old).available_replicas == replicas
 
             await until(up)
-            shares = (ModelShare(OLD, 10_000),)
-            await agent.apply(TARGET, TargetKind.ROUTE, Fence(1, "before, traffic"), DesiredServing(models, shares))
+            shares = (ModelShare(old, 10_000),)
+            traffic = Fence(1, f"before {route}, traffic")
+            await agent.apply(target, TargetKind.ROUTE, traffic, DesiredServing(models, shares))
 
             async def split(agent: Platform = agent) -> bool:
-                return (await agent.observe(TARGET)).model(OLD).acknowledged_basis_points == 10_000
+                return (await agent.observe(target)).model(old).acknowledged_basis_points == 10_000
 
             await until(split)
-        regions = list((await self.client.registry.get_model_type(name=CTR)).regions)
+        regions = list((await self.client.registry.get_model_type(name=route)).regions)
         await self.client.registry.adopt_serving(
-            model_type=CTR,
-            role_changes=[registry_pb2.RoleChange(model=OLD, role=registry_pb2.Model.BASELINE)],
+            model_type=route,
+            role_changes=[registry_pb2.RoleChange(model=old, role=registry_pb2.Model.BASELINE)],
             splits=[
                 serving_pb2.RegionSplit(
-                    region=region, shares=[serving_pb2.ModelShare(model=OLD, share_basis_points=10_000)]
+                    region=region, shares=[serving_pb2.ModelShare(model=old, share_basis_points=10_000)]
                 )
                 for region in regions
             ],
         )
         await self.client.capacity.book_usage(
-            pool=POOL,
+            pool=pool,
             usages=[
-                capacity_pb2.ModelUnits(model=OLD, flavor=CPU, region=region, units=replicas) for region in regions
+                capacity_pb2.ModelUnits(model=old, flavor=CPU, region=region, units=replicas) for region in regions
             ],
         )
         self.began = len(self.simulator.ledger)
@@ -185,7 +187,15 @@ class Fleet:
         """Somebody other than the creator approves."""
         await self.bind("carol", "APPROVER")
         async with client_of(self.registry, self.launcher, principal="carol") as carol:
-            return await carol.launcher.approve_launch(name="launches/l1", envelope_digest=digest)
+
+            async def approved() -> pb.Launch | None:
+                # For a moment, the launcher may go by the roles that it has read just before.
+                with contextlib.suppress(PermissionDenied):
+                    return await carol.launcher.approve_launch(name="launches/l1", envelope_digest=digest)
+                return None
+
+            launch: pb.Launch = await until(approved)
+            return launch
 
     async def observe(self) -> None:
         """One round of the fleet's observer, now."""
@@ -296,9 +306,24 @@ async def _register(
     for region in regions:
         await client.registry.create_region(region_id=region, region=registry_pb2.Region(agent_address=f"{region}:1"))
     places = [f"regions/{region}" for region in regions]
+    await client.capacity.create_flavor(flavor_id="cpu", flavor=capacity_pb2.Flavor(unit_cost=1.0))
+    quotas = [capacity_pb2.Quota(flavor=CPU, region=place, nominal_units=units) for place in places]
+    await client.capacity.create_pool(pool_id="feed", pool=capacity_pb2.Pool(team="teams/feed", quotas=quotas))
+    await register_route(client, CTR, replicas, places, certified, prediction)
+
+
+async def register_route(
+    client: AsyncClient,
+    route: str,
+    replicas: dict[str, int],
+    places: list[str],
+    certified: tuple[str, ...],
+    prediction: dict[str, Any] | None = None,
+) -> None:
+    """Registers a model type with its models, and what a replica of each carries, so that it needs so many."""
     demand = [registry_pb2.RegionDemand(region=place, peak_qps=PEAK_QPS) for place in places]
     await client.registry.create_model_type(
-        model_type_id="ctr",
+        model_type_id=route.rpartition("/")[2],
         model_type=registry_pb2.ModelType(
             team="teams/feed",
             regions=places,
@@ -306,13 +331,10 @@ async def _register(
             predictions=[registry_pb2.Prediction(id="click", **(prediction or {}))],
         ),
     )
-    await client.capacity.create_flavor(flavor_id="cpu", flavor=capacity_pb2.Flavor(unit_cost=1.0))
-    quotas = [capacity_pb2.Quota(flavor=CPU, region=place, nominal_units=units) for place in places]
-    await client.capacity.create_pool(pool_id="feed", pool=capacity_pb2.Pool(team="teams/feed", quotas=quotas))
     spec = serving_pb2.ServingSpec(command=["serve", "{port}"], flavor=CPU)
     for model, needed in replicas.items():
         await client.registry.create_model(
-            parent=CTR, model_id=model.rpartition("/")[2], model=registry_pb2.Model(serving_spec=spec)
+            parent=route, model_id=model.rpartition("/")[2], model=registry_pb2.Model(serving_spec=spec)
         )
         if model in certified:
             await certify(client, model, needed)

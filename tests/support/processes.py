@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -61,12 +62,28 @@ async def registry_process(
         yield running, await running.line()
 
 
-async def _serve(url: str, address: str) -> None:
+@asynccontextmanager
+async def capacity_process(
+    url: str, registry_address: str, address: str = "127.0.0.1:0", environment: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Part, str]]:
+    """Runs capacity as a process of its own; gives it and its address."""
+    async with part(__name__, url, address, registry_address, environment=environment) as running:
+        yield running, await running.line()
+
+
+async def _serve(url: str, address: str, registry_address: str = "") -> None:
+    """Serves the registry; capacity where the address of a registry is given."""
+    from modelfleetd.capacity.app import build as capacity
     from modelfleetd.kit.app import Service
     from modelfleetd.kit.config import ServiceConfig
-    from modelfleetd.registry.app import build
+    from modelfleetd.registry.app import build as registry
 
-    async with Service("registry", build, ServiceConfig(database_url=url, listen=address)) as service:
+    config = ServiceConfig(database_url=url, listen=address)
+    name, build = "registry", registry
+    if registry_address:
+        config = dataclasses.replace(config, registry_address=registry_address)
+        name, build = "capacity", capacity
+    async with Service(name, build, config) as service:
         sys.stdout.write(f"{service.address}\n")
         sys.stdout.flush()
         await asyncio.Event().wait()

@@ -5,21 +5,34 @@ lose calls, kill replicas, and crash the launcher at every commit and every call
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from modelfleetd.clock import ManualClock
+from modelfleetd.errors import PartUnavailable
 from modelfleetd.launcher.documents import from_document, to_document
 from modelfleetd.launcher.domain import verbs
+from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts, PhaseTime, Share, State, Strategy, Verdict
 from modelfleetd.launcher.domain.plan import Room
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
 from modelfleetd.launcher.domain.replicas import replicas_for
 from modelfleetd.launcher.executor import Executor
-from modelfleetd.launcher.ports import Estimate, HeldUnits, Judgement, PoolFacts, SizedModel, TypeFacts, World
+from modelfleetd.launcher.ports import (
+    Estimate,
+    HeldUnits,
+    HoldRequest,
+    Judgement,
+    PoolFacts,
+    SizedModel,
+    TypeFacts,
+    UsedUnits,
+    World,
+)
 from modelfleetd.launcher.reconciler import LEASE_SECONDS
+from modelfleetd.launcher.renewal import Renewer
 from modelfleetd.launcher.round import Round
 from modelfleetd.launcher.store import Change, Claim, Store
 from modelfleetd.platform.ledger import Promise, Violation, violations
@@ -35,6 +48,7 @@ from modelfleetd.platform.model import (
     TargetKind,
 )
 from modelfleetd.platform.simulator import Behaviour, Simulator
+from tests.support.memory_pool import MemoryPool
 
 TARGET, TYPE, CPU, REGION = "targets/ranker", "modelTypes/ranker", "flavors/cpu", "regions/local"
 OLD, NEW, OTHER = f"{TYPE}/models/old", f"{TYPE}/models/new", f"{TYPE}/models/other"
@@ -72,6 +86,11 @@ class MemoryStore:
 
     def load(self) -> Launch:
         return replace(from_document(Launch, self.row), version=self.version, epoch=self.epoch)
+
+    @property
+    def state(self) -> State:
+        """The launch's state, without reading the rest of it."""
+        return State[self.row["state"]]
 
     def save(self, launch: Launch) -> None:
         self.row = to_document(launch)
@@ -133,25 +152,28 @@ class CrashingPlatform:
 
 @dataclass
 class Books:
-    """Registry, capacity and judge in memory: they only remember what they were told."""
+    """Registry and judge in memory, which only remember what they were told, and a pool in memory for capacity."""
 
     old: int
     new: int
-    free: int
+    pool_in_memory: MemoryPool
     platform: CrashingPlatform
     least: int = 2
-    # What both models have booked, and whether the new one is an experiment that is to end.
-    booked: int = 0
+    # Whether the new model is an experiment that is to end.
     ends: bool = False
+    tier: str = "TIER2"
+    # Share of the answers of capacity that are lost, and of the calls.
+    lost_rate: float = 0.0
     roles: Mapping[str, str] = field(default_factory=dict)
     finalized: dict[str, bool] = field(default_factory=dict)
-    settled: str = ""
     splits: Mapping[str, Sequence[Share]] = field(default_factory=dict)
     verdict: Verdict = Verdict.PASS
     asked: int = 0
 
     async def model_type(self, name: str) -> TypeFacts:
-        return TypeFacts(TYPE, "teams/t", "TIER2", OLD, 1, (REGION,), predicts=True, shares={NEW: frozenset({REGION})})
+        return TypeFacts(
+            TYPE, "teams/t", self.tier, OLD, 1, (REGION,), predicts=True, shares={NEW: frozenset({REGION})}
+        )
 
     async def model(self, name: str, path: str) -> SizedModel:
         facts = ModelFacts(name, "sha256:0", {"command": ["serve"], "flavor": CPU})
@@ -184,26 +206,57 @@ class Books:
     async def room(
         self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str]
     ) -> Mapping[tuple[str, str], Room]:
-        return {(CPU, REGION): Room(self.booked, self.free)}
+        return self.pool_in_memory.room(launch, wanted, replaced)
 
-    async def reserve(self, *given: object) -> str:
+    async def foresee(self, request: HoldRequest) -> Hold | None:
+        return self.pool_in_memory.foresee(request)
+
+    async def hold(self, reservation: str) -> Hold:
+        self._may_fail()
+        return self.pool_in_memory.hold(reservation)
+
+    async def reserve(self, request: HoldRequest, key: str) -> Hold:
+        self._may_fail()
+        made = self.pool_in_memory.reserve(request, key)
+        self._may_fail()
+        return made
+
+    async def renew(self, reservation: str, release: datetime | None, key: str) -> None:
+        self._may_fail()
+        self.pool_in_memory.renew(reservation, release)
+
+    async def activate(self, reservation: str, key: str) -> None:
+        self._may_fail()
+        self.pool_in_memory.activate(reservation)
+        self._may_fail()
+
+    async def cancel(self, reservation: str, key: str) -> None:
+        self._may_fail()
+        self.pool_in_memory.cancel(reservation)
+        self._may_fail()
+
+    async def settle(
+        self,
+        reservation: str,
+        usages: Iterable[UsedUnits],
+        kept: Iterable[HeldUnits],
+        retain: timedelta,
+        key: str,
+    ) -> None:
+        self._may_fail()
+        self.pool_in_memory.settle(reservation, list(usages), list(kept), retain)
+        self._may_fail()
+
+    async def release(self, reservation: str, key: str) -> None:
+        self._may_fail()
+        self.pool_in_memory.release(reservation)
+        self._may_fail()
+
+    def _may_fail(self) -> None:
+        """The process dies here, or the call or its answer is lost."""
         self.platform.crashes.maybe()
-        return "reservations/r"
-
-    async def activate(self, *given: object) -> None: ...
-
-    async def cancel(self, *given: object) -> None:
-        self.settled = "cancelled"
-
-    async def settle(self, *given: object) -> None:
-        assert self.settled in ("", "succeeded")
-        self.settled = "succeeded"
-        self.platform.crashes.maybe()
-
-    async def release(self, *given: object) -> None:
-        assert self.settled in ("", "released")
-        self.settled = "released"
-        self.platform.crashes.maybe()
+        if self.lost_rate and self.platform.crashes.draw.random() < self.lost_rate:
+            raise PartUnavailable("capacity")
 
     async def judge(self, *given: object) -> Judgement:
         self.asked += 1
@@ -221,7 +274,8 @@ class Books:
 class Rehearsal:
     """One launch from `old` replicas to `new`, with `free` units to spare, on a machine that misbehaves as told.
 
-    With `experiment_share` the new model serves that share as an experiment, and the launch ends it.
+    With `experiment_share` the new model serves that share as an experiment, and the launch ends it. Several launches
+    share a clock and a pool: then `free` counts for nothing.
     """
 
     def __init__(
@@ -229,7 +283,10 @@ class Rehearsal:
         *,
         old: int,
         new: int,
-        free: int,
+        free: int = 0,
+        name: str = "launches/l",
+        clock: ManualClock | None = None,
+        pool: MemoryPool | None = None,
         seed: int = 0,
         crash_rate: float = 0.0,
         hang_rate: float = 0.0,
@@ -238,11 +295,11 @@ class Rehearsal:
         experiment_share: int = 0,
         **behaviour: Any,
     ) -> None:
-        self.clock = ManualClock()
+        self.clock = clock or ManualClock()
+        self.name = name
         self.draw = random.Random(seed)
         self.simulator = Simulator(self.clock, seed=seed, behaviour=Behaviour())
         self.crashes = Crashes(self.draw)
-        self.books = Books(old, new, free, CrashingPlatform(self.simulator, self.crashes))
         self.experiment_share = experiment_share
         both = 10_000 - other_share
         self.running = {OLD: old}
@@ -251,15 +308,20 @@ class Rehearsal:
                 OLD: replicas_for(old, both - experiment_share, 2),
                 NEW: replicas_for(new, experiment_share, 2),
             }
-        self.books.booked, self.books.ends = sum(self.running.values()), bool(experiment_share)
+        booked = sum(self.running.values())
+        self.pool = pool or MemoryPool(self.clock, booked + free)
+        self.pool.booked |= {(name, model): replicas for model, replicas in self.running.items()}
+        self.books = Books(old, new, self.pool, CrashingPlatform(self.simulator, self.crashes))
+        self.books.ends = bool(experiment_share)
         self.books.platform.hang_rate = hang_rate
         self.books.platform.meanwhile = self._hangs
         self.crash_rate = crash_rate
         self.other_share = other_share
         self.behaviour = Behaviour(**behaviour)
         self.policy = policy or Policy(bake_duration=timedelta(seconds=5), stability_gate=StabilityGate(disabled=True))
-        world = World(self.books, self.books, self.books, cast("Any", self.books))
-        self.executor = Executor(world, self.clock)
+        self.world = World(self.books, self.books, self.books, cast("Any", self.books))
+        self.executor = Executor(self.world, self.clock)
+        self.renewer = Renewer(self.world)
         self.store: MemoryStore
         self.began = 0
         self.aborted_at: int | None = None
@@ -285,8 +347,8 @@ class Rehearsal:
         self.crashes.rate = self.crash_rate
         now = self.clock.now()
         launch = Launch(
-            name="launches/l",
-            uid="u",
+            name=self.name,
+            uid=self.name,
             model_type=TYPE,
             candidate=NEW,
             strategy=Strategy.END_EXPERIMENT if self.experiment_share else Strategy.REPLACE_BASELINE,
@@ -329,7 +391,26 @@ class Rehearsal:
             await at_hand.run()
         except Crash:
             self.crashed += 1
+            # What a process remembers is gone with it.
+            self.renewer = Renewer(self.world)
+        else:
+            await self._renew()
         self.assert_no_rise_after_abort()
+
+    async def _renew(self) -> None:
+        try:
+            await self.renewer.renew(self.launch, self.clock.now())
+        except Crash:
+            self.crashed += 1
+            self.renewer = Renewer(self.world)
+
+    @property
+    def settled(self) -> str:
+        """How capacity has seen the launch end: "succeeded", "released", "cancelled"; empty where it held nothing."""
+        found = self.pool.of(self.name)
+        if found is None:
+            return ""
+        return "cancelled" if found.state is HoldState.CANCELLED else found.outcome
 
     def pause(self) -> None:
         """A person pauses."""

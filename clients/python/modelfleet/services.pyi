@@ -1395,6 +1395,7 @@ class AsyncCapacity:
         launch: str = ...,
         page_size: int = ...,
         page_token: str = ...,
+        waiting: bool = ...,
     ) -> capacity_pb2.ListReservationsResponse:
         """Lists reservations, newest first."""
     def list_reservations_all(
@@ -1407,6 +1408,7 @@ class AsyncCapacity:
         launch: str = ...,
         page_size: int = ...,
         page_token: str = ...,
+        waiting: bool = ...,
     ) -> AsyncGenerator[capacity_pb2.Reservation]:
         """Lists reservations, newest first. Goes through all pages."""
     def watch_reservation(
@@ -3549,6 +3551,7 @@ class Capacity:
         launch: str = ...,
         page_size: int = ...,
         page_token: str = ...,
+        waiting: bool = ...,
     ) -> capacity_pb2.ListReservationsResponse:
         """Lists reservations, newest first."""
     def list_reservations_all(
@@ -3561,6 +3564,7 @@ class Capacity:
         launch: str = ...,
         page_size: int = ...,
         page_token: str = ...,
+        waiting: bool = ...,
     ) -> Generator[capacity_pb2.Reservation]:
         """Lists reservations, newest first. Goes through all pages."""
     def watch_reservation(

@@ -12,17 +12,31 @@ from modelfleet.capacity.v1 import capacity_pb2_grpc
 from modelfleetd import names
 from modelfleetd.capacity import migrations
 from modelfleetd.capacity.api import CapacityServicer
-from modelfleetd.capacity.books import Books
+from modelfleetd.capacity.books import ACTOR, Books
 from modelfleetd.capacity.datasets import Datasets
+from modelfleetd.capacity.demands import Demands
 from modelfleetd.capacity.domain.history import FINER
+from modelfleetd.capacity.holders import Holders
 from modelfleetd.capacity.loadtest.generator import OpenLoop
 from modelfleetd.capacity.loadtest.job import LEASE_SECONDS, LoadTests
 from modelfleetd.capacity.loadtest.replay import replayed
 from modelfleetd.capacity.loadtest.replica import Replica, connect
+from modelfleetd.capacity.prometheus import Prometheus
 from modelfleetd.capacity.recordings import Recordings as RecordingsWorker
 from modelfleetd.capacity.registry import Registry
-from modelfleetd.capacity.store import certificates, loadtests, loans, pools, recordings, reservations
+from modelfleetd.capacity.store import (
+    certificates,
+    decisions,
+    estimates,
+    loadtests,
+    loans,
+    policies,
+    pools,
+    recordings,
+    reservations,
+)
 from modelfleetd.capacity.store.loadtests import Claim
+from modelfleetd.capacity.waiters import Waiters
 from modelfleetd.kit.app import Service, run_service
 from modelfleetd.kit.auth import TeamOf
 from modelfleetd.kit.db import Database
@@ -31,6 +45,8 @@ from modelfleetd.platform.client import PlatformClient
 
 _SWEEP_SECONDS = 1.0
 _EXPIRE_SECONDS = 60.0
+_SERVE_SECONDS = 1.0
+_ABSENT_SECONDS = 15.0
 _CHECK_SECONDS = 300.0
 _CHECK_WHOLE_SECONDS = 86400.0
 _LOANS_SECONDS = 60.0
@@ -56,6 +72,7 @@ async def build(service: Service) -> None:
     books = Books(database)
     datasets = Datasets(service.config.recordings_uri)
     recorder = recordings_worker(service, database, registry, datasets)
+    waiters = Periodic("serve those who wait", _SERVE_SECONDS, Waiters(database, ACTOR).serve, service.clock)
     roles = service.registry_roles()
     service.work(
         load_tests(service, database, registry),
@@ -64,6 +81,8 @@ async def build(service: Service) -> None:
         recordings_worker(service, database, registry, datasets),
         Periodic("delete old recordings", _EXPIRE_SECONDS, recorder.expire, service.clock),
         Periodic("expire and release holds", _SWEEP_SECONDS, books.sweep, service.clock),
+        waiters,
+        Periodic("look for absent holders", _ABSENT_SECONDS, Holders(database).look, service.clock),
         # The first round is at the start.
         Periodic("check the ledger", _CHECK_SECONDS, books.check, service.clock),
         Periodic("check the whole ledger", _CHECK_WHOLE_SECONDS, books.check_whole, service.clock),
@@ -80,8 +99,17 @@ async def build(service: Service) -> None:
         Periodic("forget answered requests", _FORGET_SECONDS, books.forget, service.clock),
     )
     server = service.server(roles=roles, team_of=team_of(database, roles.team_of))
-    servicer = CapacityServicer(database, registry, service.clock, datasets)  # type: ignore[abstract]
+    servicer = CapacityServicer(database, registry, service.clock, datasets, demands(service), waiters.wake)
     server.add(servicer, capacity_pb2_grpc.add_CapacityServiceServicer_to_server)
+
+
+def demands(service: Service) -> Demands:
+    """Returns where the demand of routes is asked for, with a Prometheus where one is given."""
+    if not service.config.prometheus_url:
+        return Demands(None, service.clock)
+    prometheus = Prometheus(service.config.prometheus_url)
+    service.at_end(prometheus.close)
+    return Demands(prometheus, service.clock)
 
 
 def load_tests(service: Service, database: Database, registry: Registry) -> LoadTests:
@@ -137,7 +165,11 @@ def team_of(database: Database, in_registry: TeamOf) -> TeamOf:
         if names.CERTIFICATE.match(name):
             return await _of_model(await certificates.model_of(database, name))
         if names.ESTIMATE.match(name):
-            return await _of_model(await certificates.estimate_model(database, name))
+            return await _of_model(await estimates.model_of(database, name))
+        if names.LAUNCH_POLICY.match(name):
+            return await policies.team(database, name)
+        if names.LAUNCH_DECISION.match(name):
+            return await _of_model(await decisions.candidate_of(database, name))
         return await in_registry(name)
 
     async def _of_model(model: str | None) -> str | None:

@@ -14,7 +14,7 @@ from modelfleetd.capacity.store.rows import forget_requests
 from modelfleetd.kit.db import Database
 
 _log = logging.getLogger(__name__)
-_ACTOR = "service/capacity"
+ACTOR = "service/capacity"
 _SHOWN = 10
 _DIFFERENCES = Gauge(
     "modelfleet_capacity_book_differences",
@@ -40,9 +40,9 @@ class Books:
 
     async def sweep(self) -> None:
         """Ends every hold whose time ran out, and frees whatever is no longer kept."""
-        while await holds.expire_one(self._database, _ACTOR):
+        while await holds.expire_one(self._database, ACTOR):
             pass
-        while await holds.release_one(self._database, _ACTOR):
+        while await holds.release_one(self._database, ACTOR):
             pass
         while loan := await loans.expire_one(self._database):
             _log.info("%s of %s to %s has expired", loan.name, loan.lender, loan.borrower)

@@ -1,4 +1,4 @@
-"""The datasets of recordings, beneath one root: read, summarised and deleted in threads, so that nothing waits for it."""
+"""The datasets of recordings, beneath one root: read, summarised and deleted in threads, so nothing waits for it."""
 
 from __future__ import annotations
 

@@ -4,12 +4,12 @@ transaction of its caller. The servicer and the worker share them.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from modelfleetd.capacity.domain.admission import Admission, admit, book
+from modelfleetd.capacity import lines
+from modelfleetd.capacity.domain.admission import book
 from modelfleetd.capacity.domain.ledger import ModelUnits
 from modelfleetd.capacity.domain.reservation import (
-    Asked,
     Reservation,
     State,
     entries_of_hold,
@@ -19,42 +19,31 @@ from modelfleetd.capacity.domain.reservation import (
 from modelfleetd.capacity.domain.settlement import Settlement, settle
 from modelfleetd.capacity.store import balances, flavors, pools, reservations, usage
 from modelfleetd.capacity.store.balances import Cause
-from modelfleetd.capacity.store.rows import Reads
 from modelfleetd.errors import QuotaExceeded, QuotaShortage, ReferenceNotFound, ResourceNotFound
 from modelfleetd.kit.db import Connection, Database
 
 
-async def decide(reads: Reads, asked: Asked, *, lock: bool) -> Admission:
-    """Decides on a reservation: with `lock` on rows that stay as they are, without on a snapshot.
-
-    Raises:
-        ReferenceNotFound: the pool or a flavor does not exist.
-    """
-    rooms = await balances.headroom(reads, asked.pool, asked.places, lock=lock)
-    if len(rooms) < len(asked.items):
-        await _check_references(reads, asked, lock=lock)
-    bookings = await balances.bookings_of(reads, asked.pool, asked.replaced_models)
-    return admit(asked, bookings, {place: room.available_units for place, room in rooms.items()})
-
-
-async def _check_references(reads: Reads, asked: Asked, *, lock: bool) -> None:
-    """A place without a balance has no quota; tells that from a name that does not exist."""
-    if not await pools.exists(reads, asked.pool):
-        raise ReferenceNotFound("reservation.pool", asked.pool)
-    missing = await flavors.missing(reads, {item.flavor for item in asked.items}, lock=lock)
-    for index, item in enumerate(asked.items):
-        if item.flavor in missing:
-            raise ReferenceNotFound(f"reservation.items[{index}].flavor", item.flavor)
+async def hold_waiting(conn: Connection, name: str, actor: str) -> bool:
+    """Holds one that waits, if it is its turn and it fits: the decision that an arrival gets. False where not."""
+    found = await reservations.lock(conn, name)
+    if found.state is not State.PENDING:
+        return False
+    view = await lines.view(conn, found.pool, [found.asked], lock=True, wait=True)
+    prospect = view.line.prospect_of(view.claim(name, found.sequence, found.asked))
+    if not prospect.fits:
+        return False
+    admission = prospect.admission
+    await reservations.set_held(conn, name, admission)
+    entries = entries_of_hold(admission.items, admission.moved)
+    await balances.write(conn, _cause(found, actor, "held after waiting"), entries)
+    return True
 
 
-async def hold(conn: Connection, name: str, asked: Asked, time_to_live: timedelta, actor: str) -> Reservation:
-    """Reserves. Raises QuotaExceeded, ResourceExists, ReferenceNotFound."""
-    admission = await decide(conn, asked, lock=True)
-    if not admission.admitted:
-        raise QuotaExceeded(await usage.explained(conn, admission.shortages(asked.pool)))
-    made = await reservations.insert(conn, name, asked, admission, time_to_live)
-    await balances.write(conn, _cause(made, actor, "reserved"), entries_of_hold(made.items, made.moved))
-    return made
+async def renew(conn: Connection, name: str, time_to_live: timedelta, release: datetime | None) -> Reservation:
+    """Takes note that the holder is there, and of when it expects to end. Raises WrongState once it has ended."""
+    found = await reservations.lock(conn, name)
+    found.require_live()
+    return await reservations.set_renewed(conn, name, time_to_live, release)
 
 
 async def activate(conn: Connection, name: str) -> Reservation:
@@ -65,7 +54,7 @@ async def activate(conn: Connection, name: str) -> Reservation:
 
 
 async def cancel(conn: Connection, name: str, actor: str) -> Reservation:
-    """Gives back a hold that was never activated. Raises WrongState."""
+    """Gives back a hold that was never activated, or ends the waiting. Raises WrongState."""
     found = await reservations.lock(conn, name)
     if found.state in (State.CANCELLED, State.EXPIRED):
         return found
@@ -86,7 +75,7 @@ async def end(conn: Connection, name: str, settlement: Settlement, actor: str) -
 
 
 async def expire_one(database: Database, actor: str) -> bool:
-    """Ends one hold whose time ran out before it was activated; False where there is none."""
+    """Ends one that waited, or was held and never activated, until its time ran out; False where there is none."""
     async with database.transaction() as conn:
         found = await reservations.lock_expired(conn)
         if found is None:

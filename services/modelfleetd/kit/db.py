@@ -64,8 +64,8 @@ _LOST = (
 _REPEATABLE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 
-class _Collision(PartUnavailable):
-    """Two transactions were in each other's way; one had to go."""
+class Collision(PartUnavailable):
+    """Two transactions were in each other's way; one had to go. `Database.run` begins again."""
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
@@ -144,7 +144,7 @@ class Database:
             try:
                 async with self.transaction(isolation=isolation) as conn:
                     return await work(conn)
-            except _Collision:
+            except Collision:
                 if attempt == attempts:
                     raise
                 _log.debug("transaction collided, attempt %d of %d", attempt, attempts)
@@ -185,7 +185,7 @@ class Database:
             finally:
                 await self._pool.release(conn)
         except _REPEATABLE as error:
-            raise _Collision("database") from error
+            raise Collision("database") from error
         except (TimeoutError, asyncpg.QueryCanceledError) as error:
             if conn is None and deadline.remaining() != 0:
                 raise _unavailable(error) from error

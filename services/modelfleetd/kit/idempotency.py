@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,6 +33,10 @@ COMMENT ON TABLE requests IS 'Answers by request_id, given again when a call is 
 
 
 KNOWN = "SELECT request_id, method, digest, response FROM requests WHERE request_id = ANY($1)"
+REMEMBER = """
+INSERT INTO requests (request_id, method, digest, response)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::bytea[]) ON CONFLICT DO NOTHING
+"""
 
 
 async def once(conn: Connection, request: Any, answer: type[Answer], act: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -130,3 +134,15 @@ def digest_of(request: Message) -> bytes:
     content.CopyFrom(request)
     content.ClearField("request_id")
     return hashlib.sha256(content.SerializeToString(deterministic=True)).digest()
+
+
+async def remember(conn: Connection, answers: Sequence[Answered]) -> bool:
+    """Stores answers that were given in this transaction. False where one was answered elsewhere meanwhile."""
+    done = await conn.execute(
+        REMEMBER,
+        [answer.request_id for answer in answers],
+        [answer.method for answer in answers],
+        [answer.digest for answer in answers],
+        [answer.response for answer in answers],
+    )
+    return done == f"INSERT 0 {len(answers)}"

@@ -313,7 +313,7 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
 
     async def _planned(self, launch: Launch, *, keep_plan: bool) -> Launch:
         """Makes the plan as the launch itself will: whatever stands in its way is said to the caller at once."""
-        found = await estimate(launch, self._world, f"{launch.uid}/plan", keep=False)
+        found = await estimate(launch, self._world, f"{launch.uid}/plan", self._clock.now(), keep=False)
         if not keep_plan:
             return launch
         made = envelope.of_plan(

@@ -18,15 +18,18 @@ from modelfleetd.errors import FleetError, ReferenceNotFound
 from modelfleetd.kit.codec import (
     duration_to_proto,
     from_proto,
+    timestamp_from_proto,
     timestamp_to_proto,
 )
 from modelfleetd.launcher.domain.criteria import Declared
+from modelfleetd.launcher.domain.hold import HeldPlace, Hold, HoldState, Promise
 from modelfleetd.launcher.domain.launch import ModelFacts, Share, Verdict
 from modelfleetd.launcher.domain.plan import Room
 from modelfleetd.launcher.domain.policy import Criterion, StabilityGate
 from modelfleetd.launcher.ports import (
     Estimate,
     HeldUnits,
+    HoldRequest,
     Judgement,
     PoolFacts,
     SizedModel,
@@ -222,21 +225,46 @@ class CapacityClient:
     ) -> Mapping[tuple[str, str], Room]:
         with translated("capacity"), _referring("launch.pool", pool):
             found = await self._stub.simulate_reservation(
-                reservation=_reservation(pool, launch, wanted, replaced), timeout=timeout()
+                reservation=_reservation(HoldRequest(pool, launch, wanted, replaced)), timeout=timeout()
             )
         return {
-            (fit.item.flavor, fit.item.region): Room(booked=fit.item.moved_units, free=fit.available_units)
+            (fit.item.flavor, fit.item.region): Room(
+                booked=fit.item.moved_units, free=fit.available_units, end_excess=fit.end_excess_units
+            )
             for fit in found.items
         }
 
-    async def reserve(
-        self, pool: str, launch: str, items: Sequence[HeldUnits], replaced: Sequence[str], key: str
-    ) -> str:
-        request = capacity_pb2.CreateReservationRequest(
-            reservation=_reservation(pool, launch, items, replaced), request_id=request_id(key)
+    async def foresee(self, request: HoldRequest) -> Hold | None:
+        answers = capacity_pb2.SimulateReservationResponse
+        with translated("capacity"), _referring("launch.pool", request.pool):
+            found = await self._stub.simulate_reservation(reservation=_reservation(request), timeout=timeout())
+        if not found.fits and found.answer != answers.LATER:
+            return None
+        return Hold(
+            reservation="",
+            state=HoldState.HELD if found.fits else HoldState.PENDING,
+            promises=tuple(map(_promise, found.promises)),
+            time=_time(found, "expected_hold_time"),
+            message=found.explanation,
+        )
+
+    async def reserve(self, request: HoldRequest, key: str) -> Hold:
+        asked = capacity_pb2.CreateReservationRequest(
+            reservation=_reservation(request), may_wait=True, request_id=request_id(key)
         )
         with translated("capacity"):
-            return (await self._stub.create_reservation(request, timeout=timeout())).name
+            return _hold(await self._stub.create_reservation(asked, timeout=timeout()))
+
+    async def hold(self, reservation: str) -> Hold:
+        with translated("capacity"):
+            return _hold(await self._stub.get_reservation(name=reservation, timeout=timeout()))
+
+    async def renew(self, reservation: str, release: datetime | None, key: str) -> None:
+        request = capacity_pb2.RenewReservationRequest(name=reservation, request_id=request_id(key))
+        if release is not None:
+            request.expected_release_time.CopyFrom(timestamp_to_proto(release))
+        with translated("capacity"):
+            await self._stub.renew_reservation(request, timeout=timeout())
 
     async def activate(self, reservation: str, key: str) -> None:
         with translated("capacity"):
@@ -246,7 +274,14 @@ class CapacityClient:
         with translated("capacity"):
             await self._stub.cancel_reservation(name=reservation, request_id=request_id(key), timeout=timeout())
 
-    async def settle(self, reservation: str, usages: Iterable[UsedUnits], retain: timedelta, key: str) -> None:
+    async def settle(
+        self,
+        reservation: str,
+        usages: Iterable[UsedUnits],
+        kept: Iterable[HeldUnits],
+        retain: timedelta,
+        key: str,
+    ) -> None:
         request = capacity_pb2.SettleReservationRequest(
             name=reservation,
             outcome=capacity_pb2.SettleReservationRequest.SUCCEEDED,
@@ -255,6 +290,7 @@ class CapacityClient:
                 for used in usages
             ],
             retain_duration=duration_to_proto(retain),
+            retain=[capacity_pb2.RetainItem(flavor=item.flavor, region=item.region, units=item.units) for item in kept],
             request_id=request_id(key),
         )
         with translated("capacity"):
@@ -270,15 +306,39 @@ class CapacityClient:
             await self._stub.settle_reservation(request, timeout=timeout())
 
 
-def _reservation(
-    pool: str, launch: str, items: Sequence[HeldUnits], replaced: Sequence[str]
-) -> capacity_pb2.Reservation:
+def _reservation(request: HoldRequest) -> capacity_pb2.Reservation:
     return capacity_pb2.Reservation(
-        pool=pool,
-        launch=launch,
-        items=[capacity_pb2.HoldItem(flavor=item.flavor, region=item.region, hold_units=item.units) for item in items],
-        replaced_models=list(replaced),
+        pool=request.pool,
+        launch=request.launch,
+        items=[
+            capacity_pb2.HoldItem(flavor=item.flavor, region=item.region, hold_units=item.units, end_units=item.end)
+            for item in request.items
+        ],
+        replaced_models=list(request.replaced),
+        tier=serving_pb2.Tier.Value(request.tier or "TIER_UNSPECIFIED"),
+        expected_release_time=None if request.release is None else timestamp_to_proto(request.release),
+        expected_retain_duration=duration_to_proto(request.retain) if request.retain else None,
     )
+
+
+def _hold(found: capacity_pb2.Reservation) -> Hold:
+    return Hold(
+        reservation=found.name,
+        state=HoldState[capacity_pb2.Reservation.State.Name(found.state)],
+        places=tuple(HeldPlace(item.flavor, item.region, item.hold_units, item.moved_units) for item in found.items),
+        promises=tuple(map(_promise, found.promises)),
+        time=_time(found, "expected_hold_time"),
+        position=found.position,
+        message=found.message,
+    )
+
+
+def _promise(found: capacity_pb2.Promise) -> Promise:
+    return Promise(found.launch, found.flavor, found.region, found.units, _time(found, "expected_time"))
+
+
+def _time(message: Any, field: str) -> datetime | None:
+    return timestamp_from_proto(getattr(message, field)) if message.HasField(field) else None
 
 
 class StabilityClient:

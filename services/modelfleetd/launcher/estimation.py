@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final, TypeVar
 
-from modelfleetd.errors import CertificateMissing, NotConfigured, invalid
+from modelfleetd.errors import (
+    CertificateExpired,
+    CertificateMissing,
+    EndStateExceedsQuota,
+    NotConfigured,
+    PlanInfeasible,
+    invalid,
+)
 from modelfleetd.launcher.domain import plan as plans
 from modelfleetd.launcher.domain import replicas
 from modelfleetd.launcher.domain.criteria import resolved
+from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts, Strategy
-from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, Room, Side
+from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side
 from modelfleetd.launcher.domain.policy import Criterion
-from modelfleetd.launcher.ports import Estimate, HeldUnits, SizedModel, TypeFacts, World
+from modelfleetd.launcher.intents import items_of
+from modelfleetd.launcher.ports import Estimate, HeldUnits, HoldRequest, SizedModel, TypeFacts, World
 from modelfleetd.names import MODEL, MODEL_TYPE, TARGET
 from modelfleetd.platform.model import ServingObservation
 
@@ -80,17 +90,19 @@ def target_of(model_type: str) -> str:
     return TARGET.format(*MODEL_TYPE.parse(model_type))
 
 
-async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Estimation:
+async def estimate(launch: Launch, world: World, key: str, now: datetime, *, keep: bool) -> Estimation:
     """Asks everybody and makes the plan.
 
     Args:
         launch: what is to be launched, with its policy.
         world: whom to ask.
         key: of the act: repeated, it makes no second estimate.
+        now: for what is said of times.
         keep: whether capacity keeps its estimates.
 
     Raises:
-        ReferenceNotFound, NotConfigured, CertificateMissing, PlanInfeasible, InvalidFields: why there is none.
+        ReferenceNotFound, NotConfigured, CertificateMissing, CertificateExpired, PlanInfeasible, EndStateExceedsQuota,
+        InvalidFields: why there is none.
     """
     type_ = await world.registry.model_type(launch.model_type)
     if type_.baseline == launch.candidate:
@@ -138,13 +150,44 @@ async def estimate(launch: Launch, world: World, key: str, *, keep: bool) -> Est
             for region in regions
         }
 
-    rooms = await _rooms(launch, world, sides_of(needs))
-    plan = _plan(launch, needs, sides_of(needs), rooms)
+    rooms = _held(launch) or await _rooms(launch, world, sides_of(needs))
+    plan = await _now_or_later(launch, world, type_.tier, needs, sides_of(needs), rooms, now)
     if keep:
         # Only what a plan was made of is kept: there may be none for days, and everything is asked again and again.
         needs = await _needs(world, asking, key, keep=True)
-        plan = _plan(launch, needs, sides_of(needs), rooms)
+        plan = await _now_or_later(launch, world, type_.tier, needs, sides_of(needs), rooms, now)
     return Estimation(type_, candidate.facts, baseline.facts if baseline else None, criteria, plan, addresses)
+
+
+async def _now_or_later(
+    launch: Launch,
+    world: World,
+    tier: str,
+    needs: _Needs,
+    sides: Mapping[str, tuple[Side, Side | None]],
+    rooms: Mapping[tuple[str, str], Room],
+    now: datetime,
+) -> Plan:
+    """A plan that fits what is free now, in smaller steps where it must; else one that waits for others to end.
+
+    Raises:
+        PlanInfeasible: it fits neither now nor once everything that is held has ended, or no limit allows it.
+    """
+    try:
+        return _plan(launch, needs, sides, rooms)
+    except PlanInfeasible as infeasible:
+        if _held(launch):
+            raise
+        try:
+            patient = _plan(launch, needs, sides, rooms, patient=True)
+        except PlanInfeasible:
+            raise infeasible from None
+        items = [HeldUnits(**item) for item in items_of(patient)]
+        foreseen = await world.capacity.foresee(HoldRequest(launch.pool, launch.name, items, _models(sides), tier=tier))
+        if foreseen is None:
+            raise infeasible
+        waits = foreseen.waits(now) if foreseen.state is HoldState.PENDING else ""
+        return replace(patient, wait=waits)
 
 
 def _plan(
@@ -152,6 +195,8 @@ def _plan(
     needs: _Needs,
     sides: Mapping[str, tuple[Side, Side | None]],
     rooms: Mapping[tuple[str, str], Room],
+    *,
+    patient: bool = False,
 ) -> Plan:
     pace = Pace(
         max_step=launch.policy.max_step_basis_points,
@@ -160,11 +205,22 @@ def _plan(
         deadline=launch.policy.launch_deadline,
     )
     planned = tuple(
-        plans.make(Inputs(region, new, old, _room_of(rooms, region)), pace) for region, (new, old) in sides.items()
+        _region_plan(Inputs(region, new, old, _room_of(rooms, region)), pace, patient=patient)
+        for region, (new, old) in sides.items()
     )
     names = tuple(found.name if found else "" for found in (needs.rising, needs.falling))
     of_candidate, of_baseline = names if launch.candidate == launch.rising else names[::-1]
     return plans.together(planned, pace, candidate_estimate=of_candidate, baseline_estimate=of_baseline)
+
+
+def _region_plan(inputs: Inputs, pace: Pace, *, patient: bool) -> RegionPlan:
+    """The plan of a region: also a patient launch waits only where it has to."""
+    try:
+        return plans.make(inputs, pace)
+    except PlanInfeasible:
+        if not patient:
+            raise
+        return plans.make(inputs, pace, patient=True)
 
 
 def _where(model: str, type_: TypeFacts, seen: Mapping[str, ServingObservation]) -> tuple[str, ...]:
@@ -214,7 +270,7 @@ async def _estimate(
     """
     try:
         return await world.capacity.estimate(model.facts.name, key, keep=keep)
-    except CertificateMissing:
+    except (CertificateMissing, CertificateExpired):
         if not may_lack:
             raise
     except NotConfigured:
@@ -261,14 +317,32 @@ async def _rooms(
 ) -> Mapping[tuple[str, str], Room]:
     """What the pool has for the launch. Asked for as if everything ran twice: what is there does not depend on it."""
     wanted: dict[tuple[str, str], int] = {}
+    ends: dict[tuple[str, str], int] = {}
     for region, (new, old) in sides.items():
         for side in (new, *([old] if old else [])):
             place = (side.flavor, region)
             wanted[place] = wanted.get(place, 0) + side.units * max(1, side.running, side.full, side.least)
-    items = [HeldUnits(flavor, region, units) for (flavor, region), units in wanted.items()]
-    # The bookings of both move into the hold, since both may serve a part already.
-    models = dict.fromkeys(side.model for pair in sides.values() for side in pair if side is not None)
-    return await world.capacity.room(launch.pool, launch.name, items, tuple(models))
+        for flavor, units in plans.units_at_end(Inputs(region, new, old)).items():
+            ends[flavor, region] = units
+    items = [HeldUnits(flavor, region, units, ends[flavor, region]) for (flavor, region), units in wanted.items()]
+    rooms = await world.capacity.room(launch.pool, launch.name, items, _models(sides))
+    for (flavor, region), room in rooms.items():
+        if room.end_excess > 0:
+            end = ends[flavor, region]
+            raise EndStateExceedsQuota(launch.pool, flavor, region, end, end - room.end_excess)
+    return rooms
+
+
+def _models(sides: Mapping[str, tuple[Side, Side | None]]) -> tuple[str, ...]:
+    """The models whose bookings move into the hold: both, since both may serve a part already."""
+    return tuple(dict.fromkeys(side.model for pair in sides.values() for side in pair if side is not None))
+
+
+def _held(launch: Launch) -> Mapping[tuple[str, str], Room]:
+    """What a launch holds already: a plan that is made again has to fit that alone. Empty where it holds nothing."""
+    if launch.hold is None or launch.hold.state is not HoldState.HELD:
+        return {}
+    return {(place.flavor, place.region): Room(place.moved, place.units - place.moved) for place in launch.hold.places}
 
 
 def _room_of(rooms: Mapping[tuple[str, str], Room], region: str) -> dict[str, Room]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from modelfleetd.clock import Clock
 from modelfleetd.errors import FleetError, RevisionMismatch
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.launcher.domain import outcomes
+from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, Intent, Launch, Share, going_back
 from modelfleetd.launcher.estimation import estimate, target_of
-from modelfleetd.launcher.ports import HeldUnits, UsedUnits, World
+from modelfleetd.launcher.ports import HeldUnits, HoldRequest, UsedUnits, World
 from modelfleetd.launcher.remote import is_undecided
 from modelfleetd.launcher.serving import desired_from_document
 from modelfleetd.platform.base import Platform
@@ -70,7 +73,7 @@ class Executor:
         except FleetError as error:
             if is_undecided(error) or error.reason == "STALE_EPOCH":
                 raise
-            return outcomes.refused(launch, act, error, now), f"refused: {error.message}"
+            return outcomes.refused(launch, act, error, now), f"refused: {outcomes.advice(error)}"
         failpoint(f"launcher.after_act.{act.value}")
         return after, "done"
 
@@ -87,9 +90,8 @@ class Executor:
             case Act.ESTIMATE:
                 return await self._estimate(launch, key, now)
             case Act.RESERVE:
-                items = [HeldUnits(**item) for item in content["items"]]
-                name = await world.capacity.reserve(launch.pool, launch.name, items, content["replaced"], key)
-                return outcomes.reserved(launch, name)
+                request = _hold_request(launch, content)
+                return outcomes.reserved(launch, await world.capacity.reserve(request, key), request.release, now)
             case Act.ACTIVATE:
                 await world.capacity.activate(content["reservation"], key)
                 return outcomes.activated(launch)
@@ -103,8 +105,9 @@ class Executor:
                 return outcomes.forgone(launch)
             case Act.SETTLE:
                 usages = [UsedUnits(**usage) for usage in content["usages"]]
+                kept = [HeldUnits(**item) for item in content.get("retain", ())]
                 retain = timedelta(seconds=content["retain_seconds"])
-                await world.capacity.settle(content["reservation"], usages, retain, key)
+                await world.capacity.settle(content["reservation"], usages, kept, retain, key)
                 return outcomes.settled(launch)
             case Act.RELEASE:
                 await self._release(launch, content["reservation"], key)
@@ -119,6 +122,10 @@ class Executor:
         else:
             await self._world.capacity.cancel(reservation, key)
 
+    async def hold(self, launch: Launch) -> Hold:
+        """Says what has become of the launch's reservation."""
+        return await self._world.capacity.hold(launch.reservation)
+
     async def why_not(self, launch: Launch, now: datetime) -> tuple[Launch, str] | None:
         """Why there is still no plan for a launch, as `perform` says it; None where there is one. Nothing is stored.
 
@@ -126,15 +133,15 @@ class Executor:
             FleetError: it cannot be asked now.
         """
         try:
-            await estimate(launch, self._world, f"{launch.uid}/plan", keep=False)
+            await estimate(launch, self._world, f"{launch.uid}/plan", now, keep=False)
         except FleetError as error:
             if is_undecided(error):
                 raise
-            return outcomes.refused(launch, Act.ESTIMATE, error, now), f"refused: {error.message}"
+            return outcomes.refused(launch, Act.ESTIMATE, error, now), f"refused: {outcomes.advice(error)}"
         return None
 
     async def _estimate(self, launch: Launch, key: str, now: datetime) -> Launch:
-        found = await estimate(launch, self._world, key, keep=True)
+        found = await estimate(launch, self._world, key, now, keep=True)
         gate = replace(launch.policy.stability_gate, criteria=found.criteria)
         return outcomes.estimated(
             replace(launch, agents=found.agents, policy=replace(launch.policy, stability_gate=gate)),
@@ -143,6 +150,7 @@ class Executor:
             baseline=found.baseline,
             revision=found.type.revision,
             gated=found.type.predicts or bool(launch.policy.stability_gate.criteria),
+            tier=found.type.tier,
             now=now,
         )
 
@@ -168,3 +176,16 @@ class Executor:
             changed = f"the baseline is {type_.baseline or 'gone'}, no longer {launch.baseline or 'none'}"
             return going_back(after, "registry", changed, now)
         return replace(after, expected_revision=type_.revision)
+
+
+def _hold_request(launch: Launch, content: Mapping[str, Any]) -> HoldRequest:
+    release = content.get("release_time")
+    return HoldRequest(
+        pool=launch.pool,
+        launch=launch.name,
+        items=[HeldUnits(**item) for item in content["items"]],
+        replaced=content["replaced"],
+        tier=content.get("tier", ""),
+        release=release and datetime.fromisoformat(release),
+        retain=timedelta(seconds=content.get("retain_seconds", 0)),
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 from modelfleetd.launcher.domain.actions import Apply, Call
 from modelfleetd.launcher.domain.launch import Act, Intent, Launch
-from modelfleetd.launcher.domain.plan import RegionPlan
+from modelfleetd.launcher.domain.plan import Plan, RegionPlan
 from modelfleetd.launcher.serving import desired_of, desired_to_document
 from modelfleetd.names import LAUNCH
 from modelfleetd.platform.model import ServingObservation
@@ -25,7 +25,7 @@ def intent_of(action: Apply | Call, launch: Launch, observation: ServingObservat
         region, raises = action.region, action.raises
         content = {"desired": desired_to_document(desired_of(action, launch, observation))}
     else:
-        content = _content(action.act, launch)
+        content = _content(action.act, launch, now)
     return Intent(
         number=number,
         act=action.act,
@@ -38,23 +38,31 @@ def intent_of(action: Apply | Call, launch: Launch, observation: ServingObservat
     )
 
 
-def _content(act: Act, launch: Launch) -> Mapping[str, Any]:
+def _content(act: Act, launch: Launch, now: datetime) -> Mapping[str, Any]:
     match act:
         case Act.ESTIMATE | Act.FORGO:
             return {}
         case Act.RESERVE:
             assert launch.plan is not None
-            items = [
-                {"flavor": hold.flavor, "region": region.region, "units": hold.hold_units}
-                for region in launch.plan.regions
-                for hold in region.holds
-            ]
-            return {"items": items, "replaced": [model for model in (launch.candidate, launch.baseline) if model]}
+            return {
+                "items": items_of(launch.plan),
+                "replaced": [model for model in (launch.candidate, launch.baseline) if model],
+                "tier": launch.tier,
+                "release_time": (now + launch.plan.expected_duration).isoformat(),
+                "retain_seconds": launch.policy.rollback_window.total_seconds(),
+            }
         case Act.SETTLE:
             assert launch.plan is not None
             usages = [usage for region in launch.plan.regions for usage in _usages(region)]
-            seconds = launch.policy.rollback_window.total_seconds()
-            return {"reservation": launch.reservation, "usages": usages, "retain_seconds": seconds}
+            kept = [
+                {"flavor": flavor, "region": region.region, "units": units}
+                for region in launch.plan.regions
+                for flavor, units in region.for_rollback.items()
+            ]
+            # Nothing named would mean all of it.
+            seconds = launch.policy.rollback_window.total_seconds() if kept else 0.0
+            content = {"reservation": launch.reservation, "usages": usages, "retain_seconds": seconds}
+            return {**content, "retain": kept if seconds else []}
         case Act.FINALIZE:
             return {
                 "expected_revision": launch.expected_revision,
@@ -66,6 +74,20 @@ def _content(act: Act, launch: Launch) -> Mapping[str, Any]:
             }
         case _:
             return {"reservation": launch.reservation}
+
+
+def items_of(plan: Plan) -> list[Mapping[str, Any]]:
+    """What a plan holds, place by place, and what of it is used in the end."""
+    return [
+        {
+            "flavor": hold.flavor,
+            "region": region.region,
+            "units": hold.hold_units,
+            "end": region.at_end.get(hold.flavor, 0),
+        }
+        for region in plan.regions
+        for hold in region.holds
+    ]
 
 
 def _usages(region: RegionPlan) -> list[Mapping[str, Any]]:

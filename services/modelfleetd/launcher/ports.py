@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Protocol
 
 from modelfleetd.launcher.domain.criteria import Declared
+from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.launch import ModelFacts, Share, Verdict
 from modelfleetd.launcher.domain.plan import Room
 from modelfleetd.launcher.domain.policy import StabilityGate
@@ -77,6 +78,28 @@ class HeldUnits:
     flavor: str
     region: str
     units: int
+    # What of them the launch's models use once it has succeeded; None: not said.
+    end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRequest:
+    """What a launch asks capacity to hold for it.
+
+    Attributes:
+        replaced: models whose bookings move into the hold.
+        tier: how important the route is.
+        release: when the launch expects to end.
+        retain: how long what a rollback needs is kept after a success.
+    """
+
+    pool: str
+    launch: str
+    items: Sequence[HeldUnits]
+    replaced: Sequence[str]
+    tier: str = ""
+    release: datetime | None = None
+    retain: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +164,7 @@ class Capacity(Protocol):
     """Who has how much, and how much is needed."""
 
     async def estimate(self, model: str, key: str, *, keep: bool) -> Estimate:
-        """Raises CertificateMissing, NotConfigured."""
+        """Raises CertificateMissing, CertificateExpired, NotConfigured."""
         ...
 
     async def unit_cost(self, flavor: str) -> float: ...
@@ -160,10 +183,20 @@ class Capacity(Protocol):
         """What a launch could have, by flavor and region. Raises ReferenceNotFound."""
         ...
 
-    async def reserve(
-        self, pool: str, launch: str, items: Sequence[HeldUnits], replaced: Sequence[str], key: str
-    ) -> str:
-        """Returns the reservation's name. Raises QuotaExceeded."""
+    async def foresee(self, request: HoldRequest) -> Hold | None:
+        """What a reservation would be answered, without making it; None where it would never be held."""
+        ...
+
+    async def reserve(self, request: HoldRequest, key: str) -> Hold:
+        """Reserves, or gets into line. Raises QuotaExceeded where it would never be held, EndStateExceedsQuota."""
+        ...
+
+    async def hold(self, reservation: str) -> Hold:
+        """What has become of a reservation. Raises ResourceNotFound."""
+        ...
+
+    async def renew(self, reservation: str, release: datetime | None, key: str) -> None:
+        """Says that the holder is there, and when it expects to end; None: as it said before. Raises WrongState."""
         ...
 
     async def activate(self, reservation: str, key: str) -> None:
@@ -172,7 +205,16 @@ class Capacity(Protocol):
 
     async def cancel(self, reservation: str, key: str) -> None: ...
 
-    async def settle(self, reservation: str, usages: Iterable[UsedUnits], retain: timedelta, key: str) -> None: ...
+    async def settle(
+        self,
+        reservation: str,
+        usages: Iterable[UsedUnits],
+        kept: Iterable[HeldUnits],
+        retain: timedelta,
+        key: str,
+    ) -> None:
+        """Books what is used from now on; of the rest `kept` stays for so long, and everything else is free at once."""
+        ...
 
     async def release(self, reservation: str, key: str) -> None:
         """Settles as rolled back: what was moved in is booked again."""

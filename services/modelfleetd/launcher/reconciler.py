@@ -15,6 +15,7 @@ from modelfleetd.clock import Clock
 from modelfleetd.errors import FleetError
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.ports import World
+from modelfleetd.launcher.renewal import Renewer
 from modelfleetd.launcher.round import Round
 from modelfleetd.launcher.store import Claim, Store
 from modelfleetd.launcher.watch import Notifier
@@ -49,6 +50,7 @@ class Reconciler:
         self._store = store
         self._world = world
         self._executor = Executor(world, clock)
+        self._renewer = Renewer(world)
         self._clock = clock
         self._notifier = notifier
         self._holder = holder
@@ -144,6 +146,16 @@ class Reconciler:
         if self._running == ROUNDS - 1 or at_hand.due == 0:
             self.wake()
         self._put_down.set()
+        await self._renew(at_hand)
+
+    async def _renew(self, at_hand: Round) -> None:
+        """Its round is over, and its slot is somebody else's: this costs no launch any time."""
+        if at_hand.due is None and not at_hand.launch.ended:
+            return
+        try:
+            await self._renewer.renew(at_hand.launch, at_hand.now)
+        except Exception:  # noqa: BLE001 - one launch's defect must not stop the others
+            _log.exception("%s: its reservation is not renewed", at_hand.launch.name)
 
     async def _let_go(self, at_hand: Round) -> None:
         """This process stops: another one may go on at once."""

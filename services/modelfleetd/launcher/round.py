@@ -20,8 +20,9 @@ from modelfleetd.kit.telemetry import within_trace
 from modelfleetd.launcher import spans
 from modelfleetd.launcher.domain import outcomes
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
-from modelfleetd.launcher.domain.decide import next_action, region_to_observe
+from modelfleetd.launcher.domain.decide import awaits_hold, next_action, region_to_observe
 from modelfleetd.launcher.domain.events import Event
+from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, GateVerdict, Intent, Launch, State
 from modelfleetd.launcher.domain.observed import Seen
 from modelfleetd.launcher.executor import Executor
@@ -145,6 +146,10 @@ class Round:
             except FleetError as error:
                 await self._cannot_look(region, error)
                 return False
+        if launch.intent is None and awaits_hold(launch):
+            if not await self._read_hold():
+                return False
+            launch = self.launch
         if not self._looked:
             self._looked = True
             launch = self.launch = outcomes.looked(launch, self.now)
@@ -156,6 +161,22 @@ class Round:
             seen = seen_of(observation, launch.rising, launch.falling)
             launch = self.launch = with_progress(launch, seen, split_of(observation.desired))
         return await self._decide(launch, seen, observation)
+
+    async def _read_hold(self) -> bool:
+        """Asks capacity what has become of the reservation; says whether it has answered."""
+        before = self.launch.hold
+        try:
+            hold = await self._executor.hold(self.launch)
+        except FleetError as error:
+            await self._hold(f"cannot read its reservation: {error.message}")
+            return False
+        after = outcomes.told(self.launch, hold)
+        said = _news(before, hold, self.now) if before is not None else None
+        if said is None:
+            self.launch = after
+        else:
+            await self._record(after, [self._event(*said)])
+        return True
 
     async def _decide(self, launch: Launch, seen: Seen | None, observation: ServingObservation | None) -> bool:
         action = next_action(launch, seen, self.now)
@@ -208,7 +229,10 @@ class Round:
         span = spans.of_call(self.launch, intent, outcome, self.now)
         settled = Settled(intent.number, outcome)
         if outcome == "done":
-            event = self._event(_EVENTS[intent.act], message)
+            kind = _EVENTS[intent.act]
+            if intent.act is Act.RESERVE and after.hold is not None and after.hold.state is HoldState.PENDING:
+                kind, message = "CapacityPromised", after.hold.waits(self.now)
+            event = self._event(kind, message)
             await self._record(after, [event], settled=settled, more_spans=[span])
             return not self.launch.ended
         await self._refused(after, outcome, message, settled, [span])
@@ -300,7 +324,8 @@ class Round:
         # Numbers in a message may change with every look; that alone is no new version.
         same = [(c.type, c.reason) for c in conditions] == [(c.type, c.reason) for c in launch.conditions]
         after = replace(launch, conditions=conditions, watched_until=self.now + timedelta(seconds=wait.seconds))
-        if same and launch.retries == self._before.retries and launch.step == self._before.step:
+        stands = launch.step == self._before.step and launch.hold == self._before.hold
+        if same and stands and launch.retries == self._before.retries:
             self.launch = replace(after, version=self._before.version, epoch=self._before.epoch)
             if self.left <= 0 or not await self._store.watched(self.launch, wait.seconds):
                 raise LostClaim
@@ -377,6 +402,16 @@ class Round:
         launch = self.launch
         region = launch.region_plan.region if launch.state is State.SHIFTING else ""
         return Event(kind, message, self.now, launch.step.number, region, launch.epoch)
+
+
+def _news(before: Hold, hold: Hold, now: datetime) -> tuple[str, str] | None:
+    """What the history says of a reservation that is waited for; times alone change too often for it."""
+    if hold.state is HoldState.HELD:
+        units = sum(place.units for place in hold.places)
+        return "CapacityReserved", f"its turn has come: {units} units are held"
+    if hold.state is HoldState.PENDING and (hold.launches, hold.position) != (before.launches, before.position):
+        return "CapacityPromised", hold.waits(now)
+    return None
 
 
 def _on_the_move(launch: Launch) -> Launch:

@@ -106,6 +106,7 @@ def plan_to_proto(plan: Plan) -> pb.Plan:
         expected_duration=duration_to_proto(plan.expected_duration),
         candidate_estimate=plan.candidate_estimate,
         baseline_estimate=plan.baseline_estimate,
+        wait=plan.wait,
     )
 
 

@@ -16,6 +16,7 @@ from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import known
+from modelfleetd.kit.turns import Turns
 from modelfleetd.registry import wire
 from modelfleetd.registry.batch import (
     After,
@@ -37,7 +38,6 @@ from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.slices import in_slices
 from modelfleetd.registry.snapshot import SnapshotLedger
 from modelfleetd.registry.store import Head, Store
-from modelfleetd.registry.turns import Turns
 
 _MOST_TOGETHER = 64
 

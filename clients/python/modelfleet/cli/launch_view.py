@@ -116,6 +116,8 @@ def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
         ]
         yield Padding(render.table(headers, rows), (0, 0, 0, 2))
     plan = launch.plan
+    if plan.wait:
+        yield Text(f"does not fit what is free now, so it {plan.wait}")
     yield Text(
         f"each step bakes for {render.duration(launch.policy.bake_duration) or 'no time'}; {_gates(launch.policy)}"
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import grpc
 
 from modelfleet.capacity.v1 import capacity_pb2_grpc
 from modelfleetd import names
+from modelfleetd.capacity.admissions import Admissions
 from modelfleetd.capacity.datasets import Datasets
+from modelfleetd.capacity.demands import Demands
+from modelfleetd.capacity.estimator import Estimator
 from modelfleetd.capacity.registry import Registry
-from modelfleetd.capacity.turns import Turns
 from modelfleetd.capacity.watching import Watching
 from modelfleetd.clock import Clock
 from modelfleetd.kit import paging
@@ -19,8 +22,6 @@ from modelfleetd.kit.auth import current_principal
 from modelfleetd.kit.db import Database
 
 _NEWEST = 2**62
-# One works on the rows of the pool while the next is on its way.
-_ADMISSIONS_AT_A_TIME = 2
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -28,12 +29,33 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class Base(capacity_pb2_grpc.CapacityServiceServicer):
     """What the methods work with."""
 
-    def __init__(self, database: Database, registry: Registry, clock: Clock, datasets: Datasets) -> None:
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        clock: Clock,
+        datasets: Datasets,
+        demands: Demands,
+        freed: Callable[[], None],
+    ) -> None:
+        """Makes the servicer.
+
+        Args:
+            database: of capacity.
+            registry: that it asks.
+            clock: that waits are measured by.
+            datasets: of recordings.
+            demands: measures how much traffic routes must carry.
+            freed: called when something may have become free, or somebody waits.
+        """
         self._database = database
         self._registry = registry
+        self._demands = demands
         self._clock = clock
         self._datasets = datasets
-        self._turns = Turns(_ADMISSIONS_AT_A_TIME)
+        self._freed = freed
+        self._admissions = Admissions(database)
+        self._estimator = Estimator(database, registry, demands, clock)
         self._watching = Watching(database, clock)
 
 

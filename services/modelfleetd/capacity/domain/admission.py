@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from modelfleetd.capacity.domain.exact import refuse
 from modelfleetd.capacity.domain.ledger import Account, Entry, ModelUnits, check_units
-from modelfleetd.capacity.domain.pool import Place
+from modelfleetd.capacity.domain.pool import MAX_UNITS, Place
 from modelfleetd.capacity.domain.reservation import Asked, HoldItem
-from modelfleetd.errors import FieldViolation, QuotaShortage
+from modelfleetd.capacity.domain.room import Room
+from modelfleetd.errors import EndStateExceedsQuota, FieldViolation, QuotaExceeded, QuotaShortage
 
 MAX_BOOKINGS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Whether one item fits: what is available to the pool before it is taken, and what is missing."""
+    """Whether one item fits: what is available to the pool before it is taken, and what is missing.
+
+    Attributes:
+        end_room_units: by how much the pool's end state may grow, what the item moves in counted as gone.
+        kept_units: what is free besides, and kept for reservations that wait and come before this one.
+    """
 
     item: HoldItem
     available_units: int
+    end_room_units: int = MAX_UNITS
+    kept_units: int = 0
 
     @property
     def missing_units(self) -> int:
@@ -27,34 +35,77 @@ class Fit:
         extra = self.item.extra_units
         return max(0, extra - self.available_units) if extra else 0
 
+    @property
+    def end_excess_units(self) -> int:
+        """Units by which the end state exceeds the pool's own quota and loans. What serves already may go on."""
+        end = self.item.ends_with
+        return max(0, end - self.end_room_units) if end > self.item.moved_units else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:
     """The decision on what was asked for: what would be moved, and item by item whether the rest is there."""
 
+    pool: str
     fits: tuple[Fit, ...]
     moved: tuple[ModelUnits, ...]
 
     @property
     def admitted(self) -> bool:
-        return all(fit.missing_units == 0 for fit in self.fits)
+        return all(fit.missing_units == 0 for fit in self.fits) and self.ends_within_quota
+
+    @property
+    def ends_within_quota(self) -> bool:
+        return all(fit.end_excess_units == 0 for fit in self.fits)
 
     @property
     def items(self) -> tuple[HoldItem, ...]:
         return tuple(fit.item for fit in self.fits)
 
-    def shortages(self, pool: str) -> list[QuotaShortage]:
-        """Returns what is missing where; empty when it is admitted."""
+    @property
+    def growth(self) -> Iterator[tuple[Place, int, int]]:
+        """Place by place, the units that the pool's usage and its end state grow by."""
+        return ((fit.item.place, fit.item.extra_units, fit.item.ends_with - fit.item.moved_units) for fit in self.fits)
+
+    def shortages(self) -> list[QuotaShortage]:
+        """Returns what is missing where; empty when nothing is."""
         return [
-            QuotaShortage(pool, fit.item.flavor, fit.item.region, fit.item.extra_units, fit.available_units)
+            QuotaShortage(
+                self.pool,
+                fit.item.flavor,
+                fit.item.region,
+                fit.item.extra_units,
+                fit.available_units,
+                kept=fit.kept_units,
+            )
             for fit in self.fits
             if fit.missing_units
         ]
 
-    def explain(self, pool: str) -> str:
-        """Returns the decision in a sentence."""
+    def end_excess(self) -> EndStateExceedsQuota:
+        """Returns the error that names the first place whose end state exceeds quota and loans."""
+        fit = next(fit for fit in self.fits if fit.end_excess_units)
+        item = fit.item
+        return EndStateExceedsQuota(self.pool, item.flavor, item.region, item.ends_with, max(0, fit.end_room_units))
+
+    def refusal(self, may_wait: bool) -> QuotaExceeded | EndStateExceedsQuota:
+        """Returns the error that says why it is not admitted.
+
+        Args:
+            may_wait: that something is missing now is no reason then.
+        """
+        shortages = self.shortages()
+        if self.ends_within_quota or (shortages and not may_wait):
+            return QuotaExceeded(shortages)
+        return self.end_excess()
+
+    def explain(self) -> str:
+        """Returns the decision in a sentence or two."""
         if not self.admitted:
-            return "Does not fit now: " + "; ".join(map(str, self.shortages(pool))) + "."
+            shortages = self.shortages()
+            now = "Does not fit now: " + "; ".join(map(str, shortages)) + "." if shortages else ""
+            end = "" if self.ends_within_quota else self.end_excess().message
+            return f"{now} {end}".strip()
         parts = [
             f"{item.hold_units} units of {item.flavor} in {item.region} = {item.moved_units} moved + "
             f"{item.extra_units} new of {fit.available_units} available"
@@ -64,7 +115,7 @@ class Admission:
         return "Fits now: " + "; ".join(parts) + "."
 
 
-def admit(asked: Asked, bookings: Iterable[ModelUnits], available: Mapping[Place, int]) -> Admission:
+def admit(asked: Asked, bookings: Iterable[ModelUnits], room: Room, free: Room | None = None) -> Admission:
     """Decides on a reservation.
 
     What the replaced models have booked in the places of the items moves into the hold, whole; the rest must be
@@ -73,15 +124,21 @@ def admit(asked: Asked, bookings: Iterable[ModelUnits], available: Mapping[Place
     Args:
         asked: what is asked for.
         bookings: what the replaced models have booked in this pool.
-        available: units that the pool may still use, by place.
+        room: what the pool may use.
+        free: what it could use if nobody waited.
     """
     places = {item.place for item in asked.items}
     moved = tuple(booking for booking in bookings if booking.place in places and booking.units > 0)
     from_models: dict[Place, int] = {}
     for booking in moved:
         from_models[booking.place] = from_models.get(booking.place, 0) + booking.units
-    fits = tuple(Fit(_hold(item, from_models.get(item.place, 0)), available.get(item.place, 0)) for item in asked.items)
-    return Admission(fits, moved)
+    fits = []
+    for item in asked.items:
+        held = _hold(item, from_models.get(item.place, 0))
+        available = room.available(asked.pool, item.place)
+        kept = 0 if free is None else free.available(asked.pool, item.place) - available
+        fits.append(Fit(held, available, room.end_room(asked.pool, item.place) + held.moved_units, kept))
+    return Admission(asked.pool, tuple(fits), moved)
 
 
 def _hold(item: HoldItem, moved: int) -> HoldItem:

@@ -1,7 +1,7 @@
 """Capacity held for launches: what is asked for, the states, and the ledger lines that take, undo and free a hold.
 
 PENDING ──▶ HELD ──▶ SETTLED      the launch ended, what it uses is booked
-   │          ├────▶ EXPIRED      never activated, its time ran out: the worker
+   ├──────────┼────▶ EXPIRED      never activated, its time ran out: the worker
    └──────────┴────▶ CANCELLED    given back before anything was started
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from modelfleetd.capacity.domain.exact import refuse
 from modelfleetd.capacity.domain.ledger import Account, Entry, ModelUnits
@@ -20,12 +20,14 @@ from modelfleetd.errors import FieldViolation, WrongState, invalid
 MAX_ITEMS = 1000
 DEFAULT_TIME_TO_LIVE = timedelta(hours=1)
 MAX_TIME = timedelta(days=7)
+# Leaves room for whatever is added to a time.
+_EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
 class State(enum.Enum):
     """Where a reservation is in its life; beside each, who moves it on."""
 
-    PENDING = "PENDING"  # the worker that frees what it waits for, or its holder
+    PENDING = "PENDING"  # the worker that serves those who wait, the one that expires them, or its holder
     HELD = "HELD"  # its holder; before the activation also the worker that expires it
     SETTLED = "SETTLED"
     EXPIRED = "EXPIRED"
@@ -33,7 +35,7 @@ class State(enum.Enum):
 
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.PENDING: frozenset({State.HELD, State.CANCELLED}),
+    State.PENDING: frozenset({State.HELD, State.EXPIRED, State.CANCELLED}),
     State.HELD: frozenset({State.SETTLED, State.EXPIRED, State.CANCELLED}),
     State.SETTLED: frozenset(),
     State.EXPIRED: frozenset(),
@@ -49,14 +51,34 @@ class Outcome(enum.Enum):
     ROLLED_BACK = "ROLLED_BACK"
 
 
+class Tier(enum.IntEnum):
+    """How important a launch is: the highest severity of incident that its models can cause."""
+
+    TIER0 = 0
+    TIER1 = 1
+    TIER2 = 2
+    TIER3 = 3
+    TIER4 = 4
+
+
+def rank(tier: Tier | None) -> int:
+    """Returns the place of a tier in the order of importance, from 0; what is not stated is least important."""
+    return len(Tier) if tier is None else tier.value
+
+
 @dataclass(frozen=True, slots=True)
 class HoldItem:
-    """How much a launch holds of one flavor in one region, in units: moved from what served before, plus extra."""
+    """How much a launch holds of one flavor in one region, in units: moved from what served before, plus extra.
+
+    Attributes:
+        end_units: what its models will use here when it has succeeded; None: as much as it holds.
+    """
 
     flavor: str
     region: str
     hold_units: int
     moved_units: int = 0
+    end_units: int | None = None
 
     @property
     def place(self) -> Place:
@@ -66,19 +88,56 @@ class HoldItem:
     def extra_units(self) -> int:
         return self.hold_units - self.moved_units
 
+    @property
+    def ends_with(self) -> int:
+        """What it will use at the end, as far as is known."""
+        return self.hold_units if self.end_units is None else self.end_units
+
+    @property
+    def freed_units(self) -> int:
+        """What its end will free when the launch succeeds: what may be promised to others."""
+        return self.hold_units - self.ends_with
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Units that a launch which is held already will free, for one that waits.
+
+    Attributes:
+        expected_time: when, the rollback window of that launch included.
+    """
+
+    reservation: str
+    launch: str
+    flavor: str
+    region: str
+    units: int
+    expected_time: datetime
+
+    @property
+    def place(self) -> Place:
+        return Place(self.flavor, self.region)
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a reservation asks for.
 
+    Attributes:
+        expected_release_time: when the holder expects the launch to end; None: it does not know.
+        expected_retain_duration: how long it means to keep what is left for a rollback.
+
     Raises:
-        InvalidFields: no items, too many, one twice, or units out of range.
+        InvalidFields: no items, too many, one twice, units or times out of range.
     """
 
     pool: str
     launch: str
     items: tuple[HoldItem, ...]
     replaced_models: tuple[str, ...] = ()
+    tier: Tier | None = None
+    expected_release_time: datetime | None = None
+    expected_retain_duration: timedelta = timedelta()
 
     def __post_init__(self) -> None:
         wrong = []
@@ -89,9 +148,16 @@ class Asked:
             path = f"reservation.items[{index}]"
             if not 0 <= item.hold_units <= MAX_UNITS:
                 wrong.append(FieldViolation(f"{path}.hold_units", f"must be 0 to {MAX_UNITS:,}"))
+            elif item.end_units is not None and not 0 <= item.end_units <= item.hold_units:
+                wrong.append(
+                    FieldViolation(f"{path}.end_units", f"must be 0 to hold_units, which are {item.hold_units:,}")
+                )
             if item.place in seen:
                 wrong.append(FieldViolation(path, "names a flavor and region a second time"))
             seen.add(item.place)
+        if not timedelta() <= self.expected_retain_duration <= MAX_TIME:
+            wrong.append(FieldViolation("reservation.expected_retain_duration", "must be 0 to 7 days"))
+        wrong += _wrong_time(self.expected_release_time, "reservation.expected_release_time")
         refuse(wrong)
 
     @property
@@ -101,12 +167,31 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """How much of a hold is kept for a rollback in one place."""
+
+    flavor: str
+    region: str
+    units: int
+
+    @property
+    def place(self) -> Place:
+        return Place(self.flavor, self.region)
+
+
+@dataclass(frozen=True, slots=True)
 class Reservation:
     """Capacity of a pool that is a launch's, or was.
 
     Attributes:
+        sequence: its place in the order of creation.
         retained: what is kept of the items until `retain_until`, as holds of their own.
         outcome: how its launch ended; None before.
+        retain: what the settlement asked to keep; empty: all that was left.
+        time_to_live: how long it lives without being activated, from when it is held or renewed.
+        promises: while it waits, what it waits for.
+        position: while it waits, its place among those who wait for the same; 0 otherwise.
+        version: grows with every change.
     """
 
     name: str
@@ -126,6 +211,33 @@ class Reservation:
     retain_until: datetime | None = None
     outcome: Outcome | None = None
     retain_duration: timedelta = timedelta()
+    retain: tuple[Kept, ...] = ()
+    tier: Tier | None = None
+    expected_release_time: datetime | None = None
+    expected_retain_duration: timedelta = timedelta()
+    time_to_live: timedelta = DEFAULT_TIME_TO_LIVE
+    promises: tuple[Promise, ...] = ()
+    expected_hold_time: datetime | None = None
+    position: int = 0
+    hold_time: datetime | None = None
+    renew_time: datetime | None = None
+    holder_absent: bool = False
+    message: str = ""
+    sequence: int = 0
+    version: int = 0
+
+    @property
+    def asked(self) -> Asked:
+        """What it asked for."""
+        return Asked(
+            self.pool,
+            self.launch,
+            self.items,
+            self.replaced_models,
+            self.tier,
+            self.expected_release_time,
+            self.expected_retain_duration,
+        )
 
     def require(self, state: State) -> None:
         """Checks that it may go to a state.
@@ -141,8 +253,13 @@ class Reservation:
         """What its holder may do with it now."""
         if self.state is State.HELD:
             before = () if self.activate_time else ("CancelReservation",)
-            return ("ActivateReservation", "SettleReservation", *before)
-        return ("CancelReservation",) if self.state is State.PENDING else ()
+            return ("RenewReservation", "ActivateReservation", "SettleReservation", *before)
+        return ("RenewReservation", "CancelReservation") if self.state is State.PENDING else ()
+
+    def require_live(self) -> None:
+        """Raises WrongState once it has ended."""
+        if self.state not in LIVE:
+            raise WrongState(self.name, self.state.name, self.verbs)
 
     def require_not_activated(self) -> None:
         """Raises WrongState once its first replica may have been started: from then on it ends by settlement alone."""
@@ -150,18 +267,31 @@ class Reservation:
             raise WrongState(self.name, "HELD and activated", self.verbs)
 
 
+def entry_of_item(item: HoldItem) -> Entry:
+    """Returns the line that takes an item into HELD, with what will go on serving of it."""
+    return Entry(item.place, Account.HELD, item.hold_units, end_delta_units=item.ends_with)
+
+
+def undone(entry: Entry) -> Entry:
+    """Returns the line that undoes another."""
+    end = None if entry.end_delta_units is None else -entry.end_delta_units
+    return replace(entry, delta_units=-entry.delta_units, end_delta_units=end)
+
+
 def entries_of_hold(items: Iterable[HoldItem], moved: Iterable[ModelUnits]) -> tuple[Entry, ...]:
     """Returns the lines that take a hold: from each moved model out of SERVING, and the whole into HELD."""
     return (
         *(Entry(booking.place, Account.SERVING, -booking.units, booking.model) for booking in moved),
-        *(Entry(item.place, Account.HELD, item.hold_units) for item in items if item.hold_units),
+        *(entry_of_item(item) for item in items if item.hold_units),
     )
 
 
 def entries_of_return(reservation: Reservation) -> tuple[Entry, ...]:
-    """Returns the lines that undo a hold: everything is as it was before."""
+    """Returns the lines that undo a hold: everything is as it was before. Of one that waits, none."""
+    if reservation.state is State.PENDING:
+        return ()
     taken = entries_of_hold(reservation.items, reservation.moved)
-    return tuple(replace(entry, delta_units=-entry.delta_units) for entry in taken)
+    return tuple(undone(entry) for entry in taken)
 
 
 def entries_of_release(reservation: Reservation) -> tuple[Entry, ...]:
@@ -180,3 +310,15 @@ def time_to_live(asked: timedelta | None) -> timedelta:
     if not timedelta() < asked <= MAX_TIME:
         raise invalid("time_to_live", "must be above 0 and at most 7 days")
     return asked
+
+
+def check_release_time(asked: datetime | None) -> datetime | None:
+    """Returns when a holder expects to release what it holds. Raises InvalidFields for a time out of all reason."""
+    refuse(_wrong_time(asked, "expected_release_time"))
+    return asked
+
+
+def _wrong_time(time: datetime | None, path: str) -> list[FieldViolation]:
+    if time is None or _EARLIEST <= time <= _LATEST:
+        return []
+    return [FieldViolation(path, f"must be a time between the years {_EARLIEST.year} and {_LATEST.year}")]

@@ -8,14 +8,28 @@ from datetime import timedelta
 
 from modelfleetd.capacity.domain.exact import refuse
 from modelfleetd.capacity.domain.ledger import Account, Entry, ModelUnits, check_units
-from modelfleetd.capacity.domain.pool import Place
-from modelfleetd.capacity.domain.reservation import MAX_TIME, HoldItem, Outcome, Reservation, State
+from modelfleetd.capacity.domain.pool import MAX_UNITS, Place
+from modelfleetd.capacity.domain.reservation import (
+    MAX_TIME,
+    HoldItem,
+    Kept,
+    Outcome,
+    Reservation,
+    State,
+    entry_of_item,
+    undone,
+)
 from modelfleetd.errors import FieldViolation, LaunchEnded, SettlementExceedsHold
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """How a hold ends.
+
+    Attributes:
+        usages: what each model uses from now on.
+        retain_duration: how long what is kept of the rest is kept.
+        retain: how much of the rest is kept where; a place that is not named keeps nothing. Empty: all of the rest.
 
     Raises:
         InvalidFields: units out of range, a model twice in a place, or usages and times that the outcome excludes.
@@ -24,6 +38,7 @@ class Settlement:
     outcome: Outcome
     usages: tuple[ModelUnits, ...] = ()
     retain_duration: timedelta = timedelta()
+    retain: tuple[Kept, ...] = ()
 
     def __post_init__(self) -> None:
         wrong = []
@@ -33,7 +48,10 @@ class Settlement:
             wrong.append(FieldViolation("retain_duration", "must be unset when rolled back: nothing is left to undo"))
         if not timedelta() <= self.retain_duration <= MAX_TIME:
             wrong.append(FieldViolation("retain_duration", "must be 0 to 7 days"))
+        if self.outcome is Outcome.ROLLED_BACK and self.retain:
+            wrong.append(FieldViolation("retain", "must be empty when rolled back: nothing is left to undo"))
         wrong += check_units(self.usages, "usages")
+        wrong += _check_retain(self.retain)
         refuse(wrong)
 
 
@@ -61,14 +79,38 @@ def settle(reservation: Reservation, settlement: Settlement) -> Settled | None:
         raise LaunchEnded(reservation.launch, outcome)
     reservation.require(State.SETTLED)
     booked = reservation.moved if settlement.outcome is Outcome.ROLLED_BACK else settlement.usages
-    left = _left(reservation, booked)
-    retained = tuple(item for item in left if item.hold_units) if settlement.retain_duration else ()
+    retained = _retained(reservation, settlement, _left(reservation, booked))
     entries = (
-        *(Entry(item.place, Account.HELD, -item.hold_units) for item in reservation.items if item.hold_units),
+        *(undone(entry_of_item(item)) for item in reservation.items if item.hold_units),
         *(Entry(usage.place, Account.SERVING, usage.units, usage.model) for usage in booked if usage.units),
         *(Entry(item.place, Account.RETAINED, item.hold_units) for item in retained),
     )
     return Settled(booked, retained, entries)
+
+
+def _check_retain(retain: Sequence[Kept]) -> list[FieldViolation]:
+    wrong = []
+    seen: set[Place] = set()
+    for index, kept in enumerate(retain):
+        if not 0 <= kept.units <= MAX_UNITS:
+            wrong.append(FieldViolation(f"retain[{index}].units", f"must be 0 to {MAX_UNITS:,}"))
+        if kept.place in seen:
+            wrong.append(FieldViolation(f"retain[{index}]", "names a flavor and region a second time"))
+        seen.add(kept.place)
+    return wrong
+
+
+def _retained(reservation: Reservation, settlement: Settlement, left: Sequence[HoldItem]) -> tuple[HoldItem, ...]:
+    """Returns what is kept of what is left: what is named, or all of it. Raises SettlementExceedsHold."""
+    if not settlement.retain_duration:
+        return ()
+    if not settlement.retain:
+        return tuple(item for item in left if item.hold_units)
+    rest = {item.place: item.hold_units for item in left}
+    for kept in settlement.retain:
+        if kept.units > rest.get(kept.place, 0):
+            raise SettlementExceedsHold(reservation.name, rest.get(kept.place, 0), kept.units)
+    return tuple(HoldItem(kept.flavor, kept.region, kept.units) for kept in settlement.retain if kept.units)
 
 
 def _left(reservation: Reservation, booked: Sequence[ModelUnits]) -> list[HoldItem]:
@@ -85,5 +127,7 @@ def _left(reservation: Reservation, booked: Sequence[ModelUnits]) -> list[HoldIt
 
 def _same_settlement(reservation: Reservation, settlement: Settlement) -> bool:
     if reservation.outcome is not settlement.outcome or reservation.retain_duration != settlement.retain_duration:
+        return False
+    if set(reservation.retain) != set(settlement.retain):
         return False
     return settlement.outcome is Outcome.ROLLED_BACK or set(reservation.settled) == set(settlement.usages)

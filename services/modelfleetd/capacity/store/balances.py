@@ -5,7 +5,7 @@ The only way to change usage is `write`, which appends to the ledger and applies
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from modelfleetd.capacity.domain.ledger import Account, Entry, LedgerEntry, ModelUnits
@@ -77,6 +77,23 @@ def headroom_of(row: Record) -> Headroom:
 _FIELDS = tuple(field.name for field in fields(Headroom))
 
 
+async def headrooms(reads: Reads, pools: Collection[str], places: Sequence[Place]) -> dict[str, tuple[Headroom, ...]]:
+    """Returns what several pools may do in some places, by pool, as it is seen now: nobody keeps it so."""
+    rows = await reads.fetch(
+        f"""SELECT b.pool, {COLUMNS}
+            FROM balances b LEFT JOIN balances p ON p.pool = b.parent AND p.flavor = b.flavor AND p.region = b.region
+            WHERE b.pool = ANY($1) AND (b.flavor, b.region) IN (SELECT * FROM unnest($2::text[], $3::text[]))
+            ORDER BY b.pool, b.flavor, b.region""",
+        sorted(pools),
+        [place.flavor for place in places],
+        [place.region for place in places],
+    )
+    found: dict[str, tuple[Headroom, ...]] = {}
+    for row in rows:
+        found[row["pool"]] = (*found.get(row["pool"], ()), headroom_of(row))
+    return found
+
+
 async def bookings_of(reads: Reads, pool: str, models: Iterable[str]) -> list[ModelUnits]:
     """Returns what models have booked in a pool. Ask after the balances are locked: bookings change under that lock."""
     wanted = sorted(set(models))
@@ -107,49 +124,25 @@ async def write(conn: Connection, cause: Cause, entries: Iterable[Entry]) -> Non
 
     What a pool uses beyond what it keeps to itself counts in its parent's row too, in the same statement.
     """
-    lines = list(entries)
+    await write_all(conn, cause.pool, [(cause, entries)])
+
+
+async def write_all(conn: Connection, pool: str, changes: Iterable[tuple[Cause, Iterable[Entry]]]) -> None:
+    """Does what `write` does for several changes of one pool, at once."""
+    causes, lines = [], []
+    for cause, entries in changes:
+        for line in entries:
+            causes.append(cause)
+            lines.append(line)
     if not lines:
         return
-    written = await conn.fetchval(
-        f"""
-        WITH lines AS (
-            INSERT INTO ledger (pool, flavor, region, account, delta_units, model, end_delta_units,
-                actor, reason, launch, reservation)
-            SELECT $1, line.*, $2, $3, $4, $5
-            FROM unnest($6::text[], $7::text[], $8::text[], $9::bigint[], $10::text[], $11::bigint[]) line
-            RETURNING flavor, region, account, delta_units, end_delta_units
-        ), sums AS (
-            SELECT flavor, region, sum(delta_units) AS used, sum(end_delta_units) AS ending,
-                coalesce(sum(delta_units) FILTER (WHERE account = 'SERVING'), 0) AS serving,
-                coalesce(sum(delta_units) FILTER (WHERE account = 'HELD'), 0) AS held,
-                coalesce(sum(delta_units) FILTER (WHERE account = 'RETAINED'), 0) AS retained
-            FROM lines GROUP BY flavor, region
-        ), changed AS (
-            UPDATE balances b SET
-                serving_units = b.serving_units + serving,
-                held_units = b.held_units + held,
-                retained_units = b.retained_units + retained,
-                ending_units = b.ending_units + ending,
-                ceiling_units = CASE WHEN b.limit_units IS NOT NULL THEN greatest(b.limit_units,
-                    least(b.ceiling_units, b.used_units + b.children_used_units + used)) END
-            FROM sums WHERE b.pool = $1 AND b.flavor = sums.flavor AND b.region = sums.region
-            RETURNING b.pool, b.parent, b.flavor, b.region, b.nominal_units,
-                b.serving_units, b.held_units, b.retained_units, b.used_units, serving, held, retained, used,
-                greatest(0, b.used_units - b.local_units) - greatest(0, b.used_units - used - b.local_units) AS grown
-        ), organisation AS (
-            UPDATE balances p SET
-                children_used_units = p.children_used_units + grown,
-                ceiling_units = greatest(p.limit_units,
-                    least(p.ceiling_units, p.used_units + p.children_used_units + grown))
-            FROM changed c WHERE grown <> 0 AND p.pool = c.parent AND p.flavor = c.flavor AND p.region = c.region
-        ), recorded AS ({usage.RECORD})
-        SELECT count(*) FROM changed
-        """,
-        cause.pool,
-        cause.actor,
-        cause.reason,
-        cause.launch,
-        cause.reservation,
+    changed = await conn.fetchval(
+        WRITE,
+        pool,
+        [cause.actor for cause in causes],
+        [cause.reason for cause in causes],
+        [cause.launch for cause in causes],
+        [cause.reservation for cause in causes],
         [line.place.flavor for line in lines],
         [line.place.region for line in lines],
         [line.account.value for line in lines],
@@ -158,9 +151,45 @@ async def write(conn: Connection, cause: Cause, entries: Iterable[Entry]) -> Non
         [line.ending_units for line in lines],
     )
     places = {line.place for line in lines}
-    if written != len(places):
-        raise RuntimeError(f"{cause.pool} lacks a balance for one of {sorted(places)}")
-    await _book(conn, cause.pool, [line for line in lines if line.account is Account.SERVING])
+    if changed != len(places):
+        raise RuntimeError(f"{pool} lacks a balance for one of {sorted(places)}")
+    await _book(conn, pool, [line for line in lines if line.account is Account.SERVING])
+
+
+WRITE = f"""
+WITH lines AS (
+    INSERT INTO ledger (pool, actor, reason, launch, reservation, flavor, region, account, delta_units, model,
+        end_delta_units)
+    SELECT $1, line.* FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+        $8::text[], $9::bigint[], $10::text[], $11::bigint[]) line
+    RETURNING flavor, region, account, delta_units, end_delta_units
+), sums AS (
+    SELECT flavor, region, sum(delta_units) AS used, sum(end_delta_units) AS ending,
+        coalesce(sum(delta_units) FILTER (WHERE account = 'SERVING'), 0) AS serving,
+        coalesce(sum(delta_units) FILTER (WHERE account = 'HELD'), 0) AS held,
+        coalesce(sum(delta_units) FILTER (WHERE account = 'RETAINED'), 0) AS retained
+    FROM lines GROUP BY flavor, region
+), changed AS (
+    UPDATE balances b SET
+        serving_units = b.serving_units + serving,
+        held_units = b.held_units + held,
+        retained_units = b.retained_units + retained,
+        ending_units = b.ending_units + ending,
+        ceiling_units = CASE WHEN b.limit_units IS NOT NULL THEN greatest(b.limit_units,
+            least(b.ceiling_units, b.used_units + b.children_used_units + used)) END
+    FROM sums WHERE b.pool = $1 AND b.flavor = sums.flavor AND b.region = sums.region
+    RETURNING b.pool, b.parent, b.flavor, b.region, b.nominal_units,
+        b.serving_units, b.held_units, b.retained_units, b.used_units, serving, held, retained, used,
+        greatest(0, b.used_units - b.local_units) - greatest(0, b.used_units - used - b.local_units) AS grown
+), organisation AS (
+    UPDATE balances p SET
+        children_used_units = p.children_used_units + grown,
+        ceiling_units = greatest(p.limit_units,
+            least(p.ceiling_units, p.used_units + p.children_used_units + grown))
+    FROM changed c WHERE grown <> 0 AND p.pool = c.parent AND p.flavor = c.flavor AND p.region = c.region
+), recorded AS ({usage.RECORD})
+SELECT count(*) FROM changed
+"""
 
 
 async def _book(conn: Connection, pool: str, lines: Sequence[Entry]) -> None:
@@ -262,9 +291,10 @@ _DIFFERENCES = """
             ('SERVING', serving), ('HELD', held), ('RETAINED', retained), ('ENDING', ending)) a (account, units)
         UNION ALL SELECT 'bookings', pool, flavor, region, 'SERVING', sum(units)
         FROM bookings GROUP BY pool, flavor, region
-        UNION ALL SELECT 'reservations', r.pool, i.flavor, i.region, 'HELD', sum(i.hold_units)
-        FROM reservation_items i JOIN reservations r ON r.name = i.reservation
-        WHERE r.state = 'HELD' GROUP BY r.pool, i.flavor, i.region
+        UNION ALL SELECT 'reservations', r.pool, i.flavor, i.region, account, sum(units)
+        FROM reservation_items i JOIN reservations r ON r.name = i.reservation, LATERAL (VALUES
+            ('HELD', i.hold_units), ('ENDING', coalesce(i.end_units, i.hold_units))) a (account, units)
+        WHERE r.state = 'HELD' GROUP BY r.pool, i.flavor, i.region, account
         UNION ALL SELECT 'reservations', r.pool, i.flavor, i.region, 'RETAINED', sum(i.retained_units)
         FROM reservation_items i JOIN reservations r ON r.name = i.reservation
         WHERE r.retain_until IS NOT NULL GROUP BY r.pool, i.flavor, i.region
@@ -287,7 +317,8 @@ _DIFFERENCES = """
         UNION ALL SELECT source, pool, flavor, region, account, 0 FROM expected JOIN
             (VALUES ('ledger', 'SERVING'), ('ledger', 'HELD'), ('ledger', 'RETAINED'), ('ledger', 'ENDING'),
                 ('bookings', 'SERVING'), ('reservations', 'HELD'), ('reservations', 'RETAINED'),
-                ('pools', 'STORED'), ('pools', 'BORROWED'), ('loans', 'LENT'), ('loans', 'LOANED'))
+                ('reservations', 'ENDING'), ('pools', 'STORED'), ('pools', 'BORROWED'), ('loans', 'LENT'),
+                ('loans', 'LOANED'))
                 s (source, account) USING (account)
     )
     SELECT source, pool, flavor, region, account, sum(c.units) AS claimed, coalesce(max(e.units), 0) AS balance

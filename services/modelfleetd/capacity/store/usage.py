@@ -209,7 +209,7 @@ async def remedies(reads: Reads, missing: Mapping[tuple[str, Place], int]) -> di
         ) users,
         LATERAL (
             (SELECT 'HELD' AS account, r.launch AS name, r.pool, i.hold_units AS units,
-                (to_jsonb(r) ->> 'expected_release_time')::timestamptz AS until
+                r.expected_release_time AS until
             FROM reservations r JOIN reservation_items i ON i.reservation = r.name
             WHERE r.state = 'HELD' AND r.pool = ANY(users.names) AND i.flavor = wanted.flavor
             AND i.region = wanted.region AND i.hold_units > 0
@@ -243,9 +243,13 @@ async def remedies(reads: Reads, missing: Mapping[tuple[str, Place], int]) -> di
 
 
 async def explained(reads: Reads, shortages: Sequence[QuotaShortage]) -> list[QuotaShortage]:
-    """Returns shortages with what would free enough; of the first few, as a message shows them."""
-    shown = {(one.pool, Place(one.flavor, one.region)): one.requested - one.available for one in shortages[:_NAMED]}
-    found = await remedies(reads, shown)
+    """Returns shortages with what would free enough, where a quota was cut: the first few, as a message shows them."""
+    lacking = {
+        (one.pool, Place(one.flavor, one.region)): one.requested - one.available
+        for one in shortages[:_NAMED]
+        if one.available < 0
+    }
+    found = await remedies(reads, lacking)
     return [replace(one, remedy=found.get((one.pool, Place(one.flavor, one.region)), "")) for one in shortages]
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from modelfleetd.launcher.domain import undo
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
+from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import (
     UNCHANGED,
     Act,
@@ -26,6 +27,7 @@ from modelfleetd.launcher.domain.launch import (
     going_back,
 )
 from modelfleetd.launcher.domain.observed import Seen, ShareState, in_proportion, share_state
+from modelfleetd.launcher.domain.outcomes import reservation_gone
 from modelfleetd.launcher.domain.plan import Side
 from modelfleetd.launcher.domain.words import count, percent, span
 
@@ -48,6 +50,13 @@ def region_to_observe(launch: Launch) -> str | None:
     if launch.state is State.ROLLING_BACK and launch.touched and launch.undoing >= 0:
         return launch.plan.regions[launch.undoing].region
     return None
+
+
+def awaits_hold(launch: Launch) -> bool:
+    """Whether capacity has to be asked what has become of the reservation before the launch can decide."""
+    if launch.state is not State.PREPARING or not launch.reservation or launch.activated or launch.abort is not None:
+        return False
+    return launch.hold is None or launch.hold.state is HoldState.PENDING
 
 
 def next_action(launch: Launch, seen: Seen | None, now: datetime) -> Action:
@@ -173,9 +182,25 @@ def _prepare(launch: Launch, now: datetime) -> Action:
             return Call(Act.ESTIMATE, "asks again what both models need and what is free")
         return Call(Act.RESERVE, "reserves the peak of the swap")
     if not launch.activated:
-        return Call(Act.ACTIVATE, "says that replicas are about to be started")
+        return _await_hold(launch, now)
     shifting = begin_step(enter(launch, State.SHIFTING, now), 1, now, region=0)
     return Advance("StateChanged", "shifts traffic, step 1", shifting)
+
+
+def _await_hold(launch: Launch, now: datetime) -> Action:
+    """It is in line for its capacity; once that is held the plan is made again, within it, before anything starts."""
+    hold = launch.hold
+    assert hold is not None
+    if hold.state is HoldState.PENDING:
+        return Wait("CapacityPromised", hold.waits(now), hold.due(now))
+    if hold.state is not HoldState.HELD:
+        lost = f"its reservation is {hold.state.name}; plans and reserves anew"
+        return Advance("ReservationLost", lost, reservation_gone(launch), progress=False)
+    if hold.unfit:
+        return Call(Act.CANCEL_RESERVATION, "gives back a hold that does not carry what serves now, to reserve anew")
+    if launch.plan_time is None or now >= launch.plan_time + _PLAN_LASTS:
+        return Call(Act.ESTIMATE, "makes its plan again, within what it holds")
+    return Call(Act.ACTIVATE, "says that replicas are about to be started")
 
 
 # Step by step

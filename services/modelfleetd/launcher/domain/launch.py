@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from modelfleetd.launcher.domain.envelope import Envelope
+from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
 from modelfleetd.launcher.domain.policy import Policy
 
@@ -285,7 +286,14 @@ class Launch:
     plan_time: datetime | None = None
     # When it means to look next; a look that comes later than that pushes the deadlines on.
     watched_until: datetime | None = None
+    # How important the route is, as the plan was made: who waits for capacity waits in this order.
+    tier: str = ""
     reservation: str = ""
+    # What capacity said of it last; None where it has to be asked.
+    hold: Hold | None = None
+    # When it was made, and the end of the launch that it was made with.
+    reserve_time: datetime | None = None
+    told_release: datetime | None = None
     activated: bool = False
     # Something was given to a platform.
     touched: bool = False

@@ -8,9 +8,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd.errors import (
+    EndStateExceedsQuota,
     FleetError,
     InvalidFields,
     LaunchEnded,
+    PlanInfeasible,
     QuotaExceeded,
     ReplicaCannotStart,
     RevisionMismatch,
@@ -19,6 +21,7 @@ from modelfleetd.errors import (
 from modelfleetd.launcher.domain import envelope as envelopes
 from modelfleetd.launcher.domain.actions import Wait
 from modelfleetd.launcher.domain.envelope import Envelope
+from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import (
     ON_PLATFORM,
     Act,
@@ -90,6 +93,7 @@ def estimated(
     baseline: ModelFacts | None,
     revision: int,
     gated: bool,
+    tier: str,
     now: datetime,
 ) -> Launch:
     """The plan is made. An approval that covers it still counts; else the policy approves, or people are asked.
@@ -123,6 +127,7 @@ def estimated(
         baseline_facts=baseline,
         expected_revision=revision,
         gated=gated and not launch.policy.stability_gate.disabled,
+        tier=tier,
     )
     approved = _approved(launch, made, now)
     launch = replace(launch, envelope=approved)
@@ -141,8 +146,16 @@ def _approved(launch: Launch, made: Envelope, now: datetime) -> Envelope:
     return made
 
 
-def reserved(launch: Launch, reservation: str) -> Launch:
-    return replace(confirmed(launch), reservation=reservation)
+def reserved(launch: Launch, hold: Hold, release: datetime | None, now: datetime) -> Launch:
+    """Capacity has answered: it is held, or the launch is in line for it."""
+    return replace(confirmed(launch), reservation=hold.reservation, hold=hold, reserve_time=now, told_release=release)
+
+
+def told(launch: Launch, hold: Hold) -> Launch:
+    """Capacity was asked what has become of the reservation. A plan that had to wait is made again."""
+    waited = launch.hold is not None and launch.hold.state is HoldState.PENDING
+    plan_time = None if waited and hold.state is HoldState.HELD else launch.plan_time
+    return replace(launch, hold=hold, plan_time=plan_time)
 
 
 def activated(launch: Launch) -> Launch:
@@ -150,7 +163,8 @@ def activated(launch: Launch) -> Launch:
 
 
 def reservation_gone(launch: Launch) -> Launch:
-    return replace(confirmed(launch), reservation="")
+    """Nothing is held for it. Whatever it reserves next is planned from what is free then."""
+    return replace(confirmed(launch), reservation="", hold=None, plan_time=None)
 
 
 # Gates
@@ -222,14 +236,17 @@ def refused(launch: Launch, act: Act, error: FleetError, now: datetime) -> Launc
         case Act.ESTIMATE, InvalidFields():
             # What is asked for is no launch any more; no time makes it one.
             return going_back(after, "registry", error.message, now)
-        case Act.RESERVE, QuotaExceeded():
+        case Act.ESTIMATE, PlanInfeasible() if launch.hold is not None and launch.hold.state is HoldState.HELD:
+            # What serves has changed so much while it waited that its hold does not carry it any more.
+            return replace(after, hold=replace(launch.hold, unfit=True))
+        case Act.RESERVE, QuotaExceeded() | EndStateExceedsQuota():
             # What was free when the plan was made is not any more: another plan may fit, within the envelope.
             return replace(after, plan_time=None)
         case Act.ACTIVATE, WrongState():
-            # It waited so long that its reservation has expired.
-            return replace(after, reservation="")
+            # It waited so long that its reservation has expired; capacity says so when it is asked.
+            return replace(after, hold=None)
         case Act.CANCEL_RESERVATION, WrongState():
-            return replace(after, reservation="")
+            return reservation_gone(after)
         case Act.START, ReplicaCannotStart():
             return going_back(after, "platform", error.message, now)
         case Act.FINALIZE, LaunchEnded():
@@ -244,6 +261,18 @@ def refused(launch: Launch, act: Act, error: FleetError, now: datetime) -> Launc
             return replace(after, abort=None)
         case _:
             return after
+
+
+def advice(error: FleetError) -> str:
+    """What an error says, and the command that would help where there is one."""
+    if not isinstance(error, EndStateExceedsQuota):
+        return error.message
+    place = {key: error.metadata.get(key, "").rpartition("/")[2] for key in ("pool", "flavor", "region")}
+    units = int(error.metadata.get("end_units", 0)) - int(error.metadata.get("allowed_units", 0))
+    return (
+        f"{error.message.rstrip('.')}; its owner does that with: modelfleet capacity loan create --borrower "
+        f"{place['pool']} --flavor {place['flavor']} --region {place['region']} --units {units}"
+    )
 
 
 # What it waits for

@@ -8,7 +8,7 @@ the steps are as large as the pace allows; with less, each step is as large as w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
@@ -22,6 +22,8 @@ GRID: Final = 25
 # A guess of what a start really takes, of what it may take; for expectations only, nothing is decided by it.
 _EXPECTED_PART_OF_STARTUP: Final = 6
 _OBSERVING: Final = timedelta(seconds=2)
+# More than any pool has: what a plan may take that waits for others to end.
+_PLENTY: Final = 10**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Room:
 
     booked: int = 0
     free: int = 0
+    # By how much what both models use in the end is more than the pool has of its own and on loan.
+    end_excess: int = 0
 
     @property
     def units(self) -> int:
@@ -158,6 +162,32 @@ class RegionPlan:
         return next((hold.hold_units for hold in self.holds if hold.flavor == flavor), 0)
 
     @property
+    def at_end(self) -> Mapping[str, int]:
+        """Units by flavor that both sides use once every step is done."""
+        last = self.steps[-1]
+        return _of_sides(self.candidate, last.new_replicas, self.baseline, last.old_after)
+
+    @property
+    def for_rollback(self) -> Mapping[str, int]:
+        """Units by flavor that the way back takes beyond what is used at the end.
+
+        It is the same steps in reverse: before the new side loses the share that step i gave it, it has R_new(x_i), and
+        the old side R_old(its share before step i). The most of these over all steps, less what is used at the end.
+        """
+        if self.baseline is None:
+            return {}
+        most: dict[str, int] = {}
+        before = self.candidate.share
+        for step in self.steps:
+            new, old = self.candidate.needs(step.share), self.baseline.needs(self.both - before)
+            for flavor, units in _of_sides(self.candidate, new, self.baseline, old).items():
+                most[flavor] = max(most.get(flavor, 0), units)
+            before = step.share
+        end = self.at_end
+        needed = {flavor: units - end.get(flavor, 0) for flavor, units in most.items()}
+        return {flavor: units for flavor, units in needed.items() if units > 0}
+
+    @property
     def old_at_start(self) -> int:
         """Replicas that the baseline has when everything is undone."""
         return self.steps[0].old_before
@@ -187,6 +217,8 @@ class Plan:
     regions: tuple[RegionPlan, ...]
     candidate_estimate: str = ""
     baseline_estimate: str = ""
+    # On what it waits before it can begin, as it looked when the plan was made; empty where it fits what is free.
+    wait: str = ""
 
     @property
     def cost_before(self) -> float:
@@ -212,13 +244,18 @@ class Plan:
         return sum((region.expected_duration for region in self.regions), timedelta(0))
 
 
-def make(inputs: Inputs, pace: Pace) -> RegionPlan:
+def make(inputs: Inputs, pace: Pace, *, patient: bool = False) -> RegionPlan:
     """Makes the plan of a region.
+
+    Args:
+        inputs: what both models need, and what the launch can have now.
+        pace: how fast it may go.
+        patient: whether it waits for whatever its steps take; they are as large as the pace allows then.
 
     Raises:
         PlanInfeasible: no plan fits; says how many units are missing, or which limit is too tight.
     """
-    shares = _shares(inputs, pace, extra=0)
+    shares = _shares(_roomy(inputs) if patient else inputs, pace, extra=0)
     if not shares:
         raise _infeasible(inputs, pace)
     steps = _steps(inputs, pace, shares)
@@ -252,6 +289,27 @@ def _cost(side: Side | None, replicas: int) -> float:
     return 0.0 if side is None else side.unit_cost * side.units * replicas
 
 
+def units_at_end(inputs: Inputs) -> Mapping[str, int]:
+    """Units by flavor that both sides use in the end, whatever the steps."""
+    old = inputs.baseline.needs(inputs.both - inputs.goal) if inputs.baseline else 0
+    return _of_sides(inputs.candidate, _new_at(inputs, inputs.goal), inputs.baseline, old)
+
+
+def _of_sides(new: Side, new_replicas: int, old: Side | None, old_replicas: int) -> dict[str, int]:
+    """Units by flavor of so many replicas of both sides."""
+    units = {new.flavor: new.units * new_replicas}
+    if old is not None:
+        units[old.flavor] = units.get(old.flavor, 0) + old.units * old_replicas
+    return units
+
+
+def _roomy(inputs: Inputs) -> Inputs:
+    """The same where everything that a launch may ask for is free."""
+    flavors = {side.flavor for side in (inputs.candidate, inputs.baseline) if side is not None}
+    booked = {flavor: inputs.room.get(flavor, Room()).booked for flavor in flavors}
+    return replace(inputs, room={flavor: Room(units, _PLENTY) for flavor, units in booked.items()})
+
+
 def _old_before(inputs: Inputs, share: int) -> int:
     """Replicas of the baseline while the candidate goes on from a share."""
     if inputs.baseline is None:
@@ -266,11 +324,7 @@ def _new_at(inputs: Inputs, share: int) -> int:
 
 def _peak(inputs: Inputs, before: int, after: int) -> dict[str, int]:
     """Units by flavor at the peak of a step: the candidate's for its new share, the old side's for the share before."""
-    peak = {inputs.candidate.flavor: inputs.candidate.units * _new_at(inputs, after)}
-    if inputs.baseline is not None:
-        old = inputs.baseline.units * _old_before(inputs, before)
-        peak[inputs.baseline.flavor] = peak.get(inputs.baseline.flavor, 0) + old
-    return peak
+    return _of_sides(inputs.candidate, _new_at(inputs, after), inputs.baseline, _old_before(inputs, before))
 
 
 def _fits(inputs: Inputs, before: int, after: int, extra: int) -> bool:

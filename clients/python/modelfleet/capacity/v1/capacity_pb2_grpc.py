@@ -444,14 +444,17 @@ class CapacityServiceServicer(object):
 
         With `may_wait` a reservation that does not fit now is PENDING, on capacity that launches which are already HELD will
         free (`promises` say which, how much, when; never on another one that waits, so no circle of waiting can form). It
-        becomes HELD by itself, in the order of tier, then age.
+        becomes HELD by itself, in the order of tier, then age. What it needs is kept for it: one that comes later and is no
+        more important gets only what is free besides, whether it may wait or not. A promise is what the end of a launch will
+        free if it succeeds; where it ends otherwise, or later, those who wait on it are planned anew. One for whom nothing
+        that is held would free enough any more keeps its place, and is in nobody's way. At most 1000 wait in an organisation.
 
         The peak of the swap may be borrowed within the organisation; the end state must fit the pool's own quota and the loans
         to it.
 
         Errors: QUOTA_EXCEEDED with what is missing where, also when it may wait and nothing that is held would ever free
-        enough; END_STATE_EXCEEDS_QUOTA; RESOURCE_EXISTS when the launch already has one;
-        REFERENCE_NOT_FOUND for a pool or flavor that does not exist.
+        enough; END_STATE_EXCEEDS_QUOTA when nothing else is in the way, or it may wait; RESOURCE_EXISTS when the launch already
+        has one; REFERENCE_NOT_FOUND for a pool or flavor that does not exist; OVERLOADED when too many wait.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -622,7 +625,7 @@ class CapacityServiceServicer(object):
 
     def GetDemand(self, request, context):
         """Measures the peak demand of a route, by region, as its model type says it is to be measured, and says where each number
-        comes from. Changes nothing. Errors: NOT_CONFIGURED, PART_UNAVAILABLE (the metrics source).
+        comes from. Changes nothing. Errors: NOT_CONFIGURED, DEMAND_UNMEASURABLE, PART_UNAVAILABLE (the metrics source).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -630,7 +633,7 @@ class CapacityServiceServicer(object):
 
     def CreateEstimate(self, request, context):
         """Estimates what a model needs for the whole route, by region, and keeps the answer with all its inputs.
-        Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand).
+        Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand), DEMAND_UNMEASURABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -680,8 +683,8 @@ class CapacityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteLaunchPolicy(self, request, context):
-        """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team that others
-        fall back to.
+        """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team: unset
+        `team_default` first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -124,7 +124,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. A hold forbids launching this model until a person lifts it. Metadata: `model`, `hold`."""
     QUOTA_EXCEEDED: _ErrorReason.ValueType  # 60
     """RESOURCE_EXHAUSTED. The pool has not enough free quota. google.rpc.QuotaFailure names pool, flavor and region.
-    Metadata: `pool`, `flavor`, `region`, `requested`, `available`. Example: CreateReservation of 84 units with 60 free.
+    Metadata: `pool`, `flavor`, `region`, `requested`, `available`, `remedy` (who uses most there and until when: what would
+    free enough). Example: CreateReservation of 84 units with 60 free.
     """
     OVERLOADED: _ErrorReason.ValueType  # 61
     """RESOURCE_EXHAUSTED. The server has too much to do right now; google.rpc.RetryInfo says when to try again."""
@@ -150,6 +151,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     RECORDING_UNREADABLE: _ErrorReason.ValueType  # 67
     """FAILED_PRECONDITION. The recording cannot be replayed: it is not ready, empty, or its files cannot be read. Metadata:
     `recording`, `why`. Example: CreateLoadTest with a recording that still records: stop it first.
+    """
+    DEMAND_UNMEASURABLE: _ErrorReason.ValueType  # 68
+    """FAILED_PRECONDITION. The query of the model type does not give one series of rates. Metadata: `model_type`, `region`,
+    `why`. Example: GetDemand with a query that gives a series for each pod: put sum(…) around it.
     """
     STALE_EPOCH: _ErrorReason.ValueType  # 80
     """FAILED_PRECONDITION. The epoch is older than the floor of the target: the holder was replaced. Metadata: `target`,
@@ -284,7 +289,8 @@ MODEL_ON_HOLD: ErrorReason.ValueType  # 46
 """FAILED_PRECONDITION. A hold forbids launching this model until a person lifts it. Metadata: `model`, `hold`."""
 QUOTA_EXCEEDED: ErrorReason.ValueType  # 60
 """RESOURCE_EXHAUSTED. The pool has not enough free quota. google.rpc.QuotaFailure names pool, flavor and region.
-Metadata: `pool`, `flavor`, `region`, `requested`, `available`. Example: CreateReservation of 84 units with 60 free.
+Metadata: `pool`, `flavor`, `region`, `requested`, `available`, `remedy` (who uses most there and until when: what would
+free enough). Example: CreateReservation of 84 units with 60 free.
 """
 OVERLOADED: ErrorReason.ValueType  # 61
 """RESOURCE_EXHAUSTED. The server has too much to do right now; google.rpc.RetryInfo says when to try again."""
@@ -310,6 +316,10 @@ Example: CreateLoan of 100 units by a pool whose lending limit is 20.
 RECORDING_UNREADABLE: ErrorReason.ValueType  # 67
 """FAILED_PRECONDITION. The recording cannot be replayed: it is not ready, empty, or its files cannot be read. Metadata:
 `recording`, `why`. Example: CreateLoadTest with a recording that still records: stop it first.
+"""
+DEMAND_UNMEASURABLE: ErrorReason.ValueType  # 68
+"""FAILED_PRECONDITION. The query of the model type does not give one series of rates. Metadata: `model_type`, `region`,
+`why`. Example: GetDemand with a query that gives a series for each pod: put sum(…) around it.
 """
 STALE_EPOCH: ErrorReason.ValueType  # 80
 """FAILED_PRECONDITION. The epoch is older than the floor of the target: the holder was replaced. Metadata: `target`,

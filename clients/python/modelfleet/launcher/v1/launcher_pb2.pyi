@@ -76,7 +76,10 @@ class Launch(_message.Message):
         AWAITING_APPROVAL: Launch._State.ValueType  # 3
         """Waits for people to approve its envelope."""
         PREPARING: Launch._State.ValueType  # 4
-        """Reserving capacity."""
+        """Reserving capacity. Where it does not fit now but will once other launches have ended, the launch is in line for it:
+        condition `Waiting` with reason `CapacityPromised` says on which launches it waits, for how much, until about when, and
+        at which place. That time counts against the launch's deadline.
+        """
         SHIFTING: Launch._State.ValueType  # 5
         """Step by step: replicas, weight, bake, gates."""
         FINALIZING: Launch._State.ValueType  # 6
@@ -104,7 +107,10 @@ class Launch(_message.Message):
     AWAITING_APPROVAL: Launch.State.ValueType  # 3
     """Waits for people to approve its envelope."""
     PREPARING: Launch.State.ValueType  # 4
-    """Reserving capacity."""
+    """Reserving capacity. Where it does not fit now but will once other launches have ended, the launch is in line for it:
+    condition `Waiting` with reason `CapacityPromised` says on which launches it waits, for how much, until about when, and
+    at which place. That time counts against the launch's deadline.
+    """
     SHIFTING: Launch.State.ValueType  # 5
     """Step by step: replicas, weight, bake, gates."""
     FINALIZING: Launch.State.ValueType  # 6
@@ -480,6 +486,7 @@ class Plan(_message.Message):
     CANDIDATE_ESTIMATE_FIELD_NUMBER: _builtins.int
     BASELINE_ESTIMATE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
     cost_before: _builtins.float
     """Cost per hour of the route before the launch."""
     cost_after: _builtins.float
@@ -490,6 +497,10 @@ class Plan(_message.Message):
     """Estimate of the candidate."""
     baseline_estimate: _builtins.str
     """Estimate of the baseline; empty where there is none or it was inferred."""
+    wait: _builtins.str
+    """Where it fits only once other launches have ended: on what it waits before it begins, in one sentence, as it looked when
+    the plan was made. Empty where it fits what is free.
+    """
     @_builtins.property
     def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegionPlan]:
         """Region by region, in the order in which they are launched."""
@@ -513,10 +524,11 @@ class Plan(_message.Message):
         candidate_estimate: _builtins.str = ...,
         baseline_estimate: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        wait: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expected_duration", b"expected_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_estimate", b"baseline_estimate", "candidate_estimate", b"candidate_estimate", "cost_after", b"cost_after", "cost_before", b"cost_before", "cost_peak", b"cost_peak", "create_time", b"create_time", "expected_duration", b"expected_duration", "regions", b"regions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_estimate", b"baseline_estimate", "candidate_estimate", b"candidate_estimate", "cost_after", b"cost_after", "cost_before", b"cost_before", "cost_peak", b"cost_peak", "create_time", b"create_time", "expected_duration", b"expected_duration", "regions", b"regions", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,11 @@ class Turns(Generic[W]):
         self._waiting: deque[_Waiting[W]] = deque()
         self._at_work: _Waiting[W] | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is at work, or waits to be."""
+        return self._at_work is None
+
     async def do(self, work: W) -> None:
         """Returns once the work was done, alone or among others.
 
