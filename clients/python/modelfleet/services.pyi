@@ -1212,6 +1212,7 @@ class AsyncCapacity:
         timeout: float | None = None,
         page_size: int = ...,
         page_token: str = ...,
+        organisation: str = ...,
     ) -> capacity_pb2.ListPoolsResponse:
         """Lists pools with their usage."""
     def list_pools_all(
@@ -1222,6 +1223,7 @@ class AsyncCapacity:
         timeout: float | None = None,
         page_size: int = ...,
         page_token: str = ...,
+        organisation: str = ...,
     ) -> AsyncGenerator[capacity_pb2.Pool]:
         """Lists pools with their usage. Goes through all pages."""
     async def create_pool(
@@ -3368,6 +3370,7 @@ class Capacity:
         timeout: float | None = None,
         page_size: int = ...,
         page_token: str = ...,
+        organisation: str = ...,
     ) -> capacity_pb2.ListPoolsResponse:
         """Lists pools with their usage."""
     def list_pools_all(
@@ -3378,6 +3381,7 @@ class Capacity:
         timeout: float | None = None,
         page_size: int = ...,
         page_token: str = ...,
+        organisation: str = ...,
     ) -> Generator[capacity_pb2.Pool]:
         """Lists pools with their usage. Goes through all pages."""
     def create_pool(
