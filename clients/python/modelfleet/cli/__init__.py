@@ -14,7 +14,7 @@ _COMMANDS = {
     "evidence": ("modelfleet.cli.evidence", "Evaluations and risk assessments of models, and what rules say of them."),
     "capacity": (
         "modelfleet.cli.capacity",
-        "Pools and loans, load tests, estimates, policies: what a model needs, and whose it is.",
+        "What a model needs, whose capacity it is, and whether it is worth it.",
     ),
     "launch": ("modelfleet.cli.launch", "Plan, start, watch and steer launches."),
     "stability": ("modelfleet.cli.stability", "Are the predictions still right?"),
