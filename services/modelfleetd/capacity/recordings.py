@@ -63,9 +63,12 @@ class Recordings:
 
     async def expire(self) -> None:
         """Deletes what is older than it was to become."""
+        while expired := await self._expire_one():
+            _log.info("%s has expired", expired)
+
+    async def _expire_one(self) -> str | None:
         async with self._database.transaction() as conn:
-            if expired := await recordings.expire(conn):
-                _log.info("%d recordings have expired", expired)
+            return await recordings.expire_one(conn)
 
     async def round(self) -> bool:
         """Looks after one recording; False where none needs it."""
