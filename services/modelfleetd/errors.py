@@ -33,6 +33,7 @@ FleetError
 ├── EndStateExceedsQuota     FAILED_PRECONDITION   borrowed for good without a loan
 ├── LoanExceedsLending       FAILED_PRECONDITION   more than the lender lends
 ├── RecordingUnreadable      FAILED_PRECONDITION   not ready, empty, or gone
+├── DemandUnmeasurable       FAILED_PRECONDITION   the query gives no rates, or too many series
 ├── SettlementExceedsHold    FAILED_PRECONDITION
 ├── StaleEpoch               FAILED_PRECONDITION   the holder was replaced
 ├── NoAvailableReplica       FAILED_PRECONDITION
@@ -385,6 +386,12 @@ class RecordingUnreadable(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, recording: str, why: str) -> None:
         message = f"{recording} cannot be replayed: {why}."
         super().__init__(message, subject=recording, recording=recording, why=why)
+
+
+class DemandUnmeasurable(FleetError, code=Code.FAILED_PRECONDITION):
+    def __init__(self, model_type: str, region: str, why: str) -> None:
+        message = f"The demand of {model_type} in {region} cannot be measured: {why}."
+        super().__init__(message, subject=model_type, model_type=model_type, region=region, why=why)
 
 
 class SettlementExceedsHold(FleetError, code=Code.FAILED_PRECONDITION):

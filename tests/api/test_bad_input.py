@@ -78,6 +78,8 @@ async def test_a_name_of_nothing_is_not_found(empty: Fleet, service: str) -> Non
         "modelfleet.dev/Recording": "recordings/nope",
         "modelfleet.dev/Certificate": "certificates/nope",
         "modelfleet.dev/Estimate": "estimates/nope",
+        "modelfleet.dev/LaunchPolicy": "launchPolicies/nope",
+        "modelfleet.dev/LaunchDecision": "launchDecisions/nope",
         "modelfleet.dev/Launch": "launches/nope",
     }
     async with empty.channel(service) as channel:

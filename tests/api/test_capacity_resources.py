@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client import REGISTRY
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.errors import Aborted, FailedPrecondition, NotFound
@@ -141,20 +142,27 @@ async def test_headroom_failover_and_growth_are_taken_from_where_they_belong(fle
     assert (found[US].failover_demand_qps, found[US].replicas, found[US].units) == (110.0, 11, 12)
 
 
-async def test_an_expired_certificate_does_not_count(fleet: CapacityFleet) -> None:
+async def test_an_expired_certificate_is_refused_by_name_unless_it_is_allowed(fleet: CapacityFleet) -> None:
     capacity = fleet.client.capacity
     soon = Timestamp()
     soon.FromDatetime(datetime.now(UTC) + timedelta(seconds=2))
-    await capacity.create_certificate(certificate=stated(10.0, expire_time=soon))
+    made = await capacity.create_certificate(certificate=stated(10.0, expire_time=soon))
+    refusals: list[FailedPrecondition] = []
 
     async def is_refused() -> bool:
         try:
             await capacity.create_estimate(estimate=pb.Estimate(model=NEW), validate_only=True)
         except FailedPrecondition as error:
-            return error.reason == "CERTIFICATE_MISSING"
-        return False
+            refusals.append(error)
+        return bool(refusals)
 
     await until(is_refused)
+    assert refusals[0].reason == "CERTIFICATE_EXPIRED"
+    assert refusals[0].metadata["certificate"] == made.name
+    assert f"{soon.ToDatetime():%Y-%m-%d %H:%M} UTC" in refusals[0].message
+    forced = await capacity.create_estimate(estimate=pb.Estimate(model=NEW, allow_expired_certificate=True))
+    assert (forced.certificate_expired, forced.regions[0].replicas) == (True, 100)
+    assert "expired" in forced.warnings[0]
 
 
 async def test_a_load_test_is_accepted_listed_watched_and_cancelled(fleet: CapacityFleet) -> None:
@@ -177,10 +185,20 @@ async def test_books_that_differ_are_an_error_in_the_log(
     await make_pool(fleet.client, 10)
     database = await Database.open(fleet.database_url, "capacity", max_size=1)
     books = Books(database)
+    # The service itself adds up the whole ledger when it starts; a day later it is due again.
+    await until(lambda: database.fetchval("SELECT true FROM whole_checks"))
     with caplog.at_level(logging.ERROR):
         await books.check()
         assert caplog.records == []
         await database.execute("UPDATE balances SET serving_units = 1")
         await books.check()
+        gauge = "modelfleet_capacity_book_differences"
+        assert REGISTRY.get_sample_value(gauge, {"ledger": "recent"}) == 2
+        await books.check_whole()
+        assert not REGISTRY.get_sample_value(gauge, {"ledger": "whole"})
+        await database.execute("UPDATE whole_checks SET due_time = now()")
+        await books.check_whole()
+        await books.check_whole()
+        assert REGISTRY.get_sample_value(gauge, {"ledger": "whole"}) == 2
     await database.close()
     assert "the ledger say 0, the balance says 1" in caplog.text

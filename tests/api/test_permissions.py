@@ -12,7 +12,7 @@ from google.protobuf import field_mask_pb2
 from google.protobuf.message import Message
 
 from modelfleet import errors
-from modelfleet.capacity.v1 import capacity_pb2
+from modelfleet.capacity.v1 import capacity_pb2, policies_pb2
 from modelfleet.common.v1 import permission_pb2, serving_pb2
 from modelfleet.registry.v1 import assets_pb2, registry_pb2
 from tests.support.contracts import Rpc, refused, rpcs
@@ -45,6 +45,9 @@ RESOURCES = {
     "recording.model_type": "modelTypes/ranker",
     "pool.name": "pools/ours",
     "reservation.pool": "pools/ours",
+    "launch_policy.team": "teams/ours",
+    "launch_policy.name": "launchPolicies/ours",
+    "launch_decision.candidate": "modelTypes/ranker/models/a",
     "loan.lender": "pools/ours",
 }
 # Where the path is `name`, the method's own words say what it names.
@@ -54,8 +57,8 @@ NAMED = {
     "DeleteEvaluationReport": "modelTypes/ranker/models/a/evaluationReports/nope",
     "DeleteRiskAssessment": "modelTypes/ranker/models/a/riskAssessments/nope",
     "DeletePool": "pools/ours",
+    "DeleteLaunchPolicy": "launchPolicies/ours",
     "DeleteAsset": "assets/ours",
-    "EndLoan": "loans/nope",
     "ApproveCriticality": "criticalityRequests/ranker-e5cfb27f",
     "RejectCriticality": "criticalityRequests/ranker-e5cfb27f",
     "WithdrawCriticality": "criticalityRequests/ranker-e5cfb27f",
@@ -91,6 +94,8 @@ async def peopled(database_url: str) -> AsyncIterator[Fleet]:
             )
             await client.capacity.create_flavor(flavor_id="cpu", flavor=capacity_pb2.Flavor())
             await client.capacity.create_pool(pool_id="ours", pool=capacity_pb2.Pool(team="teams/ours"))
+            free = policies_pb2.LaunchPolicy(team="teams/ours", free_within_quota=policies_pb2.FreeWithinQuota())
+            await client.capacity.create_launch_policy(launch_policy_id="ours", launch_policy=free)
         yield running
 
 
@@ -176,6 +181,10 @@ async def test_nothing_is_moved_into_a_team_in_which_the_caller_has_no_role(peop
         with pytest.raises(errors.PermissionDenied) as caught:
             await moved(principal, mask)
         assert caught.value.metadata["team"] == "teams/theirs"
+    async with peopled.client("capacity_owner-ours") as client:
+        policy = policies_pb2.LaunchPolicy(name="launchPolicies/ours", team="teams/theirs")
+        with pytest.raises(errors.PermissionDenied):
+            await client.capacity.update_launch_policy(launch_policy=policy)
     # What the mask leaves out stays, whatever the request says of it.
     await moved("engineer-ours", ["purpose"])
     async with peopled.client() as client:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelfleetd.capacity.domain.estimate import replicas_for_share
+from modelfleetd.capacity.domain.replicas import replicas_for_share
 from modelfleetd.capacity.domain.swap import Side, Swap, full_route
 
 

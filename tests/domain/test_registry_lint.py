@@ -42,6 +42,7 @@ from modelfleetd.registry.domain.resources import (
     FunnelStage,
     ModelRole,
     Prediction,
+    PrometheusDemand,
     Range,
     RegionDemand,
     Role,
@@ -122,6 +123,8 @@ def of_model(tier: Tier | None = Tier.TIER1, **fields: Any) -> ModelFacts:
     return ModelFacts(entry=ModelView(**(good | fields)), now=NOW, tier=tier)
 
 
+MEASURED = PrometheusDemand(query="sum(x)")
+FIRST = GOOD_TYPE["demand_source"].stated[:1]
 REQUIRED: dict[str, Any] = {"required_tier": Tier.TIER0, "required_tier_path": ("modelTypes/home", "modelTypes/ctr")}
 RETRIEVAL: dict[str, Any] = {"funnel_stage": FunnelStage.SOURCING, "predictions": ()}
 # Rule, what breaks it, and what the message must name.
@@ -174,6 +177,11 @@ BROKEN: list[tuple[str, TeamFacts | RegionFacts | TypeFacts | ModelFacts, str]] 
     ("demand-missing", of_type(demand_source=DemandSource(stated=GOOD_TYPE["demand_source"].stated[:1])), "us"),
     ("demand-missing", of_type(demand_source=None), "eu, us"),
     (
+        "demand-missing",
+        of_type(demand_source=DemandSource(stated=(RegionDemand(region=EU, peak_qps=0),), prometheus=MEASURED)),
+        "eu",
+    ),
+    (
         "demand-elsewhere",
         of_type(
             demand_source=DemandSource(
@@ -211,6 +219,8 @@ KEPT: list[tuple[str, TeamFacts | RegionFacts | TypeFacts | ModelFacts]] = [
     ("predictions-missing", of_type(**RETRIEVAL)),
     ("stability-not-applicable", of_type(funnel_stage=FunnelStage.SOURCING)),
     ("naming-unfit", of_type({"naming_in_force": False}, naming={})),
+    ("demand-missing", of_type(demand_source=DemandSource(prometheus=MEASURED))),
+    ("demand-missing", of_type(demand_source=DemandSource(stated=FIRST, prometheus=MEASURED))),
     ("holdout-missing", of_type(holdouts=(), tier=Tier.TIER3, tier_grant=None)),
     ("dashboard-missing", of_type({"has_dashboard": False}, tier=Tier.TIER3, tier_grant=None)),
     ("waiver-stale", of_type(lint_waivers=(waiver("purpose-missing"),))),

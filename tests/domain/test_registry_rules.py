@@ -19,6 +19,7 @@ from modelfleetd.registry.domain.resources import (
     Model,
     ModelType,
     Prediction,
+    PrometheusDemand,
     Range,
     Region,
     RegionDemand,
@@ -45,8 +46,13 @@ def predicts(**fields: Any) -> dict[str, Any]:
     return {"predictions": (Prediction(**({"id": "click"} | fields)),)}
 
 
-def demands(qps: float = 1.0, region: str = "regions/eu", **fields: Any) -> dict[str, Any]:
-    return {"demand_source": DemandSource(stated=(RegionDemand(region=region, peak_qps=qps),), **fields)}
+def demands(qps: float = 1.0, region: str = "regions/eu", source: str = "", **fields: Any) -> dict[str, Any]:
+    stated = (RegionDemand(region=region, peak_qps=qps, source=source),)
+    return {"demand_source": DemandSource(stated=stated, **fields)}
+
+
+def measured(**fields: Any) -> dict[str, Any]:
+    return {"demand_source": DemandSource(prometheus=PrometheusDemand(**{"query": "sum(x)", **fields}))}
 
 
 def nested(depth: int) -> Any:
@@ -119,6 +125,20 @@ WRONG: list[tuple[AnyResource, str]] = [
         model_type(**demands(fanout_basis_points=-1)),
         DEMAND + "fanout_basis_points",
     ),
+    (model_type(**demands(source="x" * 501)), DEMAND + "stated[0].source"),
+    *(
+        (model_type(**measured(**wrong)), DEMAND + f"prometheus.{field}")
+        for field, wrong in (
+            ("query", {"query": ""}),
+            ("query", {"query": "x" * 2001}),
+            ("window", {"window": timedelta(minutes=59)}),
+            ("window", {"window": timedelta(days=366)}),
+            ("quantile", {"quantile": NAN}),
+            ("quantile", {"quantile": 1.01}),
+        )
+    ),
+    (model_type(regions=("regions/eu", "regions/us"), **measured(query="sum(x)")), DEMAND + "prometheus.query"),
+    (model_type(launch_policy="careful"), "launch_policy"),
     (model_type(attributes={"a": "x" * 65_536}), "attributes"),
     (model_type(attributes={"a": NAN}), "attributes"),
     (model_type(attributes=nested(21)), "attributes"),
@@ -193,6 +213,9 @@ def test_defaults_are_written_out() -> None:
     )
     assert checked.demand_source is not None
     assert checked.demand_source.fanout_basis_points == 10_000
+    by_query = rules.check_model_type(model_type(**measured())).demand_source
+    assert by_query is not None
+    assert by_query.prometheus == PrometheusDemand(query="sum(x)", window=timedelta(days=28), quantile=0.999)
     assert rules.check_model_type(checked) == checked
 
 

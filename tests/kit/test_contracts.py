@@ -58,6 +58,7 @@ EXAMPLES = [
     errors.CertificateExpired("modelTypes/a/models/b", "certificates/c", "2026-11-26 12:00 UTC"),
     errors.EndStateExceedsQuota("pools/a", "flavors/b", "regions/c", 120, 100),
     errors.LoanExceedsLending("pools/a", "flavors/b", "regions/c", 100, 20),
+    errors.DemandUnmeasurable("modelTypes/a", "regions/b", "the query gives 2 series"),
     errors.RecordingUnreadable("recordings/a", "it still records"),
     errors.StaleEpoch("targets/a", 1, 2),
     errors.NoAvailableReplica("targets/a", "modelTypes/a/models/b"),

@@ -50,31 +50,34 @@ class CapacityFleet:
 
 @asynccontextmanager
 async def capacity_fleet(
-    database_url: str, *, agent_address: str = "127.0.0.1:1", **config: Any
+    database_url: str, *, agent_address: str = "127.0.0.1:1", is_new: bool = True, **config: Any
 ) -> AsyncIterator[CapacityFleet]:
     """Runs both services, capacity with these fields of ServiceConfig.
 
-    Registers a team, two regions, a type with two models; makes two flavors and no pool.
+    Registers a team, two regions, a type with two models; makes two flavors and no pool; unless the database has them.
     """
     async with (
         running("registry", build_registry, database_url) as registry,
         running("capacity", build_capacity, database_url, registry_address=registry.address, **config) as capacity,
         client_of(registry, capacity) as client,
     ):
-        await client.registry.create_team(team_id="feed", team=registry_pb.Team())
-        for region in ("eu", "us"):
-            await client.registry.create_region(
-                region_id=region, region=registry_pb.Region(agent_address=agent_address)
-            )
-        demand = registry_pb.DemandSource(stated=[registry_pb.RegionDemand(region=EU, peak_qps=686.0)])
-        route = registry_pb.ModelType(team="teams/feed", regions=[EU], demand_source=demand)
-        await client.registry.create_model_type(model_type_id="ctr", model_type=route)
-        for flavor, cost in (("cpu", 2.5), ("gpu", 40.0)):
-            await client.capacity.create_flavor(flavor_id=flavor, flavor=pb.Flavor(unit_cost=cost))
-        spec = ServingSpec(command=["serve", "{port}"], flavor=CPU, units_per_replica=1)
-        for model in ("old", "new"):
-            await client.registry.create_model(parent=CTR, model_id=model, model=registry_pb.Model(serving_spec=spec))
+        if is_new:
+            await _register(client, agent_address)
         yield CapacityFleet(registry, capacity, client, database_url)
+
+
+async def _register(client: AsyncClient, agent_address: str) -> None:
+    await client.registry.create_team(team_id="feed", team=registry_pb.Team())
+    for region in ("eu", "us"):
+        await client.registry.create_region(region_id=region, region=registry_pb.Region(agent_address=agent_address))
+    demand = registry_pb.DemandSource(stated=[registry_pb.RegionDemand(region=EU, peak_qps=686.0)])
+    route = registry_pb.ModelType(team="teams/feed", regions=[EU], demand_source=demand)
+    await client.registry.create_model_type(model_type_id="ctr", model_type=route)
+    for flavor, cost in (("cpu", 2.5), ("gpu", 40.0)):
+        await client.capacity.create_flavor(flavor_id=flavor, flavor=pb.Flavor(unit_cost=cost))
+    spec = ServingSpec(command=["serve", "{port}"], flavor=CPU, units_per_replica=1)
+    for model in ("old", "new"):
+        await client.registry.create_model(parent=CTR, model_id=model, model=registry_pb.Model(serving_spec=spec))
 
 
 async def make_pool(client: AsyncClient, units: int = 600, pool_id: str = "feed", region: str = EU) -> pb.Pool:

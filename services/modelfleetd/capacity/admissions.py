@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleetd.capacity import lines
 from modelfleetd.capacity.domain.reservation import Asked, Reservation, State, entries_of_hold
-from modelfleetd.capacity.domain.waiting import MAX_WAITING, Prospect
+from modelfleetd.capacity.domain.waiting import MAX_WAITING, NEWEST, Prospect
 from modelfleetd.capacity.store import balances, reservations, usage
 from modelfleetd.capacity.store.balances import Cause
 from modelfleetd.capacity.wire import reservations as wire
@@ -26,8 +26,6 @@ from modelfleetd.kit.idempotency import Answered, again, answer_of, known, remem
 from modelfleetd.kit.turns import Turns
 
 _MOST_TOGETHER = 64
-# Later than whatever is stored.
-_NEW = 2**62
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -113,7 +111,7 @@ class _Batch:
                 key = arrival.request.request_id
                 arrival.answer = again(arrival.request, pb.Reservation, before.get(key))
                 if arrival.answer is None:
-                    made = _decide(view, arrival, _NEW + number, live.now, launches)
+                    made = _decide(view, arrival, NEWEST + number, live.now, launches)
                     arrival.answer = wire.reservation_to_proto(made)
                     before[key] = answer_of(arrival.request, arrival.answer)
                     self._answers.append(before[key])

@@ -14,15 +14,27 @@ from modelfleetd.capacity import migrations
 from modelfleetd.capacity.api import CapacityServicer
 from modelfleetd.capacity.books import ACTOR, Books
 from modelfleetd.capacity.datasets import Datasets
+from modelfleetd.capacity.demands import Demands
 from modelfleetd.capacity.domain.history import FINER
 from modelfleetd.capacity.holders import Holders
 from modelfleetd.capacity.loadtest.generator import OpenLoop
 from modelfleetd.capacity.loadtest.job import LEASE_SECONDS, LoadTests
 from modelfleetd.capacity.loadtest.replay import replayed
 from modelfleetd.capacity.loadtest.replica import Replica, connect
+from modelfleetd.capacity.prometheus import Prometheus
 from modelfleetd.capacity.recordings import Recordings as RecordingsWorker
 from modelfleetd.capacity.registry import Registry
-from modelfleetd.capacity.store import certificates, loadtests, loans, pools, recordings, reservations
+from modelfleetd.capacity.store import (
+    certificates,
+    decisions,
+    estimates,
+    loadtests,
+    loans,
+    policies,
+    pools,
+    recordings,
+    reservations,
+)
 from modelfleetd.capacity.store.loadtests import Claim
 from modelfleetd.capacity.waiters import Waiters
 from modelfleetd.kit.app import Service, run_service
@@ -36,7 +48,7 @@ _EXPIRE_SECONDS = 60.0
 _SERVE_SECONDS = 1.0
 _ABSENT_SECONDS = 15.0
 _CHECK_SECONDS = 300.0
-_CHECK_WHOLE_SECONDS = 86400.0
+_CHECK_WHOLE_SECONDS = 3600.0
 _LOANS_SECONDS = 60.0
 _FORGET_SECONDS = 3600.0
 # An agent writes the last file of a recording before it answers.
@@ -87,8 +99,17 @@ async def build(service: Service) -> None:
         Periodic("forget answered requests", _FORGET_SECONDS, books.forget, service.clock),
     )
     server = service.server(roles=roles, team_of=team_of(database, roles.team_of))
-    servicer = CapacityServicer(database, registry, service.clock, datasets, waiters.wake)  # type: ignore[abstract]
+    servicer = CapacityServicer(database, registry, service.clock, datasets, demands(service), waiters.wake)
     server.add(servicer, capacity_pb2_grpc.add_CapacityServiceServicer_to_server)
+
+
+def demands(service: Service) -> Demands:
+    """Returns where the demand of routes is asked for, with a Prometheus where one is given."""
+    if not service.config.prometheus_url:
+        return Demands(None, service.clock)
+    prometheus = Prometheus(service.config.prometheus_url)
+    service.at_end(prometheus.close)
+    return Demands(prometheus, service.clock)
 
 
 def load_tests(service: Service, database: Database, registry: Registry) -> LoadTests:
@@ -144,7 +165,11 @@ def team_of(database: Database, in_registry: TeamOf) -> TeamOf:
         if names.CERTIFICATE.match(name):
             return await _of_model(await certificates.model_of(database, name))
         if names.ESTIMATE.match(name):
-            return await _of_model(await certificates.estimate_model(database, name))
+            return await _of_model(await estimates.model_of(database, name))
+        if names.LAUNCH_POLICY.match(name):
+            return await policies.team(database, name)
+        if names.LAUNCH_DECISION.match(name):
+            return await _of_model(await decisions.candidate_of(database, name))
         return await in_registry(name)
 
     async def _of_model(model: str | None) -> str | None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from modelfleet.common.v1 import serving_pb2
 from modelfleet.errors import ModelfleetError, NotFound
-from modelfleet.registry.v1 import registry_pb2
+from modelfleet.registry.v1 import evidence_pb2, registry_pb2
 from modelfleet.services import AsyncRegistry
-from modelfleetd.capacity.domain.estimate import Demand
+from modelfleetd.capacity.domain.demand import Query, Stated
 from modelfleetd.capacity.domain.exact import BASIS_POINTS
 from modelfleetd.errors import NotConfigured, PartUnavailable, ReferenceNotFound
 from modelfleetd.kit import deadline
-from modelfleetd.kit.codec import from_proto
+from modelfleetd.kit.codec import from_proto, timestamp_from_proto
 from modelfleetd.names import MODEL, MODEL_TYPE
 from modelfleetd.platform.model import ServingSpec
 
@@ -29,6 +30,41 @@ class Model:
     spec: ServingSpec
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A model type as far as capacity is concerned.
+
+    Attributes:
+        tier: TIER0 to TIER4, or empty.
+        baseline: the main model; empty where there is none.
+        launch_policy: launchPolicies/{launch_policy}, or empty.
+        regions: where it is served, at least one, in their order.
+        stated: peaks that somebody stated.
+        query: how the others are measured; None where nothing is said of that.
+        failover: basis points of a region's demand that go to another when it fails, by (failed, taking) region.
+        shares: basis points of the route that models have, by (region, model).
+        split_regions: regions in which the split of the route is known.
+    """
+
+    model_type: str
+    team: str
+    tier: str
+    baseline: str
+    launch_policy: str
+    regions: tuple[str, ...]
+    stated: tuple[Stated, ...]
+    query: Query | None
+    growth_basis_points: int
+    fanout_basis_points: int
+    failover: Mapping[tuple[str, str], int]
+    shares: Mapping[tuple[str, str], int]
+    split_regions: frozenset[str]
+
+    def shares_of(self, model: str) -> dict[str, int]:
+        """Returns basis points of the route that a model has, by region."""
+        return {region: share for (region, of), share in self.shares.items() if of == model}
+
+
 class Registry:
     """The registry's answers in the words of the domain. Every method may raise PartUnavailable."""
 
@@ -42,33 +78,53 @@ class Registry:
         model_type = MODEL_TYPE.format(MODEL.parse(name, field)[0])
         return Model(name, model_type, from_proto(found.serving_spec, ServingSpec))
 
-    async def demand(self, model_type: str) -> tuple[tuple[str, ...], Demand]:
-        """Returns the regions of a route, in their order, and what it must carry.
+    async def route(self, model_type: str, field: str) -> Route:
+        """Returns a route.
 
         Raises:
-            ReferenceNotFound: there is no such model type.
-            NotConfigured: it has no region, or no demand is stated for one.
+            ReferenceNotFound: there is no such model type; names the field of the request.
+            NotConfigured: it has no region.
         """
-        async with _refers_to("estimate.model", model_type):
+        async with _refers_to(field, model_type):
             found = await self._client.get_model_type(name=model_type, timeout=_timeout())
-            regions = {
-                region.name: region
-                async for region in self._client.list_regions_all(page_size=1000, timeout=_timeout())
-            }
-        route = tuple(found.regions)
-        if not route:
+            regions = [each async for each in self._client.list_regions_all(page_size=1000, timeout=_timeout())]
+        if not found.regions:
             raise NotConfigured(model_type, "regions")
-        peaks = {stated.region: stated.peak_qps for stated in found.demand_source.stated if stated.region in route}
-        for region in route:
-            if region not in peaks:
-                raise NotConfigured(model_type, f"demand_source.stated for {region}")
-        return route, Demand(
-            peaks=peaks,
-            growth_basis_points=found.demand_source.growth_basis_points,
-            fanout_basis_points=found.demand_source.fanout_basis_points or BASIS_POINTS,
-            failover=_failover(regions[region] for region in route if region in regions),
-            source=model_type,
+        source = found.demand_source
+        return Route(
+            model_type=model_type,
+            team=found.team,
+            tier=serving_pb2.Tier.Name(found.tier) if found.tier else "",
+            baseline=found.baseline,
+            launch_policy=found.launch_policy,
+            regions=tuple(found.regions),
+            stated=tuple(map(_stated, source.stated)),
+            query=_query(source.prometheus) if source.HasField("prometheus") else None,
+            growth_basis_points=source.growth_basis_points,
+            fanout_basis_points=source.fanout_basis_points or BASIS_POINTS,
+            failover=_failover(region for region in regions if region.name in found.regions),
+            shares={
+                (split.region, share.model): share.share_basis_points
+                for split in found.splits
+                for share in split.shares
+            },
+            split_regions=frozenset(split.region for split in found.splits if split.shares),
         )
+
+    async def reports(self, model: str, metric: str) -> list[evidence_pb2.EvaluationReport]:
+        """Returns the evaluation reports of a model that have a result of a metric."""
+        async with _refers_to("launch_decision.candidate", model):
+            return [
+                report
+                async for report in self._client.list_evaluation_reports_all(
+                    parent=model, filter=f'results.metric:"{metric}"', page_size=100, timeout=_timeout()
+                )
+            ]
+
+    async def report(self, name: str) -> evidence_pb2.EvaluationReport:
+        """Raises ReferenceNotFound where there is no such report."""
+        async with _refers_to("launch_decision.evaluation_report", name):
+            return await self._client.get_evaluation_report(name=name, timeout=_timeout())
 
     async def agent_address(self, region: str, field: str) -> str:
         """Returns where a region's platform agent listens. Raises ReferenceNotFound where there is no such region."""
@@ -98,6 +154,16 @@ def _timeout() -> float:
     """What a call may take: less than what is left, so that our caller learns which part did not answer."""
     left = deadline.remaining()
     return _MOST_SECONDS if left is None else min(_MOST_SECONDS, left * 0.8)
+
+
+def _stated(message: registry_pb2.RegionDemand) -> Stated:
+    measured = timestamp_from_proto(message.measure_time) if message.HasField("measure_time") else None
+    return Stated(message.region, message.peak_qps, message.source, measured)
+
+
+def _query(message: registry_pb2.PrometheusDemand) -> Query:
+    # The registry writes out the defaults when it stores them.
+    return Query(message.query, message.window.ToTimedelta(), message.quantile)
 
 
 def _failover(regions: Iterable[registry_pb2.Region]) -> dict[tuple[str, str], int]:

@@ -33,6 +33,7 @@ class ServiceConfig:
     launcher_address: str = _option(f"127.0.0.1:{LAUNCHER_PORT}", "where the launcher answers")
     stability_address: str = _option(f"127.0.0.1:{STABILITY_PORT}", "where stability answers")
 
+    prometheus_url: str = _option("", "Prometheus that demand is read from, http://host:port; empty: none")
     recordings_uri: str = _option(
         "",
         "root of recordings, the same for capacity and its agents: a local folder, or a URI (s3://bucket/folder, gs://…)",
@@ -107,6 +108,8 @@ class ServiceConfig:
         """Raises ValueError where the configuration is unsafe or contradicts itself."""
         if self.database_url:
             check_database_url(self.database_url)
+        if self.prometheus_url and not self.prometheus_url.startswith(("http://", "https://")):
+            raise ValueError("--prometheus-url must be http://host:port or https://host:port")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("--tls-cert and --tls-key go together")
         if self.jwt_jwks and not self.jwt_issuer:

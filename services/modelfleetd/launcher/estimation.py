@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, TypeVar
 
-from modelfleetd.errors import CertificateMissing, EndStateExceedsQuota, NotConfigured, PlanInfeasible, invalid
+from modelfleetd.errors import (
+    CertificateExpired,
+    CertificateMissing,
+    EndStateExceedsQuota,
+    NotConfigured,
+    PlanInfeasible,
+    invalid,
+)
 from modelfleetd.launcher.domain import plan as plans
 from modelfleetd.launcher.domain import replicas
 from modelfleetd.launcher.domain.criteria import resolved
@@ -94,8 +101,8 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
         keep: whether capacity keeps its estimates.
 
     Raises:
-        ReferenceNotFound, NotConfigured, CertificateMissing, PlanInfeasible, EndStateExceedsQuota, InvalidFields: why
-            there is none.
+        ReferenceNotFound, NotConfigured, CertificateMissing, CertificateExpired, PlanInfeasible, EndStateExceedsQuota,
+        InvalidFields: why there is none.
     """
     type_ = await world.registry.model_type(launch.model_type)
     if type_.baseline == launch.candidate:
@@ -263,7 +270,7 @@ async def _estimate(
     """
     try:
         return await world.capacity.estimate(model.facts.name, key, keep=keep)
-    except CertificateMissing:
+    except (CertificateMissing, CertificateExpired):
         if not may_lack:
             raise
     except NotConfigured:

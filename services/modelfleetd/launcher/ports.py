@@ -164,7 +164,7 @@ class Capacity(Protocol):
     """Who has how much, and how much is needed."""
 
     async def estimate(self, model: str, key: str, *, keep: bool) -> Estimate:
-        """Raises CertificateMissing, NotConfigured."""
+        """Raises CertificateMissing, CertificateExpired, NotConfigured."""
         ...
 
     async def unit_cost(self, flavor: str) -> float: ...

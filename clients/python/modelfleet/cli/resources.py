@@ -50,6 +50,11 @@ class Resource:
         """The resource in prose."""
         return self.method.replace("_", " ")
 
+    @property
+    def many(self) -> str:
+        """Several of them in prose."""
+        return self.collection.replace("_", " ")
+
     def name(self, value: str) -> str:
         """The full name from what a person typed: the full name itself, or its ids with `/` between."""
         prefix = self.pattern.split("{", 1)[0]
@@ -260,7 +265,7 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
 
     if parent is None:
 
-        @group.command("list", help=f"List {what}s.")
+        @group.command("list", help=f"List {resource.many}.")
         @_with_filter(resource)
         @_with_as_of(resource)
         @with_session
@@ -268,7 +273,7 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
             listed(session, asked)
     else:
 
-        @group.command("list", help=f"List {what}s, of one parent or of all.")
+        @group.command("list", help=f"List {resource.many}, of one parent or of all.")
         @click.argument("of", required=False, default="-")
         @_with_filter(resource)
         @_with_as_of(resource)

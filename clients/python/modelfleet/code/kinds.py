@@ -90,6 +90,7 @@ _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
         "min_positives": 10,
     },
     "modelfleet.registry.v1.DemandSource": {"fanout_basis_points": 10_000},
+    "modelfleet.registry.v1.PrometheusDemand": {"window": "2419200s", "quantile": 0.999},
     "modelfleet.common.v1.ServingSpec": {
         "protocol": "OPEN_INFERENCE_V2_GRPC",
         "units_per_replica": 1,

@@ -12,6 +12,8 @@ from modelfleet.capacity.v1 import capacity_pb2_grpc
 from modelfleetd import names
 from modelfleetd.capacity.admissions import Admissions
 from modelfleetd.capacity.datasets import Datasets
+from modelfleetd.capacity.demands import Demands
+from modelfleetd.capacity.estimator import Estimator
 from modelfleetd.capacity.registry import Registry
 from modelfleetd.capacity.watching import Watching
 from modelfleetd.clock import Clock
@@ -19,7 +21,7 @@ from modelfleetd.kit import paging
 from modelfleetd.kit.auth import current_principal
 from modelfleetd.kit.db import Database
 
-NEWEST = 2**62
+_NEWEST = 2**62
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -28,7 +30,13 @@ class Base(capacity_pb2_grpc.CapacityServiceServicer):
     """What the methods work with."""
 
     def __init__(
-        self, database: Database, registry: Registry, clock: Clock, datasets: Datasets, freed: Callable[[], None]
+        self,
+        database: Database,
+        registry: Registry,
+        clock: Clock,
+        datasets: Datasets,
+        demands: Demands,
+        freed: Callable[[], None],
     ) -> None:
         """Makes the servicer.
 
@@ -37,14 +45,17 @@ class Base(capacity_pb2_grpc.CapacityServiceServicer):
             registry: that it asks.
             clock: that waits are measured by.
             datasets: of recordings.
+            demands: measures how much traffic routes must carry.
             freed: called when something may have become free, or somebody waits.
         """
         self._database = database
         self._registry = registry
+        self._demands = demands
         self._clock = clock
         self._datasets = datasets
         self._freed = freed
         self._admissions = Admissions(database)
+        self._estimator = Estimator(database, registry, demands, clock)
         self._watching = Watching(database, clock)
 
 
@@ -66,4 +77,4 @@ def after_name(page: paging.Page) -> str:
 
 def before(page: paging.Page) -> int:
     """Returns the number before which a page of newest ones begins."""
-    return NEWEST if page.position is None else int(page.position[0])
+    return _NEWEST if page.position is None else int(page.position[0])

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from modelfleetd.capacity.api.base import Base
+from modelfleet.capacity.v1 import demand_pb2
+from modelfleetd.capacity.api.base import Base, Context
+from modelfleetd.capacity.wire import demand as wire
 
 
 class DemandMethods(Base):
     """Implements the methods of demand."""
+
+    async def GetDemand(self, request: demand_pb2.GetDemandRequest, context: Context) -> demand_pb2.Demand:
+        route = await self._registry.route(request.model_type, "model_type")
+        return wire.demand_to_proto(await self._demands.of(route))

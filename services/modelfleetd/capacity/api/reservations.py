@@ -9,9 +9,10 @@ from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleetd import names
 from modelfleetd.capacity import holds, lines
 from modelfleetd.capacity.admissions import Arrival
-from modelfleetd.capacity.api.base import NEWEST, Base, Context, actor, before, new_name
+from modelfleetd.capacity.api.base import Base, Context, actor, before, new_name
 from modelfleetd.capacity.domain.reservation import LIVE
 from modelfleetd.capacity.domain.simulation import simulate
+from modelfleetd.capacity.domain.waiting import NEWEST
 from modelfleetd.capacity.store import reservations
 from modelfleetd.capacity.store.rows import change
 from modelfleetd.capacity.wire import reservations as wire

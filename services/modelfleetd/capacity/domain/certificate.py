@@ -9,7 +9,7 @@ from datetime import datetime
 
 from modelfleetd.capacity.domain.exact import in_range, refuse
 from modelfleetd.capacity.domain.loadtest import Stoppers
-from modelfleetd.errors import CertificateMissing, FieldViolation
+from modelfleetd.errors import CertificateExpired, CertificateMissing, FieldViolation
 
 MAX_NOTE = 1000
 
@@ -88,17 +88,27 @@ class Certificate:
         refuse(wrong)
 
 
-def in_force(certificates: Iterable[Certificate], model: str, flavor: str, now: datetime) -> Certificate:
+def in_force(
+    certificates: Iterable[Certificate], model: str, flavor: str, now: datetime, *, allow_expired: bool = False
+) -> Certificate:
     """Returns the newest certificate of a model on a flavor that has not expired.
 
+    Args:
+        certificates: to choose from.
+        model: whose.
+        flavor: the kind of machine.
+        now: decides what has expired.
+        allow_expired: take the newest expired one where there is no other.
+
     Raises:
-        CertificateMissing: there is none.
+        CertificateMissing: there is none at all.
+        CertificateExpired: all have expired, and that is not allowed.
     """
-    valid = [
-        certificate
-        for certificate in certificates
-        if certificate.model == model and certificate.flavor == flavor and certificate.expire_time > now
-    ]
-    if not valid:
+    known = [each for each in certificates if each.model == model and each.flavor == flavor]
+    if not known:
         raise CertificateMissing(model)
-    return max(valid, key=lambda certificate: certificate.create_time)
+    valid = [each for each in known if each.expire_time > now]
+    newest = max(valid or known, key=lambda certificate: certificate.create_time)
+    if not (valid or allow_expired):
+        raise CertificateExpired(model, newest.name, f"{newest.expire_time:%Y-%m-%d %H:%M} UTC")
+    return newest

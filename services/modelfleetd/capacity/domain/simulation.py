@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from modelfleetd.capacity.domain.estimate import DEFAULTS
 from modelfleetd.capacity.domain.exact import BASIS_POINTS, refuse
 from modelfleetd.capacity.domain.pool import Place
+from modelfleetd.capacity.domain.replicas import DEFAULTS
 from modelfleetd.capacity.domain.reservation import Asked, HoldItem
 from modelfleetd.capacity.domain.swap import STEPS, Side, Swap, full_route
 from modelfleetd.capacity.domain.waiting import Prospect

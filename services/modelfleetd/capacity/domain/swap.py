@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from modelfleetd.capacity.domain.estimate import replicas_for_share
 from modelfleetd.capacity.domain.exact import BASIS_POINTS
+from modelfleetd.capacity.domain.replicas import replicas_for_share
 
 DEFAULT_STEP_BASIS_POINTS = 2_000
 # Steps that a person would choose, the largest first.

@@ -32,6 +32,9 @@ from modelfleetd.capacity.domain.room import Room
 MAX_WAITING = 1000
 _NAMED = 3
 
+# The age of one that has not been stored yet: nobody came later.
+NEWEST = 2**62
+
 
 @dataclass(frozen=True)
 class Claim:

@@ -1,4 +1,4 @@
-"""Certificates and estimates in PostgreSQL."""
+"""Certificates in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -20,14 +20,6 @@ class Numbered:
 
     sequence: int
     certificate: Certificate
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEstimate:
-    """An estimate as it was answered, in the bytes of its message, and its place in the order of creation."""
-
-    sequence: int
-    answer: bytes
 
 
 async def insert(conn: Connection, certificate: Certificate) -> None:
@@ -81,36 +73,6 @@ async def newest_of_type(reads: Reads, model_type: str, flavor: str) -> Certific
         flavor,
     )
     return None if row is None else _certificate(row)
-
-
-async def insert_estimate(conn: Connection, name: str, model: str, answer: bytes) -> None:
-    await conn.execute("INSERT INTO estimates (name, model, answer) VALUES ($1, $2, $3)", name, model, answer)
-
-
-async def estimate(reads: Reads, name: str) -> bytes:
-    """Raises ResourceNotFound where there is no such estimate."""
-    answer: bytes | None = await reads.fetchval("SELECT answer FROM estimates WHERE name = $1", name)
-    if answer is None:
-        raise ResourceNotFound(name)
-    return answer
-
-
-async def estimate_model(reads: Reads, name: str) -> str | None:
-    """Returns the model of an estimate; None where there is no such estimate."""
-    found: str | None = await reads.fetchval("SELECT model FROM estimates WHERE name = $1", name)
-    return found
-
-
-async def estimates_page(reads: Reads, model: str, before: int, limit: int) -> list[StoredEstimate]:
-    """Returns estimates that were made before a sequence number, newest first; of one model, or of all if empty."""
-    rows = await reads.fetch(
-        f"""SELECT sequence, answer FROM estimates WHERE sequence < $1 AND {_of_model(model)}
-            ORDER BY sequence DESC LIMIT $2""",
-        before,
-        limit,
-        *([model] if model else []),
-    )
-    return [StoredEstimate(row["sequence"], row["answer"]) for row in rows]
 
 
 def _of_model(model: str) -> str:

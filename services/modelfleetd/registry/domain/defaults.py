@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from modelfleetd.registry.domain.resources import DemandSource, MissingLabel, Prediction, Range
+from modelfleetd.registry.domain.resources import DemandSource, MissingLabel, Prediction, PrometheusDemand, Range
 from modelfleetd.registry.domain.serving import WHOLE
 
 
@@ -22,4 +22,14 @@ def complete_prediction(prediction: Prediction) -> Prediction:
 
 def complete_demand(demand: DemandSource) -> DemandSource:
     """Returns a demand source with its defaults written out."""
-    return replace(demand, fanout_basis_points=demand.fanout_basis_points or WHOLE)
+    measured = demand.prometheus
+    return replace(
+        demand,
+        fanout_basis_points=demand.fanout_basis_points or WHOLE,
+        prometheus=None if measured is None else complete_prometheus(measured),
+    )
+
+
+def complete_prometheus(source: PrometheusDemand) -> PrometheusDemand:
+    """Returns how demand is read from Prometheus with its defaults written out."""
+    return replace(source, window=source.window or timedelta(days=28), quantile=source.quantile or 0.999)

@@ -288,17 +288,22 @@ def _is_default(prediction: Prediction) -> bool:
     )
 
 
-def demand_stated(entry: ModelType) -> list[str]:
-    """Returns the regions of a type for which it states a demand."""
-    stated = () if entry.demand_source is None else entry.demand_source.stated
-    known = {each.region for each in stated if each.peak_qps > 0}
+def demand_known(entry: ModelType) -> list[str]:
+    """Returns the regions of a type for which it states a demand, or says how it is measured."""
+    source = entry.demand_source
+    if source is None:
+        return []
+    # What is stated counts, also where it says 0.
+    stated = {each.region: each.peak_qps for each in source.stated}
+    measured = 0.0 if source.prometheus is None else 1.0
+    known = {region for region in entry.regions if stated.get(region, measured) > 0}
     return [region for region in entry.regions if region in known]
 
 
 def _demand(facts: TypeFacts) -> Fault | None:
-    known = demand_stated(facts.entry)
+    known = demand_known(facts.entry)
     without = [region for region in facts.entry.regions if region not in known]
-    message = f"no demand is stated for {_short(without)}: nobody can say what a launch needs there"
+    message = f"no demand is stated or measured for {_short(without)}: nobody can say what a launch needs there"
     return _fault(bool(without), message)
 
 
@@ -414,7 +419,7 @@ TYPE_RULES: Final[tuple[Rule[TypeFacts], ...]] = (
     Rule(
         "demand-missing",
         ERROR,
-        "A model type states its demand in each of its regions.",
+        "A model type states its demand in each of its regions, or how Prometheus measures it.",
         _TYPE + "'demand_source.stated=[{region: regions/REGION, peak_qps: 100}]', with all its regions",
         _demand,
     ),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from modelfleetd.registry.domain.lint import Finding, Severity
-from modelfleetd.registry.domain.lint_rules import demand_stated
+from modelfleetd.registry.domain.lint_rules import demand_known
 from modelfleetd.registry.domain.resource import Tier
 from modelfleetd.registry.domain.resources import FunnelStage, ModelType
 
@@ -70,6 +70,6 @@ def row_of(entry: ModelType) -> FleetRow:
     row.with_baseline = int(bool(entry.baseline))
     row.with_stability = int(bool(entry.predictions))
     row.stability_not_applicable = int(not entry.predictions and entry.funnel_stage is FunnelStage.SOURCING)
-    row.with_demand_source = int(bool(entry.regions) and len(demand_stated(entry)) == len(entry.regions))
+    row.with_demand_source = int(bool(entry.regions) and len(demand_known(entry)) == len(entry.regions))
     row.expected_to_serve = int(any(split.shares for split in entry.splits))
     return row

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from modelfleetd.registry.domain.assets import Asset
@@ -134,6 +134,17 @@ class RegionDemand:
 
     region: str
     peak_qps: float = 0.0
+    source: str = ""
+    measure_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrometheusDemand:
+    """How peak demand is read from Prometheus."""
+
+    query: str = ""
+    window: timedelta | None = None
+    quantile: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +154,7 @@ class DemandSource:
     stated: tuple[RegionDemand, ...] = ()
     growth_basis_points: int = 0
     fanout_basis_points: int = 0
+    prometheus: PrometheusDemand | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +181,7 @@ class ModelType(Resource):
     required_tier_path: tuple[str, ...] = field(default=(), metadata=DERIVED)
     evidence_rules: tuple[EvidenceRule, ...] = ()
     lint_waivers: tuple[LintWaiver, ...] = ()
+    launch_policy: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

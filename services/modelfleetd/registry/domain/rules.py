@@ -22,6 +22,7 @@ from modelfleetd.registry.domain.resources import (
     Model,
     ModelType,
     Prediction,
+    PrometheusDemand,
     Region,
     Role,
     RoleBinding,
@@ -36,6 +37,8 @@ MAX_URI: Final = 2000
 MAX_LABELS: Final = 64
 MAX_ITEMS: Final = 100
 MAX_WAIVERS: Final = 50
+MAX_QUERY: Final = 2000
+MAX_SOURCE: Final = 500
 # Of all bindings of a team: every service keeps every team's bindings.
 MAX_MEMBERS: Final = 5000
 MAX_ARGUMENT: Final = 4096
@@ -161,6 +164,9 @@ def check_model_type(model_type: ModelType) -> ModelType:
     wrong.unique([prediction.id for prediction in model_type.predictions], "predictions", ".id")
     if model_type.demand_source is not None:
         _demand(wrong, model_type.demand_source, "demand_source")
+        _prometheus(wrong, model_type.demand_source.prometheus, len(model_type.regions), "demand_source.prometheus")
+    if model_type.launch_policy:
+        wrong.name(model_type.launch_policy, names.LAUNCH_POLICY, "launch_policy")
     check_labels(wrong, model_type.labels)
     _attributes(wrong, model_type.attributes)
     _waivers(wrong, model_type.lint_waivers)
@@ -191,9 +197,21 @@ def _demand(wrong: Violations, demand: DemandSource, path: str) -> None:
         wrong.name(stated.region, names.REGION, f"{path}.stated[{index}].region")
         is_rate = math.isfinite(stated.peak_qps) and stated.peak_qps >= 0
         wrong.expect(is_rate, f"{path}.stated[{index}].peak_qps", "must be 0 or more requests a second")
+        wrong.text(stated.source, f"{path}.stated[{index}].source", MAX_SOURCE)
     wrong.unique([stated.region for stated in demand.stated], f"{path}.stated", ".region")
     wrong.expect(0 <= demand.growth_basis_points <= 100_000, f"{path}.growth_basis_points", "must be 0 to 100,000")
     wrong.expect(0 <= demand.fanout_basis_points <= 10**9, f"{path}.fanout_basis_points", "must be 0 to 1,000,000,000")
+
+
+def _prometheus(wrong: Violations, source: PrometheusDemand | None, regions: int, path: str) -> None:
+    if source is None:
+        return
+    wrong.text(source.query, f"{path}.query", MAX_QUERY, least=1)
+    tells_apart = regions < 2 or "{region}" in source.query
+    wrong.expect(tells_apart, f"{path}.query", "must hold {region}, since the model type has several regions")
+    in_bounds = source.window is None or timedelta(hours=1) <= source.window <= timedelta(days=365)
+    wrong.expect(in_bounds, f"{path}.window", "must be 1 h to 365 d")
+    wrong.expect(0 <= source.quantile <= 1, f"{path}.quantile", "must be above 0 and at most 1")
 
 
 def check_model(model: Model) -> Model:

@@ -487,19 +487,23 @@ class ListPoolsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ORGANISATION_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Pools a page; default 50, at most 1000."""
     page_token: _builtins.str
     """`next_page_token` of the answer before."""
+    organisation: _builtins.str
+    """Only this pool and those that belong to it; empty: all."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        organisation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organisation", b"organisation", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2632,23 +2636,25 @@ class Estimate(_message.Message):
     units_per_replica: _builtins.int
     """Units of the flavor that a replica takes."""
     share_basis_points: _builtins.int
-    """The share of the route that the model is to have, in basis points. Default 10,000."""
+    """The share of the route that the model is to have, in basis points, 1 to 10,000. Default 10,000."""
     replaces: _builtins.str
-    """The model that it replaces. Empty: the baseline of its type, where there is another one; `-`: none."""
+    """The model of the same type that it replaces. Empty: the baseline of its type, where there is another one; `-`: none."""
     max_step_basis_points: _builtins.int
-    """The largest step in which the swap moves traffic, in basis points. Default 2,000."""
+    """The largest step in which the swap moves traffic, in basis points, 100 to 10,000. Default 2,000."""
     allow_expired_certificate: _builtins.bool
     """Use a certificate although it has expired; the answer says that it did."""
     certificate_expired: _builtins.bool
     """Whether the certificate had expired when it was used."""
     replaced_cost_per_hour: _builtins.float
-    """Cost per hour of what is replaced, at its whole share."""
+    """Cost per hour of what is replaced, at the share that it has now."""
     cost_change_per_hour: _builtins.float
     """What the swap changes in the cost per hour, over all models of the route: after less before."""
     cost_ratio: _builtins.float
-    """Cost after over cost before; 0 where nothing is replaced."""
+    """Cost of both models together after the swap over their cost before; 0 where nothing is replaced, or it costs nothing."""
     replaced_certificate: _builtins.str
-    """Where the replaced model's replicas come from: its certificate's name, or "inferred" from what the pools have booked."""
+    """Where the replaced model's replicas come from: its certificate's name, or "inferred" from what the pools have booked;
+    empty where neither is known, or nothing is replaced.
+    """
     @_builtins.property
     def headroom(self) -> Global___Headroom:
         """Headroom and margins. Unset fields have their defaults, which the answer shows."""
@@ -2885,7 +2891,7 @@ class Input(_message.Message):
     unit: _builtins.str
     """Its unit: `requests/s`, `1`, `replicas` …"""
     source: _builtins.str
-    """Where it comes from: the name of a resource, or "default"."""
+    """Where it comes from: the name of a resource, "Prometheus", "default", "request", or "assumed" where nobody says."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was measured or stated; unset for defaults."""

@@ -625,7 +625,7 @@ class CapacityServiceServicer(object):
 
     def GetDemand(self, request, context):
         """Measures the peak demand of a route, by region, as its model type says it is to be measured, and says where each number
-        comes from. Changes nothing. Errors: NOT_CONFIGURED, PART_UNAVAILABLE (the metrics source).
+        comes from. Changes nothing. Errors: NOT_CONFIGURED, DEMAND_UNMEASURABLE, PART_UNAVAILABLE (the metrics source).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -633,7 +633,7 @@ class CapacityServiceServicer(object):
 
     def CreateEstimate(self, request, context):
         """Estimates what a model needs for the whole route, by region, and keeps the answer with all its inputs.
-        Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand).
+        Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand), DEMAND_UNMEASURABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -683,8 +683,8 @@ class CapacityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteLaunchPolicy(self, request, context):
-        """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team that others
-        fall back to.
+        """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team: unset
+        `team_default` first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -167,11 +167,11 @@ class CapacityServiceStub:
     """Lists certificates, newest first; of one model with its name in `model`."""
     GetDemand: _grpc.UnaryUnaryMultiCallable[_demand_pb2.GetDemandRequest, _demand_pb2.Demand]
     """Measures the peak demand of a route, by region, as its model type says it is to be measured, and says where each number
-    comes from. Changes nothing. Errors: NOT_CONFIGURED, PART_UNAVAILABLE (the metrics source).
+    comes from. Changes nothing. Errors: NOT_CONFIGURED, DEMAND_UNMEASURABLE, PART_UNAVAILABLE (the metrics source).
     """
     CreateEstimate: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.CreateEstimateRequest, _capacity_pb2.Estimate]
     """Estimates what a model needs for the whole route, by region, and keeps the answer with all its inputs.
-    Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand).
+    Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand), DEMAND_UNMEASURABLE.
     """
     GetEstimate: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.GetEstimateRequest, _capacity_pb2.Estimate]
     """Reads an estimate."""
@@ -188,8 +188,8 @@ class CapacityServiceStub:
     ETAG_MISMATCH.
     """
     DeleteLaunchPolicy: _grpc.UnaryUnaryMultiCallable[_policies_pb2.DeleteLaunchPolicyRequest, _empty_pb2.Empty]
-    """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team that others
-    fall back to.
+    """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team: unset
+    `team_default` first.
     """
     CreateLaunchDecision: _grpc.UnaryUnaryMultiCallable[_policies_pb2.CreateLaunchDecisionRequest, _policies_pb2.LaunchDecision]
     """Judges a launch by its policy: whether it may go on by itself, needs somebody's approval, or lacks evidence. The decision
@@ -334,11 +334,11 @@ class CapacityServiceAsyncStub(CapacityServiceStub):
     """Lists certificates, newest first; of one model with its name in `model`."""
     GetDemand: _aio.UnaryUnaryMultiCallable[_demand_pb2.GetDemandRequest, _demand_pb2.Demand]  # type: ignore[assignment]
     """Measures the peak demand of a route, by region, as its model type says it is to be measured, and says where each number
-    comes from. Changes nothing. Errors: NOT_CONFIGURED, PART_UNAVAILABLE (the metrics source).
+    comes from. Changes nothing. Errors: NOT_CONFIGURED, DEMAND_UNMEASURABLE, PART_UNAVAILABLE (the metrics source).
     """
     CreateEstimate: _aio.UnaryUnaryMultiCallable[_capacity_pb2.CreateEstimateRequest, _capacity_pb2.Estimate]  # type: ignore[assignment]
     """Estimates what a model needs for the whole route, by region, and keeps the answer with all its inputs.
-    Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand).
+    Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand), DEMAND_UNMEASURABLE.
     """
     GetEstimate: _aio.UnaryUnaryMultiCallable[_capacity_pb2.GetEstimateRequest, _capacity_pb2.Estimate]  # type: ignore[assignment]
     """Reads an estimate."""
@@ -355,8 +355,8 @@ class CapacityServiceAsyncStub(CapacityServiceStub):
     ETAG_MISMATCH.
     """
     DeleteLaunchPolicy: _aio.UnaryUnaryMultiCallable[_policies_pb2.DeleteLaunchPolicyRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team that others
-    fall back to.
+    """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team: unset
+    `team_default` first.
     """
     CreateLaunchDecision: _aio.UnaryUnaryMultiCallable[_policies_pb2.CreateLaunchDecisionRequest, _policies_pb2.LaunchDecision]  # type: ignore[assignment]
     """Judges a launch by its policy: whether it may go on by itself, needs somebody's approval, or lacks evidence. The decision
@@ -744,7 +744,7 @@ class CapacityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_demand_pb2.Demand, _abc.Awaitable[_demand_pb2.Demand]]:
         """Measures the peak demand of a route, by region, as its model type says it is to be measured, and says where each number
-        comes from. Changes nothing. Errors: NOT_CONFIGURED, PART_UNAVAILABLE (the metrics source).
+        comes from. Changes nothing. Errors: NOT_CONFIGURED, DEMAND_UNMEASURABLE, PART_UNAVAILABLE (the metrics source).
         """
 
     @_abc_1.abstractmethod
@@ -754,7 +754,7 @@ class CapacityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_capacity_pb2.Estimate, _abc.Awaitable[_capacity_pb2.Estimate]]:
         """Estimates what a model needs for the whole route, by region, and keeps the answer with all its inputs.
-        Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand).
+        Errors: CERTIFICATE_MISSING, CERTIFICATE_EXPIRED, NOT_CONFIGURED (no demand), DEMAND_UNMEASURABLE.
         """
 
     @_abc_1.abstractmethod
@@ -813,8 +813,8 @@ class CapacityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policies_pb2.DeleteLaunchPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team that others
-        fall back to.
+        """Deletes a launch policy. Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_IN_USE for the default of a team: unset
+        `team_default` first.
         """
 
     @_abc_1.abstractmethod

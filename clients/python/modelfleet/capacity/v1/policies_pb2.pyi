@@ -167,6 +167,11 @@ Global___NoRegression: _TypeAlias = NoRegression  # noqa: Y015
 class GainAgainstCost(_message.Message):
     """Accepts whatever gains enough for what it costs: the lower end of the gain's interval, divided by how often the cost
     doubles, must reach `min_gain_per_doubling`. Twice the cost is worth +1 % of time spent, and is not worth +0.05 %.
+
+    The cost is that of the candidate over that of the model which it replaces, both for the same traffic. The gain is the
+    change of the metric relative to that model, from a result over all of the data: a RATIO or DIFFERENCE of a report whose
+    `baseline` is that model, or an ABSOLUTE value with that model among its comparators. Its interval must hold with a
+    confidence of at least 90 %.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -474,7 +479,9 @@ class LaunchDecision(_message.Message):
     pool: _builtins.str
     """The pool whose capacity it is."""
     launch_policy: _builtins.str
-    """The policy. Empty: the model type's, else the team's default, else free within quota."""
+    """The policy, of the team of the model type, of the pool, or of the pool's parent. Empty: the model type's, else the default
+    of the model type's team, else free within quota.
+    """
     share_basis_points: _builtins.int
     """The share of the route that the candidate is to have, in basis points. Default 10,000."""
     evaluation_report: _builtins.str

@@ -152,6 +152,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The recording cannot be replayed: it is not ready, empty, or its files cannot be read. Metadata:
     `recording`, `why`. Example: CreateLoadTest with a recording that still records: stop it first.
     """
+    DEMAND_UNMEASURABLE: _ErrorReason.ValueType  # 68
+    """FAILED_PRECONDITION. The query of the model type does not give one series of rates. Metadata: `model_type`, `region`,
+    `why`. Example: GetDemand with a query that gives a series for each pod: put sum(…) around it.
+    """
     STALE_EPOCH: _ErrorReason.ValueType  # 80
     """FAILED_PRECONDITION. The epoch is older than the floor of the target: the holder was replaced. Metadata: `target`,
     `epoch`, `floor`. Example: a launcher that was stopped past its lease and continued: it must claim again.
@@ -312,6 +316,10 @@ Example: CreateLoan of 100 units by a pool whose lending limit is 20.
 RECORDING_UNREADABLE: ErrorReason.ValueType  # 67
 """FAILED_PRECONDITION. The recording cannot be replayed: it is not ready, empty, or its files cannot be read. Metadata:
 `recording`, `why`. Example: CreateLoadTest with a recording that still records: stop it first.
+"""
+DEMAND_UNMEASURABLE: ErrorReason.ValueType  # 68
+"""FAILED_PRECONDITION. The query of the model type does not give one series of rates. Metadata: `model_type`, `region`,
+`why`. Example: GetDemand with a query that gives a series for each pod: put sum(…) around it.
 """
 STALE_EPOCH: ErrorReason.ValueType  # 80
 """FAILED_PRECONDITION. The epoch is older than the floor of the target: the holder was replaced. Metadata: `target`,

@@ -1,0 +1,66 @@
+"""A real Prometheus with a past: samples are written as blocks before it starts."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+
+@contextmanager
+def prometheus(folder: Path, samples: Iterable[tuple[str, float, str]]) -> Iterator[str]:
+    """Runs Prometheus until the block ends; gives its URL.
+
+    Args:
+        folder: an empty one for its data.
+        samples: labels with their braces, time in seconds, value as text; of the metric `requests_per_second`.
+    """
+    missing = [program for program in ("prometheus", "promtool") if shutil.which(program) is None]
+    assert not missing, f"{' and '.join(missing)} not found: install the Debian package `prometheus`"
+    lines = [f"requests_per_second{labels} {value} {time_:.0f}\n" for labels, time_, value in samples]
+    written = folder / "samples.om"
+    written.write_text("# TYPE requests_per_second gauge\n" + "".join(lines) + "# EOF\n")
+    data = folder / "data"
+    # Few large blocks: the file is read once for each.
+    create = [
+        "promtool",
+        "tsdb",
+        "create-blocks-from",
+        "--max-block-duration=96h",
+        "openmetrics",
+        str(written),
+        str(data),
+    ]
+    subprocess.run(create, check=True, capture_output=True, timeout=60)
+    configuration = folder / "prometheus.yml"
+    configuration.write_text("global: {}\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [
+        "prometheus", f"--config.file={configuration}", f"--storage.tsdb.path={data}",
+        f"--web.listen-address={address}", "--storage.tsdb.retention.time=100y", "--log.level=error",
+    ]  # fmt: skip
+    with subprocess.Popen(command) as process:
+        try:
+            _wait_until_ready(process, address)
+            yield f"http://{address}"
+        finally:
+            process.terminate()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], address: str) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            if httpx.get(f"http://{address}/-/ready", trust_env=False).status_code == 200:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.05)
+    raise AssertionError(f"Prometheus did not become ready; it ended with {process.poll()}")
