@@ -43,7 +43,7 @@ SUCCEEDED, ROLLED_BACK = pb.SettleReservationRequest.SUCCEEDED, pb.SettleReserva
 _CUT_OFF = (Unavailable, DeadlineExceeded, Cancelled)
 _SHORT = Duration(seconds=2)
 
-pytestmark = pytest.mark.timeout(120 + ATTEMPTS // 5)
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120 + ATTEMPTS // 5)]
 
 
 @dataclass
