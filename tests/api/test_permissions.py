@@ -59,7 +59,6 @@ NAMED = {
     "DeletePool": "pools/ours",
     "DeleteLaunchPolicy": "launchPolicies/ours",
     "DeleteAsset": "assets/ours",
-    "EndLoan": "loans/nope",
     "ApproveCriticality": "criticalityRequests/ranker-e5cfb27f",
     "RejectCriticality": "criticalityRequests/ranker-e5cfb27f",
     "WithdrawCriticality": "criticalityRequests/ranker-e5cfb27f",

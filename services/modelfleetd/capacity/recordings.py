@@ -19,7 +19,7 @@ from modelfleetd.capacity.registry import Registry
 from modelfleetd.capacity.store import recordings
 from modelfleetd.capacity.store.recordings import Claim
 from modelfleetd.clock import Clock
-from modelfleetd.errors import DeadlinePassed, FleetError, PartUnavailable, ResourceNotFound
+from modelfleetd.errors import DeadlinePassed, FleetError, MethodUnknown, PartUnavailable, ResourceNotFound
 from modelfleetd.kit.db import Database
 from modelfleetd.platform.base import Platform
 from modelfleetd.platform.model import RecordingStatus
@@ -209,4 +209,6 @@ def _refused(claim: Claim, error: FleetError) -> str:
         if claim.stopped_by:
             return f"{claim.stopped_by} stopped it before it began."
         return f"{recording.model_type} is not served in {recording.region}: there is nothing to record."
+    if isinstance(error, MethodUnknown):
+        return f"The agent of {recording.region} cannot record; let a client do it (modelfleet.TrafficRecorder)."
     return error.message
