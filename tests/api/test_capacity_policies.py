@@ -21,7 +21,7 @@ from modelfleet.common.v1 import permission_pb2, serving_pb2
 from modelfleet.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from modelfleet.registry.v1 import evidence_pb2, registry_pb2
 from modelfleetd.kit.db import Database
-from tests.support.capacity import CPU, CTR, EU, NEW, OLD, POOL, CapacityFleet, capacity_fleet, make_pool, uses
+from tests.support.capacity import CPU, CTR, EU, NEW, OLD, POOL, CapacityFleet, capacity_fleet, hold, make_pool, uses
 from tests.support.front_door import door
 
 P = pb.LaunchDecision
@@ -182,8 +182,23 @@ async def test_free_within_quota_accepts_what_fits_also_in_smaller_steps_and_ask
     refused = await decided(fleet)
     assert refused.outcome == P.NEEDS_APPROVAL
     assert "Does not fit now: pools/feed has 49 free units" in refused.explanation
+    assert "Nothing that is held would ever free enough" in refused.explanation
     assert (await fleet.usage()).held_units == 0
     assert (await decided(fleet, share_basis_points=500)).outcome == P.ACCEPTED
+
+
+async def test_free_within_quota_accepts_what_will_fit_once_another_launch_has_ended(fleet: CapacityFleet) -> None:
+    capacity = fleet.client.capacity
+    other = hold("other", 60)
+    other.items[0].end_units = 0
+    other.expected_release_time.CopyFrom(stamp(datetime.now(UTC) + timedelta(hours=1)))
+    held = await capacity.create_reservation(reservation=other)
+    later = await decided(fleet)
+    # 40 are free: not even the end state, which is 50 more, fits now.
+    assert later.outcome == P.ACCEPTED
+    assert "Would fit later, at about" in later.explanation
+    await capacity.cancel_reservation(name=held.name)
+    assert "Fits now" in (await decided(fleet)).explanation
 
 
 def quota(units: int) -> capacity_pb.Quota:

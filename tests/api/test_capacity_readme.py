@@ -24,7 +24,7 @@ async def test_every_example_prints_what_the_readme_shows(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async with (
-        fleet(database_url, ["registry", "capacity"]) as running,
+        fleet(database_url, ["registry", "capacity"], recordings_uri=str(tmp_path / "recordings")) as running,
         door(
             tmp_path_factory.mktemp("door"), {name: found.address for name, found in running.services.items()}
         ) as address,

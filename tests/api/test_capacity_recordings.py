@@ -148,6 +148,12 @@ async def test_what_is_no_dataset_is_refused_and_a_damaged_one_fails(fleet: Capa
         await fleet.client.capacity.create_recording(
             recording=pb.Recording(model_type=CTR, source=pb.Recording.CLIENT, path="outside/etc")
         )
+    write_dataset(tmp_path / "theirs", [b"a"])
+    (tmp_path / "theirs" / "model_type=ctr").rename(tmp_path / "theirs" / "model_type=other")
+    with pytest.raises(errors.FailedPrecondition, match="requests of other, not of ctr alone"):
+        await fleet.client.capacity.create_recording(
+            recording=pb.Recording(model_type=CTR, source=pb.Recording.CLIENT, path="theirs")
+        )
     write_dataset(tmp_path / "damaged", [b"a"])
     (part,) = (tmp_path / "damaged").rglob("*.parquet")
     part.write_bytes(part.read_bytes()[:-20])
@@ -202,10 +208,10 @@ async def test_without_a_root_there_are_no_recordings(database_url: str) -> None
         assert refused.value.reason == "NOT_CONFIGURED"
 
 
-async def test_what_a_load_test_replays_is_not_deleted(fleet: CapacityFleet) -> None:
+async def test_what_a_load_test_replays_is_not_deleted(fleet: CapacityFleet, simulator: Simulator) -> None:
     made = await fleet.client.capacity.create_recording(recording=tap(max_requests=10))
     ready = await reached(fleet.client, made.name, pb.Recording.READY)
-    async with replaying(fleet, ready.name) as load_test:
+    async with replaying(fleet, simulator, ready.name) as load_test:
         with pytest.raises(errors.FailedPrecondition, match=load_test) as refused:
             await fleet.client.capacity.delete_recording(name=ready.name)
         assert refused.value.reason == "RESOURCE_IN_USE"
@@ -213,17 +219,14 @@ async def test_what_a_load_test_replays_is_not_deleted(fleet: CapacityFleet) -> 
 
 
 @asynccontextmanager
-async def replaying(fleet: CapacityFleet, recording: str) -> AsyncIterator[str]:
-    """A load test that replays a recording."""
-    wanted = capacity_pb.LoadTest(model=OLD, region=EU, sample_requests=[b"x"])
+async def replaying(fleet: CapacityFleet, simulator: Simulator, recording: str) -> AsyncIterator[str]:
+    """A load test that replays a recording, and waits for its agent."""
+    simulator.partitioned = True
+    wanted = capacity_pb.LoadTest(model=OLD, region=EU, recording=recording)
     made = await fleet.client.capacity.create_load_test(load_test=wanted)
-    database = await Database.open(fleet.database_url, "capacity", max_size=1)
-    try:
-        await database.execute("UPDATE load_tests SET recording = $2 WHERE name = $1", made.name, recording)
-        yield made.name
-    finally:
-        await database.close()
-        await fleet.client.capacity.cancel_load_test(name=made.name)
+    yield made.name
+    await fleet.client.capacity.cancel_load_test(name=made.name)
+    simulator.partitioned = False
 
 
 async def test_an_agent_that_comes_back_is_asked_again(fleet: CapacityFleet, simulator: Simulator) -> None:
@@ -262,16 +265,18 @@ async def test_a_holder_that_was_stalled_may_write_nothing_any_more(
         await database.close()
 
 
-async def test_what_is_older_than_it_was_to_become_goes_with_its_dataset(fleet: CapacityFleet) -> None:
+async def test_what_is_older_than_it_was_to_become_goes_with_its_dataset(
+    fleet: CapacityFleet, simulator: Simulator
+) -> None:
     made = await fleet.client.capacity.create_recording(recording=tap(max_requests=10))
     ready = await reached(fleet.client, made.name, pb.Recording.READY)
     database = await Database.open(fleet.database_url, "capacity", max_size=1)
     try:
         await database.execute("UPDATE recordings SET expire_time = now() - interval '1 s'")
-        async with replaying(fleet, ready.name), database.transaction() as conn:
-            assert await store.expire(conn) == 0, "not while it is replayed"
+        async with replaying(fleet, simulator, ready.name), database.transaction() as conn:
+            assert await store.expire_one(conn) is None, "not while it is replayed"
         async with database.transaction() as conn:
-            assert await store.expire(conn) == 1
+            assert await store.expire_one(conn) == ready.name
     finally:
         await database.close()
     await gone(fleet.client, Path(ready.uri))

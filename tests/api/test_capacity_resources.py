@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client import REGISTRY
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.errors import Aborted, FailedPrecondition, NotFound
@@ -184,10 +185,20 @@ async def test_books_that_differ_are_an_error_in_the_log(
     await make_pool(fleet.client, 10)
     database = await Database.open(fleet.database_url, "capacity", max_size=1)
     books = Books(database)
+    # The service itself adds up the whole ledger when it starts; a day later it is due again.
+    await until(lambda: database.fetchval("SELECT true FROM whole_checks"))
     with caplog.at_level(logging.ERROR):
         await books.check()
         assert caplog.records == []
         await database.execute("UPDATE balances SET serving_units = 1")
         await books.check()
+        gauge = "modelfleet_capacity_book_differences"
+        assert REGISTRY.get_sample_value(gauge, {"ledger": "recent"}) == 2
+        await books.check_whole()
+        assert not REGISTRY.get_sample_value(gauge, {"ledger": "whole"})
+        await database.execute("UPDATE whole_checks SET due_time = now()")
+        await books.check_whole()
+        await books.check_whole()
+        assert REGISTRY.get_sample_value(gauge, {"ledger": "whole"}) == 2
     await database.close()
     assert "the ledger say 0, the balance says 1" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from modelfleet.capacity.v1 import capacity_pb2, loans_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
@@ -13,6 +14,7 @@ from modelfleetd.launcher.ports import World
 from modelfleetd.launcher.renewal import Renewer
 from modelfleetd.launcher.store import Store
 from tests.support.launcher import CPU, EU, POOL, Fleet, launcher_fleet, refused, register_route
+from tests.support.wait import until
 
 ADS = "modelTypes/ads"
 ADS_NEW = f"{ADS}/models/new"
@@ -26,86 +28,84 @@ def halves(window: float = 0.0) -> pb.LaunchPolicy:
     return policy
 
 
-async def second_route(fleet: Fleet, replicas: int = 20) -> None:
-    """Another route on the same pool, which grows by what its baseline takes."""
-    models = {f"{ADS}/models/old": replicas, ADS_NEW: replicas}
-    await register_route(fleet.client, ADS, models, [EU], tuple(models))
-    pool = await fleet.client.capacity.get_pool(name=POOL)
-    pool.quotas[0].nominal_units += replicas
-    await fleet.client.capacity.update_pool(pool=pool)
-    await fleet.serve_old(replicas, ADS)
-
-
 async def reservation_of(fleet: Fleet, launch: str) -> capacity_pb2.Reservation:
     found = await fleet.client.capacity.list_reservations(launch=launch)
     reservation: capacity_pb2.Reservation = found.reservations[0]
     return reservation
 
 
-async def events_of(fleet: Fleet, launch: str) -> list[str]:
-    return [event.type async for event in fleet.client.launcher.list_launch_events_all(name=launch)]
+async def alarmed(fleet: Fleet) -> bool:
+    """Whether a launch has been refused so often that people are called."""
+    return any(condition.type == "NeedsAttention" for condition in (await fleet.get()).conditions)
 
 
-async def test_a_launch_waits_in_line_for_the_one_that_holds_its_capacity_and_goes_on_when_that_has_settled(
-    database_url: str,
-) -> None:
-    async with launcher_fleet(database_url, old=20, new=20, spare=10) as fleet:
-        await second_route(fleet)
+async def test_two_teams_borrow_the_peak_of_their_swaps_one_after_the_other(database_url: str) -> None:
+    async with launcher_fleet(database_url, old=20, new=20, spare=0, serving=False) as fleet:
+        # Ten units that neither of them owns are what each needs beside its own.
+        await organisation(fleet, own=20, of_all=30)
+        await fleet.serve_old(20)
+        await another_team(fleet, own=20)
+        ads: dict[str, Any] = {"model_type": ADS, "candidate": ADS_NEW, "pool": "pools/ads"}
         await fleet.create("l1", bake=3, policy=halves())
         await fleet.waits("Baking", "launches/l1")
-        asked = fleet.request(model_type=ADS, candidate=ADS_NEW, policy=halves())
+
+        asked = fleet.request(policy=halves(), **ads)
         planned = await fleet.client.launcher.create_launch(launch=asked, validate_only=True)
         assert planned.plan.wait.startswith("waits for 10 units of cpu in eu that launches/l1 frees at about ")
-        await fleet.create("l2", model_type=ADS, candidate=ADS_NEW, policy=halves())
+        await fleet.create("l2", policy=halves(), **ads)
         waiting = await fleet.waits("CapacityPromised", "launches/l2")
         assert waiting.state == pb.Launch.PREPARING
         assert "Waits for 10 units of cpu in eu that launches/l1 frees at about " in waiting.summary
         assert "; first in line" in waiting.summary
         line = await reservation_of(fleet, "launches/l2")
         assert line.state == RESERVATION.PENDING and line.items[0].end_units == 20
-        await fleet.reaches(pb.Launch.SUCCEEDED, "launches/l1")
-        await fleet.reaches(pb.Launch.SUCCEEDED, "launches/l2")
-        events = await events_of(fleet, "launches/l2")
+
+        first = await fleet.reaches(pb.Launch.SUCCEEDED, "launches/l1")
+        second = await fleet.reaches(pb.Launch.SUCCEEDED, "launches/l2")
+        assert [launch.plan.regions[0].hold_units for launch in (first, second)] == [30, 30]
+        settled = await reservation_of(fleet, "launches/l1")
+        held = await reservation_of(fleet, "launches/l2")
+        assert held.hold_time.ToDatetime() - settled.update_time.ToDatetime() < timedelta(seconds=5)
+        events = [event.type async for event in fleet.client.launcher.list_launch_events_all(name="launches/l2")]
         turn = events.index("CapacityReserved")
         assert events.index("CapacityPromised") < turn < events.index("Estimated", turn)
-        usage = await fleet.usage()
-        assert (usage.serving_units, usage.held_units, usage.retained_units) == (40, 0, 0)
+        for pool in (POOL, "pools/ads"):
+            (usage,) = (await fleet.client.capacity.get_pool(name=pool)).usages
+            assert (usage.serving_units, usage.held_units, usage.retained_units) == (20, 0, 0)
 
 
-async def test_an_abort_leaves_the_line(database_url: str) -> None:
-    async with launcher_fleet(database_url, old=20, new=20, spare=10) as fleet:
-        await second_route(fleet)
-        await fleet.create("l1", bake=60, policy=halves())
-        await fleet.waits("Baking", "launches/l1")
-        await fleet.create("l2", model_type=ADS, candidate=ADS_NEW, policy=halves())
-        await fleet.waits("CapacityPromised", "launches/l2")
-        await fleet.client.launcher.abort_launch(name="launches/l2", reason="not now")
-        await fleet.reaches(pb.Launch.CANCELLED, "launches/l2")
-        assert (await reservation_of(fleet, "launches/l2")).state == RESERVATION.CANCELLED
-
-
-async def test_a_team_borrows_the_peak_of_its_swap_and_ends_within_its_quota(database_url: str) -> None:
-    async with launcher_fleet(database_url, old=20, new=20, spare=0, serving=False) as fleet:
-        await organisation(fleet, own=20, of_all=30)
-        await fleet.serve_old(20)
-        await fleet.create("l1", policy=halves())
-        ended = await fleet.reaches(pb.Launch.SUCCEEDED)
-        assert ended.plan.regions[0].hold_units == 30
-        usage = await fleet.usage()
-        assert (usage.serving_units, usage.held_units) == (20, 0)
-
-
-async def test_what_would_end_beyond_quota_and_loans_is_refused_and_a_loan_lets_it_through(database_url: str) -> None:
+async def test_a_launch_whose_quota_was_cut_names_the_lenders_command_and_goes_on_with_a_loan(
+    database_url: str,
+) -> None:
     async with launcher_fleet(database_url, old=20, new=24, spare=0, serving=False) as fleet:
-        await organisation(fleet, own=20, of_all=60)
+        await organisation(fleet, own=24, of_all=60)
+        # Before anybody asks for the team's roles: they are remembered for a while.
+        await fleet.bind("carol", "APPROVER")
         await fleet.serve_old(20)
+        policy = halves()
+        policy.approval = pb.LaunchPolicy.REQUIRED
+        await fleet.create("l1", policy=policy)
+        shown = await fleet.reaches(pb.Launch.AWAITING_APPROVAL)
+        pool = await fleet.client.capacity.get_pool(name=POOL)
+        pool.quotas[0].nominal_units = 20
+        await fleet.client.capacity.update_pool(pool=pool)
+        # One that is asked for now is refused at once; one that was asked for before waits.
         with refused("END_STATE_EXCEEDS_QUOTA"):
-            await fleet.create("l1", policy=halves())
+            await fleet.client.launcher.create_launch(launch=fleet.request(policy=halves()), validate_only=True)
+        await fleet.approve(shown.envelope.digest)
+        waiting = await fleet.waits("Refused")
+        command = "modelfleet capacity loan create LENDER feed --units 4 --flavor cpu --region eu --until 30d"
+        assert command in waiting.summary
+        await until(lambda: alarmed(fleet))
         loan = loans_pb2.Loan(lender="pools/org", borrower=POOL, flavor=CPU, region=EU, units=4)
         loan.expire_time.FromDatetime(datetime.now(UTC) + timedelta(days=1))
         await fleet.client.capacity.create_loan(loan=loan)
-        await fleet.create("l1", policy=halves())
         await fleet.reaches(pb.Launch.SUCCEEDED)
+        # It asked again and again, and left nothing behind but the first attempt.
+        database = await Database.open(fleet.database_url, "launcher", max_size=1)
+        reserved = await database.fetchval("SELECT count(*) FROM intents WHERE act = 'reserve'")
+        await database.close()
+        assert reserved == 2
 
 
 async def organisation(fleet: Fleet, *, own: int, of_all: int) -> None:
@@ -117,6 +117,16 @@ async def organisation(fleet: Fleet, *, own: int, of_all: int) -> None:
     made = capacity_pb2.Pool(team="teams/feed", parent="pools/org", quotas=pool.quotas)
     made.quotas[0].nominal_units = own
     await fleet.client.capacity.create_pool(pool_id="feed", pool=made)
+
+
+async def another_team(fleet: Fleet, *, own: int) -> None:
+    """Another pool of the organisation, and a route that is served from it."""
+    quota = capacity_pb2.Quota(flavor=CPU, region=EU, nominal_units=own)
+    pool = capacity_pb2.Pool(team="teams/feed", parent="pools/org", quotas=[quota])
+    await fleet.client.capacity.create_pool(pool_id="ads", pool=pool)
+    models = {f"{ADS}/models/old": own, ADS_NEW: own}
+    await register_route(fleet.client, ADS, models, [EU], tuple(models))
+    await fleet.serve_old(own, ADS, "pools/ads")
 
 
 async def test_of_what_is_left_after_a_success_only_what_a_rollback_needs_is_kept(database_url: str) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelfleetd.errors import EndStateExceedsQuota, PlanInfeasible, WrongState
+from modelfleetd.errors import EndStateExceedsQuota, PartUnavailable, PlanInfeasible, WrongState
 from modelfleetd.launcher.domain import outcomes
 from modelfleetd.launcher.domain.actions import Advance, Call, Wait
 from modelfleetd.launcher.domain.decide import awaits_hold, next_action
@@ -17,9 +19,10 @@ from modelfleetd.launcher.domain.hold import HeldPlace, Hold, HoldState, Promise
 from modelfleetd.launcher.domain.launch import Act, Launch, PhaseTime, State, Strategy, begin_step
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side, make
 from modelfleetd.launcher.domain.policy import Policy
-from modelfleetd.launcher.domain.release import RENEW, Told, expected_release, is_due
+from modelfleetd.launcher.domain.release import RENEW, RETRY, Told, expected_release, is_due
 from modelfleetd.launcher.domain.verbs import abort, pause
 from modelfleetd.launcher.intents import intent_of
+from modelfleetd.launcher.renewal import Renewer
 
 TYPE, CPU, GPU, EU, US = "modelTypes/ctr", "flavors/cpu", "flavors/gpu", "regions/eu", "regions/us"
 OLD, NEW = f"{TYPE}/models/old", f"{TYPE}/models/new"
@@ -203,7 +206,7 @@ def test_a_launch_that_may_not_end_where_it_wants_names_the_lenders_command() ->
     error = EndStateExceedsQuota("pools/feed", CPU, EU, 120, 100)
     launch = outcomes.refused(preparing(), Act.RESERVE, error, T0)
     assert launch.plan_time is None and not launch.reservation
-    command = "modelfleet capacity loan create --borrower feed --flavor cpu --region eu --units 20"
+    command = "modelfleet capacity loan create LENDER feed --units 20 --flavor cpu --region eu --until 30d"
     assert command in outcomes.advice(error)
 
 
@@ -260,6 +263,7 @@ def test_a_settlement_names_what_is_kept_and_keeps_nothing_where_nothing_is_need
     assert (content["retain"], content["retain_seconds"]) == ([], 0)
 
 
+@settings(deadline=None)
 @given(
     old=st.integers(2, 600),
     new=st.integers(2, 600),
@@ -347,3 +351,61 @@ def test_a_holder_is_heard_of_every_few_minutes_also_when_nothing_moves() -> Non
     told = Told(T0 + HOUR, T0 + RENEW)
     assert not is_due(told, None, T0 + RENEW - MINUTE)
     assert is_due(told, None, T0 + RENEW)
+
+
+@dataclass
+class Ears:
+    """Capacity, as far as it hears of holders; while it is away nobody gets an answer."""
+
+    away: bool = False
+    asked: int = 0
+    heard: list[datetime | None] = field(default_factory=list)
+
+    async def renew(self, reservation: str, release: datetime | None, key: str) -> None:
+        self.asked += 1
+        if self.away:
+            raise PartUnavailable("capacity")
+        self.heard.append(release)
+
+
+def renewer(ears: Ears) -> Renewer:
+    return Renewer(cast("Any", SimpleNamespace(capacity=ears)))
+
+
+async def test_a_process_tells_once_until_it_is_due_again_and_at_once_when_the_end_has_moved() -> None:
+    ears = Ears()
+    telling = renewer(ears)
+    launch = shifting(reserve_time=T0, told_release=expected_release(shifting(), T0))
+    await telling.renew(launch, T0 + MINUTE)
+    assert ears.heard == []
+    await telling.renew(launch, T0 + RENEW)
+    await telling.renew(launch, T0 + RENEW + MINUTE)
+    assert len(ears.heard) == 1
+    # From here on the step is late.
+    await telling.renew(launch, T0 + 2 * RENEW)
+    await telling.renew(launch, T0 + 2 * RENEW + MINUTE)
+    assert len(ears.heard) == 2
+    # By more than a tenth of what is left: that is not kept until it is due.
+    await telling.renew(launch, T0 + 3 * RENEW - MINUTE / 2)
+    assert len(ears.heard) == 3
+    await telling.renew(replace(launch, settled=True), T0 + HOUR)
+    assert len(ears.heard) == 3
+
+
+async def test_a_process_that_has_just_come_tells_what_it_finds_of_a_hold_that_is_old() -> None:
+    ears = Ears()
+    launch = shifting(reserve_time=T0, told_release=T0)
+    await renewer(ears).renew(launch, T0 + HOUR)
+    assert ears.heard == [expected_release(launch, T0 + HOUR)]
+
+
+async def test_what_capacity_did_not_answer_is_told_again_soon_but_not_at_every_look() -> None:
+    ears = Ears(away=True)
+    telling = renewer(ears)
+    launch = shifting(reserve_time=T0 - HOUR, told_release=expected_release(shifting(), T0))
+    for seconds in range(60):
+        await telling.renew(launch, T0 + timedelta(seconds=seconds))
+    assert ears.asked == 60 / RETRY.total_seconds()
+    ears.away = False
+    await telling.renew(launch, T0 + MINUTE)
+    assert len(ears.heard) == 1

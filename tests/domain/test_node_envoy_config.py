@@ -76,13 +76,13 @@ def test_each_file_has_the_statistic_that_tells_that_it_was_taken() -> None:
 
 
 def test_a_recorded_route_copies_its_calls_and_its_split_stays() -> None:
-    tapped = replace(SPLIT, tap_permille=25)
+    tapped = replace(SPLIT, tap_percent=25)
     plain, recorded = _routes(Routing(BOTH, (SPLIT,))), _routes(Routing(BOTH, (tapped,)))
     (added,) = [route for route in recorded if route not in plain]
     assert [route for route in recorded if route in plain] == plain
     (mirror,) = added["route"].pop("request_mirror_policies")
     sample = mirror["runtime_fraction"]["default_value"]
-    assert (mirror["cluster"], sample) == ("tap", {"numerator": 250, "denominator": "TEN_THOUSAND"})
+    assert (mirror["cluster"], sample) == ("tap", {"numerator": 250_000, "denominator": "MILLION"})
     split = next(route for route in plain if "weighted_clusters" in route.get("route", {}))
     assert added["route"] == split["route"]
     assert added["match"]["headers"] == split["match"]["headers"]
@@ -93,7 +93,7 @@ def test_a_recorded_route_copies_its_calls_and_its_split_stays() -> None:
 
 
 def test_the_cluster_for_copies_is_there_while_something_is_recorded() -> None:
-    tapped = replace(SPLIT, tap_permille=1)
+    tapped = replace(SPLIT, tap_percent=1)
     plain = envoy_config.files(Routing(BOTH, (SPLIT,)), ADDRESSES)["clusters.json"]
     recorded = envoy_config.files(Routing(BOTH, (tapped,)), ADDRESSES)["clusters.json"]
     assert envoy_config.cluster_names(recorded) - envoy_config.cluster_names(plain) == {"tap"}

@@ -16,6 +16,7 @@ import pytest
 
 from modelfleetd.local import demo_fleet as fleet
 from modelfleetd.local import leftovers
+from tests.support.memory import memory
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("demo")]
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400), pytes
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="modelfleet-tests-") as path:
+    with tempfile.TemporaryDirectory(prefix="modelfleet-tests-", dir=memory()) as path:
         yield Path(path)
 
 

@@ -21,6 +21,7 @@ from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.registry.v1 import registry_pb2_grpc
 from modelfleetd.local import leftovers
 from modelfleetd.local.data_directory import free_port
+from tests.support.memory import memory
 from tests.support.postgres import Postgres
 from tests.support.tls import Issuer
 from tests.support.wait import until
@@ -143,7 +144,7 @@ async def test_a_password_that_was_not_encoded_is_not_shown(password: str) -> No
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="modelfleet-tests-") as path:
+    with tempfile.TemporaryDirectory(prefix="modelfleet-tests-", dir=memory()) as path:
         yield Path(path)
 
 

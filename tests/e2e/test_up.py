@@ -26,6 +26,7 @@ from modelfleet.services import AsyncPlatform
 from modelfleetd.local import leftovers
 from modelfleetd.local.data_directory import free_port
 from modelfleetd.local.front_door import SERVICES
+from tests.support.memory import memory
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -58,7 +59,7 @@ class Running:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="modelfleet-tests-") as path:
+    with tempfile.TemporaryDirectory(prefix="modelfleet-tests-", dir=memory()) as path:
         yield Path(path)
 
 

@@ -158,7 +158,7 @@ async def test_pools_show_what_they_and_their_teams_have_together(database: Data
     assert (eu.available_units, eu.borrowed_units) == (3, 0)
     (own,) = team.usages
     assert (own.available_units, own.borrowed_units, own.overdue_units) == (3, 5, 5)
-    assert await pools.page(database, "pools/a", 2) == [team, org]
+    assert await pools.page(database, "", "pools/a", 2) == [team, org]
 
 
 async def test_many_admissions_on_two_siblings_and_their_parent_neither_collide_nor_oversell(
@@ -257,7 +257,7 @@ async def _lines_read(database: Database) -> float:
     async with database.transaction() as conn:
         # A few lines would be read whole otherwise.
         await conn.execute("SET LOCAL enable_seqscan = off")
-        plan = await conn.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {balances.LEDGER_SINCE}")
+        plan = await conn.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {balances.LEDGER_SINCE}", ["pools/org", "pools/a"])
     scans = [node for node in nodes_of(plan) if node.get("Relation Name") == "ledger"]
     assert {scan["Index Name"] for scan in scans} == {"ledger_place"}
     return float(sum(scan["Actual Rows"] * scan["Actual Loops"] for scan in scans))
@@ -290,7 +290,9 @@ async def test_pools_are_read_in_one_statement_by_keys(database: Database) -> No
     read = [node for node in nodes_of(plan) if "Relation Name" in node and node["Actual Loops"]]
     assert {node["Node Type"] for node in read} <= {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
     assert sum(node["Actual Rows"] * node["Actual Loops"] for node in read) <= 1 + 3 + 3 * 100
-    (org,) = await pools.page(database, "pools/o7", 0) or [await pools.get(database, "pools/o7")]
+    page = await pools.page(database, "pools/o7", "pools/o7-98", 10)
+    assert [pool.name for pool in page] == ["pools/o7-99"]
+    (org,) = await pools.page(database, "pools/o7", "", 1)
     assert [(one.available_units, one.subtree_nominal_units) for one in org.usages] == [(1010, 1010)] * 3
     plan = await database.fetchval(
         f"EXPLAIN (ANALYZE, FORMAT JSON) {balances.LOCKED}", "pools/o7-42", [EU.flavor], ["regions/r2"]

@@ -19,13 +19,12 @@ import asyncpg
 import pytest
 
 from modelfleetd.kit.migrations import migrate
+from tests.support.memory import memory
 
 SERVICES = ("registry", "capacity", "launcher", "stability")
 
 # Durability is what a throw-away server can do without; everything else is as in production.
 _FAST = "fsync=off synchronous_commit=off full_page_writes=off max_connections=200 max_wal_size=256MB"
-# What servers and databases of all workers may take together, in bytes.
-_ROOM = 2 << 30
 
 
 class Postgres:
@@ -113,18 +112,11 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
         thread.submit(asyncio.run, work).result()
 
 
-def _memory() -> Path | None:
-    """Returns a folder in memory with room, where the machine has one: each database is six hundred files."""
-    memory = Path("/dev/shm")
-    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= _ROOM
-    return memory if roomy else None
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """The server of this test worker."""
     # Not below the checkout: as root the server runs as another user, who has to reach the folder.
-    directory = Path(tempfile.mkdtemp(prefix=f"modelfleet-tests-{os.getpid()}-", dir=_memory()))
+    directory = Path(tempfile.mkdtemp(prefix=f"modelfleet-tests-{os.getpid()}-", dir=memory()))
     server = Postgres(directory)
     try:
         yield server

@@ -449,21 +449,21 @@ CASES = (
     ),
     Case(
         "M/M/8",
-        lambda draw: ManyServers(8, _exponential(draw, 0.020)),
-        Stoppers(latency_p99_ms=120.0),
-        mmc_maximum(8, 20.0, 120.0),
+        lambda draw: ManyServers(8, _exponential(draw, 0.050)),
+        Stoppers(latency_p99_ms=300.0),
+        mmc_maximum(8, 50.0, 300.0),
     ),
     Case(
         "M/G/16, lognormal",
-        lambda draw: ManyServers(16, _lognormal(draw, 0.016, 1.0)),
-        Stoppers(latency_p99_ms=130.0),
-        928.7,
+        lambda draw: ManyServers(16, _lognormal(draw, 0.064, 1.0)),
+        Stoppers(latency_p99_ms=520.0),
+        232.2,
     ),
     Case(
         "batching",
-        lambda draw: Batching(16, 0.050, 0.008, 0.001),
-        Stoppers(latency_p99_ms=80.0),
-        617.1,
+        lambda draw: Batching(16, 0.200, 0.032, 0.004),
+        Stoppers(latency_p99_ms=320.0),
+        154.3,
     ),
     Case(
         "cold cache",
@@ -474,8 +474,8 @@ CASES = (
     Case("rare pauses", _pausing, Stoppers(latency_p99_ms=170.0), 399.0),
     Case(
         "errors first",
-        lambda draw: Refusing(16, _exponential(draw, 0.020)),
-        Stoppers(latency_p99_ms=150.0),
-        refusing_maximum(16, 20.0, 0.001),
+        lambda draw: Refusing(16, _exponential(draw, 0.050)),
+        Stoppers(latency_p99_ms=375.0),
+        refusing_maximum(16, 50.0, 0.001),
     ),
 )

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,6 +32,7 @@ from modelfleetd.local.demo_system import System, running_system
 from modelfleetd.platform.client import PlatformClient
 from modelfleetd.platform.ledger import Promise, Violation, peak, violations
 from modelfleetd.platform.model import Effect
+from tests.support.memory import memory
 from tests.support.wait import until
 
 TYPE = "modelTypes/ranker"
@@ -175,7 +177,7 @@ class Whole:
     async def broken_promises(self, launch: launcher_pb2.Launch, after: int) -> list[Violation]:
         """What a launch did against LAUNCH.md's properties 1 to 3, by the ledger from a position on."""
         (plan,) = launch.plan.regions
-        full = {NEW: plan.new_replicas_full, OLD: plan.old_replicas_full}
+        full = {launch.candidate: plan.new_replicas_full, launch.baseline: plan.old_replicas_full}
 
         def required(model: str, share: int) -> int:
             return 0 if share == 0 else max(2, -(-full[model] * share // 10_000))
@@ -220,10 +222,11 @@ class Whole:
 
 
 @asynccontextmanager
-async def whole(data_dir: Path | None = None) -> AsyncIterator[Whole]:
+async def whole() -> AsyncIterator[Whole]:
     """Starts everything in a folder of its own, and ends it."""
     async with AsyncExitStack() as stack:
-        system = await stack.enter_async_context(running_system(data_dir))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="modelfleet-tests-", dir=memory()))
+        system = await stack.enter_async_context(running_system(Path(folder)))
         client = await stack.enter_async_context(AsyncClient(system.address))
         region = await client.registry.get_region(name=REGION)
         agent = AsyncPlatform(region.agent_address, Options(timeout=10.0))

@@ -18,6 +18,15 @@ def count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
+def size(number: float) -> str:
+    """Returns a number of bytes as people say it: `812 B`, `1.2 KiB`, `35.4 MiB`, `1 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1000:
+            return f"{number:.4g} {unit}" if unit == "B" else f"{number:.1f}".removesuffix(".0") + f" {unit}"
+        number /= 1024
+    return f"{number:,.1f}".removesuffix(".0") + " TiB"
+
+
 def percent(basis_points: int) -> str:
     """Returns basis points as people say them: 2,050 → `20.5%`."""
     whole, rest = divmod(basis_points, 100)

@@ -27,6 +27,7 @@ _OVERDUE = Gauge(
     ["pool"],
 )
 _OVERDUE_POOLS = 50
+_WHOLE_EVERY = timedelta(days=1)
 # Long after the last retry of any client.
 _REQUESTS_KEPT = timedelta(days=7)
 
@@ -64,8 +65,12 @@ class Books:
         await balances.advance(self._database)
 
     async def check_whole(self) -> None:
-        """Compares the same with the whole ledger: finds what was changed behind where it was found right before."""
-        self._report("whole", await balances.differences(self._database))
+        """Compares the same with the whole ledger: finds what was changed behind where it was found right before.
+
+        Once a day, whichever replica comes first, however often they are started.
+        """
+        if await balances.claim_whole_check(self._database, _WHOLE_EVERY):
+            self._report("whole", await balances.differences(self._database))
 
     async def look_at_loans(self) -> None:
         """Says which pools serve on what they do not own any more; nothing is taken away from them."""

@@ -1,4 +1,4 @@
-"""The datasets of recordings, beneath one root: read, summarised and deleted in threads, so nothing waits for it."""
+"""The datasets of recordings, beneath one root: read and deleted in threads, so that nothing waits for them."""
 
 from __future__ import annotations
 
@@ -41,10 +41,13 @@ class Datasets:
             raise NotConfigured("capacity", "root of recordings (--recordings-uri)")
         return f"{self._root}/{path or names.RECORDING.parse(name)[0]}"
 
-    async def check(self, uri: str) -> None:
-        """Raises RecordingError where there is no dataset that might be replayed."""
+    async def check(self, uri: str, model_type: str) -> None:
+        """Raises RecordingError where there is no dataset that might be replayed, or it is not of that type alone."""
         self._expect_inside(uri)
-        await asyncio.to_thread(Dataset.open, uri)
+        dataset = await asyncio.to_thread(Dataset.open, uri)
+        (wanted,) = names.MODEL_TYPE.parse(model_type)
+        if others := sorted(dataset.model_types - {wanted}):
+            raise RecordingError(f"it holds requests of {others[0] or 'no model type'}, not of {wanted} alone")
 
     async def summarize(self, uri: str, alive: Callable[[], Awaitable[bool]], every: float) -> Summary | None:
         """Reads a whole dataset; None where `alive`, which is asked every so many seconds meanwhile, says to stop.

@@ -19,7 +19,7 @@ from modelfleetd.capacity.registry import Registry
 from modelfleetd.capacity.store import recordings
 from modelfleetd.capacity.store.recordings import Claim
 from modelfleetd.clock import Clock
-from modelfleetd.errors import DeadlinePassed, FleetError, PartUnavailable, ResourceNotFound
+from modelfleetd.errors import DeadlinePassed, FleetError, MethodUnknown, PartUnavailable, ResourceNotFound
 from modelfleetd.kit.db import Database
 from modelfleetd.platform.base import Platform
 from modelfleetd.platform.model import RecordingStatus
@@ -63,9 +63,12 @@ class Recordings:
 
     async def expire(self) -> None:
         """Deletes what is older than it was to become."""
+        while expired := await self._expire_one():
+            _log.info("%s has expired", expired)
+
+    async def _expire_one(self) -> str | None:
         async with self._database.transaction() as conn:
-            if expired := await recordings.expire(conn):
-                _log.info("%d recordings have expired", expired)
+            return await recordings.expire_one(conn)
 
     async def round(self) -> bool:
         """Looks after one recording; False where none needs it."""
@@ -206,4 +209,6 @@ def _refused(claim: Claim, error: FleetError) -> str:
         if claim.stopped_by:
             return f"{claim.stopped_by} stopped it before it began."
         return f"{recording.model_type} is not served in {recording.region}: there is nothing to record."
+    if isinstance(error, MethodUnknown):
+        return f"The agent of {recording.region} cannot record; let a client do it (modelfleet.TrafficRecorder)."
     return error.message

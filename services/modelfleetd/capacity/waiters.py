@@ -26,15 +26,15 @@ class Waiters:
             await self._serve(pool)
 
     async def _serve(self, pool: str) -> None:
-        # Whether one really fits is decided on locked rows; what is only seen says whom to try.
-        names, _ = await self._look(pool)
-        held = [name for name in names if await self._hold(name)]
-        _, outlooks = await self._look(pool)
+        while True:
+            # Whether one really fits is decided on locked rows; what is only seen says whom to try.
+            names, outlooks = await self._look(pool)
+            held = [name for name in names if await self._hold(name)]
+            if not held:
+                break
+            # Who is held moves and promises units: all others are looked at anew.
         if outlooks:
             await self._database.run(lambda conn: reservations.set_outlooks(conn, outlooks))
-        if held:
-            # Who is held may have made others fit, by what it moved or promises.
-            await self._serve(pool)
 
     async def _look(self, pool: str) -> tuple[list[str], list[Outlook]]:
         """Returns who fits, in order, and what each of all is to be told."""

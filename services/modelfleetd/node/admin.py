@@ -13,6 +13,8 @@ from modelfleetd.node.domain import Latency
 
 _TIMEOUT = 5.0
 _COUNTERS = r"^cluster\.(split|unrouted)/.*\.grpc\.(success|failure)$|^cluster\.split/[^.]*\.upstream_rq_time$"
+# Copies of requests that never reached the agent: it was away, or had too many under way.
+_GIVEN_UP = r"^cluster\.tap\.upstream_rq_5xx$"
 _VERSIONS = r"version_text$|update_rejected$"
 _PERCENTILES = re.compile(r"P(50|99)\(([^,]+),")
 
@@ -82,6 +84,11 @@ class Admin:
                 if median == median and high == high:  # Not a number where the interval had no requests.
                     latencies[name.removeprefix("cluster.").removesuffix(".upstream_rq_time")] = Latency(median, high)
         return Statistics(counters, latencies)
+
+    async def given_up_copies(self) -> int:
+        """How many copies of requests were given up since they are made."""
+        _, _, value = (await self._get(f"/stats?filter={quote(_GIVEN_UP)}")).strip().partition(": ")
+        return int(value or 0)
 
     async def _get(self, target: str) -> str:
         try:

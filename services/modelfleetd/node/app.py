@@ -71,16 +71,14 @@ async def build(service: Service) -> None:
         records=True,
     )
     envoy = Proxy(folder / "envoy", host, port, f"{state.agent_id}/envoy")
-    tap = Tap(
-        state, store, envoy.tap_socket, service.config.recordings_uri or str(folder / "recordings"), service.clock
-    )
+    tap = Tap(state, store, envoy, service.config.recordings_uri or str(folder / "recordings"), service.clock)
     reconciler = Reconciler(
         state,
         store,
         envoy,
         folder / "replicas",
         service.clock,
-        taps=tap.permille,
+        taps=tap.percents,
         terminate=options.on_stop == "terminate",
     )
     service.work(reconciler, tap)

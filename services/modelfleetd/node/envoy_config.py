@@ -37,7 +37,7 @@ _BUFFER_BYTES = 1 << 20
 _STATISTICS = (
     r"cluster\.(split|direct|unrouted)/[^.]+\."
     r"(grpc\.(success|failure)|upstream_rq_time|version_text|update_rejected|upstream_rq_retry(_success)?)"
-    r"|(cluster_manager\.cds|listener_manager\.lds|http\.traffic\.rds\.routes)\..*"
+    r"|cluster\.tap\.upstream_rq_5xx|(cluster_manager\.cds|listener_manager\.lds|http\.traffic\.rds\.routes)\..*"
 )
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
 
@@ -76,7 +76,7 @@ def files(routing: Routing, addresses: Addresses) -> dict[str, str]:
     """Every file by its name. The version inside is a digest of the content: equal content is never a change."""
     clusters = [cluster for backend in routing.backends for cluster in _backend_clusters(backend, addresses)]
     clusters += [_unrouted_cluster(split) for split in routing.splits]
-    if any(split.tap_permille for split in routing.splits):
+    if any(split.tap_percent for split in routing.splits):
         clusters.append(_tap_cluster(addresses))
     found = {
         "clusters.json": _discovery(clusters, "envoy.config.cluster.v3.Cluster"),
@@ -160,7 +160,7 @@ def _routes(routing: Routing) -> Resource:
     ]
     for split in routing.splits:
         routes.append(_named_but_absent(split))
-        if split.tap_permille and split.shares:
+        if split.tap_percent and split.shares:
             routes.append(_tapped(split))
         routes.append(_split_route(split))
     routes.append(
@@ -201,7 +201,9 @@ def _split_route(split: Split) -> Resource:
 def _tapped(split: Split) -> Resource:
     """The same route for the calls that are recorded, before the one for all calls."""
     route = _split_route(split)
-    sample = {"numerator": split.tap_permille * 10, "denominator": "TEN_THOUSAND"}
+    # Envoy draws the sample and the model from one number, modulo a million and modulo the 10,000 of the weights: whole
+    # percents of a million are independent of the model, anything else would prefer the first ones.
+    sample = {"numerator": split.tap_percent * 10_000, "denominator": "MILLION"}
     mirror = {"cluster": TAP_CLUSTER, "runtime_fraction": {"default_value": sample}}
     return {
         **route,

@@ -126,6 +126,14 @@ class Proxy:
         """
         return await self._admin.statistics()
 
+    async def given_up_copies(self) -> int:
+        """How many copies of requests it could not send, since it makes copies.
+
+        Raises:
+            ProxyUnreachable: it does not answer.
+        """
+        return await self._admin.given_up_copies()
+
     async def _take(self, files: Mapping[str, str], clusters: frozenset[str] = frozenset()) -> None:
         changed = {name: content for name, content in files.items() if self._taken.get(name) != content}
         for name in sorted(changed, key=lambda name: not name.startswith("endpoints.")):

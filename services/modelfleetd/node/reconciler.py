@@ -51,7 +51,7 @@ class Reconciler:
         envoy: the proxy before the replicas.
         folder: where replicas run and their logs are.
         clock: the time.
-        taps: how many of 1,000 requests are recorded, by target.
+        taps: of how many of 100 requests the agent wants copies, by target.
         terminate: whether replicas and Envoy end with the agent; else they stay, and the next agent finds them.
     """
 

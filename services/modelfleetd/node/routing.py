@@ -56,12 +56,12 @@ class Backend:
 class Split:
     """The traffic of one target: effective shares, in order; empty where nothing can be served.
 
-    Of so many of 1,000 requests a copy goes to the agent, which records them.
+    Of so many of 100 requests a copy goes to the agent, which records them.
     """
 
     target: str
     shares: tuple[ModelShare, ...] = ()
-    tap_permille: int = 0
+    tap_percent: int = 0
 
     @property
     def id(self) -> str:
@@ -87,7 +87,7 @@ def routing_of(
 ) -> Routing:
     """What Envoy shall do now: every model that is desired or has replicas, and the effective shares of routes.
 
-    Of the targets in `taps` requests are recorded, so many of 1,000.
+    Of the targets in `taps` requests are copied to the agent, so many of 100.
     """
     backends: list[Backend] = []
     splits: list[Split] = []

@@ -1,7 +1,7 @@
 """Records samples of live requests: a small gRPC server that Envoy sends copies to, and a writer for each recording.
 
-Envoy draws the sample, with the highest rate of the recordings of a route; each recording keeps its part of that at
-random. What is to be recorded is durable before it begins, and the agent's next life goes on with it.
+Envoy draws the sample, with the highest rate of the recordings of a route, in whole percents; each recording keeps its
+part of that at random. What is to be recorded is durable before it begins, and the agent's next life goes on with it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -24,6 +24,7 @@ from modelfleet.recordings.layout import microseconds, moment
 from modelfleetd import names
 from modelfleetd.clock import Clock
 from modelfleetd.errors import NotConfigured, Overloaded, RequestIdReused, ResourceNotFound
+from modelfleetd.node.admin import ProxyUnreachable
 from modelfleetd.node.envoy_config import RECORDED_METHOD, TYPE_HEADER
 from modelfleetd.node.state import State
 from modelfleetd.node.store import Store
@@ -38,14 +39,27 @@ _PART_SECONDS = 30.0
 _SAVE_SECONDS = 5.0
 # Larger than any request that a recording takes, so that a dropped one is counted.
 _MESSAGE_BYTES = 64 << 20
+# More copies than that are not taken, so that recording never keeps the agent from its work: Envoy drops them.
+_MOST_A_SECOND = 1000
+_SLACK_SECONDS = 0.05
+_GIVEN_UP = "given_up_copies"
 
 
-@dataclass(frozen=True, slots=True)
+class Copier(Protocol):
+    """What sends copies: the proxy."""
+
+    @property
+    def tap_socket(self) -> str: ...
+    async def given_up_copies(self) -> int: ...
+
+
+@dataclass(slots=True)
 class _Active:
     plan: RecordingPlan
     recorder: Recorder
-    # What an earlier life of the agent has dropped; what it has written is in the dataset.
-    dropped_before: int
+    # What was dropped before it came here: by an earlier life of the agent, which has its rest in the dataset, and by
+    # Envoy.
+    dropped_before: float
 
 
 class Tap:
@@ -54,17 +68,17 @@ class Tap:
     Args:
         state: the targets; woken when what Envoy has to copy changes.
         store: where recordings are durable.
-        socket: where Envoy sends copies.
+        copier: sends the copies, and says how many it could not send.
         root: recordings are written beneath it: a folder, or a URI.
         clock: the time.
     """
 
     name = "tap"
 
-    def __init__(self, state: State, store: Store, socket: str, root: str, clock: Clock) -> None:
+    def __init__(self, state: State, store: Store, copier: Copier, root: str, clock: Clock) -> None:
         self._state = state
         self._store = store
-        self._socket = socket
+        self._copier = copier
         self._root = root
         self._clock = clock
         self._draw = random.random
@@ -73,12 +87,13 @@ class Tap:
         self._active: dict[str, _Active] = {}
         self._ended = asyncio.Event()
         self._finishing = asyncio.Lock()
+        self._next_take = 0.0
 
-    def permille(self) -> Mapping[str, int]:
-        """Of how many of 1,000 requests Envoy has to send a copy, by target."""
+    def percents(self) -> Mapping[str, int]:
+        """Of how many of 100 requests Envoy has to send a copy, by target."""
         rates: dict[str, int] = {}
         for plan in self._plans.values():
-            rates[plan.target] = max(rates.get(plan.target, 0), plan.sample_permille)
+            rates[plan.target] = max(rates.get(plan.target, 0), -(-plan.sample_permille // 10))
         return rates
 
     # What callers ask
@@ -128,8 +143,8 @@ class Tap:
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", _MESSAGE_BYTES)])
         server.add_generic_rpc_handlers((_Copies(self._take),))
         with contextlib.suppress(FileNotFoundError):
-            Path(self._socket).unlink()
-        server.add_insecure_port(f"unix:{self._socket}")
+            Path(self._copier.tap_socket).unlink()
+        server.add_insecure_port(f"unix:{self._copier.tap_socket}")
         await server.start()
         try:
             for plan in self._plans.values():
@@ -139,6 +154,7 @@ class Tap:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._ended.wait(), _SAVE_SECONDS)
                 self._ended.clear()
+                await self._count_given_up()
                 for recording, active in list(self._active.items()):
                     if active.recorder.active:
                         self._save(active.plan, _status(active))
@@ -173,6 +189,7 @@ class Tap:
             active = self._active.get(recording)
             if active is None:
                 return
+            await self._count_given_up()
             await asyncio.to_thread(active.recorder.close)
             ended = replace(_status(active), active=False)
             if not ended.message:
@@ -187,13 +204,37 @@ class Tap:
         target = next((value for key, value in context.invocation_metadata() if key == TYPE_HEADER), "")
         for recorder in self._sampling(names.TARGET.format(target)):
             recorder.offer(request, RECORDED_METHOD)
+        now = asyncio.get_running_loop().time()
+        self._next_take = max(now, self._next_take) + 1 / _MOST_A_SECOND
+        if self._next_take > now + _SLACK_SECONDS:
+            # As long as this is not answered Envoy has one less to send.
+            await asyncio.sleep(self._next_take - now)
         return b""
+
+    async def _count_given_up(self) -> None:
+        """Counts what Envoy could not send as dropped, to each recording by its part of the sample."""
+        try:
+            given_up = await self._copier.given_up_copies()
+        except ProxyUnreachable:
+            return
+        before = int(self._store.fact(_GIVEN_UP) or 0)
+        # An Envoy that began anew counts from nothing.
+        more = given_up - before if given_up >= before else given_up
+        if given_up != before:
+            with self._store.transaction():
+                self._store.remember(_GIVEN_UP, str(given_up))
+        copied = max(self.percents().values(), default=1) * 10
+        for each in self._active.values():
+            each.dropped_before += more * each.plan.sample_permille / copied
 
     def _sampling(self, target: str) -> Iterator[Recorder]:
         """The recordings of a target that take this one of its sampled requests."""
-        active = [each for each in self._active.values() if each.plan.target == target]
-        most = max((each.plan.sample_permille for each in active), default=0)
-        return (each.recorder for each in active if self._draw() * most < each.plan.sample_permille)
+        copied = self.percents().get(target, 0) * 10
+        return (
+            each.recorder
+            for each in self._active.values()
+            if each.plan.target == target and self._draw() * copied < each.plan.sample_permille
+        )
 
     def _save(self, plan: RecordingPlan, status: RecordingStatus) -> None:
         with self._store.transaction():
@@ -218,7 +259,7 @@ def _status(active: _Active) -> RecordingStatus:
         active=recorder.active,
         requests=recorded.requests,
         bytes=recorded.bytes,
-        dropped_requests=active.dropped_before + recorder.dropped_requests,
+        dropped_requests=round(active.dropped_before) + recorder.dropped_requests,
         first_request_time=_time(recorded.first_us),
         last_request_time=_time(recorded.last_us),
         message=f"{said[0].upper()}{said[1:]}." if said else "",

@@ -12,7 +12,10 @@ from modelfleet.errors import ModelfleetError
 _COMMANDS = {
     "registry": ("modelfleet.cli.registry", "Teams, regions, model types, models and their history."),
     "evidence": ("modelfleet.cli.evidence", "Evaluations and risk assessments of models, and what rules say of them."),
-    "capacity": ("modelfleet.cli.capacity", "What models need, whose capacity it is, and whether it is worth it."),
+    "capacity": (
+        "modelfleet.cli.capacity",
+        "What a model needs, whose capacity it is, and whether it is worth it.",
+    ),
     "launch": ("modelfleet.cli.launch", "Plan, start, watch and steer launches."),
     "stability": ("modelfleet.cli.stability", "Are the predictions still right?"),
     "fleet": ("modelfleet.cli.fleet", "Synthetic fleets to try the commands with."),

@@ -1,4 +1,4 @@
-"""Shapes of arguments: shares and spans of time, as people write them."""
+"""Shapes of arguments: shares, sizes and spans of time, as people write them."""
 
 from __future__ import annotations
 
@@ -55,6 +55,26 @@ class DurationParameter(click.ParamType[Duration]):
             for number, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|s|m|h|d)", text)
         )
         return Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
+
+
+class SizeParameter(click.ParamType[int]):
+    """A number of bytes: `64MiB`, `1.5GB`, `4096`."""
+
+    name = "size"
+    _UNITS: ClassVar = {"": 1, "B": 1} | {
+        f"{letter}{unit}": base**power
+        for power, letter in enumerate("kMGT", 1)
+        for unit, base in (("B", 1000), ("iB", 1024))
+    }
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*((?:[kMGT]i?)?B)?", str(value).strip().replace("K", "k"))
+        if found is None:
+            self.fail(f"'{value}' is not a size; write 64MiB, 1.5GB or 4096", param, ctx)
+        return int(Decimal(found[1]) * self._UNITS[found[2] or ""])
 
 
 class EntryParameter(click.ParamType[str]):
@@ -154,6 +174,7 @@ class PointParameter(click.ParamType[Point]):
 
 SHARE = ShareParameter()
 DURATION = DurationParameter()
+SIZE = SizeParameter()
 ENTRY = EntryParameter()
 SCOPE = EntryParameter(others=("teams", "regions"))
 UNTIL = UntilParameter()

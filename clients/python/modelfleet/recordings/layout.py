@@ -7,11 +7,13 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _PART = re.compile(r"part-(\d{8}T\d{12})Z-[0-9a-f]+-\d+\.parquet")
+_MODEL_TYPE = re.compile(r"(?:^|/)model_type=([^/]+)/")
+_PLAIN = re.compile(r"[A-Za-z0-9._=-][A-Za-z0-9._=/-]*")
 _PART_TIME = "%Y%m%dT%H%M%S%f"
 PARQUET = ".parquet"
 # What the names of files begin with that no reader takes.
@@ -60,15 +62,26 @@ def is_beneath(root: str, uri: str) -> bool:
     """Says whether a place is truly inside another one: no `..`, no link that leads out, no other scheme or bucket."""
     if ("://" in root) != ("://" in uri) or ".." in PurePosixPath(uri).parts:
         return False
-    if "://" not in root:
-        outer, inner = Path(root).resolve(), Path(uri).resolve()
-        return inner != outer and inner.is_relative_to(outer)
-    return uri.startswith(f"{root.rstrip('/')}/") and uri.rstrip("/") != root.rstrip("/")
+    if "://" in root:
+        above = f"{root.rstrip('/')}/"
+        # Nothing that a URI's reader takes for something else: an escaped "..", a query.
+        if not uri.startswith(above) or _PLAIN.fullmatch(uri.removeprefix(above)) is None:
+            return False
+        if not root.startswith("file://"):
+            return True
+    outer, inner = (Path(each.removeprefix("file://")).resolve() for each in (root, uri))
+    return inner != outer and inner.is_relative_to(outer)
 
 
 def partition(model_type: str, arrival_us: int) -> str:
     """Returns the folder of a request, within its dataset."""
     return f"model_type={quote(model_type, safe='')}/hour={moment(arrival_us):%Y-%m-%dT%H}"
+
+
+def model_type_of(path: str) -> str:
+    """Returns the model type in whose folder a file is; empty: in none."""
+    found = _MODEL_TYPE.search(path)
+    return unquote(found[1]) if found else ""
 
 
 def part_name(first_us: int, writer: str, number: int) -> str:

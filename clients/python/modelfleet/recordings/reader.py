@@ -90,6 +90,11 @@ class Dataset:
             raise RecordingError(f"the dataset at {uri} is empty")
         return cls(uri, filesystem, tuple(sorted(files)))
 
+    @property
+    def model_types(self) -> frozenset[str]:
+        """Ids of the model types whose requests it has, by its folders; "" where a file is in no such folder."""
+        return frozenset(layout.model_type_of(file.path) for file in self._files)
+
     def __iter__(self) -> Iterator[Recorded]:
         """Gives every request in the order of arrival.
 

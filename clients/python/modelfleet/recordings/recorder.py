@@ -92,7 +92,8 @@ class Recorder:
         self._open = functools.partial(
             DatasetWriter, uri, model_type, resume=resume, part_bytes=part_bytes, part_seconds=part_seconds
         )
-        # Appending and popping are atomic: serving threads take no lock.
+        # Held for a few additions only.
+        self._counting = threading.Lock()
         self._buffer: deque[tuple[bytes, int, str]] = deque()
         self._taken_bytes = 0
         self._given_bytes = 0
@@ -105,21 +106,23 @@ class Recorder:
         self._thread.start()
 
     def offer(self, request: bytes, method: str) -> bool:
-        """Records a request, unless it must be dropped; True where it will be. Never waits, never raises."""
+        """Records a request, unless it must be dropped; True where it will be. Waits for no writer, never raises."""
         if self._ended.is_set():
             return False
         size = len(request)
-        waiting = self._given_bytes - self._taken_bytes
-        if size > MAX_REQUEST_BYTES or waiting + size > self._buffer_bytes or len(self._buffer) >= BUFFER_REQUESTS:
-            self._dropped += 1
-            return False
-        self._given_bytes += size
-        self._buffer.append((request, time.time_ns() // 1000, method))
+        with self._counting:
+            waiting = self._given_bytes - self._taken_bytes
+            if size > MAX_REQUEST_BYTES or waiting + size > self._buffer_bytes or len(self._buffer) >= BUFFER_REQUESTS:
+                self._dropped += 1
+                return False
+            self._given_bytes += size
+            self._buffer.append((request, time.time_ns() // 1000, method))
         return True
 
     def drop(self) -> None:
         """Counts a request that could not even be offered."""
-        self._dropped += 1
+        with self._counting:
+            self._dropped += 1
 
     @property
     def active(self) -> bool:
@@ -217,7 +220,7 @@ class Recorder:
             self._taken_bytes += len(request)
             kept = self._redacted(request)
             if kept is None:
-                self._dropped += 1
+                self.drop()
             else:
                 writer.write(kept, arrival_us, method)
         if reason := self._limits.reached(writer.accepted_requests, writer.accepted_bytes):

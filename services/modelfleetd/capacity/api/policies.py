@@ -110,6 +110,8 @@ class Policies(Base):
         if request.validate_only:
             answer.ClearField("name")
             answer.ClearField("estimate")
+            for value in answer.values:
+                value.source = "estimate" if value.source == estimate.name else value.source
         return answer
 
     async def _policy(self, asked: wire.AskedDecision, route: Route) -> LaunchPolicy:
@@ -134,7 +136,8 @@ class Policies(Base):
         estimate, rule = found.estimate, policy.rule
         if isinstance(rule, FreeWithinQuota):
             async with self._database.transaction(readonly=True) as reads:
-                fit = await fits.fit(reads, estimate, asked.pool, asked.launch or _NO_LAUNCH)
+                launch = asked.launch or _NO_LAUNCH
+                fit = await fits.fit(reads, estimate, asked.pool, launch, found.route.tier)
             return Facts(estimate.name, estimate.costs, fit=fit)
         if isinstance(rule, GainAgainstCost):
             try:
@@ -149,7 +152,7 @@ class Policies(Base):
         else:
             reports = await self._registry.reports(asked.candidate, rule.metric)
         replaced = "" if replaces == NOTHING else replaces
-        known = [wire.report_from_proto(report) for report in reports]
+        known = [wire.report_from_proto(report, rule.metric) for report in reports]
         return gain(known, rule.metric, replaced, rule.max_evidence_age, self._clock.now())
 
     async def GetLaunchDecision(self, request: pb.GetLaunchDecisionRequest, context: Context) -> pb.LaunchDecision:

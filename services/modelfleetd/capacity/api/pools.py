@@ -33,7 +33,7 @@ class Pools(Base):
 
     async def ListPools(self, request: pb.ListPoolsRequest, context: Context) -> pb.ListPoolsResponse:
         page = paging.read(request, str)
-        found = await pools.page(self._database, after_name(page), page.size + 1)
+        found = await pools.page(self._database, request.organisation, after_name(page), page.size + 1)
         shown, token = page.answer(found, lambda row: (row.name,), wire.pool_to_proto)
         return pb.ListPoolsResponse(pools=shown, next_page_token=token)
 

@@ -26,7 +26,7 @@ class Recordings(Base):
         name, by = new_name(names.RECORDING, "r"), actor()
         uri = self._datasets.place(name, wanted.path)
         if wanted.source is Source.CLIENT:
-            await self._check_dataset(wanted.path, uri)
+            await self._check_dataset(wanted, uri)
 
         async def act(conn: Connection) -> pb.Recording:
             if wanted.source is Source.CLIENT:
@@ -42,11 +42,12 @@ class Recordings(Base):
         if wanted.region is not None and not await self._registry.agent_address(wanted.region, "recording.region"):
             raise NotConfigured(wanted.region, "agent_address")
 
-    async def _check_dataset(self, path: str, uri: str) -> None:
+    async def _check_dataset(self, wanted: Wanted, uri: str) -> None:
+        """The type's team may record it; so it must be of that type, and not of another team's."""
         try:
-            await self._datasets.check(uri)
+            await self._datasets.check(uri, wanted.model_type)
         except RecordingError as error:
-            raise RecordingUnreadable(path, str(error)) from error
+            raise RecordingUnreadable(wanted.path, str(error)) from error
 
     async def GetRecording(self, request: pb.GetRecordingRequest, context: Context) -> pb.Recording:
         return wire.recording_to_proto(await recordings.get(self._database, request.name))

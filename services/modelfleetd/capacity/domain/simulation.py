@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from modelfleetd.capacity.domain.exact import BASIS_POINTS, refuse
 from modelfleetd.capacity.domain.pool import Place
@@ -88,16 +88,13 @@ class Simulation:
         if self.answer is When.NOW:
             return admission.explain()
         if self.answer is When.IN_STEPS:
-            return f"Fits now in steps of {self.step / 100:g} %. As asked: {admission.explain()}"
-        if self.answer is When.NEVER:
-            if not admission.ends_within_quota:
-                return admission.explain()
-            return f"{admission.explain()} Nothing that is held would ever free enough."
-        time = self.prospect.expected_time(now)
-        when = (
-            "at a time that nobody can say" if time is None else f"at about {time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-        )
-        return f"{admission.explain()} Would fit later, {when}. {self.prospect.explain(now)}"
+            missing = "; ".join(map(str, admission.shortages()))
+            return f"Fits now in steps of {self.step / 100:g}%; as asked: {missing}."
+        if self.answer is When.LATER:
+            return f"{admission.explain()} {self.prospect.explain(now)}"
+        if not admission.ends_within_quota:
+            return admission.explain()
+        return f"{admission.explain()} Nothing that is held would ever free enough."
 
 
 def simulate(asked: Asked, swaps: Sequence[RegionSwap], prospect_of: Callable[[Asked], Prospect]) -> Simulation:

@@ -16,9 +16,11 @@ Everything here is pure: the same code decides on what is asked for, on who is n
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 
 from modelfleetd.capacity.domain.admission import Admission, admit
 from modelfleetd.capacity.domain.ledger import ModelUnits
@@ -34,7 +36,7 @@ _NAMED = 3
 NEWEST = 2**62
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Claim:
     """A reservation that waits, or one that is asked for now.
 
@@ -57,9 +59,10 @@ class Claim:
     def order(self) -> tuple[int, int]:
         return (self.rank, self.sequence)
 
-    def is_in_the_way_of(self, other: Claim) -> bool:
-        """Whether both ask for units of the same flavor and region."""
-        return not {item.place for item in self.asked.items}.isdisjoint(item.place for item in other.asked.items)
+    @cached_property
+    def places(self) -> frozenset[Place]:
+        """Where it asks for units."""
+        return frozenset(item.place for item in self.asked.items)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -143,43 +146,55 @@ def _named(parts: Sequence[str]) -> str:
 
 
 class _Left:
-    """What is left once those before have what they need."""
+    """What is left once those before have what they need.
+
+    Args:
+        room: what is free.
+        releases: what will be free, the next first.
+    """
 
     def __init__(self, room: Room, releases: Iterable[Release]) -> None:
         self.room = room
-        self._releases: dict[Place, list[tuple[Release, int]]] = {}
+        # Of each release, what nobody was promised; those of which nothing is left are gone.
+        self._releases: defaultdict[Place, list[tuple[Release, int]]] = defaultdict(list)
+        self._later: Counter[Place] = Counter()
         for release in releases:
-            self.add(release)
+            self._releases[release.place].append((release, release.units))
+            self._later[release.place] += release.units
 
     def add(self, release: Release) -> None:
-        insort(self._releases.setdefault(release.place, []), (release, release.units))
-
-    def copy(self) -> _Left:
-        made = _Left(self.room.copy(), ())
-        made._releases = {place: list(releases) for place, releases in self._releases.items()}
-        return made
+        """Takes note of another release."""
+        insort(self._releases[release.place], (release, release.units))
+        self._later[release.place] += release.units
 
     def consider(self, claim: Claim, free: Room, position: int) -> Prospect:
         """Returns what becomes of a claim. Changes nothing."""
         admission = admit(claim.asked, claim.bookings, self.room, free)
         if admission.admitted or not admission.ends_within_quota:
             return Prospect(claim, admission, position=position)
-        trial = self.room.copy()
+        missing = [(fit.item.place, fit.missing_units) for fit in admission.fits if fit.missing_units]
+        lacking = [(place, short - self._later[place]) for place, short in missing if short > self._later[place]]
         promises: list[Promise] = []
-        lacking: list[tuple[Place, int]] = []
-        for fit in admission.fits:
-            short = fit.missing_units
-            for release, units in self._releases.get(fit.item.place, ()):
-                if not short:
-                    break
-                gained = _gain(trial, claim.asked.pool, release, min(units, short))
-                if gained:
-                    short -= gained
-                    promises.append(_promise(release, gained))
-            if short:
-                lacking.append((fit.item.place, short))
+        if not lacking:
+            trial = self.room.copy()
+            for place, short in missing:
+                found, left = self._promised(trial, claim.asked.pool, place, short)
+                promises += found
+                lacking += [(place, left)] if left else []
         kept = () if lacking else tuple(sorted(promises, key=lambda promise: promise.expected_time))
         return Prospect(claim, admission, kept, tuple(lacking), position)
+
+    def _promised(self, trial: Room, pool: str, place: Place, short: int) -> tuple[list[Promise], int]:
+        """Returns what a pool may wait for to get so many units in a place, and how many nobody will free for it."""
+        promises = []
+        for release, units in self._releases[place]:
+            if not short:
+                break
+            gained = _gain(trial, pool, release, min(units, short))
+            if gained:
+                short -= gained
+                promises.append(_promise(release, gained))
+        return promises, short
 
     def keep(self, prospect: Prospect) -> None:
         """Takes what one needs that is held, or that can wait: free units, and parts of what will be free."""
@@ -190,11 +205,11 @@ class _Left:
 
     def _consume(self, promise: Promise) -> None:
         releases = self._releases[promise.place]
-        for index, (release, units) in enumerate(releases):
-            if release.reservation == promise.reservation:
-                self.room.use(release.pool, release.place, -promise.units)
-                releases[index] = (release, units - promise.units)
-                return
+        index = next(at for at, (one, _) in enumerate(releases) if one.reservation == promise.reservation)
+        release, units = releases[index]
+        self.room.use(release.pool, release.place, -promise.units)
+        self._later[promise.place] -= promise.units
+        releases[index : index + 1] = [(release, units - promise.units)] if units > promise.units else []
 
 
 def _promise(release: Release, units: int) -> Promise:
@@ -237,8 +252,10 @@ class Line:
         """Returns what becomes of those who wait, in their order."""
         left = _Left(self._room.copy(), self._releases)
         made = []
+        before: Counter[frozenset[Place]] = Counter()
         for claim in self._waiting:
-            prospect = left.consider(claim, self._room, self._position(claim))
+            prospect = left.consider(claim, self._room, _position(claim.places, before))
+            before[claim.places] += 1
             _keep_if_any(left, prospect)
             made.append(prospect)
         return made
@@ -309,7 +326,13 @@ class Line:
         return left
 
     def _position(self, claim: Claim) -> int:
-        return 1 + sum(1 for other in self._waiting if other.order < claim.order and other.is_in_the_way_of(claim))
+        before = Counter(other.places for other in self._waiting if other.order < claim.order)
+        return _position(claim.places, before)
+
+
+def _position(places: frozenset[Place], before: Counter[frozenset[Place]]) -> int:
+    """Returns the place in line of one that asks for units in some places: whoever is before it there counts."""
+    return 1 + sum(count for others, count in before.items() if not others.isdisjoint(places))
 
 
 def _keep_if_any(left: _Left, prospect: Prospect) -> None:

@@ -21,7 +21,7 @@ STEP_DOWN = 0.98
 LEAN = 0.95
 LOWEST_QPS = 0.1
 HIGHEST_QPS = 1e6
-_MOST_STEPS_DOWN = 20
+_MOST_STEPS_DOWN = 12
 # A probe that says nothing of the replica is repeated this often.
 _REPEATS = 2
 # Errors that are no fewer at this fraction of a rate do not come from the load.

@@ -134,6 +134,12 @@ CREATE TABLE checkpoints (
     check_time     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (pool, flavor, region)
 );
+
+-- When the whole of it is to be added up again, by whichever replica is there.
+CREATE TABLE whole_checks (
+    only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    due_time timestamptz NOT NULL
+);
 """
 
 

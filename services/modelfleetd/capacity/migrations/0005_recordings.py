@@ -42,8 +42,6 @@ CREATE TABLE recordings (
 CREATE INDEX recordings_model_type ON recordings (model_type, sequence);
 CREATE INDEX recordings_open ON recordings (look_time) WHERE deleted OR state IN ('PENDING', 'RECORDING');
 CREATE INDEX recordings_expiring ON recordings (expire_time) WHERE NOT deleted AND state IN ('READY', 'FAILED');
-
-ALTER TABLE load_tests ADD COLUMN IF NOT EXISTS recording text;
 """
 
 

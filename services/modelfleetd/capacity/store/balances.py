@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
+from datetime import timedelta
 
 from modelfleetd.capacity.domain.ledger import Account, Entry, LedgerEntry, ModelUnits
 from modelfleetd.capacity.domain.pool import Place
@@ -231,20 +232,27 @@ async def ledger_page(reads: Reads, pool: str, before: int, limit: int) -> list[
 async def differences(reads: Reads, *, whole: bool = True) -> list[str]:
     """Returns where the books do not agree, in words; empty when they do.
 
-    Balances against the ledger, bookings against the account SERVING, live holds against HELD, what is retained
-    against RETAINED, the sums of organisations against their pools, and loans: in one statement, so from one snapshot.
+    Balances against the ledger, bookings against the account SERVING, live holds against HELD and what they end with,
+    what is retained against RETAINED, the sums of organisations against their pools, and loans. Some pools at a time,
+    each from one snapshot, so that no statement takes long.
 
     Args:
         reads: where the books are.
         whole: adds up the whole ledger; else what was found right before is taken for granted (`advance`), and the cost
             is that of what there is now and has been written since, however long the ledger is.
     """
-    rows = await reads.fetch(_DIFFERENCES.format(ledger=_WHOLE_LEDGER if whole else LEDGER_SINCE))
-    return [
-        f"{row['pool']} {row['flavor']} {row['region']} {row['account']}: the {row['source']} say {row['claimed']}, "
-        f"the balance says {row['balance']}"
-        for row in rows
-    ]
+    found = []
+    query = _compare(_WHOLE_LEDGER if whole else LEDGER_SINCE)
+    for pools in await _batches(reads, "ledger" if whole else "checkpoints"):
+        for row in await reads.fetch(query, pools):
+            found += [
+                f"{row['pool']} {row['flavor']} {row['region']} {account}: the {source} say "
+                f"{row[f'{source} {account}']}, the balance says {row[f'balance {account}']}"
+                for source, accounts in _CLAIMS.items()
+                for account in accounts
+                if row[f"{source} {account}"] != row[f"balance {account}"]
+            ]
+    return found
 
 
 async def advance(database: Database) -> None:
@@ -252,80 +260,124 @@ async def advance(database: Database) -> None:
 
     Lines of a place are written under the lock of its balance, so whatever comes later has a higher number.
     """
-    await database.execute(
-        f"""
-        INSERT INTO checkpoints AS c (pool, flavor, region, sequence, serving_units, held_units, retained_units,
-            ending_units)
-        SELECT pool, flavor, region, sequence, l.serving, l.held, l.retained, l.ending
-        FROM ({LEDGER_SINCE}) l JOIN balances b USING (pool, flavor, region)
-        WHERE l.is_new AND (b.serving_units, b.held_units, b.retained_units, b.ending_units)
-            = (l.serving, l.held, l.retained, l.ending)
-        ON CONFLICT (pool, flavor, region) DO UPDATE SET
-            sequence = excluded.sequence, check_time = now(), serving_units = excluded.serving_units,
-            held_units = excluded.held_units, retained_units = excluded.retained_units,
-            ending_units = excluded.ending_units
-        WHERE excluded.sequence > c.sequence
-        """
+    for pools in await _batches(database, "checkpoints"):
+        await database.execute(
+            f"""
+            INSERT INTO checkpoints AS c (pool, flavor, region, sequence, serving_units, held_units, retained_units,
+                ending_units)
+            SELECT pool, flavor, region, sequence, l."SERVING", l."HELD", l."RETAINED", l."ENDING"
+            FROM ({LEDGER_SINCE}) l JOIN balances b USING (pool, flavor, region)
+            WHERE l.sequence IS NOT NULL AND (b.serving_units, b.held_units, b.retained_units, b.ending_units)
+                = (l."SERVING", l."HELD", l."RETAINED", l."ENDING")
+            ON CONFLICT (pool, flavor, region) DO UPDATE SET
+                sequence = excluded.sequence, check_time = now(), serving_units = excluded.serving_units,
+                held_units = excluded.held_units, retained_units = excluded.retained_units,
+                ending_units = excluded.ending_units
+            WHERE excluded.sequence > c.sequence
+            """,
+            pools,
+        )
+
+
+async def claim_whole_check(database: Database, every: timedelta) -> bool:
+    """Says whether the whole ledger is due to be added up; if so it is the caller's, and due again after a time."""
+    claimed = await database.fetchval(
+        """INSERT INTO whole_checks AS c (due_time) VALUES (now() + $1)
+           ON CONFLICT (only_one) DO UPDATE SET due_time = excluded.due_time WHERE c.due_time <= now()
+           RETURNING true""",
+        every,
     )
+    return claimed is not None
 
 
-_LEDGER_SUMS = """coalesce(sum(delta_units) FILTER (WHERE account = 'SERVING'), 0) AS serving,
-    coalesce(sum(delta_units) FILTER (WHERE account = 'HELD'), 0) AS held,
-    coalesce(sum(delta_units) FILTER (WHERE account = 'RETAINED'), 0) AS retained,
-    coalesce(sum(end_delta_units), 0) AS ending"""
-_WHOLE_LEDGER = f"SELECT pool, flavor, region, {_LEDGER_SUMS} FROM ledger GROUP BY pool, flavor, region"
+async def _batches(reads: Reads, table: str) -> list[list[str]]:
+    """Returns the names of all pools that have books, those that are gone included, some at a time."""
+    rows = await reads.fetch(
+        f"SELECT name FROM pools UNION SELECT pool FROM bookings UNION SELECT pool FROM {table} ORDER BY 1"
+    )
+    names = [row["name"] for row in rows]
+    return [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
+
+
+_BATCH = 500
+# Who says something of which accounts, beside the balances themselves.
+_CLAIMS = {
+    "ledger": ("SERVING", "HELD", "RETAINED", "ENDING"),
+    "bookings": ("SERVING",),
+    "reservations": ("HELD", "RETAINED", "ENDING"),
+    "pools": ("STORED", "BORROWED"),
+    "loans": ("LENT", "LOANED"),
+}
+_ACCOUNTS = ("SERVING", "HELD", "RETAINED", "ENDING", "STORED", "BORROWED", "LENT", "LOANED")
+_LEDGER_SUMS = """
+    coalesce(sum(delta_units) FILTER (WHERE account = 'SERVING'), 0) AS "SERVING",
+    coalesce(sum(delta_units) FILTER (WHERE account = 'HELD'), 0) AS "HELD",
+    coalesce(sum(delta_units) FILTER (WHERE account = 'RETAINED'), 0) AS "RETAINED",
+    coalesce(sum(end_delta_units), 0) AS "ENDING" """
+# Of the pools $1.
+_WHOLE_LEDGER = f"""
+    SELECT pool, flavor, region, {_LEDGER_SUMS} FROM ledger WHERE pool = ANY($1) GROUP BY pool, flavor, region"""
 LEDGER_SINCE = f"""
-    SELECT pool, flavor, region, l.sequence, l.sequence IS NOT NULL AS is_new,
-        coalesce(c.serving_units, 0) + serving AS serving, coalesce(c.held_units, 0) + held AS held,
-        coalesce(c.retained_units, 0) + retained AS retained, coalesce(c.ending_units, 0) + ending AS ending
-    FROM (SELECT pool, flavor, region FROM balances UNION SELECT pool, flavor, region FROM checkpoints) place
-    LEFT JOIN checkpoints c USING (pool, flavor, region), LATERAL (
+    SELECT pool, flavor, region, l.sequence, coalesce(c.serving_units, 0) + "SERVING" AS "SERVING",
+        coalesce(c.held_units, 0) + "HELD" AS "HELD", coalesce(c.retained_units, 0) + "RETAINED" AS "RETAINED",
+        coalesce(c.ending_units, 0) + "ENDING" AS "ENDING"
+    FROM (
+        SELECT pool, flavor, region FROM balances WHERE pool = ANY($1)
+        UNION SELECT pool, flavor, region FROM checkpoints WHERE pool = ANY($1)
+    ) place LEFT JOIN checkpoints c USING (pool, flavor, region), LATERAL (
         SELECT max(sequence) AS sequence, {_LEDGER_SUMS} FROM ledger
         WHERE pool = place.pool AND flavor = place.flavor AND region = place.region
         AND sequence > coalesce(c.sequence, 0)
     ) l"""
-_DIFFERENCES = """
-    WITH ledger_sums AS ({ledger}), sums AS (
-        SELECT 'ledger' AS source, pool, flavor, region, account, units
-        FROM ledger_sums, LATERAL (VALUES
-            ('SERVING', serving), ('HELD', held), ('RETAINED', retained), ('ENDING', ending)) a (account, units)
-        UNION ALL SELECT 'bookings', pool, flavor, region, 'SERVING', sum(units)
-        FROM bookings GROUP BY pool, flavor, region
-        UNION ALL SELECT 'reservations', r.pool, i.flavor, i.region, account, sum(units)
-        FROM reservation_items i JOIN reservations r ON r.name = i.reservation, LATERAL (VALUES
-            ('HELD', i.hold_units), ('ENDING', coalesce(i.end_units, i.hold_units))) a (account, units)
-        WHERE r.state = 'HELD' GROUP BY r.pool, i.flavor, i.region, account
-        UNION ALL SELECT 'reservations', r.pool, i.flavor, i.region, 'RETAINED', sum(i.retained_units)
-        FROM reservation_items i JOIN reservations r ON r.name = i.reservation
-        WHERE r.retain_until IS NOT NULL GROUP BY r.pool, i.flavor, i.region
-        UNION ALL SELECT 'pools', parent, flavor, region, account, sum(units)
-        FROM balances, LATERAL (VALUES
-            ('STORED', nominal_units - local_units), ('BORROWED', greatest(0, used_units - local_units))
-        ) a (account, units) WHERE parent IS NOT NULL GROUP BY parent, flavor, region, account
-        UNION ALL SELECT 'loans', pool, flavor, region, account, sum(units)
-        FROM loans, LATERAL (VALUES ('LENT', lender), ('LOANED', borrower)) a (account, pool)
-        WHERE state = 'ACTIVE' GROUP BY pool, flavor, region, account
-    ), expected AS (
-        SELECT pool, flavor, region, account, units FROM balances, LATERAL (VALUES
-            ('SERVING', serving_units), ('HELD', held_units), ('RETAINED', retained_units),
-            ('ENDING', ending_units), ('STORED', children_stored_units), ('BORROWED', children_used_units),
-            ('LENT', lent_units), ('LOANED', loaned_units)
-        ) a (account, units)
-    ), claims AS (
-        SELECT source, pool, flavor, region, account, units FROM sums
-        -- What nobody mentions is claimed to be 0.
-        UNION ALL SELECT source, pool, flavor, region, account, 0 FROM expected JOIN
-            (VALUES ('ledger', 'SERVING'), ('ledger', 'HELD'), ('ledger', 'RETAINED'), ('ledger', 'ENDING'),
-                ('bookings', 'SERVING'), ('reservations', 'HELD'), ('reservations', 'RETAINED'),
-                ('reservations', 'ENDING'), ('pools', 'STORED'), ('pools', 'BORROWED'), ('loans', 'LENT'),
-                ('loans', 'LOANED'))
-                s (source, account) USING (account)
+_SOURCES = {
+    "balance": """
+        SELECT pool, flavor, region, serving_units AS "SERVING", held_units AS "HELD", retained_units AS "RETAINED",
+            ending_units AS "ENDING", children_stored_units AS "STORED", children_used_units AS "BORROWED",
+            lent_units AS "LENT", loaned_units AS "LOANED"
+        FROM balances WHERE pool = ANY($1)""",
+    "bookings": """SELECT pool, flavor, region, units AS "SERVING" FROM bookings WHERE pool = ANY($1)""",
+    "reservations": """
+        SELECT r.pool, i.flavor, i.region, CASE WHEN r.state = 'HELD' THEN i.hold_units END AS "HELD",
+            i.retained_units AS "RETAINED",
+            CASE WHEN r.state = 'HELD' THEN coalesce(i.end_units, i.hold_units) END AS "ENDING"
+        FROM (
+            SELECT name, pool, state FROM reservations WHERE pool = ANY($1) AND state = 'HELD'
+            UNION ALL SELECT name, pool, state FROM reservations WHERE pool = ANY($1) AND retain_until IS NOT NULL
+        ) r JOIN reservation_items i ON i.reservation = r.name""",
+    "pools": """
+        SELECT parent AS pool, flavor, region, nominal_units - local_units AS "STORED",
+            greatest(0, used_units - local_units) AS "BORROWED"
+        FROM balances WHERE parent = ANY($1)""",
+    "loans": """
+        SELECT lender AS pool, flavor, region, units AS "LENT", 0 AS "LOANED"
+        FROM loans WHERE state = 'ACTIVE' AND lender = ANY($1)
+        UNION ALL SELECT borrower, flavor, region, 0, units FROM loans WHERE state = 'ACTIVE' AND borrower = ANY($1)""",
+}
+
+
+def _compare(ledger: str) -> str:
+    """Returns the statement that finds the places of pools where what somebody says is not the balance."""
+    sources = {**_SOURCES, "ledger": ledger}
+    said = " UNION ALL ".join(
+        f"SELECT '{source}' AS source, pool, flavor, region, "
+        + ", ".join(
+            f'"{account}"' if source == "balance" or account in _CLAIMS[source] else f'NULL::bigint AS "{account}"'
+            for account in _ACCOUNTS
+        )
+        + f" FROM ({query}) {source}"
+        for source, query in sources.items()
     )
-    SELECT source, pool, flavor, region, account, sum(c.units) AS claimed, coalesce(max(e.units), 0) AS balance
-    FROM claims c LEFT JOIN expected e USING (pool, flavor, region, account)
-    GROUP BY source, pool, flavor, region, account
-    HAVING sum(c.units) <> coalesce(max(e.units), 0)
-    ORDER BY pool, flavor, region, account, source"""
+
+    def total(source: str, account: str) -> str:
+        return f"coalesce(sum(\"{account}\") FILTER (WHERE source = '{source}'), 0)::bigint"
+
+    claims = [(source, account) for source, accounts in _CLAIMS.items() for account in accounts]
+    columns = [*claims, *(("balance", account) for account in _ACCOUNTS)]
+    return f"""
+        SELECT pool, flavor, region, {", ".join(f'{total(*of)} AS "{" ".join(of)}"' for of in columns)}
+        FROM ({said}) said GROUP BY pool, flavor, region
+        HAVING {" OR ".join(f"{total(*claim)} <> {total('balance', claim[1])}" for claim in claims)}
+        ORDER BY pool, flavor, region"""
 
 
 async def overdue(reads: Reads, limit: int) -> list[tuple[str, int]]:

@@ -27,7 +27,6 @@ WITH_USAGES = f"""
             b.used_units + sum(used_units)::bigint AS subtree_used_units
         FROM balances WHERE parent = b.pool AND flavor = b.flavor AND region = b.region
     ) c ON b.parent IS NULL"""
-_PAGE = "o.name = ANY(ARRAY(SELECT name FROM pools WHERE name > $1 ORDER BY name LIMIT $2))"
 _ORDER = "ORDER BY o.name, b.flavor, b.region"
 
 
@@ -39,9 +38,16 @@ async def get(reads: Reads, name: str) -> Pool:
     return (await _with_remedies(reads, found))[0]
 
 
-async def page(reads: Reads, after: str, limit: int) -> list[Pool]:
-    """Returns the pools that come after a name, in the order of names."""
-    rows = await reads.fetch(f"{WITH_USAGES} WHERE {_PAGE} {_ORDER}", after, limit)
+async def page(reads: Reads, organisation: str, after: str, limit: int) -> list[Pool]:
+    """Returns the pools that come after a name, in the order of names: of an organisation, its own included, or all."""
+    of = "AND (name = $3 OR parent = $3)" if organisation else ""
+    rows = await reads.fetch(
+        f"""{WITH_USAGES} WHERE o.name = ANY(ARRAY(
+                SELECT name FROM pools WHERE name > $1 {of} ORDER BY name LIMIT $2)) {_ORDER}""",
+        after,
+        limit,
+        *([organisation] if organisation else []),
+    )
     return await _with_remedies(reads, _whole(rows))
 
 

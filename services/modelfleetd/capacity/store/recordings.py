@@ -135,14 +135,17 @@ async def delete(conn: Connection, name: str) -> None:
     await conn.execute("UPDATE recordings SET deleted = true, look_time = now() WHERE name = $1", name)
 
 
-async def expire(conn: Connection) -> int:
-    """Deletes recordings whose time is over and that nothing replays; returns how many."""
-    done = await conn.execute(
-        f"""UPDATE recordings SET deleted = true, look_time = now()
-            WHERE expire_time <= now() AND NOT deleted AND state IN {_ENDED}
-            AND NOT EXISTS (SELECT 1 FROM load_tests WHERE recording = recordings.name AND load_tests.{_LIVE})"""
+async def expire_one(conn: Connection) -> str | None:
+    """Deletes a recording whose time is over and that nothing replays; returns its name, None where there is none."""
+    name: str | None = await conn.fetchval(
+        f"""SELECT name FROM recordings WHERE expire_time <= now() AND NOT deleted AND state IN {_ENDED}
+            AND NOT EXISTS (SELECT 1 FROM load_tests WHERE recording = recordings.name AND load_tests.{_LIVE})
+            ORDER BY expire_time LIMIT 1 FOR UPDATE SKIP LOCKED"""
     )
-    return int(done.rpartition(" ")[2])
+    # Asked again now that nobody else can begin to replay it.
+    if name is not None and not await replayed_by(conn, name):
+        await delete(conn, name)
+    return name
 
 
 async def claim(conn: Connection, lease_seconds: float) -> Claim | None:

@@ -118,13 +118,15 @@ class Live:
     reservations: Mapping[str, str]
 
 
+LIVE = """
+SELECT now() AS now, launch, name FROM (VALUES (1)) one
+LEFT JOIN reservations ON launch = ANY($1) AND state IN ('PENDING', 'HELD')
+"""
+
+
 async def live(reads: Reads, launches: Collection[str]) -> Live:
     """Returns the live reservations of launches, by launch, and what time it is by the database's clock."""
-    rows = await reads.fetch(
-        """SELECT now() AS now, launch, name FROM (VALUES (1)) one
-           LEFT JOIN reservations ON launch = ANY($1) AND state IN ('PENDING', 'HELD')""",
-        list(launches),
-    )
+    rows = await reads.fetch(LIVE, list(launches))
     return Live(rows[0]["now"], {row["launch"]: row["name"] for row in rows if row["name"] is not None})
 
 
@@ -191,20 +193,21 @@ async def insert(conn: Connection, made: Sequence[Reservation]) -> bool:
     return count == len(made)
 
 
-async def waiting(reads: Reads, pool: str) -> list[Reservation]:
-    """Returns all that wait in the organisation of a pool, in the order of their age."""
-    rows = await reads.fetch(
-        f"""SELECT {_COLUMNS} FROM reservations WHERE state = 'PENDING' AND pool IN ({_ORGANISATION})
-            ORDER BY sequence""",
-        pool,
-    )
-    return await _whole(reads, rows) if rows else []
-
-
 # The pools of the organisation of one of them: the pool, its parent, and all that have the same one.
 _ORGANISATION = """
     SELECT name FROM pools, (SELECT coalesce(parent, name) AS top FROM pools WHERE name = $1) o
     WHERE name = top OR parent = top"""
+
+
+WAITING = f"""
+SELECT {_COLUMNS} FROM reservations WHERE state = 'PENDING' AND pool IN ({_ORGANISATION}) ORDER BY sequence
+"""
+
+
+async def waiting(reads: Reads, pool: str) -> list[Reservation]:
+    """Returns all that wait in the organisation of a pool, in the order of their age."""
+    rows = await reads.fetch(WAITING, pool)
+    return await _whole(reads, rows) if rows else []
 
 
 async def organisations_waiting(reads: Reads) -> list[str]:
@@ -216,27 +219,32 @@ async def organisations_waiting(reads: Reads) -> list[str]:
     return [row["top"] for row in rows]
 
 
+RELEASES = f"""
+WITH own AS MATERIALIZED ({_ORGANISATION}
+), ends AS (
+    SELECT held.* FROM own, LATERAL (
+        SELECT name, pool, launch, expected_release_time + expected_retain_duration AS time, true AS is_held
+        FROM reservations WHERE pool = own.name AND state = 'HELD' AND expected_release_time IS NOT NULL
+        ORDER BY expected_release_time LIMIT {_RELEASES}) held
+    UNION ALL SELECT kept.* FROM own, LATERAL (
+        SELECT name, pool, launch, retain_until, false FROM reservations
+        WHERE pool = own.name AND retain_until IS NOT NULL ORDER BY retain_until LIMIT {_RELEASES}) kept
+    ORDER BY time LIMIT {_RELEASES}
+)
+SELECT time, name, flavor, region, pool, launch, units
+FROM ends JOIN reservation_items i ON i.reservation = ends.name,
+    LATERAL (SELECT CASE WHEN is_held THEN hold_units - end_units ELSE retained_units END AS units) freed
+WHERE units > 0 AND (flavor, region) IN (SELECT * FROM unnest($2::text[], $3::text[]))
+"""
+
+
 async def releases(reads: Reads, pool: str, places: Collection[Place]) -> list[Release]:
-    """Returns what will be free in some places of a pool's organisation, the nearest 1,000 of each kind.
+    """Returns what will be free in some places of a pool's organisation, of the nearest 1,000.
 
     At the ends of launches that are held, as far as they say when that is, and of what is kept for rollbacks.
     """
     rows = await reads.fetch(
-        f"""
-        WITH ends AS (
-            (SELECT name, pool, launch, expected_release_time + expected_retain_duration AS time, true AS is_held
-             FROM reservations WHERE state = 'HELD' AND expected_release_time IS NOT NULL AND pool IN ({_ORGANISATION})
-             ORDER BY expected_release_time LIMIT {_RELEASES})
-            UNION ALL
-            (SELECT name, pool, launch, retain_until, false
-             FROM reservations WHERE retain_until IS NOT NULL AND pool IN ({_ORGANISATION})
-             ORDER BY retain_until LIMIT {_RELEASES})
-        )
-        SELECT time, name, flavor, region, pool, launch, units
-        FROM ends JOIN reservation_items i ON i.reservation = ends.name,
-            LATERAL (SELECT CASE WHEN is_held THEN hold_units - end_units ELSE retained_units END AS units) freed
-        WHERE units > 0 AND (flavor, region) IN (SELECT * FROM unnest($2::text[], $3::text[]))
-        """,
+        RELEASES,
         pool,
         [place.flavor for place in places],
         [place.region for place in places],

@@ -270,8 +270,9 @@ def advice(error: FleetError) -> str:
     place = {key: error.metadata.get(key, "").rpartition("/")[2] for key in ("pool", "flavor", "region")}
     units = int(error.metadata.get("end_units", 0)) - int(error.metadata.get("allowed_units", 0))
     return (
-        f"{error.message.rstrip('.')}; its owner does that with: modelfleet capacity loan create --borrower "
-        f"{place['pool']} --flavor {place['flavor']} --region {place['region']} --units {units}"
+        f"{error.message.rstrip('.')}; whoever owns the lender's capacity does that with: modelfleet capacity loan "
+        f"create LENDER {place['pool']} --units {units} --flavor {place['flavor']} --region {place['region']} "
+        "--until 30d"
     )
 
 

@@ -487,19 +487,23 @@ class ListPoolsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ORGANISATION_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Pools a page; default 50, at most 1000."""
     page_token: _builtins.str
     """`next_page_token` of the answer before."""
+    organisation: _builtins.str
+    """Only this pool and those that belong to it; empty: all."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        organisation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organisation", b"organisation", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1539,7 +1543,7 @@ class SimulateReservationResponse(_message.Message):
 
     @_builtins.property
     def promises(self) -> _containers.RepeatedCompositeFieldContainer[Global___Promise]:
-        """LATER: on what it would wait."""
+        """LATER: on what it would wait, with `may_wait`."""
 
     @_builtins.property
     def expected_hold_time(self) -> _timestamp_pb2.Timestamp:
@@ -1575,7 +1579,7 @@ class Fit(_message.Message):
     MISSING_UNITS_FIELD_NUMBER: _builtins.int
     END_EXCESS_UNITS_FIELD_NUMBER: _builtins.int
     available_units: _builtins.int
-    """Units that are available to the pool now."""
+    """Units that are available to it now: those that are kept for reservations that wait and come before it are not."""
     missing_units: _builtins.int
     """Units that are missing; 0 where it fits."""
     end_excess_units: _builtins.int

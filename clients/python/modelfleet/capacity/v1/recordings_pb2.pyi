@@ -120,7 +120,8 @@ class Recording(_message.Message):
     """Ends when it has so many requests; 0: no limit."""
     path: _builtins.str
     """For CLIENT: the dataset's folder beneath the installation's root of recordings, such as "feed_ctr/2026-11". Letters, digits,
-    `.`, `_`, `-` and `/`; at most 200 characters; no `..`.
+    `.`, `_`, `-` and `/`; at most 200 characters; no `..`. The dataset has to be of the model type alone, and of no other recording:
+    it is deleted with this one.
     """
     uri: _builtins.str
     """The dataset, a folder of Parquet files partitioned by model type and hour: a local path or a URI (s3://, gs://)."""
@@ -133,9 +134,11 @@ class Recording(_message.Message):
     bytes: _builtins.int
     """Bytes of these requests."""
     dropped_requests: _builtins.int
-    """Sampled requests that were dropped because the recorder was too slow or a request too large."""
+    """Sampled requests that were dropped because the recorder was too slow or away, or a request too large. Not known for CLIENT."""
     digest: _builtins.str
-    """SHA-256 over all requests in the order of arrival, as "sha256:<hex>"; empty until READY."""
+    """SHA-256 over all requests in the order of arrival, each preceded by its length in eight bytes (most significant first), as
+    "sha256:<hex>"; empty until READY.
+    """
     actor: _builtins.str
     """Who asked for it."""
     @_builtins.property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -89,15 +89,53 @@ def _show_failover(session: Session, found: demand_pb2.Demand) -> None:
 
 @demand.command("state")
 @click.argument("model_type", metavar="TYPE")
-@click.argument("peaks", nargs=-1, required=True, metavar="REGION=QPS…")
+@click.argument("peaks", nargs=-1, metavar="[REGION=QPS]…")
 @click.option("--source", default="", help="Where the numbers come from: a dashboard, a guess.")
+@click.option("--growth", type=click.FloatRange(0, 1000), help="Expected growth of all peaks, in percent.")
+@click.option("--fanout", type=click.FloatRange(0.0001, 100_000), help="Requests to the model for each one counted.")
 @click.option("--reason", default="", help="Why; kept in the history.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @with_session
-def state(session: Session, model_type: str, peaks: tuple[str, ...], source: str, reason: str, dry_run: bool) -> None:
-    """State the peak of regions by hand, in requests a second; those of other regions stay."""
-    wanted = [_stated(peak, source) for peak in peaks]
-    _write(session, MODEL_TYPE.name(model_type), wanted, reason or "demand stated", dry_run=dry_run)
+def state(
+    session: Session,
+    model_type: str,
+    peaks: tuple[str, ...],
+    source: str,
+    growth: float | None,
+    fanout: float | None,
+    reason: str,
+    dry_run: bool,
+) -> None:
+    """State the peak of regions by hand, in requests a second, or growth and fanout of all; the others stay."""
+    wanted = registry_pb2.DemandSource(stated=[_stated(peak, source) for peak in peaks])
+    paths = ["stated"] if peaks else []
+    for field, value, factor in (("growth_basis_points", growth, 100), ("fanout_basis_points", fanout, 10_000)):
+        if value is not None:
+            setattr(wanted, field, round(value * factor))
+            paths.append(field)
+    if not paths:
+        raise click.UsageError("nothing to state; give REGION=QPS, such as eu=812.5, --growth or --fanout")
+    _write(session, MODEL_TYPE.name(model_type), wanted, paths, reason or "demand stated", dry_run=dry_run)
+
+
+@demand.command("query")
+@click.argument("model_type", metavar="TYPE")
+@click.argument("query", metavar="PROMQL")
+@click.option("--window", type=DURATION, default="28d", show_default=True, help="How far back.")
+@click.option(
+    "--quantile", type=click.FloatRange(0, 1, min_open=True), default=0.999, show_default=True,
+    help="Of the 1-minute rates, which is the peak.",
+)  # fmt: skip
+@click.option("--reason", default="", help="Why; kept in the history.")
+@click.option("--dry-run", is_flag=True, help="Only check; change nothing.")
+@with_session
+def query_(
+    session: Session, model_type: str, query: str, window: Duration, quantile: float, reason: str, dry_run: bool
+) -> None:
+    """Have the peak of regions without a stated one measured by Prometheus: PromQL for the rate of one region."""
+    how = registry_pb2.PrometheusDemand(query=query, window=window, quantile=quantile)
+    wanted = registry_pb2.DemandSource(prometheus=how)
+    _write(session, MODEL_TYPE.name(model_type), wanted, ["prometheus"], reason or "demand by query", dry_run=dry_run)
 
 
 def _stated(text: str, source: str) -> registry_pb2.RegionDemand:
@@ -138,8 +176,8 @@ def import_(
             found = peaks_of(lines, window.ToTimedelta(), quantile)
         except ValueError as error:
             raise click.UsageError(f"{file}, {error}") from None
-    wanted = [_measured(peak, Path(file).name, quantile) for peak in found]
-    _write(session, name, wanted, reason or f"demand from {Path(file).name}", dry_run=dry_run)
+    wanted = registry_pb2.DemandSource(stated=[_measured(peak, Path(file).name, quantile) for peak in found])
+    _write(session, name, wanted, ["stated"], reason or f"demand from {Path(file).name}", dry_run=dry_run)
 
 
 def _measured(peak: Peak, file: str, quantile: float) -> registry_pb2.RegionDemand:
@@ -150,24 +188,33 @@ def _measured(peak: Peak, file: str, quantile: float) -> registry_pb2.RegionDema
 
 
 def _write(
-    session: Session, name: str, wanted: Sequence[registry_pb2.RegionDemand], reason: str, *, dry_run: bool
+    session: Session,
+    name: str,
+    wanted: registry_pb2.DemandSource,
+    paths: Sequence[str],
+    reason: str,
+    *,
+    dry_run: bool,
 ) -> None:
-    """Shows what changes, and changes it unless it is a dry run."""
+    """Shows what changes of a demand source, and changes it unless it is a dry run."""
     current = session.client.registry.get_model_type(name=name)
     before = {each.region: each for each in current.demand_source.stated}
-    if elsewhere := [each.region for each in wanted if each.region not in current.regions]:
+    if elsewhere := [render.short(each.region) for each in wanted.stated if each.region not in current.regions]:
         known = ", ".join(map(render.short, current.regions)) or "nowhere"
         raise click.UsageError(
-            f"{name} is not served in {', '.join(map(render.short, elsewhere))} (it is in {known}); leave these out, "
-            "or add the region to the type first"
+            f"{name} is not served in {', '.join(elsewhere)} (it is in {known}); leave these out, or add the region to "
+            "the type first"
         )
-    if session.is_table:
-        _show_plan(wanted, before)
-    made = registry_pb2.ModelType(name=name, etag=current.etag)
-    made.demand_source.stated.extend((before | {each.region: each for each in wanted}).values())
+    if session.is_table and wanted.stated:
+        _show_plan(wanted.stated, before)
+    # Those of other regions stay.
+    stated = (before | {each.region: each for each in wanted.stated}).values()
+    made = registry_pb2.ModelType(name=name, etag=current.etag, demand_source=wanted)
+    del made.demand_source.stated[:]
+    made.demand_source.stated.extend(stated)
     answer = session.client.registry.update_model_type(
         model_type=made,
-        update_mask=FieldMask(paths=["demand_source.stated"]),
+        update_mask=FieldMask(paths=[f"demand_source.{path}" for path in paths]),
         reason=reason,
         validate_only=dry_run,
     )
@@ -179,7 +226,7 @@ def _write(
         click.echo(f"updated {name}; what it makes of it: modelfleet capacity demand show {render.short(name)}")
 
 
-def _show_plan(wanted: Sequence[registry_pb2.RegionDemand], before: Mapping[str, Any]) -> None:
+def _show_plan(wanted: Iterable[registry_pb2.RegionDemand], before: Mapping[str, Any]) -> None:
     rows = [
         [
             render.short(each.region),

@@ -49,7 +49,7 @@ def _rule(policy: policies_pb2.LaunchPolicy) -> str:
     if which == "no_regression":
         tolerance = f" + {render.percent(same.tolerance_basis_points)}" if same.tolerance_basis_points else ""
         return f"cost up to what it replaces{tolerance}"
-    return f"{gain.metric} {gain.min_gain_per_doubling:+.3g} for each doubling of the cost"
+    return f"{gain.metric} {gain.min_gain_per_doubling * 100:+.3g} % for each doubling of the cost"
 
 
 POLICY = Resource(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import click
 
+from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.cli import render
 from modelfleet.cli.capacity.nouns import FLAVOR, POOL
+from modelfleet.cli.capacity.usage import history, show_usages, tree, usage
+from modelfleet.cli.registry import MODEL
 from modelfleet.cli.resources import add_standard_verbs
 from modelfleet.cli.session import FleetGroup, Session, with_session
 
@@ -17,31 +20,50 @@ def flavor() -> None:
 
 @click.group(cls=FleetGroup)
 def pool() -> None:
-    """Pools: teams' quotas by flavor and region."""
+    """Pools: quotas of organisations and their teams, and what is used of them."""
 
 
 add_standard_verbs(flavor, FLAVOR)
 add_standard_verbs(pool, POOL)
+for command in (usage, history, tree):
+    pool.add_command(command)
 
 
-@pool.command("usage")
+@pool.command("book")
+@click.argument("name", metavar="POOL")
+@click.argument("model", metavar="TYPE/MODEL")
+@click.option("--units", type=click.IntRange(min=0), required=True, help="How many; 0 takes the booking away.")
+@click.option("--flavor", "of_flavor", required=True, help="Of which flavor.")
+@click.option("--region", required=True, help="In which region.")
+@click.option("--reason", default="", help="Why; kept in the ledger.")
+@click.option("--dry-run", is_flag=True, help="Only check; change nothing.")
+@with_session
+def book(
+    session: Session, name: str, model: str, units: int, of_flavor: str, region: str, reason: str, dry_run: bool
+) -> None:
+    """Book what a model uses that serves already without a launch, instead of what it had booked there before."""
+    wanted = pb.ModelUnits(
+        model=MODEL.name(model), flavor=FLAVOR.name(of_flavor), region=f"regions/{render.short(region)}", units=units
+    )
+    found = session.client.capacity.book_usage(
+        pool=POOL.name(name), usages=[wanted], reason=reason, validate_only=dry_run
+    )
+    show_usages(session, found)
+
+
+@pool.command("bookings")
 @click.argument("name", metavar="POOL")
 @with_session
-def usage(session: Session, name: str) -> None:
-    """Show what a pool owns, uses and has free, by flavor and region."""
-    found = session.client.capacity.get_pool(name=POOL.name(name))
+def bookings(session: Session, name: str) -> None:
+    """List what each model has booked in a pool."""
     columns: list[render.Column] = [
+        ("MODEL", lambda m: m.model.removeprefix("modelTypes/").replace("/models/", "/")),
         ("FLAVOR", lambda m: render.short(m.flavor)),
         ("REGION", lambda m: render.short(m.region)),
-        ("NOMINAL", lambda m: str(m.nominal_units)),
-        ("SERVING", lambda m: str(m.serving_units)),
-        ("HELD", lambda m: str(m.held_units)),
-        ("RETAINED", lambda m: str(m.retained_units)),
-        ("AVAILABLE", lambda m: str(m.available_units)),
+        ("UNITS", lambda m: str(m.units)),
     ]
-    render.listing(
-        session, found.usages, columns, f"{found.name} has no quota. Set one: modelfleet capacity pool update"
-    )
+    found = session.client.capacity.list_bookings_all(pool=POOL.name(name), page_size=1000)
+    render.listing(session, found, columns, "Nothing is booked.")
 
 
 @pool.command("ledger")

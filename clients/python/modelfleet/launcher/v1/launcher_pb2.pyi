@@ -354,7 +354,9 @@ class LaunchPolicy(_message.Message):
 
     @_builtins.property
     def rollback_window(self) -> _duration_pb2.Duration:
-        """How long the hold keeps what a rollback needs after success. 0 s to 7 d; default 24 h for TIER0 and TIER1, else 2 h."""
+        """How long the hold keeps what a rollback needs after success, and nothing else. 0 s to 7 d; default 24 h for TIER0 and
+        TIER1, else 2 h.
+        """
 
     def __init__(
         self,

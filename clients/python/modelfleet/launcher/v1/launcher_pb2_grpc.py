@@ -111,9 +111,13 @@ class LauncherServiceServicer(object):
         The plan is made before the launch is created, so that whatever stands in its way is said at once; the launch then makes
         it again on what is free by then.
 
+        A launch that does not fit what is free now, however small its steps, but will once other launches have ended, is created
+        and waits for them; `plan.wait` says on which.
+
         Errors: ROUTE_BUSY with the name of the active launch, NOT_CONFIGURED, CERTIFICATE_MISSING, PLAN_INFEASIBLE with what is
-        missing, REFERENCE_NOT_FOUND, RESOURCE_EXISTS, MODEL_ON_HOLD; ROLE_MISSING where the pool is another team's; WRONG_STATE
-        where capacity of the models is booked in another pool.
+        missing where nothing that is held would ever free it, END_STATE_EXCEEDS_QUOTA, REFERENCE_NOT_FOUND, RESOURCE_EXISTS,
+        MODEL_ON_HOLD; ROLE_MISSING where the pool is another team's; WRONG_STATE where capacity of the models is booked in
+        another pool.
 
         ONCALL may create mitigations only: END_EXPERIMENT.
         """

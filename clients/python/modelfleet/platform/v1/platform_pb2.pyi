@@ -834,11 +834,13 @@ class RecordingStatus(_message.Message):
     active: _builtins.bool
     """Whether it still records."""
     requests: _builtins.int
-    """Requests that are written."""
+    """Requests that are recorded so far. Those of the last half minute are in no complete file yet, and would be lost where the
+    agent is killed.
+    """
     bytes: _builtins.int
     """Bytes of these requests."""
     dropped_requests: _builtins.int
-    """Sampled requests that were dropped: the recorder was too slow, or a request too large."""
+    """Sampled requests that were dropped: the recorder was too slow or away, or a request too large."""
     message: _builtins.str
     """Why it ended, or what hinders it; one sentence. Empty while nothing does."""
     failed: _builtins.bool
