@@ -132,6 +132,7 @@ async def test_only_the_lender_lends_and_only_who_decides_for_the_organisation_j
     for team in ("ours", "theirs"):
         binding = registry_pb2.RoleBinding(role=permission_pb2.CAPACITY_OWNER, members=[f"cap-{team}"])
         await fleet.client.registry.create_team(team_id=team, team=registry_pb2.Team(role_bindings=[binding]))
+    made = await fleet.client.capacity.create_loan(loan=loan(1))
     quota = pb.Quota(flavor=CPU, region=EU, nominal_units=1)
     await fleet.client.capacity.create_pool(pool_id="theirs", pool=pb.Pool(team="teams/theirs", quotas=[quota]))
     async with client_of(fleet.registry, fleet.capacity, principal="cap-ours") as ours:
@@ -148,6 +149,8 @@ async def test_only_the_lender_lends_and_only_who_decides_for_the_organisation_j
             assert refused.value.metadata["team"] == "teams/theirs"
         with pytest.raises(PermissionDenied):
             await ours.capacity.create_loan(loan=loan(1))
+        with pytest.raises(PermissionDenied):
+            await ours.capacity.end_loan(name=made.name)
 
 
 async def test_after_a_cut_nothing_is_admitted_and_the_answer_says_what_would_free_it(fleet: CapacityFleet) -> None:

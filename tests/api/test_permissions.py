@@ -59,7 +59,6 @@ NAMED = {
     "DeletePool": "pools/ours",
     "DeleteLaunchPolicy": "launchPolicies/ours",
     "DeleteAsset": "assets/ours",
-    "EndLoan": "loans/nope",
     "ApproveCriticality": "criticalityRequests/ranker-e5cfb27f",
     "RejectCriticality": "criticalityRequests/ranker-e5cfb27f",
     "WithdrawCriticality": "criticalityRequests/ranker-e5cfb27f",
@@ -182,6 +181,10 @@ async def test_nothing_is_moved_into_a_team_in_which_the_caller_has_no_role(peop
         with pytest.raises(errors.PermissionDenied) as caught:
             await moved(principal, mask)
         assert caught.value.metadata["team"] == "teams/theirs"
+    async with peopled.client("capacity_owner-ours") as client:
+        policy = policies_pb2.LaunchPolicy(name="launchPolicies/ours", team="teams/theirs")
+        with pytest.raises(errors.PermissionDenied):
+            await client.capacity.update_launch_policy(launch_policy=policy)
     # What the mask leaves out stays, whatever the request says of it.
     await moved("engineer-ours", ["purpose"])
     async with peopled.client() as client:

@@ -134,7 +134,7 @@ def test_failover_demand_is_that_of_the_worst_single_failure(region: str) -> Non
         ("time,region,qps\nyesterday,eu,1\n", "line 2: 'yesterday' is no time"),
         ("time,region,qps\n2026-01-01T00:00Z,eu,NaN\n", "line 2: 'NaN' is no rate"),
         ("time,region,qps\n2026-01-01T00:00Z,eu,-1\n", "line 2: '-1' is no rate"),
-        ("time,region,qps\n2026-01-01,eu,1\n2026-01-01T00:00Z,eu,2\n", "line 3: regions/eu has this time already"),
+        ("time,region,qps\n2026-01-01,eu,1\n2026-01-01T00:00Z,eu,2\n", "regions/eu has 2026-01-01 00:00:00 UTC twice"),
         ("time,region,qps\n2026-01-01T00:00Z,eu\n", "line 2: 2 values"),
         ("time,region,qps\n2026-01-01T00:00Z,,1\n", "line 2: no region"),
         ("time,region,qps\n", "no rows"),

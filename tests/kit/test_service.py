@@ -40,6 +40,7 @@ def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
     ("flags", "message"),
     [
         (["--tls-cert", "x"], "go together"),
+        (["--prometheus-url", "prometheus:9090"], "--prometheus-url must be http://host:port"),
         (["--jwt-jwks", "x"], "--jwt-issuer"),
         (["--trace-ratio", "2"], "between 0 and 1"),
         (["--jwt-jwks", "x", "--jwt-issuer", "y", "--service-token-file", "z"], "--jwt-service-prefix"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from array import array
 from collections.abc import Iterable, Sequence
@@ -45,7 +46,6 @@ class _Rates:
     def __init__(self) -> None:
         self.times = array("d")
         self.values = array("d")
-        self.seen: set[float] = set()
 
 
 def peaks_of(lines: Iterable[str], window: timedelta, quantile: float) -> list[Peak]:
@@ -57,7 +57,7 @@ def peaks_of(lines: Iterable[str], window: timedelta, quantile: float) -> list[P
         quantile: of the rates of the rows, in (0, 1].
 
     Raises:
-        ValueError: the file has no such columns, too many rows, or a row that is no rate; says in which line.
+        ValueError: the file has no such columns, too many rows, a row that is no rate, or a time twice; says where.
     """
     rows = csv.reader(lines)
     header = [name.strip().lower() for name in next(rows, [])]
@@ -72,9 +72,6 @@ def peaks_of(lines: Iterable[str], window: timedelta, quantile: float) -> list[P
             raise ValueError(f"line {rows.line_num}: more than {MAX_ROWS:,} rows; take a shorter window")
         time, region, qps = _row(row, places, rows.line_num)
         of = rates.setdefault(region, _Rates())
-        if time in of.seen:
-            raise ValueError(f"line {rows.line_num}: {region} has this time already; add up what belongs together")
-        of.seen.add(time)
         of.times.append(time)
         of.values.append(qps)
     if not rates:
@@ -108,11 +105,14 @@ def _peak(region: str, rates: _Rates, since: float, quantile: float) -> Peak | N
     inside = [(time, value) for time, value in zip(rates.times, rates.values, strict=True) if time > since]
     if not inside:
         return None
-    times = [time for time, _ in inside]
+    times = sorted(time for time, _ in inside)
+    if twice := next((time for time, after in itertools.pairwise(times) if time == after), None):
+        moment = datetime.fromtimestamp(twice, UTC)
+        raise ValueError(f"{region} has {moment:%Y-%m-%d %H:%M:%S} UTC twice; add up what belongs together")
     return Peak(
         region=region,
         qps=quantile_of([value for _, value in inside], quantile),
         rows=len(inside),
-        first=datetime.fromtimestamp(min(times), UTC),
-        last=datetime.fromtimestamp(max(times), UTC),
+        first=datetime.fromtimestamp(times[0], UTC),
+        last=datetime.fromtimestamp(times[-1], UTC),
     )

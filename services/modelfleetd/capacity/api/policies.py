@@ -152,7 +152,7 @@ class Policies(Base):
         else:
             reports = await self._registry.reports(asked.candidate, rule.metric)
         replaced = "" if replaces == NOTHING else replaces
-        known = [wire.report_from_proto(report) for report in reports]
+        known = [wire.report_from_proto(report, rule.metric) for report in reports]
         return gain(known, rule.metric, replaced, rule.max_evidence_age, self._clock.now())
 
     async def GetLaunchDecision(self, request: pb.GetLaunchDecisionRequest, context: Context) -> pb.LaunchDecision:

@@ -63,7 +63,7 @@ class Claim:
 
 
 async def insert(conn: Connection, name: str, wanted: Wanted, actor: str) -> LoadTest:
-    values = asdict(wanted) | {"name": name, "actor": actor}
+    values = asdict(wanted) | {"name": name, "actor": actor, "message": "Waits for its turn."}
     values |= values.pop("stoppers")
     values["sample_requests"] = list(wanted.sample_requests)
     places = ", ".join(f"${index}" for index in range(1, len(values) + 1))

@@ -8,7 +8,7 @@ from datetime import datetime
 from modelfleet.capacity.v1 import policies_pb2 as pb
 from modelfleet.registry.v1 import evidence_pb2
 from modelfleetd.capacity.domain.exact import BASIS_POINTS
-from modelfleetd.capacity.domain.gain import EvaluationReport
+from modelfleetd.capacity.domain.gain import EvaluationReport, EvaluationResult
 from modelfleetd.capacity.domain.policy import Decision, LaunchPolicy
 from modelfleetd.errors import invalid
 from modelfleetd.kit.codec import from_proto, timestamp_to_proto, to_proto
@@ -29,8 +29,10 @@ def policy_to_proto(policy: LaunchPolicy) -> pb.LaunchPolicy:
     return to_proto(policy, pb.LaunchPolicy)
 
 
-def report_from_proto(message: evidence_pb2.EvaluationReport) -> EvaluationReport:
-    return from_proto(message, EvaluationReport)
+def report_from_proto(message: evidence_pb2.EvaluationReport, metric: str) -> EvaluationReport:
+    """Returns a report with its results of one metric: it may have thousands of others."""
+    results = tuple(from_proto(each, EvaluationResult) for each in message.results if each.metric == metric)
+    return from_proto(message, EvaluationReport, results=results)
 
 
 @dataclass(frozen=True, slots=True)

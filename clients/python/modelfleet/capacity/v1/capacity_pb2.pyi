@@ -1543,7 +1543,7 @@ class SimulateReservationResponse(_message.Message):
 
     @_builtins.property
     def promises(self) -> _containers.RepeatedCompositeFieldContainer[Global___Promise]:
-        """LATER: on what it would wait."""
+        """LATER: on what it would wait, with `may_wait`."""
 
     @_builtins.property
     def expected_hold_time(self) -> _timestamp_pb2.Timestamp:
@@ -1579,7 +1579,7 @@ class Fit(_message.Message):
     MISSING_UNITS_FIELD_NUMBER: _builtins.int
     END_EXCESS_UNITS_FIELD_NUMBER: _builtins.int
     available_units: _builtins.int
-    """Units that are available to the pool now."""
+    """Units that are available to it now: those that are kept for reservations that wait and come before it are not."""
     missing_units: _builtins.int
     """Units that are missing; 0 where it fits."""
     end_excess_units: _builtins.int
