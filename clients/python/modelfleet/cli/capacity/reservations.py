@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
-from modelfleet.cli import render
+from modelfleet.cli import render, watching
 from modelfleet.cli.capacity.nouns import POOL
 from modelfleet.cli.parameters import DURATION
 from modelfleet.cli.registry import MODEL
@@ -24,6 +24,9 @@ from modelfleet.common.v1 import serving_pb2
 @click.group(cls=FleetGroup)
 def reservation() -> None:
     """Reservations: what launches hold, who waits for what, and what would fit."""
+
+
+_LIVE = {pb.Reservation.PENDING, pb.Reservation.HELD}
 
 
 def _name(value: str) -> str:
@@ -102,7 +105,10 @@ def get_reservation(session: Session, name: str) -> None:
 @with_session
 def watch_reservation(session: Session, name: str) -> None:
     """Follow a reservation until it has ended, a line a change."""
-    for one in session.client.capacity.watch_reservation(name=_name(name)):
+    updates = watching.updates(
+        lambda: session.client.capacity.watch_reservation(name=_name(name)), lambda one: one.state not in _LIVE
+    )
+    for one in updates:
         if session.is_table:
             click.echo(f"{render.clock(one.update_time)}  {_said(one)}")
         else:
