@@ -248,9 +248,9 @@ async def test_a_new_clone_is_warmed_up_until_its_latency_has_settled_and_none_o
 
 async def test_search_and_generator_together_find_the_maximum_of_a_server() -> None:
     clock = ManualClock()
-    result, probes = await searched(Serial(clock, 0.01), clock, 55.0, 1_500)
+    result, probes = await searched(Serial(clock, 0.01), clock, 60.0, 1_000)
     assert isinstance(result, Found)
     # 62.95 requests/s by Erlang's formula for M/D/1; so short a test is not sure of the last percents.
     assert 0.8 <= result.max_qps / 62.95 <= 1.05
     assert probes[-1].certification
-    assert probes[-1].requests >= 1_500
+    assert probes[-1].requests >= 1_000

@@ -455,9 +455,9 @@ CASES = (
     ),
     Case(
         "M/G/16, lognormal",
-        lambda draw: ManyServers(16, _lognormal(draw, 0.064, 1.0)),
-        Stoppers(latency_p99_ms=520.0),
-        232.2,
+        lambda draw: ManyServers(16, _lognormal(draw, 0.016, 1.0)),
+        Stoppers(latency_p99_ms=130.0),
+        925.2,
     ),
     Case(
         "batching",
