@@ -82,7 +82,7 @@ async def store(database: Database, *, ended: str = "", probes: int = len(RATES)
     """Stores a load test that no worker has taken, with some probes, under way or ended."""
     name, model = "loadTests/t1", "modelTypes/ctr/models/new"
     wanted = Wanted(model, "regions/eu", "flavors/cpu", (b"x",), STOPPERS, 100.0, 50_000)
-    end = datetime.now(UTC) + timedelta(minutes=30)
+    end = datetime.now(UTC) + timedelta(minutes=29)
     async with database.transaction() as conn:
         await loadtests.insert(conn, name, replace(wanted, recording_digest="sha256:cd"), "alice")
         await conn.execute(
