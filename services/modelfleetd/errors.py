@@ -58,6 +58,7 @@ import enum
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class Code(enum.IntEnum):
@@ -421,6 +422,7 @@ class ReplicaCannotStart(FleetError, code=Code.FAILED_PRECONDITION):
 class QuotaExceeded(FleetError, code=Code.RESOURCE_EXHAUSTED):
     def __init__(self, shortages: Sequence[QuotaShortage]) -> None:
         first = shortages[0]
+        remedy: dict[str, Any] = {"remedy": first.remedy} if first.remedy else {}
         super().__init__(
             "; ".join(map(str, shortages)) + ".",
             shortages=shortages,
@@ -429,7 +431,7 @@ class QuotaExceeded(FleetError, code=Code.RESOURCE_EXHAUSTED):
             region=first.region,
             requested=first.requested,
             available=first.available,
-            remedy=first.remedy,
+            **remedy,
         )
 
 

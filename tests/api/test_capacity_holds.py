@@ -100,7 +100,7 @@ async def test_too_much_is_refused_with_what_is_missing_where_and_changes_nothin
         await fleet.client.capacity.create_reservation(reservation=hold("l1", 601))
     assert refused.value.reason == "QUOTA_EXCEEDED"
     assert refused.value.metadata == {
-        "pool": POOL, "flavor": CPU, "region": EU, "requested": "601", "available": "600", "remedy": ""
+        "pool": POOL, "flavor": CPU, "region": EU, "requested": "601", "available": "600"
     }  # fmt: skip
     assert (await fleet.usage()).held_units == 0
 

@@ -54,7 +54,8 @@ async def test_a_loan_is_given_once_shown_on_both_sides_and_ended_as_often_as_on
     assert await capacity.create_loan(loan=wanted, request_id=key) == made
     assert (made.state, made.actor, made.reason, would.state) == (loans_pb2.Loan.ACTIVE, "local", "for the fair", 1)
     assert await capacity.get_loan(name=made.name) == made
-    assert (await fleet.usage(pool="pools/b")).loaned_units == 15
+    lender, borrower = await fleet.usage(pool="pools/a"), await fleet.usage(pool="pools/b")
+    assert (lender.lent_units, borrower.loaned_units, lender.loaned_units, borrower.lent_units) == (15, 15, 0, 0)
     with pytest.raises(FailedPrecondition) as refused:
         await capacity.create_loan(loan=loan(6))
     assert (refused.value.reason, refused.value.metadata["lendable"]) == ("LOAN_EXCEEDS_LENDING", "5")

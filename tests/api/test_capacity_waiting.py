@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client import REGISTRY
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.common.v1 import serving_pb2
@@ -278,6 +279,7 @@ async def test_an_absent_holder_raises_an_alarm_and_frees_nothing_and_a_renewal_
         await database.execute("UPDATE reservations SET renew_time = now() - interval '11 minutes'")
         for _ in range(2):
             await Holders(database).look()
+        assert REGISTRY.get_sample_value("modelfleet_capacity_absent_holders") == 1
     finally:
         await database.close()
     missed = await launches.get(running)

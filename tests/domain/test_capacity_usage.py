@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelfleet.capacity.v1 import capacity_pb2 as pb
+from modelfleet.cli.capacity.usage import bar
 from modelfleetd.capacity.domain.history import DAY, FIVE_MINUTES, HOUR, KEPT, MINUTE, Change, Level, series, window
 from modelfleetd.capacity.domain.ledger import Account
 from modelfleetd.capacity.domain.pool import Place
@@ -95,3 +97,17 @@ def test_what_would_free_capacity_says_who_uses_it_and_until_when() -> None:
         "modelTypes/ctr/models/m of pools/b serves with 20"
     )
     assert remedy("pools/a", 7, []) == "free 7 or raise the quota by as much"
+
+
+@pytest.mark.parametrize(
+    ("usage", "drawn"),
+    [
+        (pb.Usage(nominal_units=100, serving_units=50, held_units=25, retained_units=5), "██████████▓▓▓▓▓░····│"),
+        (pb.Usage(nominal_units=100), "····················│"),
+        (pb.Usage(nominal_units=50, serving_units=50, held_units=50), "██████████│▓▓▓▓▓▓▓▓▓▓"),
+        (pb.Usage(serving_units=3), "│████████████████████"),
+        (pb.Usage(), ""),
+    ],
+)
+def test_a_bar_shows_what_is_used_of_what_is_owned(usage: pb.Usage, drawn: str) -> None:
+    assert bar(usage) == drawn

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 import pytest
@@ -57,6 +58,15 @@ class Seen:
         """The same key is always given the same answer."""
         _, before = self.answers.setdefault(request.request_id, (request, made))
         assert made == before
+
+
+async def sure(call: Callable[[], Awaitable[T]]) -> T:
+    """Calls until somebody answers."""
+    while True:
+        try:
+            return await call()
+        except _CUT_OFF:
+            await asyncio.sleep(0.05)
 
 
 class Launcher:
@@ -121,12 +131,7 @@ class Launcher:
         return self._draw.choice((1, 1, 2, 3))
 
     async def _sure(self, call: Callable[[AsyncClient], Awaitable[T]]) -> T:
-        """Calls until somebody answers."""
-        while True:
-            try:
-                return await call(self._draw.choice(self._replicas))
-            except _CUT_OFF:
-                await asyncio.sleep(0.05)
+        return await sure(lambda: call(self._draw.choice(self._replicas)))
 
     async def _end(self, made: pb.Reservation) -> None:
         end = self._draw.random()
@@ -272,7 +277,8 @@ async def _expect_nothing_leaked(fleet: CapacityFleet, database_url: str) -> Non
 async def _expect_the_same_answers(seen: Seen, clients: list[AsyncClient]) -> None:
     """A call that is repeated long after is answered as it was, whatever became of its reservation."""
     for index, (request, answer) in enumerate(list(seen.answers.values())[-50:]):
-        assert await clients[index % len(clients)].capacity.create_reservation(request, timeout=10) == answer
+        capacity = clients[index % len(clients)].capacity
+        assert await sure(partial(capacity.create_reservation, request, timeout=10)) == answer
 
 
 class WrongClock(SystemClock):

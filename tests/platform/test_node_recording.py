@@ -93,7 +93,10 @@ async def test_requests_are_recorded_as_they_were_sent_and_callers_notice_nothin
     await serve(node)
     wanted = plan(node)
     await record(node, wanted)
-    before = await node.platform.observe(TARGET)
+    before, begun = (
+        await node.platform.observe(TARGET),
+        (await node.platform.observe_recording("recordings/r1")).requests,
+    )
     sent = [a_request(number) for number in range(400)] + [a_request(1_000, 3 << 20)]
     async with node.caller() as caller:
         answers = await ask_all(caller, sent)
@@ -108,6 +111,11 @@ async def test_requests_are_recorded_as_they_were_sent_and_callers_notice_nothin
 
         # A copy that counted would be one too many for ever.
         await until(counted)
+
+        async def arrived() -> bool:
+            return (await node.platform.observe_recording(wanted.recording)).requests >= begun + len(sent)
+
+        await until(arrived)
     status = await node.platform.stop_recording(wanted.recording)
     assert (status.active, status.failed, status.message) == (False, False, "It was stopped.")
     assert status.dropped_requests == 0
@@ -152,10 +160,10 @@ async def test_a_recording_survives_its_agent_however_it_ends(node: Node) -> Non
     wanted = plan(node)
     await record(node, wanted)
     async with node.caller() as caller:
-        await ask_all(caller, [a_request(1)])
+        await record_more(node, caller, wanted, 1)
         # Told to end, it writes what it has; while it is away nobody notices.
         node.kill(signal.SIGTERM)
-        assert len(recorded(wanted)) == 1
+        assert recorded(wanted)
         assert (await ask_all(caller, [a_request(2) for _ in range(300)])).total() == 300
         await node.start()
         await record_more(node, caller, wanted, 3)

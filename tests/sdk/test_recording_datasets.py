@@ -121,8 +121,8 @@ def test_a_file_is_seen_when_it_is_complete_and_not_before(tmp_path: Path) -> No
     # Its successor removes what it has left, and goes on.
     del dying
     after = write(tmp_path, [(NOON - 5, b"new")], resume=True)
-    assert read(tmp_path) == [(NOON, b"old"), (NOON, b"new")]
-    assert (after.written.requests, after.written.first_us, after.written.last_us) == (2, NOON, NOON)
+    assert read(tmp_path) == [(NOON, b"old"), (NOON + 1, b"new")]
+    assert (after.written.requests, after.written.first_us, after.written.last_us) == (2, NOON, NOON + 1)
     assert len(parts(tmp_path)) == 2
 
 

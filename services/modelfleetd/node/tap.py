@@ -154,7 +154,8 @@ class Tap:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._ended.wait(), _SAVE_SECONDS)
                 self._ended.clear()
-                await self._count_given_up()
+                if self._active:
+                    await self._count_given_up()
                 for recording, active in list(self._active.items()):
                     if active.recorder.active:
                         self._save(active.plan, _status(active))
@@ -164,7 +165,8 @@ class Tap:
             await server.stop(0)
             for active in self._active.values():
                 await asyncio.to_thread(active.recorder.close)
-                self._save(active.plan, replace(_status(active), active=True))
+                # Also one that has just ended: the next life finds out by itself.
+                self._save(active.plan, replace(_status(active), active=True, failed=False, message=""))
             self._active.clear()
 
     def _begin(self, plan: RecordingPlan) -> None:

@@ -89,7 +89,8 @@ class DatasetWriter:
         if resume:
             with _as_recording_error("cannot be read"):
                 self.written = _take_over(self._filesystem, self._root)
-        self._last_us = self.written.last_us or 0
+        # After what is there: in the same microsecond the files' names would decide, and these are drawn.
+        self._last_us = 0 if self.written.last_us is None else self.written.last_us + 1
 
     @property
     def accepted(self) -> Written:

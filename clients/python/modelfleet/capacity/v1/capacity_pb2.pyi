@@ -205,6 +205,7 @@ class Usage(_message.Message):
     BORROWING_LIMIT_UNITS_FIELD_NUMBER: _builtins.int
     LENDING_LIMIT_UNITS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    LENT_UNITS_FIELD_NUMBER: _builtins.int
     flavor: _builtins.str
     """The flavor."""
     region: _builtins.str
@@ -239,6 +240,8 @@ class Usage(_message.Message):
     """The most of what it owns that others may borrow; unset: all of it."""
     message: _builtins.str
     """Where `available_units` is negative: what would free it. One sentence for people."""
+    lent_units: _builtins.int
+    """Units of loans that the pool gave and that are in force: its end states must leave them to the borrowers."""
     def __init__(
         self,
         *,
@@ -257,10 +260,11 @@ class Usage(_message.Message):
         borrowing_limit_units: _builtins.int | None = ...,
         lending_limit_units: _builtins.int | None = ...,
         message: _builtins.str = ...,
+        lent_units: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_borrowing_limit_units", b"_borrowing_limit_units", "_lending_limit_units", b"_lending_limit_units", "borrowing_limit_units", b"borrowing_limit_units", "lending_limit_units", b"lending_limit_units"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_borrowing_limit_units", b"_borrowing_limit_units", "_lending_limit_units", b"_lending_limit_units", "available_units", b"available_units", "borrowed_units", b"borrowed_units", "borrowing_limit_units", b"borrowing_limit_units", "flavor", b"flavor", "held_units", b"held_units", "lending_limit_units", b"lending_limit_units", "loaned_units", b"loaned_units", "message", b"message", "nominal_units", b"nominal_units", "overdue_units", b"overdue_units", "region", b"region", "retained_units", b"retained_units", "serving_units", b"serving_units", "subtree_nominal_units", b"subtree_nominal_units", "subtree_used_units", b"subtree_used_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_borrowing_limit_units", b"_borrowing_limit_units", "_lending_limit_units", b"_lending_limit_units", "available_units", b"available_units", "borrowed_units", b"borrowed_units", "borrowing_limit_units", b"borrowing_limit_units", "flavor", b"flavor", "held_units", b"held_units", "lending_limit_units", b"lending_limit_units", "lent_units", b"lent_units", "loaned_units", b"loaned_units", "message", b"message", "nominal_units", b"nominal_units", "overdue_units", b"overdue_units", "region", b"region", "retained_units", b"retained_units", "serving_units", b"serving_units", "subtree_nominal_units", b"subtree_nominal_units", "subtree_used_units", b"subtree_used_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__borrowing_limit_units: _TypeAlias = _typing.Literal["borrowing_limit_units"]  # noqa: Y015
     _WhichOneofArgType__borrowing_limit_units: _TypeAlias = _typing.Literal["_borrowing_limit_units", b"_borrowing_limit_units"]  # noqa: Y015

@@ -128,7 +128,9 @@ class ListUsageHistoryRequest(_message.Message):
 
     @_builtins.property
     def step(self) -> _duration_pb2.Duration:
-        """Length of a step, 1 min to 31 d; at most 2,000 steps. Default: so that there are about 200."""
+        """Length of a step, 1 min to 31 d; at most 2,000 steps, and 50,000 points in all series. Default: so that there are about
+        200. Made longer where rows so fine are not kept any more: minutes are for 2 d, 5 minutes for 14 d, hours for 400 d.
+        """
 
     def __init__(
         self,

@@ -30,7 +30,10 @@ def demand() -> None:
 @click.argument("model_type", metavar="TYPE")
 @with_session
 def show(session: Session, model_type: str) -> None:
-    """Show the peak of each region, where it comes from, and who takes what when a region fails."""
+    """Show peaks, their sources and the failover.
+
+    Region by region: the peak, where it comes from, and who takes what when a region fails.
+    """
     name = MODEL_TYPE.name(model_type)
     with render.busy("Measuring"):
         found = session.client.capacity.get_demand(model_type=name)
@@ -106,7 +109,10 @@ def state(
     reason: str,
     dry_run: bool,
 ) -> None:
-    """State the peak of regions by hand, in requests a second, or growth and fanout of all; the others stay."""
+    """State peaks, growth or fanout by hand.
+
+    Peaks are in requests a second; those of regions that are not named stay.
+    """
     wanted = registry_pb2.DemandSource(stated=[_stated(peak, source) for peak in peaks])
     paths = ["stated"] if peaks else []
     for field, value, factor in (("growth_basis_points", growth, 100), ("fanout_basis_points", fanout, 10_000)):
@@ -132,7 +138,11 @@ def state(
 def query_(
     session: Session, model_type: str, query: str, window: Duration, quantile: float, reason: str, dry_run: bool
 ) -> None:
-    """Have the peak of regions without a stated one measured by Prometheus: PromQL for the rate of one region."""
+    """Have Prometheus measure the peaks.
+
+    PROMQL gives the 1-minute rate of one region as one series; {model_type} and {region} stand for the ids. Regions
+    with a stated peak keep that.
+    """
     how = registry_pb2.PrometheusDemand(query=query, window=window, quantile=quantile)
     wanted = registry_pb2.DemandSource(prometheus=how)
     _write(session, MODEL_TYPE.name(model_type), wanted, ["prometheus"], reason or "demand by query", dry_run=dry_run)
@@ -169,7 +179,10 @@ def _stamp(moment: datetime) -> Timestamp:
 def import_(
     session: Session, model_type: str, file: str, window: Duration, quantile: float, reason: str, dry_run: bool
 ) -> None:
-    """Take the peak of each region from a CSV of 1-minute rates with the columns time, region and qps."""
+    """Take the peaks from a CSV of rates.
+
+    Its columns are time, region and qps, a row for each minute and region. What changes is shown first.
+    """
     name = MODEL_TYPE.name(model_type)
     with render.busy(f"Reading {file}"), Path(file).open(encoding="utf-8", newline="") as lines:
         try:

@@ -59,7 +59,7 @@ def estimate(
     if keep:
         click.echo(f"kept as {found.name}")
     elif not explain:
-        click.echo(f"check it by hand: modelfleet capacity estimate {short_model(found.model)} --explain")
+        click.echo("check it by hand: the same with --explain")
 
 
 def _show_regions(found: pb.Estimate) -> None:

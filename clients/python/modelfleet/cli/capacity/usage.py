@@ -53,6 +53,7 @@ _USAGE_COLUMNS: list[render.Column] = [
     ("RETAINED", lambda m: str(m.retained_units)),
     ("BORROWED", lambda m: str(m.borrowed_units or "")),
     ("LOANED", lambda m: str(m.loaned_units or "")),
+    ("LENT", lambda m: str(m.lent_units or "")),
     ("OVERDUE", lambda m: str(m.overdue_units or "")),
     ("AVAILABLE", lambda m: str(m.available_units)),
     ("", bar),

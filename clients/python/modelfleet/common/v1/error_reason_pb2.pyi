@@ -124,8 +124,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. A hold forbids launching this model until a person lifts it. Metadata: `model`, `hold`."""
     QUOTA_EXCEEDED: _ErrorReason.ValueType  # 60
     """RESOURCE_EXHAUSTED. The pool has not enough free quota. google.rpc.QuotaFailure names pool, flavor and region.
-    Metadata: `pool`, `flavor`, `region`, `requested`, `available`, `remedy` (who uses most there and until when: what would
-    free enough). Example: CreateReservation of 84 units with 60 free.
+    Metadata: `pool`, `flavor`, `region`, `requested`, `available`, and after a cut of a quota `remedy` (what would free
+    enough: who uses most there, and until when). Example: CreateReservation of 84 units with 60 free.
     """
     OVERLOADED: _ErrorReason.ValueType  # 61
     """RESOURCE_EXHAUSTED. The server has too much to do right now; google.rpc.RetryInfo says when to try again."""
@@ -289,8 +289,8 @@ MODEL_ON_HOLD: ErrorReason.ValueType  # 46
 """FAILED_PRECONDITION. A hold forbids launching this model until a person lifts it. Metadata: `model`, `hold`."""
 QUOTA_EXCEEDED: ErrorReason.ValueType  # 60
 """RESOURCE_EXHAUSTED. The pool has not enough free quota. google.rpc.QuotaFailure names pool, flavor and region.
-Metadata: `pool`, `flavor`, `region`, `requested`, `available`, `remedy` (who uses most there and until when: what would
-free enough). Example: CreateReservation of 84 units with 60 free.
+Metadata: `pool`, `flavor`, `region`, `requested`, `available`, and after a cut of a quota `remedy` (what would free
+enough: who uses most there, and until when). Example: CreateReservation of 84 units with 60 free.
 """
 OVERLOADED: ErrorReason.ValueType  # 61
 """RESOURCE_EXHAUSTED. The server has too much to do right now; google.rpc.RetryInfo says when to try again."""

@@ -1,0 +1,67 @@
+"""`modelfleet capacity reservation` as a user types it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from modelfleet.cli import main
+from tests.support.capacity import NEW, OLD, POOL, capacity_fleet, make_pool, uses
+
+RESERVATION = ("capacity", "reservation")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("simulate",), "give --pool POOL and --item FLAVOR@REGION=UNITS"),
+        (("simulate", "--pool", "feed", "--item", "cpu=3"), "'cpu=3' is not FLAVOR@REGION=UNITS"),
+        (("create", "l1", "--pool", "feed", "--item", "cpu@eu=3", "--end", "cpu@us=3"), "there is no such --item"),
+        (("settle", "r1"), "give --rolled-back, or with --uses what each model uses now"),
+        (("settle", "r1", "--uses", "cpu@eu=3"), "is not TYPE/MODEL:FLAVOR@REGION=UNITS"),
+        (("create", "l1", "--pool", "feed", "--item", "cpu@eu=3", "--tier", "TIER9"), "TIER0"),
+    ],
+)
+def test_what_cannot_be_meant_is_answered_with_what_can(
+    arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*RESERVATION, *arguments]) == 1
+    assert says in capsys.readouterr().err
+
+
+async def test_one_that_waits_is_listed_followed_and_held_when_the_other_is_settled_by_hand(
+    database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with capacity_fleet(database_url) as fleet:
+        await make_pool(fleet.client, 600)
+        await fleet.client.capacity.book_usage(pool=POOL, usages=[uses(OLD, 500)])
+
+        async def run(*arguments: str) -> str:
+            status = await asyncio.to_thread(main, [*RESERVATION, *arguments, "--address", fleet.capacity.address])
+            printed = capsys.readouterr()
+            assert status == 0, printed.err
+            return printed.out
+
+        swap = ("--pool", "feed", "--item", "cpu@eu=584", "--end", "cpu@eu=420", "--replaces", "ctr/old")
+        first = json.loads(await run("create", "first", *swap, "--ends-in", "2h", "-o", "json"))
+        assert first["items"][0]["moved_units"] == "500"
+        wish = ("--pool", "feed", "--item", "cpu@eu=100", "--tier", "TIER1", "--ttl", "30m", "--wait")
+        waits = json.loads(await run("create", "second", *wish, "-o", "json"))
+        assert (waits["state"], waits["tier"], waits["position"]) == ("PENDING", "TIER1", 1)
+        (listed,) = json.loads(await run("list", "--waiting", "-o", "json"))
+        assert listed["name"] == waits["name"]
+        assert "launches/first frees at about" in await run("list", "--waiting", "--pool", "feed")
+        assert "PENDING" in await run("renew", waits["name"], "--ttl", "2h")
+        assert "HELD" in await run("renew", first["name"], "--ends-in", "5h")
+        assert "SETTLED" in await run("settle", first["name"], "--uses", "ctr/new:cpu@eu=420")
+
+        async with asyncio.timeout(20):
+            while "No" not in (listed_now := await run("list", "--waiting")):
+                await asyncio.sleep(0.1)
+        assert listed_now == "Nobody waits.\n"
+        assert "CANCELLED" in await run("cancel", waits["name"])
+        assert "CANCELLED" in await run("watch", waits["name"])
+        bookings = await fleet.client.capacity.list_bookings(pool=POOL)
+        assert [(one.model, one.units) for one in bookings.bookings] == [(NEW, 420)]
