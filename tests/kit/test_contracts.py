@@ -63,7 +63,9 @@ EXAMPLES = [
     errors.StaleEpoch("targets/a", 1, 2),
     errors.NoAvailableReplica("targets/a", "modelTypes/a/models/b"),
     errors.ReplicaCannotStart("targets/a", "modelTypes/a/models/b", "no such command"),
-    errors.QuotaExceeded([errors.QuotaShortage("pools/a", "flavors/b", "regions/c", 84, 60)]),
+    errors.QuotaExceeded(
+        [errors.QuotaShortage("pools/a", "flavors/b", "regions/c", 84, 60, remedy="launches/d holds 30")],
+    ),
     errors.Overloaded(),
     errors.PartUnavailable("database"),
     errors.DeadlinePassed(),
