@@ -105,6 +105,8 @@ def _show(session: Session, made: pb.LaunchDecision) -> None:
     render.console().print(render.table(["VALUE", "IS", "UNIT", "SOURCE", "AS OF"], rows))
     kept, warm = render.duration(made.policy.rollback_window) or "0s", made.policy.warm_share_basis_points
     click.echo(f"after the launch, for a rollback: kept {kept}, {render.percent(warm)} of the old replicas warm")
+    for warning in made.warnings:
+        click.echo(f"note: {warning}", err=True)
 
 
 def _approvers(approvers: Iterable[pb.PolicyApprover]) -> str:
