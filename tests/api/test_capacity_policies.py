@@ -368,4 +368,9 @@ async def test_the_command_line_shows_what_was_decided_and_why(
         estimated = await run("estimate", "ctr/new", "--share", "5%", "--explain")
         assert "ctr/new with 5% of its route, taking over from ctr/old" in estimated
         assert "to 5%: 5 × 1 + 50 × 1 = 55" in estimated
+        kept = (await run("estimate", "ctr/new", "--share", "5%", "--keep")).rsplit(" ", 1)[1].strip()
+        assert [kept in line for line in (await run("estimates", "list", "ctr/new")).splitlines()][1]
+        assert await run("estimates", "show", kept, "--explain") == estimated
+        alone = await run("estimate", "ctr/new", "--replaces", "-", "--explain")
+        assert "peak = max over steps of R_new(share after the step)\n" in alone
         assert "replaced_max_qps" in estimated

@@ -6,7 +6,7 @@ import click
 
 from modelfleet.cli.capacity.certificates import certificate
 from modelfleet.cli.capacity.demand import demand
-from modelfleet.cli.capacity.estimates import estimate
+from modelfleet.cli.capacity.estimates import estimate, estimates
 from modelfleet.cli.capacity.loadtests import loadtest
 from modelfleet.cli.capacity.loans import loan
 from modelfleet.cli.capacity.policies import decide, decision, policy
@@ -22,6 +22,7 @@ def group() -> None:
 
 
 for command in (
-    flavor, pool, loan, reservation, recording, loadtest, certificate, demand, estimate, policy, decide, decision,
+    flavor, pool, loan, reservation, recording, loadtest, certificate, demand, estimate, estimates, policy,
+    decide, decision,
 ):  # fmt: skip
     group.add_command(command)
