@@ -19,6 +19,7 @@ from modelfleet.cli.registry import MODEL
 from modelfleet.cli.resources import parse, read_fields
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.common.v1 import serving_pb2
+from modelfleet.errors import ResourceExhausted
 
 
 @click.group(cls=FleetGroup)
@@ -27,6 +28,9 @@ def reservation() -> None:
 
 
 _LIVE = {pb.Reservation.PENDING, pb.Reservation.HELD}
+
+
+_NEVER = "Nothing that is held would ever free enough."
 
 
 def _name(value: str) -> str:
@@ -245,10 +249,26 @@ def create(
 ) -> None:
     """Reserve by hand what a launch would: for a launch that no launcher runs."""
     wanted, _ = _wanted(launch, file, **wishes)
-    made = session.client.capacity.create_reservation(reservation=wanted, may_wait=may_wait, time_to_live=ttl)
+    try:
+        made = session.client.capacity.create_reservation(reservation=wanted, may_wait=may_wait, time_to_live=ttl)
+    except ResourceExhausted as error:
+        if error.reason != "QUOTA_EXCEEDED":
+            raise
+        outlook = _NEVER if may_wait else _outlook(session, wanted)
+        raise ResourceExhausted(
+            f"{error.message} {outlook}", code=error.code, reason=error.reason, metadata=error.metadata
+        ) from error
     _show(session, made)
     if session.is_table and made.state == pb.Reservation.PENDING:
         click.echo(f"Follow it: modelfleet capacity reservation watch {render.short(made.name)}")
+
+
+def _outlook(session: Session, wanted: pb.Reservation) -> str:
+    """Whether what does not fit now would later, in a sentence; empty where it fits meanwhile."""
+    answer = session.client.capacity.simulate_reservation(reservation=wanted)
+    if answer.answer == pb.SimulateReservationResponse.LATER:
+        return f"{_answer(answer)} To wait for it, add --wait."
+    return _NEVER if answer.answer == pb.SimulateReservationResponse.NEVER else ""
 
 
 def _show(session: Session, made: pb.Reservation) -> None:
@@ -287,13 +307,25 @@ def cancel(session: Session, name: str) -> None:
     "--uses", multiple=True, metavar="TYPE/MODEL:FLAVOR@REGION=UNITS",
     help="The launch succeeded, and this is what a model uses now; may be repeated.",
 )  # fmt: skip
+@click.option(
+    "--keep",
+    type=DURATION,
+    help="With --uses: how long what is left is kept for a rollback. Default: it is free at once.",
+)
 @with_session
-def settle(session: Session, name: str, rolled_back: bool, uses: tuple[str, ...]) -> None:
-    """End a hold by hand, once its launcher is gone for good: it does not stop what still runs."""
+def settle(session: Session, name: str, rolled_back: bool, uses: tuple[str, ...], keep: Duration | None) -> None:
+    """End a hold by hand, once its launcher is gone.
+
+    Only once it is gone for good: it does not stop what still runs.
+    """
     if rolled_back == bool(uses):
         raise click.UsageError("give --rolled-back, or with --uses what each model uses now")
+    if rolled_back and keep is not None:
+        raise click.UsageError("--keep goes with --uses: once rolled back, nothing is left to undo")
     outcome = pb.SettleReservationRequest.ROLLED_BACK if rolled_back else pb.SettleReservationRequest.SUCCEEDED
-    done = session.client.capacity.settle_reservation(name=_name(name), outcome=outcome, usages=map(_usage, uses))
+    done = session.client.capacity.settle_reservation(
+        name=_name(name), outcome=outcome, usages=map(_usage, uses), retain_duration=keep
+    )
     _show(session, done)
 
 
