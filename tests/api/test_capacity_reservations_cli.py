@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.cli import main
 from tests.support.capacity import NEW, OLD, POOL, capacity_fleet, hold, make_pool, uses
 
@@ -97,3 +98,8 @@ async def test_one_that_is_refused_is_told_whether_waiting_would_help(
         never = "Nothing that is held would ever free enough. [QUOTA_EXCEEDED]\n"
         for wait in ((), ("--wait",)):
             assert (await refused("l1", "--item", "cpu@eu=80", "--end", "cpu@eu=0", *wait)).endswith(never)
+        # In an organisation, what a launch ends with must be its pool's own.
+        await fleet.client.capacity.create_pool(pool_id="org", pool=pb.Pool(team="teams/feed"))
+        await fleet.client.capacity.update_pool(pool=pb.Pool(name=POOL, parent="pools/org"))
+        beyond = await refused("l1", "--item", "cpu@eu=101")
+        assert "It never will: what it ends with is beyond quota and loans. [QUOTA_EXCEEDED]" in beyond

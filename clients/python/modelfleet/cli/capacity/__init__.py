@@ -18,7 +18,10 @@ from modelfleet.cli.session import FleetGroup
 
 @click.group(cls=FleetGroup)
 def group() -> None:
-    """Whose capacity it is, what a replica carries, what a model needs, and whether it is worth it."""
+    """Whose capacity it is, and what a model needs.
+
+    Also what a replica carries, and whether a launch is worth its cost.
+    """
 
 
 for command in (

@@ -24,7 +24,10 @@ from modelfleet.registry.v1 import registry_pb2
 
 @click.group(cls=FleetGroup)
 def demand() -> None:
-    """Demand: how much traffic a model type must carry, region by region, and where the number comes from."""
+    """Demand: how much traffic a model type must carry.
+
+    Region by region, and where each number comes from.
+    """
 
 
 @demand.command("show")

@@ -35,7 +35,10 @@ def estimate(
     explain: bool,
     keep: bool,
 ) -> None:
-    """Estimate what a model needs, region by region, and what changes when it takes over."""
+    """Estimate what a model needs, region by region.
+
+    And what changes when it takes over from another.
+    """
     wanted = pb.Estimate(
         model=MODEL.name(model),
         share_basis_points=share or 0,
