@@ -221,4 +221,22 @@ async def test_a_file_of_another_route_is_told_so(run: Run, tmp_path: Path) -> N
     assert "is not served in moon (it is in eu, us); leave these out" in await run("import", "ctr", "rates.csv")
     (tmp_path / "rates.csv").write_text("time,qps\n")
     assert "rates.csv, line 1: no column region" in await run("import", "ctr", "rates.csv")
-    assert "'eu' is no peak; write REGION=QPS" in await run("state", "ctr", "eu")
+    for peak in ("eu", "eu=-5", "eu=nan", "eu=inf"):
+        refused = await run("state", "ctr", peak)
+        assert f"'{peak}' is no peak; write REGION=QPS" in refused
+        assert "STATED/S" not in refused
+
+
+async def test_a_file_with_too_few_rows_for_the_quantile_is_said_to_be_doubtful(run: Run, tmp_path: Path) -> None:
+    rows = "2026-01-01T00:00Z,eu,1\n2026-01-01T00:01Z,eu,2\n"
+    (tmp_path / "rates.csv").write_text(f"time,region,qps\n{rows}")
+    planned = await run("import", "ctr", "rates.csv", "--window", "1s", "--dry-run")
+    assert "0.999 of 1 row, 2026-01-01 00:01" in planned
+    assert "note: eu: the 0.999 quantile of 1 row is their maximum" in planned
+    assert "note:" not in await run("import", "ctr", "rates.csv", "--quantile", "0.5", "--dry-run")
+
+
+async def test_a_route_that_is_not_there_is_refused_in_the_same_words_everywhere(run: Run) -> None:
+    shown, stated = await run("show", "nope"), await run("state", "nope", "eu=1")
+    assert shown == stated
+    assert "modelTypes/nope does not exist" in shown

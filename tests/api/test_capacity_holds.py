@@ -127,9 +127,11 @@ async def test_a_repeated_request_id_answers_the_same_and_takes_nothing_twice(fl
 
 async def test_a_launch_has_one_live_reservation(fleet: CapacityFleet) -> None:
     first = await fleet.client.capacity.create_reservation(reservation=hold("l1", 10))
-    with pytest.raises(AlreadyExists) as refused:
-        await fleet.client.capacity.create_reservation(reservation=hold("l1", 10))
-    assert (refused.value.reason, refused.value.metadata["resource"]) == ("RESOURCE_EXISTS", first.name)
+    # Also where a second one would not fit beside it.
+    for units in (10, 600):
+        with pytest.raises(AlreadyExists) as refused:
+            await fleet.client.capacity.create_reservation(reservation=hold("l1", units))
+        assert (refused.value.reason, refused.value.metadata["resource"]) == ("RESOURCE_EXISTS", first.name)
 
 
 async def test_a_hold_expires_unless_it_was_activated(fleet: CapacityFleet) -> None:

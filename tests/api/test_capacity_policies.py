@@ -268,8 +268,31 @@ async def test_what_a_decision_refers_to_must_exist(fleet: CapacityFleet) -> Non
     nope = f"{NEW}/evaluationReports/nope"
     named = await refused(launch_policy="launchPolicies/worth", evaluation_report=nope)
     assert named == "launch_decision.evaluation_report"
+    # Also where the rule asks for no evidence.
+    assert await refused(evaluation_report=nope) == "launch_decision.evaluation_report"
+    await report(fleet, 1.008, 1.012)
+    unused = await decided(fleet, evaluation_report=f"{NEW}/evaluationReports/ab")
+    assert unused.explanation.endswith(f" {NEW}/evaluationReports/ab was not used: this rule asks for no evidence.")
     with pytest.raises(InvalidArgument):
         await decided(fleet, evaluation_report=f"{OLD}/evaluationReports/ab")
+
+
+async def test_a_decision_keeps_and_shows_what_its_estimate_warns_of(
+    fleet: CapacityFleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long_ago = stamp(datetime.now(UTC) - timedelta(days=545))
+    stated = registry_pb2.RegionDemand(region=EU, peak_qps=686.0, measure_time=long_ago)
+    await fleet.client.registry.update_model_type(
+        model_type=registry_pb2.ModelType(name=CTR, demand_source=registry_pb2.DemandSource(stated=[stated])),
+        update_mask=FieldMask(paths=["demand_source.stated"]),
+    )
+    made = await decided(fleet)
+    (warning,) = made.warnings
+    assert f"Demand of {EU}: stated 545 days ago" in warning
+    assert await fleet.client.capacity.get_launch_decision(name=made.name) == made
+    show = ("capacity", "decision", "show", made.name, "--address", fleet.capacity.address)
+    assert await asyncio.to_thread(main, list(show)) == 0
+    assert f"note: {warning}" in capsys.readouterr().err
 
 
 async def test_a_policy_is_changed_field_by_field_and_one_rule_takes_the_place_of_another(fleet: CapacityFleet) -> None:
@@ -345,4 +368,9 @@ async def test_the_command_line_shows_what_was_decided_and_why(
         estimated = await run("estimate", "ctr/new", "--share", "5%", "--explain")
         assert "ctr/new with 5% of its route, taking over from ctr/old" in estimated
         assert "to 5%: 5 × 1 + 50 × 1 = 55" in estimated
+        kept = (await run("estimate", "ctr/new", "--share", "5%", "--keep")).rsplit(" ", 1)[1].strip()
+        assert [kept in line for line in (await run("estimates", "list", "ctr/new")).splitlines()][1]
+        assert await run("estimates", "show", kept, "--explain") == estimated
+        alone = await run("estimate", "ctr/new", "--replaces", "-", "--explain")
+        assert "peak = max over steps of R_new(share after the step)\n" in alone
         assert "replaced_max_qps" in estimated

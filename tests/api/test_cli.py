@@ -117,3 +117,19 @@ def test_every_verb_explains_itself_and_has_an_output_format(noun: str, capsys: 
     for path in verbs(group, [noun]):
         assert main([*path, "--help"]) == 0
         assert "Usage: modelfleet" in capsys.readouterr().out
+
+
+def test_a_list_of_capacity_commands_cuts_no_sentence_and_every_option_says_what_it_is() -> None:
+    import click
+
+    from modelfleet.cli.capacity import group
+
+    def check(command: click.Command, path: list[str]) -> None:
+        assert not command.get_short_help_str(60).endswith("..."), path
+        for option in command.params:
+            assert not isinstance(option, click.Option) or option.hidden or option.help, (path, option.opts)
+        if isinstance(command, click.Group):
+            for name, sub in command.commands.items():
+                check(sub, [*path, name])
+
+    check(group, ["capacity"])

@@ -122,8 +122,8 @@ class Reservations(RuleBasedStateMachine):
             made = self.do(reserve(self.database, asked, SOON if soon else LATER))
         except QuotaExceeded:
             assert not fits
+            assert name not in books.held
         except ResourceExists:
-            assert fits
             assert name in books.held
         else:
             assert fits

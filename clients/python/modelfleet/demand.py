@@ -36,8 +36,16 @@ class Peak:
 
 def quantile_of(values: Sequence[float], quantile: float) -> float:
     """Returns a quantile as one of the values: the ceil(q × n)-th smallest, as capacity takes it from Prometheus."""
-    rank = max(1, math.ceil(Fraction(repr(quantile)) * len(values)))
-    return sorted(values)[rank - 1]
+    return sorted(values)[_rank(len(values), quantile) - 1]
+
+
+def is_maximum(count: int, quantile: float) -> bool:
+    """Whether a quantile below 1 of so many values is but their maximum: there are too few of them for it."""
+    return quantile < 1 and _rank(count, quantile) == count
+
+
+def _rank(count: int, quantile: float) -> int:
+    return max(1, math.ceil(Fraction(repr(quantile)) * count))
 
 
 class _Rates:

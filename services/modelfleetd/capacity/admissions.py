@@ -139,6 +139,9 @@ class _Batch:
 
 def _decide(view: lines.View, arrival: Arrival, sequence: int, now: datetime, launches: dict[str, str]) -> Reservation:
     """Decides on an arrival, and counts what it takes. Raises what reserving raises."""
+    # Before the units: what the launch has already is mostly why no more of them fit.
+    if live := launches.get(arrival.asked.launch):
+        raise ResourceExists(live)
     claim = view.claim(arrival.name, sequence, arrival.asked)
     prospect = view.line.prospect_of(claim)
     waits = not prospect.fits
@@ -146,8 +149,6 @@ def _decide(view: lines.View, arrival: Arrival, sequence: int, now: datetime, la
         raise prospect.admission.refusal(arrival.may_wait)
     if waits and view.line.length >= MAX_WAITING:
         raise Overloaded(retry_after=60.0)
-    if live := launches.get(arrival.asked.launch):
-        raise ResourceExists(live)
     if waits:
         view.line.wait(prospect)
     else:

@@ -12,6 +12,7 @@ from modelfleetd.capacity.domain.ledger import ModelUnits
 from modelfleetd.capacity.domain.reservation import (
     Reservation,
     State,
+    ended_message,
     entries_of_hold,
     entries_of_release,
     entries_of_return,
@@ -122,7 +123,7 @@ async def book_usage(conn: Connection, pool: str, wanted: tuple[ModelUnits, ...]
 async def _give_back(conn: Connection, found: Reservation, state: State, actor: str, reason: str) -> Reservation:
     await _lock(conn, found)
     await balances.write(conn, _cause(found, actor, reason), entries_of_return(found))
-    return await reservations.set_state(conn, found.name, state)
+    return await reservations.set_ended(conn, found.name, state, ended_message(found, state, actor))
 
 
 async def _lock(conn: Connection, found: Reservation) -> None:

@@ -234,7 +234,9 @@ def add_standard_verbs(group: click.Group, resource: Resource, parent: str | Non
     """Adds list, get, create, update and delete of a resource to a group. `parent`: the parent's pattern, if any."""
     what = resource.words
     fields = (
-        click.option("-f", "--file", help="YAML or JSON with the fields of the proto; '-' is standard input."),
+        click.option(
+            "-f", "--file", metavar="FILE", help="YAML or JSON with the fields of the proto; '-' is standard input."
+        ),
         click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="One field; may be repeated."),
         click.option(
             "--reason",

@@ -77,7 +77,7 @@ def with_session(command: _F) -> _F:
         type=click.Choice(["table", "json", "yaml"]),
         default="table",
         show_default=True,
-        help="Form of the answer.",
+        help="Form of the answer. json and yaml leave out what is 0 or empty, and have 64-bit integers as strings.",
     )
     @functools.wraps(command)
     def wrapper(

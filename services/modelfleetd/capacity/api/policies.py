@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelfleet.capacity.v1 import policies_pb2 as pb
+from modelfleet.registry.v1.evidence_pb2 import EvaluationReport
 from modelfleetd import names
 from modelfleetd.capacity import fits
 from modelfleetd.capacity.api.base import Base, Context, actor, after_name, before, new_name
@@ -98,7 +101,7 @@ class Policies(Base):
         decided = decide(policy, await self._facts(asked, policy, found))
         estimate = estimates_wire.estimate_to_proto(found.estimate)
         made = wire.decision_to_proto(
-            new_name(names.LAUNCH_DECISION, "d"), asked, policy, estimate.name, decided, actor(), self._clock.now()
+            new_name(names.LAUNCH_DECISION, "d"), asked, policy, found.estimate, decided, actor(), self._clock.now()
         )
 
         async def act(conn: Connection) -> pb.LaunchDecision:
@@ -134,23 +137,26 @@ class Policies(Base):
 
     async def _facts(self, asked: wire.AskedDecision, policy: LaunchPolicy, found: Estimated) -> Facts:
         estimate, rule = found.estimate, policy.rule
+        # Read whatever the rule: a report that does not exist is a mistake of the request.
+        named = await self._registry.report(asked.evaluation_report) if asked.evaluation_report else None
+        facts = Facts(estimate.name, estimate.costs)
+        if isinstance(rule, GainAgainstCost):
+            try:
+                return replace(facts, gain=await self._gain(asked, rule, named, estimate.replaces))
+            except Lacking as lacking:
+                return replace(facts, lacks=str(lacking))
+        facts = replace(facts, unused_report=asked.evaluation_report)
         if isinstance(rule, FreeWithinQuota):
             async with self._database.transaction(readonly=True) as reads:
                 launch = asked.launch or _NO_LAUNCH
                 fit = await fits.fit(reads, estimate, asked.pool, launch, found.route.tier)
-            return Facts(estimate.name, estimate.costs, fit=fit)
-        if isinstance(rule, GainAgainstCost):
-            try:
-                return Facts(estimate.name, estimate.costs, gain=await self._gain(asked, rule, estimate.replaces))
-            except Lacking as lacking:
-                return Facts(estimate.name, estimate.costs, lacks=str(lacking))
-        return Facts(estimate.name, estimate.costs)
+            return replace(facts, fit=fit)
+        return facts
 
-    async def _gain(self, asked: wire.AskedDecision, rule: GainAgainstCost, replaces: str) -> Gain:
-        if asked.evaluation_report:
-            reports = [await self._registry.report(asked.evaluation_report)]
-        else:
-            reports = await self._registry.reports(asked.candidate, rule.metric)
+    async def _gain(
+        self, asked: wire.AskedDecision, rule: GainAgainstCost, named: EvaluationReport | None, replaces: str
+    ) -> Gain:
+        reports = [named] if named is not None else await self._registry.reports(asked.candidate, rule.metric)
         replaced = "" if replaces == NOTHING else replaces
         known = [wire.report_from_proto(report, rule.metric) for report in reports]
         return gain(known, rule.metric, replaced, rule.max_evidence_age, self._clock.now())

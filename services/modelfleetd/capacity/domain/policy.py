@@ -218,6 +218,7 @@ class Facts:
         fit: whether it fits the pool; looked at for FreeWithinQuota only.
         gain: what the evidence says; None where the rule asks for none.
         lacks: why there is no gain: a sentence; empty where there is one.
+        unused_report: the report that was named although the rule asks for no evidence; empty where none was.
     """
 
     estimate: str
@@ -225,6 +226,7 @@ class Facts:
     fit: Fit | None = None
     gain: Gain | None = None
     lacks: str = ""
+    unused_report: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,8 @@ def decide(policy: LaunchPolicy, facts: Facts) -> Decision:
         outcome, explanation, values = _same(rule, facts)
     else:
         outcome, explanation, values = _gain(rule, facts)
+    if facts.unused_report:
+        explanation += f" {facts.unused_report} was not used: this rule asks for no evidence."
     return Decision(outcome, explanation, (*_seen(facts), *values))
 
 

@@ -294,6 +294,28 @@ def entries_of_return(reservation: Reservation) -> tuple[Entry, ...]:
     return tuple(undone(entry) for entry in taken)
 
 
+def ended_message(reservation: Reservation, state: State, actor: str) -> str:
+    """Returns in a sentence how one ended that was never activated, and what that gave back.
+
+    Args:
+        reservation: as it was before.
+        state: in which it ends: CANCELLED or EXPIRED.
+        actor: who ended it.
+    """
+    how = f"Cancelled by {actor}" if state is State.CANCELLED else "Expired without being activated"
+    if reservation.state is State.PENDING:
+        how = how if state is State.CANCELLED else "Expired"
+        return f"{how} while it waited: it held nothing."
+    moved = sum(booking.units for booking in reservation.moved)
+    free = sum(item.hold_units for item in reservation.items) - moved
+    again = f", {_units(moved)} booked again for what was to be replaced" if moved else ""
+    return f"{how}; {_units(free)} free again{again}."
+
+
+def _units(count: int) -> str:
+    return f"{count:,} unit is" if count == 1 else f"{count:,} units are"
+
+
 def entries_of_release(reservation: Reservation) -> tuple[Entry, ...]:
     """Returns the lines that free what was kept for a rollback."""
     return tuple(Entry(item.place, Account.RETAINED, -item.hold_units) for item in reservation.retained)

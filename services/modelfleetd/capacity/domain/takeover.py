@@ -102,8 +102,8 @@ class Takeover:
     def explain(self, unit_costs: Mapping[str, Fraction]) -> Iterator[str]:
         """Gives the peak step by step, and the cost before and after; costs are an hour, by flavor."""
         swap = self._swap()
-        if swap.old is not None:
-            yield "peak = max over steps of R_new(share after the step) + R_old(share before it)"
+        falling = "" if swap.old is None else " + R_old(share before it)"
+        yield f"peak = max over steps of R_new(share after the step){falling}"
         steps = list(swap.steps(self.step))
         for step in steps[:_SHOWN_STEPS]:
             yield f"  to {step.share / 100:g}%: {_sum(swap, step.new_replicas, step.old_replicas)}"

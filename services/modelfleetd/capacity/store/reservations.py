@@ -381,13 +381,14 @@ async def set_activated(conn: Connection, name: str) -> Reservation:
     return await get(conn, name)
 
 
-async def set_state(conn: Connection, name: str, state: State) -> Reservation:
-    """Ends a reservation that was never activated."""
+async def set_ended(conn: Connection, name: str, state: State, message: str) -> Reservation:
+    """Ends a reservation that was never activated, and says how."""
     await conn.execute(
-        f"""UPDATE reservations SET state = $2, promises = '[]', expected_hold_time = NULL, position = 0, message = '',
+        f"""UPDATE reservations SET state = $2, promises = '[]', expected_hold_time = NULL, position = 0, message = $3,
                 {_CHANGED} WHERE name = $1""",
         name,
         state.value,
+        message,
     )
     return await get(conn, name)
 

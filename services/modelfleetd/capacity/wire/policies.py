@@ -7,6 +7,7 @@ from datetime import datetime
 
 from modelfleet.capacity.v1 import policies_pb2 as pb
 from modelfleet.registry.v1 import evidence_pb2
+from modelfleetd.capacity.domain.estimate import Estimate
 from modelfleetd.capacity.domain.exact import BASIS_POINTS
 from modelfleetd.capacity.domain.gain import EvaluationReport, EvaluationResult
 from modelfleetd.capacity.domain.policy import Decision, LaunchPolicy
@@ -62,12 +63,19 @@ def asked_from_proto(message: pb.LaunchDecision) -> AskedDecision:
 
 
 def decision_to_proto(
-    name: str, asked: AskedDecision, policy: LaunchPolicy, estimate: str, decision: Decision, actor: str, now: datetime
+    name: str,
+    asked: AskedDecision,
+    policy: LaunchPolicy,
+    estimate: Estimate,
+    decision: Decision,
+    actor: str,
+    now: datetime,
 ) -> pb.LaunchDecision:
     """Returns a decision with everything that it saw."""
     made = to_proto(asked, pb.LaunchDecision)
     made.MergeFrom(to_proto(decision, pb.LaunchDecision))
-    made.name, made.estimate, made.actor = name, estimate, actor
+    made.name, made.estimate, made.actor = name, estimate.name, actor
+    made.warnings.extend(estimate.warnings)
     made.launch_policy = policy.name
     made.policy.MergeFrom(policy_to_proto(policy))
     if made.outcome != pb.LaunchDecision.ACCEPTED:

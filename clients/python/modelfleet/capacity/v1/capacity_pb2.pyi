@@ -957,7 +957,7 @@ class Reservation(_message.Message):
     holder_absent: _builtins.bool
     """The holder of an activated hold has not been heard of for too long, as an alarm says too. What is running stays."""
     message: _builtins.str
-    """What it waits for, or what is odd about it, in one sentence for people."""
+    """What it waits for, what is odd about it, or how it ended without being activated, in one sentence for people."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___HoldItem]:
         """How much, by flavor and region. 1 to 1000 items, each flavor and region once."""

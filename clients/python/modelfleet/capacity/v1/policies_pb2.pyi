@@ -470,6 +470,7 @@ class LaunchDecision(_message.Message):
     APPROVERS_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """launchDecisions/{launch_decision}."""
     candidate: _builtins.str
@@ -510,6 +511,10 @@ class LaunchDecision(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was decided."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the estimate warned of when it decided, such as a demand that was stated long ago."""
+
     def __init__(
         self,
         *,
@@ -528,10 +533,11 @@ class LaunchDecision(_message.Message):
         approvers: _abc.Iterable[Global___PolicyApprover] | None = ...,
         actor: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "approvers", b"approvers", "candidate", b"candidate", "create_time", b"create_time", "estimate", b"estimate", "evaluation_report", b"evaluation_report", "explanation", b"explanation", "launch", b"launch", "launch_policy", b"launch_policy", "name", b"name", "outcome", b"outcome", "policy", b"policy", "pool", b"pool", "share_basis_points", b"share_basis_points", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "approvers", b"approvers", "candidate", b"candidate", "create_time", b"create_time", "estimate", b"estimate", "evaluation_report", b"evaluation_report", "explanation", b"explanation", "launch", b"launch", "launch_policy", b"launch_policy", "name", b"name", "outcome", b"outcome", "policy", b"policy", "pool", b"pool", "share_basis_points", b"share_basis_points", "values", b"values", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,7 +6,7 @@ import click
 
 from modelfleet.cli.capacity.certificates import certificate
 from modelfleet.cli.capacity.demand import demand
-from modelfleet.cli.capacity.estimates import estimate
+from modelfleet.cli.capacity.estimates import estimate, estimates
 from modelfleet.cli.capacity.loadtests import loadtest
 from modelfleet.cli.capacity.loans import loan
 from modelfleet.cli.capacity.policies import decide, decision, policy
@@ -18,10 +18,14 @@ from modelfleet.cli.session import FleetGroup
 
 @click.group(cls=FleetGroup)
 def group() -> None:
-    """Whose capacity it is, what a replica carries, what a model needs, and whether it is worth it."""
+    """Whose capacity it is, and what a model needs.
+
+    Also what a replica carries, and whether a launch is worth its cost.
+    """
 
 
 for command in (
-    flavor, pool, loan, reservation, recording, loadtest, certificate, demand, estimate, policy, decide, decision,
+    flavor, pool, loan, reservation, recording, loadtest, certificate, demand, estimate, estimates, policy,
+    decide, decision,
 ):  # fmt: skip
     group.add_command(command)

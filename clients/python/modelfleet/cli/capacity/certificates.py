@@ -23,7 +23,7 @@ from modelfleet.cli.session import FleetGroup, Session, with_session
 
 @click.group(cls=FleetGroup)
 def certificate() -> None:
-    """Certificates: what one replica of a model carries, and who says so."""
+    """Certificates: what one replica carries, and who says so."""
 
 
 @certificate.command("state")
@@ -31,7 +31,7 @@ def certificate() -> None:
 @click.option(
     "--max-qps", type=click.FloatRange(min=0, min_open=True), required=True, help="Requests a second of one replica."
 )
-@click.option("--flavor", "of_flavor", help="Flavor it ran on. Default: the model's.")
+@click.option("--flavor", "of_flavor", metavar="FLAVOR", help="Flavor it ran on. Default: the model's.")
 @click.option("--note", default="", help="Why the number may be believed.")
 @click.option("--validity", type=DURATION, help="How long it is valid. Default 90d.")
 @with_session
@@ -50,11 +50,11 @@ def state_certificate(
 
 
 @certificate.command("list")
-@click.argument("model", required=False, default="")
+@click.argument("model", metavar="[TYPE/MODEL]", required=False, default="")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
 @with_session
 def list_certificates(session: Session, model: str, limit: int) -> None:
-    """List certificates, newest first, of one model (TYPE/MODEL) or of all."""
+    """List certificates of one model or of all, newest first."""
     answer = session.client.capacity.list_certificates(model=MODEL.name(model) if model else "", page_size=limit)
     columns: list[render.Column] = [
         ("CERTIFICATE", lambda m: render.short(m.name)),

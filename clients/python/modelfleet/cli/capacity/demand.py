@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +18,16 @@ from modelfleet.cli import render
 from modelfleet.cli.parameters import DURATION
 from modelfleet.cli.registry import MODEL_TYPE
 from modelfleet.cli.session import FleetGroup, Session, with_session
-from modelfleet.demand import Peak, peaks_of
+from modelfleet.demand import Peak, is_maximum, peaks_of
 from modelfleet.registry.v1 import registry_pb2
 
 
 @click.group(cls=FleetGroup)
 def demand() -> None:
-    """Demand: how much traffic a model type must carry, region by region, and where the number comes from."""
+    """Demand: how much traffic a model type must carry.
+
+    Region by region, and where each number comes from.
+    """
 
 
 @demand.command("show")
@@ -153,7 +157,9 @@ def _stated(text: str, source: str) -> registry_pb2.RegionDemand:
     try:
         rate = float(qps)
     except ValueError:
-        raise click.UsageError(f"'{text}' is no peak; write REGION=QPS, such as eu=812.5") from None
+        rate = math.nan
+    if not (math.isfinite(rate) and rate >= 0):
+        raise click.UsageError(f"'{text}' is no peak; write REGION=QPS, such as eu=812.5: requests a second, 0 or more")
     return registry_pb2.RegionDemand(
         region=f"regions/{render.short(region)}", peak_qps=rate, source=source, measure_time=_stamp(datetime.now(UTC))
     )
@@ -190,11 +196,18 @@ def import_(
         except ValueError as error:
             raise click.UsageError(f"{file}, {error}") from None
     wanted = registry_pb2.DemandSource(stated=[_measured(peak, Path(file).name, quantile) for peak in found])
-    _write(session, name, wanted, ["stated"], reason or f"demand from {Path(file).name}", dry_run=dry_run)
+    doubts = [
+        f"{render.short(peak.region)}: the {quantile:g} quantile of {render.count(peak.rows, 'row')} is their maximum"
+        for peak in found
+        if is_maximum(peak.rows, quantile)
+    ]
+    why = reason or f"demand from {Path(file).name}"
+    _write(session, name, wanted, ["stated"], why, dry_run=dry_run, doubts=doubts)
 
 
 def _measured(peak: Peak, file: str, quantile: float) -> registry_pb2.RegionDemand:
-    source = f"{file}: {quantile:g} of {peak.rows:,} rows, {peak.first:%Y-%m-%d %H:%M} to {peak.last:%Y-%m-%d %H:%M}"
+    rows = render.count(peak.rows, "row")
+    source = f"{file}: {quantile:g} of {rows}, {peak.first:%Y-%m-%d %H:%M} to {peak.last:%Y-%m-%d %H:%M}"
     return registry_pb2.RegionDemand(
         region=peak.region, peak_qps=peak.qps, source=source[-500:], measure_time=_stamp(peak.last)
     )
@@ -208,8 +221,9 @@ def _write(
     reason: str,
     *,
     dry_run: bool,
+    doubts: Iterable[str] = (),
 ) -> None:
-    """Shows what changes of a demand source, and changes it unless it is a dry run."""
+    """Shows what changes of a demand source and what is doubtful of it, and changes it unless it is a dry run."""
     current = session.client.registry.get_model_type(name=name)
     before = {each.region: each for each in current.demand_source.stated}
     if elsewhere := [render.short(each.region) for each in wanted.stated if each.region not in current.regions]:
@@ -220,6 +234,8 @@ def _write(
         )
     if session.is_table and wanted.stated:
         _show_plan(wanted.stated, before)
+    for doubt in doubts:
+        click.echo(f"note: {doubt}", err=True)
     # Those of other regions stay.
     stated = (before | {each.region: each for each in wanted.stated}).values()
     made = registry_pb2.ModelType(name=name, etag=current.etag, demand_source=wanted)

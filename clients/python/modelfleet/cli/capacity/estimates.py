@@ -1,4 +1,4 @@
-"""`modelfleet capacity estimate`: what a model needs, and what changes when it takes over."""
+"""`modelfleet capacity estimate|estimates`: what a model needs, and what changes when it takes over."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.cli import render
 from modelfleet.cli.parameters import SHARE
 from modelfleet.cli.registry import MODEL
-from modelfleet.cli.session import Session, with_session
+from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.wording import short_model
 
 
@@ -35,7 +35,10 @@ def estimate(
     explain: bool,
     keep: bool,
 ) -> None:
-    """Estimate what a model needs, region by region, and what changes when it takes over."""
+    """Estimate what a model needs, region by region.
+
+    And what changes when it takes over from another.
+    """
     wanted = pb.Estimate(
         model=MODEL.name(model),
         share_basis_points=share or 0,
@@ -45,6 +48,54 @@ def estimate(
     )
     with render.busy("Estimating"):
         found = session.client.capacity.create_estimate(estimate=wanted, validate_only=not keep)
+    _show(session, found, explain=explain)
+    if session.is_table and keep:
+        click.echo(
+            f"kept as {found.name}; show it again: modelfleet capacity estimates show {render.short(found.name)}"
+        )
+    elif session.is_table and not explain:
+        click.echo("check it by hand: the same with --explain")
+
+
+@click.group(cls=FleetGroup)
+def estimates() -> None:
+    """Estimates that were kept; never changed afterwards."""
+
+
+_COLUMNS: list[render.Column] = [
+    ("ESTIMATE", lambda m: render.short(m.name)),
+    ("MODEL", lambda m: short_model(m.model)),
+    ("SHARE", lambda m: render.percent(m.share_basis_points)),
+    ("REPLACES", lambda m: short_model(m.replaces)),
+    ("CHANGE/H", lambda m: f"{m.cost_change_per_hour:+,.2f}"),
+    ("TIME", lambda m: render.clock(m.create_time)),
+]
+
+
+@estimates.command("list")
+@click.argument("model", metavar="[TYPE/MODEL]", required=False, default="")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
+@with_session
+def list_estimates(session: Session, model: str, limit: int) -> None:
+    """List kept estimates, newest first.
+
+    Those of one model, or of all. A decision keeps the estimate that it saw.
+    """
+    answer = session.client.capacity.list_estimates(model=MODEL.name(model) if model else "", page_size=limit)
+    nothing = "No estimates kept yet. Keep one: modelfleet capacity estimate TYPE/MODEL --keep"
+    render.listing(session, answer.estimates, _COLUMNS, nothing)
+
+
+@estimates.command("show")
+@click.argument("name", metavar="ESTIMATE")
+@click.option("--explain", is_flag=True, help="Show every formula with the numbers in it, and every input.")
+@with_session
+def show_estimate(session: Session, name: str, explain: bool) -> None:
+    """Show a kept estimate as when it was made."""
+    _show(session, session.client.capacity.get_estimate(name=f"estimates/{render.short(name)}"), explain=explain)
+
+
+def _show(session: Session, found: pb.Estimate, *, explain: bool) -> None:
     if not session.is_table:
         render.dump(session, render.as_data(found))
         return
@@ -56,10 +107,6 @@ def estimate(
         _explain(found)
     for warning in found.warnings:
         click.echo(f"note: {warning}", err=True)
-    if keep:
-        click.echo(f"kept as {found.name}")
-    elif not explain:
-        click.echo("check it by hand: the same with --explain")
 
 
 def _show_regions(found: pb.Estimate) -> None:

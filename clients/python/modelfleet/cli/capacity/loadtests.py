@@ -55,8 +55,12 @@ _COLUMNS: list[render.Column] = [
 
 @loadtest.command("create")
 @click.argument("model", metavar="TYPE/MODEL")
-@click.option("--region", required=True, help="Where the clone runs.")
-@click.option("--recording", help="Recording to replay, in the order in which its requests came, over and over.")
+@click.option("--region", required=True, metavar="REGION", help="Where the clone runs.")
+@click.option(
+    "--recording",
+    metavar="RECORDING",
+    help="Recording to replay, in the order in which its requests came, over and over.",
+)
 @click.option(
     "--request", "requests", type=click.Path(exists=True, dir_okay=False), multiple=True,
     help="Instead: file with one inference.ModelInferRequest in bytes; may be repeated.",
@@ -94,7 +98,10 @@ def create_load_test(
     validity: Duration | None,
     watch: bool,
 ) -> None:
-    """Measure what one replica of a model carries, on a clone, by replaying requests at changing rates."""
+    """Measure what one replica of a model carries.
+
+    On a clone, by replaying requests at changing rates.
+    """
     if bool(recording) == bool(requests):
         raise click.UsageError("give what to replay: --recording RECORDING, or --request FILE once or more")
     wanted = pb.LoadTest(
@@ -118,11 +125,11 @@ def create_load_test(
 
 
 @loadtest.command("list")
-@click.argument("model", required=False, default="")
+@click.argument("model", metavar="[TYPE/MODEL]", required=False, default="")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
 @with_session
 def list_load_tests(session: Session, model: str, limit: int) -> None:
-    """List load tests, newest first, of one model (TYPE/MODEL) or of all."""
+    """List load tests of one model or of all, newest first."""
     answer = session.client.capacity.list_load_tests(model=MODEL.name(model) if model else "", page_size=limit)
     render.listing(
         session,
@@ -137,7 +144,10 @@ def list_load_tests(session: Session, model: str, limit: int) -> None:
 @click.option("--plot", "picture", type=click.Path(dir_okay=False), help="Write its curves to FILE.png or FILE.svg.")
 @with_session
 def show_load_test(session: Session, name: str, picture: str | None) -> None:
-    """Show a load test, probe by probe, with the rates it tried and the latency over the rate as curves."""
+    """Show a load test, probe by probe.
+
+    With the rates that it tried, and the latency over the rate, as curves.
+    """
     if picture:
         try:
             plot.check(picture)

@@ -16,7 +16,10 @@ from modelfleet.cli.session import FleetGroup, Session, with_session
 
 @click.group(cls=FleetGroup)
 def loan() -> None:
-    """Loans: a lender's consent that another pool's models serve on its capacity, until a time."""
+    """Loans: one pool's consent that another serves on its units.
+
+    Until a time, which the lender says.
+    """
 
 
 _COLUMNS: list[render.Column] = [
@@ -37,8 +40,8 @@ _COLUMNS: list[render.Column] = [
 @click.argument("lender", metavar="LENDER")
 @click.argument("borrower", metavar="BORROWER")
 @click.option("--units", type=click.IntRange(min=1), required=True, help="How many units.")
-@click.option("--flavor", "of_flavor", required=True, help="Of which flavor.")
-@click.option("--region", required=True, help="In which region.")
+@click.option("--flavor", "of_flavor", required=True, metavar="FLAVOR", help="Of which flavor.")
+@click.option("--region", required=True, metavar="REGION", help="In which region.")
 @click.option("--until", type=UNTIL, required=True, metavar="TIME", help="Until when: 30d, 2026-12-24. At most 365 d.")
 @click.option("--reason", default="", help="Why, in the lender's words.")
 @click.option("--dry-run", is_flag=True, help="Only check; change nothing.")
@@ -54,8 +57,9 @@ def create_loan(
     reason: str,
     dry_run: bool,
 ) -> None:
-    """Lend units of LENDER's pool to BORROWER's: its models may end up serving on them.
+    """Lend units of LENDER's pool to BORROWER's.
 
+    Its models may end up serving on them.
     For the peak of a swap a pool needs no loan: it borrows what its organisation has not used.
     """
     expires = Timestamp()
@@ -73,7 +77,7 @@ def create_loan(
 
 
 @loan.command("list")
-@click.option("--pool", "of_pool", default="", help="Only of this pool, as lender or borrower.")
+@click.option("--pool", "of_pool", default="", metavar="POOL", help="Only of this pool, as lender or borrower.")
 @click.option("--active", is_flag=True, help="Only those in force.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
 @with_session
@@ -99,5 +103,8 @@ def get_loan(session: Session, name: str) -> None:
 @click.argument("name", metavar="LOAN")
 @with_session
 def end_loan(session: Session, name: str) -> None:
-    """End a loan before its time. What serves on it goes on serving, and counts as overdue."""
+    """End a loan before its time.
+
+    What serves on it goes on serving, and counts as overdue.
+    """
     render.show(session, session.client.capacity.end_loan(name=f"loans/{render.short(name)}"))

@@ -18,7 +18,10 @@ from modelfleet.wording import short_model
 
 @click.group(cls=FleetGroup)
 def policy() -> None:
-    """Launch policies: what a team's launches may cost before somebody is asked."""
+    """Launch policies: what may be launched without asking.
+
+    What a team's launches may cost before somebody is asked.
+    """
 
 
 add_standard_verbs(policy, POLICY)
@@ -26,9 +29,11 @@ add_standard_verbs(policy, POLICY)
 
 @click.command("decide")
 @click.argument("model", metavar="TYPE/MODEL")
-@click.option("--pool", required=True, help="Whose capacity it would be.")
-@click.option("--policy", "by", default="", help="Launch policy. Default: the model type's, else its team's.")
-@click.option("--launch", default="", help="The launch that it is for, where there is one.")
+@click.option("--pool", required=True, metavar="POOL", help="Whose capacity it would be.")
+@click.option(
+    "--policy", "by", default="", metavar="POLICY", help="Launch policy. Default: the model type's, else its team's."
+)
+@click.option("--launch", default="", metavar="LAUNCH", help="The launch that it is for, where there is one.")
 @click.option("--share", type=SHARE, help="Share of the route that the model is to have: 5%. Default: all of it.")
 @click.option("--report", default="", metavar="REPORT", help="Evaluation report with the gain. Default: the newest.")
 @click.option("--dry-run", is_flag=True, help="Only answer; keep nothing.")
@@ -36,7 +41,10 @@ add_standard_verbs(policy, POLICY)
 def decide(
     session: Session, model: str, pool: str, by: str, launch: str, share: int | None, report: str, dry_run: bool
 ) -> None:
-    """Ask a launch policy whether a launch may go on by itself, and keep what it says with every value that it saw."""
+    """Ask a launch policy whether a launch may go on by itself.
+
+    What it says is kept, with every value that it saw.
+    """
     candidate = MODEL.name(model)
     wanted = pb.LaunchDecision(
         candidate=candidate,
@@ -55,7 +63,7 @@ def decide(
 
 @click.group(cls=FleetGroup)
 def decision() -> None:
-    """What launch policies said of launches; never changed afterwards."""
+    """What launch policies said of launches; never changed."""
 
 
 _COLUMNS: list[render.Column] = [
@@ -70,12 +78,12 @@ _COLUMNS: list[render.Column] = [
 
 
 @decision.command("list")
-@click.argument("model", required=False, default="")
-@click.option("--launch", default="", help="Only of this launch.")
+@click.argument("model", metavar="[TYPE/MODEL]", required=False, default="")
+@click.option("--launch", default="", metavar="LAUNCH", help="Only of this launch.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
 @with_session
 def list_decisions(session: Session, model: str, launch: str, limit: int) -> None:
-    """List decisions, newest first, of one model (TYPE/MODEL) or of all."""
+    """List decisions of one model or of all, newest first."""
     answer = session.client.capacity.list_launch_decisions(
         candidate=MODEL.name(model) if model else "",
         launch=f"launches/{render.short(launch)}" if launch else "",
@@ -89,7 +97,10 @@ def list_decisions(session: Session, model: str, launch: str, limit: int) -> Non
 @click.argument("name", metavar="DECISION")
 @with_session
 def show_decision(session: Session, name: str) -> None:
-    """Show a decision with every value that it saw, and the policy as it was."""
+    """Show a decision with every value that it saw.
+
+    And the policy as it was when it decided.
+    """
     _show(session, session.client.capacity.get_launch_decision(name=f"launchDecisions/{render.short(name)}"))
 
 
@@ -105,6 +116,8 @@ def _show(session: Session, made: pb.LaunchDecision) -> None:
     render.console().print(render.table(["VALUE", "IS", "UNIT", "SOURCE", "AS OF"], rows))
     kept, warm = render.duration(made.policy.rollback_window) or "0s", made.policy.warm_share_basis_points
     click.echo(f"after the launch, for a rollback: kept {kept}, {render.percent(warm)} of the old replicas warm")
+    for warning in made.warnings:
+        click.echo(f"note: {warning}", err=True)
 
 
 def _approvers(approvers: Iterable[pb.PolicyApprover]) -> str:

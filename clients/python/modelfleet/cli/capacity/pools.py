@@ -20,7 +20,7 @@ def flavor() -> None:
 
 @click.group(cls=FleetGroup)
 def pool() -> None:
-    """Pools: quotas of organisations and their teams, and what is used of them."""
+    """Pools: quotas of organisations and teams, and their use."""
 
 
 add_standard_verbs(flavor, FLAVOR)
@@ -33,15 +33,18 @@ for command in (usage, history, tree):
 @click.argument("name", metavar="POOL")
 @click.argument("model", metavar="TYPE/MODEL")
 @click.option("--units", type=click.IntRange(min=0), required=True, help="How many; 0 takes the booking away.")
-@click.option("--flavor", "of_flavor", required=True, help="Of which flavor.")
-@click.option("--region", required=True, help="In which region.")
+@click.option("--flavor", "of_flavor", required=True, metavar="FLAVOR", help="Of which flavor.")
+@click.option("--region", required=True, metavar="REGION", help="In which region.")
 @click.option("--reason", default="", help="Why; kept in the ledger.")
 @click.option("--dry-run", is_flag=True, help="Only check; change nothing.")
 @with_session
 def book(
     session: Session, name: str, model: str, units: int, of_flavor: str, region: str, reason: str, dry_run: bool
 ) -> None:
-    """Book what a model uses that serves already without a launch, instead of what it had booked there before."""
+    """Book what a model uses that serves without a launch.
+
+    Instead of what it had booked there before.
+    """
     wanted = pb.ModelUnits(
         model=MODEL.name(model), flavor=FLAVOR.name(of_flavor), region=f"regions/{render.short(region)}", units=units
     )
@@ -71,7 +74,10 @@ def bookings(session: Session, name: str) -> None:
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
 @with_session
 def ledger(session: Session, name: str, limit: int) -> None:
-    """List the changes of a pool's usage, newest first: who, when, why."""
+    """List the changes of a pool's usage, newest first.
+
+    Who changed what, when, and why.
+    """
     answer = session.client.capacity.list_ledger_entries(pool=POOL.name(name), page_size=limit)
     columns: list[render.Column] = [
         ("TIME", lambda m: render.clock(m.time)),

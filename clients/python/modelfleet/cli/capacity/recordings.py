@@ -25,7 +25,7 @@ _ENDED = frozenset({pb.Recording.READY, pb.Recording.FAILED})
 
 @click.group(cls=FleetGroup)
 def recording() -> None:
-    """Recordings: live requests of a route, kept to be replayed by load tests."""
+    """Recordings: live requests of a route, for load tests."""
 
 
 def _name(text: str) -> str:
@@ -38,7 +38,7 @@ def _type_name(text: str) -> str:
 
 @recording.command("create")
 @click.argument("model_type", metavar="TYPE")
-@click.option("--region", help="Where it is recorded, by the region's agent.")
+@click.option("--region", metavar="REGION", help="Where it is recorded, by the region's agent.")
 @click.option(
     "--client", "path", metavar="PATH",
     help="Instead: a dataset that a client has recorded (modelfleet.TrafficRecorder), beneath the root of recordings.",
@@ -67,7 +67,10 @@ def create_recording(
     keep: Duration | None,
     watch: bool,
 ) -> None:
-    """Record a sample of a route's live requests. Callers notice nothing of it."""
+    """Record a sample of a route's live requests.
+
+    Callers notice nothing of it.
+    """
     if bool(region) == bool(path):
         raise click.UsageError("say who records: --region REGION (its agent), or --client PATH (a client has)")
     wanted = pb.Recording(
@@ -109,7 +112,7 @@ def list_recordings(session: Session, model_type: str, limit: int) -> None:
 @click.argument("name", metavar="RECORDING")
 @with_session
 def show_recording(session: Session, name: str) -> None:
-    """Show a recording: how far it is, where its dataset is, what to do next."""
+    """Show a recording: how far it is, and what to do next."""
     found = session.client.capacity.get_recording(name=_name(name))
     if not session.is_table:
         render.dump(session, render.as_data(found))
@@ -153,8 +156,9 @@ def delete_recording(session: Session, name: str) -> None:
 )  # fmt: skip
 @with_session
 def head(session: Session, name: str, count: int, over: int) -> None:
-    """Show the first requests of a recording, their sizes, and how they came.
+    """Show the first requests of a recording.
 
+    With their sizes, and how they came.
     Reads the dataset itself, so this machine must reach it. A folder or URI (with a slash) may be named instead.
     """
     is_dataset = ("/" in name or name.startswith(".")) and not name.startswith("recordings/")

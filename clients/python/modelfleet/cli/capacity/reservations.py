@@ -19,14 +19,18 @@ from modelfleet.cli.registry import MODEL
 from modelfleet.cli.resources import parse, read_fields
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.common.v1 import serving_pb2
+from modelfleet.errors import ModelfleetError, ResourceExhausted
 
 
 @click.group(cls=FleetGroup)
 def reservation() -> None:
-    """Reservations: what launches hold, who waits for what, and what would fit."""
+    """Reservations: what launches hold, wait for, and could hold."""
 
 
 _LIVE = {pb.Reservation.PENDING, pb.Reservation.HELD}
+
+
+_NEVER = "Nothing that is held would ever free enough."
 
 
 def _name(value: str) -> str:
@@ -72,13 +76,16 @@ _FIT_COLUMNS: list[render.Column] = [
 
 
 @reservation.command("list")
-@click.option("--pool", "of_pool", default="", help="Only of this pool.")
-@click.option("--launch", "of_launch", default="", help="Only of this launch.")
+@click.option("--pool", "of_pool", default="", metavar="POOL", help="Only of this pool.")
+@click.option("--launch", "of_launch", default="", metavar="LAUNCH", help="Only of this launch.")
 @click.option("--waiting", is_flag=True, help="Only those that wait, the next first.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
 @with_session
 def list_reservations(session: Session, of_pool: str, of_launch: str, waiting: bool, limit: int) -> None:
-    """List reservations, newest first; those that wait in the order in which they will be held."""
+    """List reservations, newest first.
+
+    With --waiting those that wait, in the order in which they will be held.
+    """
     answer = session.client.capacity.list_reservations(
         pool=POOL.name(of_pool) if of_pool else "",
         launch=_launch(of_launch) if of_launch else "",
@@ -96,7 +103,10 @@ def list_reservations(session: Session, of_pool: str, of_launch: str, waiting: b
 @click.argument("name", metavar="RESERVATION")
 @with_session
 def get_reservation(session: Session, name: str) -> None:
-    """Show a reservation with everything that was moved, held, promised and settled."""
+    """Show a reservation with all its fields.
+
+    Everything that was moved, held, promised and settled.
+    """
     render.show(session, session.client.capacity.get_reservation(name=_name(name)))
 
 
@@ -125,8 +135,10 @@ def _said(one: pb.Reservation) -> str:
 
 
 _WISHES = (
-    click.option("-f", "--file", help="YAML or JSON with the fields of the reservation; '-' is standard input."),
-    click.option("--pool", default="", help="Pool whose capacity it is."),
+    click.option(
+        "-f", "--file", metavar="FILE", help="YAML or JSON with the fields of the reservation; '-' is standard input."
+    ),
+    click.option("--pool", default="", metavar="POOL", help="Pool whose capacity it is."),
     click.option(
         "--item", "items", multiple=True, metavar="FLAVOR@REGION=UNITS", help="What is held; may be repeated."
     ),
@@ -137,7 +149,11 @@ _WISHES = (
     click.option(
         "--replaces", multiple=True, metavar="TYPE/MODEL", help="Model whose usage moves in; may be repeated."
     ),
-    click.option("--tier", type=click.Choice([name for name, number in serving_pb2.Tier.items() if number])),
+    click.option(
+        "--tier",
+        type=click.Choice([name for name, number in serving_pb2.Tier.items() if number]),
+        help="How important the launch is; among those who wait, the lowest number goes first.",
+    ),
     click.option("--ends-in", type=DURATION, help="When the launch is expected to end, from now."),
     click.option("--keeps", type=DURATION, help="How long the rest is meant to be kept for a rollback."),
 )  # fmt: skip
@@ -196,7 +212,10 @@ def _from_now(span: Duration) -> Timestamp:
 @_with_wishes
 @with_session
 def simulate(session: Session, file: str | None, **wishes: Any) -> None:
-    """Say whether something would fit: now, in smaller steps, later and when, or never and why. Changes nothing."""
+    """Say whether something would fit, and when; change nothing.
+
+    Now, in smaller steps, later and when, or never and why.
+    """
     wanted, swaps = _wanted("", file, **wishes)
     answer = session.client.capacity.simulate_reservation(reservation=wanted, swaps=swaps)
     if not session.is_table:
@@ -243,12 +262,40 @@ def _table(messages: Iterable[Any], columns: Sequence[tuple[str, Callable[[Any],
 def create(
     session: Session, launch: str, file: str | None, may_wait: bool, ttl: Duration | None, **wishes: Any
 ) -> None:
-    """Reserve by hand what a launch would: for a launch that no launcher runs."""
+    """Reserve by hand, for a launch that no launcher runs."""
     wanted, _ = _wanted(launch, file, **wishes)
-    made = session.client.capacity.create_reservation(reservation=wanted, may_wait=may_wait, time_to_live=ttl)
+    try:
+        made = session.client.capacity.create_reservation(reservation=wanted, may_wait=may_wait, time_to_live=ttl)
+    except ResourceExhausted as error:
+        if error.reason != "QUOTA_EXCEEDED":
+            raise
+        outlook = _NEVER if may_wait else _outlook(session, wanted)
+        raise ResourceExhausted(
+            f"{error.message} {outlook}".rstrip(),
+            code=error.code,
+            reason=error.reason,
+            metadata=error.metadata,
+            violations=error.violations,
+            preconditions=error.preconditions,
+        ) from error
     _show(session, made)
     if session.is_table and made.state == pb.Reservation.PENDING:
         click.echo(f"Follow it: modelfleet capacity reservation watch {render.short(made.name)}")
+
+
+def _outlook(session: Session, wanted: pb.Reservation) -> str:
+    """Whether what does not fit now would later, in a sentence; empty where it fits meanwhile, or nobody can say."""
+    try:
+        answer = session.client.capacity.simulate_reservation(reservation=wanted)
+    except ModelfleetError:
+        # The refusal that this is added to matters more than why nothing can be added.
+        return ""
+    if answer.answer == pb.SimulateReservationResponse.LATER:
+        return f"{_answer(answer)} To wait for it, add --wait."
+    if answer.answer != pb.SimulateReservationResponse.NEVER:
+        return ""
+    beyond = any(fit.end_excess_units for fit in answer.items)
+    return "It never will: what it ends with is beyond quota and loans." if beyond else _NEVER
 
 
 def _show(session: Session, made: pb.Reservation) -> None:
@@ -264,7 +311,10 @@ def _show(session: Session, made: pb.Reservation) -> None:
 @click.option("--ttl", type=DURATION, help="How long it lives from now without being activated. Default 1h.")
 @with_session
 def renew(session: Session, name: str, ends_in: Duration | None, ttl: Duration | None) -> None:
-    """Say that the holder is there, and when it expects to end: those who wait for it are told."""
+    """Say that the holder is there, and when it expects to end.
+
+    Those who wait for it are told.
+    """
     release = None if ends_in is None else _from_now(ends_in)
     _show(
         session,
@@ -276,7 +326,10 @@ def renew(session: Session, name: str, ends_in: Duration | None, ttl: Duration |
 @click.argument("name", metavar="RESERVATION")
 @with_session
 def cancel(session: Session, name: str) -> None:
-    """Give back what was never activated, or stop waiting: everything is as it was before."""
+    """Give back what was never activated, or stop waiting.
+
+    Everything is as it was before.
+    """
     _show(session, session.client.capacity.cancel_reservation(name=_name(name)))
 
 
@@ -287,13 +340,25 @@ def cancel(session: Session, name: str) -> None:
     "--uses", multiple=True, metavar="TYPE/MODEL:FLAVOR@REGION=UNITS",
     help="The launch succeeded, and this is what a model uses now; may be repeated.",
 )  # fmt: skip
+@click.option(
+    "--keep",
+    type=DURATION,
+    help="With --uses: how long what is left is kept for a rollback. Default: it is free at once.",
+)
 @with_session
-def settle(session: Session, name: str, rolled_back: bool, uses: tuple[str, ...]) -> None:
-    """End a hold by hand, once its launcher is gone for good: it does not stop what still runs."""
+def settle(session: Session, name: str, rolled_back: bool, uses: tuple[str, ...], keep: Duration | None) -> None:
+    """End a hold by hand, once its launcher is gone.
+
+    Only once it is gone for good: it does not stop what still runs.
+    """
     if rolled_back == bool(uses):
         raise click.UsageError("give --rolled-back, or with --uses what each model uses now")
+    if rolled_back and keep is not None:
+        raise click.UsageError("--keep goes with --uses: once rolled back, nothing is left to undo")
     outcome = pb.SettleReservationRequest.ROLLED_BACK if rolled_back else pb.SettleReservationRequest.SUCCEEDED
-    done = session.client.capacity.settle_reservation(name=_name(name), outcome=outcome, usages=map(_usage, uses))
+    done = session.client.capacity.settle_reservation(
+        name=_name(name), outcome=outcome, usages=map(_usage, uses), retain_duration=keep
+    )
     _show(session, done)
 
 

@@ -64,8 +64,9 @@ _USAGE_COLUMNS: list[render.Column] = [
 @click.argument("name", metavar="POOL")
 @with_session
 def usage(session: Session, name: str) -> None:
-    """Show what a pool owns, uses, borrows and has free, by flavor and region.
+    """Show what a pool owns, uses, borrows and has free.
 
+    By flavor and region.
     In the bar █ serves, ▓ is in the holds of launches, ░ is kept for rollbacks, · is unused; │ is where the quota ends.
     """
     show_usages(session, session.client.capacity.get_pool(name=POOL.name(name)))
@@ -93,8 +94,8 @@ def _remark(usage: pb.Usage) -> str:
 
 @click.command("history")
 @click.argument("name", metavar="POOL")
-@click.option("--flavor", "of_flavor", default="", help="Only of this flavor.")
-@click.option("--region", default="", help="Only of this region.")
+@click.option("--flavor", "of_flavor", default="", metavar="FLAVOR", help="Only of this flavor.")
+@click.option("--region", default="", metavar="REGION", help="Only of this region.")
 @click.option(
     "--since", type=POINT, default="7d", show_default=True, metavar="POINT", help="From when: how long ago, or a time."
 )
@@ -104,8 +105,9 @@ def _remark(usage: pb.Usage) -> str:
 def history(
     session: Session, name: str, of_flavor: str, region: str, since: Point, step: Duration | None, path: str | None
 ) -> None:
-    """Show what a pool used over time, against its quota: drawn here, or as a picture.
+    """Show what a pool used over time, against its quota.
 
+    Drawn here, or as a picture.
     Each step shows the most that was used in it, however short.
     """
     if since.time is None:
@@ -184,7 +186,10 @@ def _chart(series: usage_pb2.UsageSeries, shown: Collection[str]) -> Chart:
 @click.argument("organisation", metavar="[POOL]", required=False, default="")
 @with_session
 def tree(session: Session, organisation: str) -> None:
-    """Show organisations with their teams' pools: what each owns, uses, borrows and has free."""
+    """Show organisations with their teams' pools.
+
+    What each owns, uses, borrows and has free.
+    """
     of = {"organisation": POOL.name(organisation)} if organisation else {}
     pools = [found for found in POOL.pages(session, **of) if isinstance(found, pb.Pool)]
     below: defaultdict[str, list[pb.Pool]] = defaultdict(list)
