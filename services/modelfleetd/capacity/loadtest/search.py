@@ -26,7 +26,8 @@ HIGHEST_QPS = 1e6
 _MOST_STEPS_DOWN = 12
 # A probe that says nothing of the replica is repeated this often.
 _REPEATS = 2
-# Errors that are no fewer at this fraction of a rate do not come from the load; nor does a generator that cannot send it.
+# Errors that are no fewer at this fraction of a rate do not come from the load. A generator that cannot send it either
+# will not send any.
 _MUCH_LOWER = 0.25
 _NO_FEWER = 0.5
 
@@ -149,7 +150,7 @@ class Search:
         return Remaining(requests + math.ceil(warm_ups * rate), requests / rate + warm_ups)
 
     @property
-    def has_bracket(self) -> bool:
+    def _has_bracket(self) -> bool:
         """Whether there is a rate that is within, and one above it that is beyond or that cannot be sent."""
         return bool(self.highest_within_qps and self._upper_end)
 
@@ -160,7 +161,7 @@ class Search:
         return min(beyond + self._not_sent, default=0.0)
 
     def _run(self) -> _Steps:
-        ended = None if self.has_bracket else (yield from self._gallop())
+        ended = None if self._has_bracket else (yield from self._gallop())
         while ended is None and math.log(self._upper_end / self.highest_within_qps) > BRACKET:
             ended = yield from self._try(math.sqrt(self.highest_within_qps * self._upper_end))
         if ended is None and self._upper_end in self._not_sent:
@@ -176,7 +177,7 @@ class Search:
             ended = yield from self._try(rate)
             if ended is not None:
                 return ended
-            if self.has_bracket:
+            if self._has_bracket:
                 return None
             if rate >= HIGHEST_QPS and self.highest_within_qps:
                 return NotFound(Cause.NOTHING_BEYOND, rate, f"Even {rate:.4g} requests/s were within the stoppers.")
