@@ -14,7 +14,8 @@ from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.errors import FailedPrecondition, InvalidArgument
 from modelfleet.inference.v2 import open_inference_pb2 as inference
 from modelfleet.recordings import Digest
-from modelfleetd.capacity.domain.loadtest import Outcome, Probe, State, digest_of
+from modelfleetd.capacity.domain.loadtest import Outcome, Probe, State, Stoppers, digest_of
+from modelfleetd.capacity.domain.loadtest import Wanted as WantedTest
 from modelfleetd.capacity.domain.recording import Source, Wanted
 from modelfleetd.capacity.store import loadtests, recordings
 from modelfleetd.capacity.store.loadtests import Progress
@@ -159,6 +160,28 @@ async def test_the_next_load_test_of_a_type_begins_at_its_newest_certificate(fle
     await capacity.create_certificate(certificate=pb.Certificate(model=f"{CTR}/models/old", flavor=CPU, max_qps=321))
     assert (await capacity.create_load_test(load_test=asked())).start_qps == 321
     assert (await capacity.create_load_test(load_test=asked(start_qps=12))).start_qps == 12
+
+
+async def test_who_waits_is_told_his_place_and_what_is_under_way(fleet: CapacityFleet, database: Database) -> None:
+    capacity, names = fleet.client.capacity, [f"loadTests/t{number}" for number in (1, 2, 3)]
+    async with database.transaction() as conn:
+        for name in names:
+            await loadtests.insert(conn, name, WantedTest(NEW, EU, CPU, (SAMPLE,), Stoppers(), 50.0, 50_000), "alice")
+        # None is taken by the service's own worker; the first one was begun.
+        await conn.execute(
+            """UPDATE load_tests SET lease_expire_time = now() + interval '1 hour',
+                   attempt = CASE WHEN name = $1 THEN 1 ELSE 0 END""",
+            names[0],
+        )
+    said = {one.name: one.message async for one in capacity.list_load_tests_all()}
+    assert said[names[1]] == "Waits for its turn: number 1 in line, behind loadTests/t1, which is under way."
+    assert said[names[2]] == "Waits for its turn: number 2 in line, behind loadTests/t1, which is under way."
+    watch = capacity.watch_load_test(name=names[2])
+    assert (await anext(watch)).message == said[names[2]] == (await capacity.get_load_test(name=names[2])).message
+    await capacity.cancel_load_test(name=names[1])
+    assert (await anext(watch)).message == said[names[1]]
+    await capacity.cancel_load_test(name=names[0])
+    assert (await anext(watch)).message == "Waits for its turn."
 
 
 async def test_progress_is_shown_as_it_was_recorded_and_samples_are_forgotten_at_the_end(

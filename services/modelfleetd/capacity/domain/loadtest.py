@@ -275,6 +275,18 @@ class Wanted:
         refuse(wrong)
 
 
+def waits_for_its_turn(place: int = 1, under_way: str | None = None) -> str:
+    """Says, for people, what a load test waits for that nobody has begun.
+
+    Args:
+        place: among those that wait; the first is begun next.
+        under_way: the oldest load test that was begun and has not ended, if there is one.
+    """
+    where = [f"number {place} in line"] if under_way or place > 1 else []
+    behind = [f"behind {under_way}, which is under way"] if under_way else []
+    return ": ".join(["Waits for its turn", *([", ".join(where + behind)] if where else [])]) + "."
+
+
 def digest_of(requests: Iterable[bytes]) -> str:
     """Returns the digest of requests as that of a recording is made: SHA-256 over each one's length and bytes."""
     digest = hashlib.sha256()
