@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import signal
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -55,6 +58,7 @@ class Line:
 
     run: Run
     database: Database
+    address: str
 
 
 @pytest.fixture
@@ -70,7 +74,7 @@ async def line(database_url: str, capsys: pytest.CaptureFixture[str]) -> AsyncIt
             model = registry_pb2.Model(serving_spec=ServingSpec(command=["serve", "{port}"], flavor="flavors/cpu"))
             await client.registry.create_model(parent="modelTypes/ctr", model_id="new", model=model)
         database = await Database.open(database_url, "capacity", max_size=2)
-        yield Line(runner(services, "capacity", capsys), database)
+        yield Line(runner(services, "capacity", capsys), database, services.services["capacity"].address)
         await database.close()
 
 
@@ -200,6 +204,28 @@ async def test_a_watch_in_a_pipe_is_a_line_for_each_probe_and_ends_as_the_test_d
     assert len(lines) == 9
     each = await line.run("capacity", "loadtest", "watch", "t1", "-o", "json")
     assert json.loads(each.out)["state"] == "SUCCEEDED"
+
+
+async def test_ctrl_c_ends_the_watch_and_says_that_the_load_test_goes_on(line: Line) -> None:
+    await store(line.database, probes=1)
+    program = Path(sys.executable).with_name("modelfleet")
+    words = (str(program), "capacity", "loadtest", "watch", "t1", "--address", line.address)
+    pipe = asyncio.subprocess.PIPE
+    watching = await asyncio.create_subprocess_exec(*words, stdout=pipe, stderr=pipe)
+    try:
+        assert watching.stdout is not None
+        assert b"SEARCHING" in await asyncio.wait_for(watching.stdout.readline(), 30)
+        watching.send_signal(signal.SIGINT)
+        _, said = await asyncio.wait_for(watching.communicate(), 30)
+    finally:
+        if watching.returncode is None:
+            watching.kill()
+            await watching.wait()
+    assert watching.returncode == 130
+    assert said.decode() == (
+        "\nloadTests/t1 goes on; watch it: modelfleet capacity loadtest watch t1; "
+        "cancel it: modelfleet capacity loadtest cancel t1\n"
+    )
 
 
 async def test_a_failed_one_ends_the_watch_with_its_cause_and_what_to_do(line: Line) -> None:
