@@ -17,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.capacity.v1 import capacity_pb2_grpc
 from modelfleet.errors import ModelfleetError, from_rpc_error
+from modelfleet.inference.v2 import open_inference_pb2 as inference
 from modelfleet.registry.v1 import registry_pb2
 from modelfleet.services import AsyncCapacity
 from tests.support.capacity import (
@@ -71,7 +72,7 @@ def certificate(**fields: Any) -> pb.Certificate:
 
 
 def load_test(**fields: Any) -> pb.LoadTest:
-    samples = fields.pop("sample_requests", [b"x"])
+    samples = fields.pop("sample_requests", [inference.ModelInferRequest(model_name="ctr").SerializeToString()])
     return made(pb.LoadTest(model=NEW, region=EU, sample_requests=samples), fields)
 
 

@@ -12,8 +12,10 @@ from google.protobuf.duration_pb2 import Duration
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.errors import FailedPrecondition, InvalidArgument
+from modelfleet.inference.v2 import open_inference_pb2 as inference
 from modelfleet.recordings import Digest
-from modelfleetd.capacity.domain.loadtest import Outcome, Probe, State, digest_of
+from modelfleetd.capacity.domain.loadtest import Outcome, Probe, State, Stoppers, digest_of
+from modelfleetd.capacity.domain.loadtest import Wanted as WantedTest
 from modelfleetd.capacity.domain.recording import Source, Wanted
 from modelfleetd.capacity.store import loadtests, recordings
 from modelfleetd.capacity.store.loadtests import Progress
@@ -21,6 +23,7 @@ from modelfleetd.kit.db import Database
 from tests.support.capacity import CPU, CTR, EU, NEW, CapacityFleet, capacity_fleet
 from tests.support.wait import until
 
+SAMPLE, OTHER = (inference.ModelInferRequest(model_name="ctr", id=one).SerializeToString() for one in ("1", "2"))
 NOW = datetime(2026, 11, 26, 18, 0, tzinfo=UTC)
 
 
@@ -39,7 +42,7 @@ async def database(fleet: CapacityFleet) -> AsyncIterator[Database]:
 
 
 def asked(**fields: Any) -> pb.LoadTest:
-    samples = fields.pop("sample_requests", [b"x"])
+    samples = fields.pop("sample_requests", [SAMPLE])
     return pb.LoadTest(model=NEW, region=EU, sample_requests=samples, **fields)
 
 
@@ -64,7 +67,7 @@ async def test_what_is_asked_for_is_shown_with_the_defaults_of_the_rest(fleet: C
     made = await fleet.client.capacity.create_load_test(
         load_test=asked(
             stoppers=stoppers,
-            sample_requests=[b"one", b"two"],
+            sample_requests=[SAMPLE, OTHER],
             warm_up_duration=Duration(seconds=20),
             validity_duration=Duration(seconds=7200),
         )
@@ -77,9 +80,9 @@ async def test_what_is_asked_for_is_shown_with_the_defaults_of_the_rest(fleet: C
         assert (test.warm_up_duration.seconds, test.validity_duration.seconds) == (20, 7200)
         assert not test.sample_requests
         digest = Digest()
-        digest.add(b"one")
-        digest.add(b"two")
-        assert test.recording_digest == str(digest) == digest_of([b"one", b"two"])
+        digest.add(SAMPLE)
+        digest.add(OTHER)
+        assert test.recording_digest == str(digest) == digest_of([SAMPLE, OTHER])
     assert made.state == pb.LoadTest.PENDING
     assert not made.HasField("start_time")
     default = await fleet.client.capacity.create_load_test(load_test=asked())
@@ -101,10 +104,20 @@ async def test_everything_that_is_wrong_is_said_at_once(fleet: CapacityFleet) ->
     assert {one.field.removeprefix("load_test."): one.description for one in refused.value.violations} == {
         "recording": "give this or sample_requests, not both",
         "start_qps": "must be 0 (the default) or 0.1 to 1,000,000",
-        "certification_requests": "must be 0 (the default) or 3,689 to 1,000,000 to confirm the stoppers",
+        "certification_requests": "must be 3,689 to 1,000,000, or unset (the default): "
+        "fewer cannot confirm an error rate of 0.001",
         "warm_up_duration": "must be unset (the default) or up to 30 min",
         "validity_duration": "must be unset (90 d) or 1 h to 365 d",
     }
+    # A script, nothing at all, and bytes that parse as a field that no request has.
+    wrong = [b"#!/bin/sh\nexit 0\n", SAMPLE, b"", b"\xfa\x06\x01x"]
+    with pytest.raises(InvalidArgument) as refused:
+        await fleet.client.capacity.create_load_test(load_test=asked(sample_requests=wrong, start_qps=0.01))
+    assert [one.field for one in refused.value.violations] == [
+        "load_test.start_qps",
+        *(f"load_test.sample_requests[{index}]" for index in (0, 2, 3)),
+    ]
+    assert refused.value.violations[1].description == "must be an inference.ModelInferRequest in bytes"
     limits = [pb.LatencyStopper(percentile=40, latency_ms=1), pb.LatencyStopper(percentile=99)]
     with pytest.raises(InvalidArgument) as refused:
         await fleet.client.capacity.create_load_test(load_test=asked(stoppers=pb.Stoppers(latencies=limits)))
@@ -147,6 +160,28 @@ async def test_the_next_load_test_of_a_type_begins_at_its_newest_certificate(fle
     await capacity.create_certificate(certificate=pb.Certificate(model=f"{CTR}/models/old", flavor=CPU, max_qps=321))
     assert (await capacity.create_load_test(load_test=asked())).start_qps == 321
     assert (await capacity.create_load_test(load_test=asked(start_qps=12))).start_qps == 12
+
+
+async def test_who_waits_is_told_his_place_and_what_is_under_way(fleet: CapacityFleet, database: Database) -> None:
+    capacity, names = fleet.client.capacity, [f"loadTests/t{number}" for number in (1, 2, 3)]
+    async with database.transaction() as conn:
+        for name in names:
+            await loadtests.insert(conn, name, WantedTest(NEW, EU, CPU, (SAMPLE,), Stoppers(), 50.0, 50_000), "alice")
+        # None is taken by the service's own worker; the first one was begun.
+        await conn.execute(
+            """UPDATE load_tests SET lease_expire_time = now() + interval '1 hour',
+                   attempt = CASE WHEN name = $1 THEN 1 ELSE 0 END""",
+            names[0],
+        )
+    said = {one.name: one.message async for one in capacity.list_load_tests_all()}
+    assert said[names[1]] == "Waits for its turn: number 1 in line, behind loadTests/t1, which is under way."
+    assert said[names[2]] == "Waits for its turn: number 2 in line, behind loadTests/t1, which is under way."
+    watch = capacity.watch_load_test(name=names[2])
+    assert (await anext(watch)).message == said[names[2]] == (await capacity.get_load_test(name=names[2])).message
+    await capacity.cancel_load_test(name=names[1])
+    assert (await anext(watch)).message == said[names[1]]
+    await capacity.cancel_load_test(name=names[0])
+    assert (await anext(watch)).message == "Waits for its turn."
 
 
 async def test_progress_is_shown_as_it_was_recorded_and_samples_are_forgotten_at_the_end(

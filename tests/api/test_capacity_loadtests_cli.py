@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import signal
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -14,9 +17,11 @@ from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 
+from modelfleet import plot
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.cli.capacity import loadtest_view
 from modelfleet.common.v1.serving_pb2 import ServingSpec
+from modelfleet.inference.v2 import open_inference_pb2 as inference
 from modelfleet.registry.v1 import registry_pb2
 from modelfleetd.capacity.domain.certificate import Certificate, GeneratorHealth, Source
 from modelfleetd.capacity.domain.loadtest import (
@@ -53,6 +58,7 @@ class Line:
 
     run: Run
     database: Database
+    address: str
 
 
 @pytest.fixture
@@ -68,7 +74,7 @@ async def line(database_url: str, capsys: pytest.CaptureFixture[str]) -> AsyncIt
             model = registry_pb2.Model(serving_spec=ServingSpec(command=["serve", "{port}"], flavor="flavors/cpu"))
             await client.registry.create_model(parent="modelTypes/ctr", model_id="new", model=model)
         database = await Database.open(database_url, "capacity", max_size=2)
-        yield Line(runner(services, "capacity", capsys), database)
+        yield Line(runner(services, "capacity", capsys), database, services.services["capacity"].address)
         await database.close()
 
 
@@ -108,7 +114,7 @@ async def store(database: Database, *, ended: str = "", probes: int = len(RATES)
 
 
 async def test_a_load_test_is_created_listed_and_cancelled(line: Line, tmp_path: Path) -> None:
-    (tmp_path / "request.pb").write_bytes(b"x")
+    (tmp_path / "request.pb").write_bytes(inference.ModelInferRequest(model_name="ctr").SerializeToString())
     made = await line.run(
         *("capacity", "loadtest", "create", "ctr/new", "--region", "eu", "--request", str(tmp_path / "request.pb")),
         *("--latency", "p99=60", "--latency", "p50=0.02s", "--requests", "4000"),
@@ -136,12 +142,20 @@ async def test_a_load_test_is_created_listed_and_cancelled(line: Line, tmp_path:
     assert "ended as CANCELLED. Cancelled by local." in watched.err
 
 
-async def test_wrong_input_is_answered_with_what_would_be_right(line: Line) -> None:
+async def test_wrong_input_is_answered_with_what_would_be_right(line: Line, tmp_path: Path) -> None:
     create = ("create", "ctr/new", "--region", "eu")
+    (tmp_path / "serve.sh").write_text("#!/bin/sh\n")
+    script = ("--request", str(tmp_path / "serve.sh"))
     for arguments, said in (
         (create, "give what to replay: --recording RECORDING, or --request FILE"),
         ((*create, "--latency", "99", "--recording", "r"), "'99' is no limit on a percentile; write p99=60"),
         ((*create, "--recording", "nope"), "recordings/nope, which does not exist"),
+        (
+            (*create, *script, "--requests", "2000"),
+            "--requests: must be 3,689 to 1,000,000, or unset (the default): fewer",
+        ),
+        ((*create, *script), "--request: number 1 must be an inference.ModelInferRequest in bytes"),
+        (("list", "ctr"), "'ctr' is no model; name one as ctr/MODEL"),
         (("show", "nope"), "loadTests/nope does not exist"),
         (("show", "nope", "--plot", "curve.jpg"), "a picture's name ends in .png or .svg"),
         (("watch", "nope"), "loadTests/nope does not exist"),
@@ -192,6 +206,28 @@ async def test_a_watch_in_a_pipe_is_a_line_for_each_probe_and_ends_as_the_test_d
     assert json.loads(each.out)["state"] == "SUCCEEDED"
 
 
+async def test_ctrl_c_ends_the_watch_and_says_that_the_load_test_goes_on(line: Line) -> None:
+    await store(line.database, probes=1)
+    program = Path(sys.executable).with_name("modelfleet")
+    words = (str(program), "capacity", "loadtest", "watch", "t1", "--address", line.address)
+    pipe = asyncio.subprocess.PIPE
+    watching = await asyncio.create_subprocess_exec(*words, stdout=pipe, stderr=pipe)
+    try:
+        assert watching.stdout is not None
+        assert b"SEARCHING" in await asyncio.wait_for(watching.stdout.readline(), 30)
+        watching.send_signal(signal.SIGINT)
+        _, said = await asyncio.wait_for(watching.communicate(), 30)
+    finally:
+        if watching.returncode is None:
+            watching.kill()
+            await watching.wait()
+    assert watching.returncode == 130
+    assert said.decode() == (
+        "\nloadTests/t1 goes on; watch it: modelfleet capacity loadtest watch t1; "
+        "cancel it: modelfleet capacity loadtest cancel t1\n"
+    )
+
+
 async def test_a_failed_one_ends_the_watch_with_its_cause_and_what_to_do(line: Line) -> None:
     await store(line.database, ended="NOTHING_BEYOND")
     watched = await line.run("capacity", "loadtest", "watch", "t1")
@@ -207,13 +243,49 @@ async def test_the_live_view_has_the_bracket_the_rate_under_trial_and_the_end(li
     with console.capture() as captured:
         console.print(loadtest_view.frame(json_format.ParseDict(found, pb.LoadTest())))
     drawn = captured.get()
-    assert "ctr/new on cpu in eu  SEARCHING" in drawn
+    assert drawn.startswith("t1  ctr/new on cpu in eu  SEARCHING")
     (bar,) = [text for text in drawn.splitlines() if "▲" in text and "─" in text]
     assert bar.index("●") < bar.index("▲") < bar.index("○")
     assert "● kept 110/s   ○ not kept 118.7/s   8% apart   ▲ trying 111.2/s" in drawn
     assert re.search(r"ends about \d\d:\d\d:\d\d UTC, in 2\dm", drawn)
     assert "generator too slow" in drawn
     assert "WITHIN: 0.4% took longer than 60 ms." in drawn
+
+
+def test_the_live_view_says_only_what_is_known_and_fits_in_eighty_columns() -> None:
+    shown = pb.LoadTest(name="loadTests/t1", highest_within_qps=1110.0)
+    shown.expected_end_time.FromDatetime(datetime.now(UTC) + timedelta(minutes=29, seconds=30))
+    for outcome, certification in ((pb.Probe.GENERATOR_LIMIT, False), (pb.Probe.WITHIN, True)):
+        shown.probes.add(
+            intended_qps=1111.1, requests=50_000, errors=100, latency_p50_ms=10.0, latency_p90_ms=90.0,
+            latency_p99_ms=100.0, latency_p999_ms=1000.0, outcome=outcome, certification=certification,
+        )  # fmt: skip
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(loadtest_view.frame(shown))
+    lines = captured.get().splitlines()
+    assert any(re.fullmatch(r"ends \S+ UTC at the earliest, in at least 29m.*", text) for text in lines)
+    assert any(text.rstrip().endswith("1,000.0 generator too slow") for text in lines)
+    assert any(text.rstrip().endswith("1,000.0 within (certification)") for text in lines)
+
+
+def test_a_picture_tells_what_was_kept_from_what_was_not_and_counts_probes_in_whole_numbers() -> None:
+    shown = pb.LoadTest(name="loadTests/t1")
+    shown.probes.add(intended_qps=100.0, outcome=pb.Probe.WITHIN)
+    (rates, _) = loadtest_view.charts(shown)
+    drawn = plot.terminal(rates)
+    assert "● within" in drawn
+    assert "×" not in drawn
+    (ticks,) = [text for text in drawn.splitlines() if re.fullmatch(r" *1 *", text)]
+    assert ticks.strip() == "1"
+    shown.probes.add(intended_qps=110.0, outcome=pb.Probe.OVER)
+    (rates, _) = loadtest_view.charts(shown)
+    assert "× not within" in plot.terminal(rates)
+
+
+@pytest.mark.parametrize(("qps", "said"), [(0.0, "-"), (142.0, "142/s"), (12345.6, "12,346/s")])
+def test_a_rate_is_said_as_people_say_it(qps: float, said: str) -> None:
+    assert loadtest_view.rate(qps) == said
 
 
 async def test_a_certificate_shows_what_it_rests_on(line: Line) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
+import click
 import pytest
 
 from modelfleet.cli import main
@@ -55,7 +57,18 @@ async def test_a_recording_is_made_watched_looked_at_and_deleted(
         assert "does not exist" in await run("show", name, status=1)
         assert "--region REGION" in await run("create", "ctr", status=1)
         assert "there is no dataset" in await run("create", "ctr", "--client", "nothing", status=1)
+        assert "capacity recording list ctr" in await run("list", "ctr/v1", status=1)
+        made = await run("create", "ctr", "--region", "eu", "--max-requests", "1000000000")
+        (going_on,) = re.findall("created recordings/([^ ]+)", made)
+        assert f"end it first: modelfleet capacity recording stop {going_on}" in await run("delete", going_on, status=1)
         assert "write 64MiB" in await run("create", "ctr", "--region", "eu", "--max-bytes", "x", status=1)
+
+
+def test_a_dataset_without_requests_is_told_from_one_that_has_none_yet(tmp_path: Path) -> None:
+    with pytest.raises(click.ClickException, match="there is no dataset at"):
+        recording_view.look(str(tmp_path / "none"), 1, 1)
+    with pytest.raises(click.ClickException, match="nothing is written yet; it is RECORDING"):
+        recording_view.look(str(tmp_path / "none"), 1, 1, "RECORDING")
 
 
 def test_the_first_requests_of_a_dataset_are_told_of(tmp_path: Path) -> None:

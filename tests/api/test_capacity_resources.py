@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.errors import Aborted, FailedPrecondition, NotFound
+from modelfleet.inference.v2 import open_inference_pb2 as inference
 from modelfleet.registry.v1 import registry_pb2
 from modelfleetd.capacity.books import Books
 from modelfleetd.kit.db import Database
@@ -168,7 +169,9 @@ async def test_an_expired_certificate_is_refused_by_name_unless_it_is_allowed(fl
 async def test_a_load_test_is_accepted_listed_watched_and_cancelled(fleet: CapacityFleet) -> None:
     capacity = fleet.client.capacity
     await capacity.create_certificate(certificate=stated(123.0))
-    wanted = pb.LoadTest(model=NEW, region=EU, sample_requests=[b"x"])
+    wanted = pb.LoadTest(
+        model=NEW, region=EU, sample_requests=[inference.ModelInferRequest(model_name="ctr").SerializeToString()]
+    )
     made = await capacity.create_load_test(load_test=wanted)
     # It begins where the newest certificate of its type ends, and keeps its samples to itself.
     assert (made.start_qps, made.certification_requests, len(made.sample_requests)) == (123.0, 50_000, 0)

@@ -104,7 +104,7 @@ def _confirmed_below(rate: float) -> Callable[[Plan], Outcome]:
 @pytest.mark.parametrize(
     ("decide", "cause", "words"),
     [
-        (lambda plan: Outcome.GENERATOR_LIMIT, Cause.GENERATOR_LIMIT, "At 100 requests/s the load generator"),
+        (lambda plan: Outcome.GENERATOR_LIMIT, Cause.GENERATOR_LIMIT, "requests/s the load generator was the limit"),
         (lambda plan: Outcome.TRANSPORT_ERRORS, Cause.UNRELATED_ERRORS, "did not reach the replica"),
         (lambda plan: Outcome.UNSTABLE, Cause.UNSTABLE_LATENCY, "did not settle"),
         (lambda plan: Outcome.OVER, Cause.NOTHING_WITHIN, "Not even 0.1 requests/s"),
@@ -150,6 +150,51 @@ def test_a_probe_that_says_nothing_of_the_replica_is_repeated_and_never_counts_a
     assert isinstance(search.result, Found)
     assert search.result.max_qps >= 130 / 1.05
     assert len({plan.qps for plan in plans[:2]}) == len({plan.qps for plan in plans[2:5]}) == 1
+
+
+@pytest.mark.parametrize(("known", "first"), [((364.0, 0.0), 400.4), ((0.0, 440.0), 400.0), ((364.0, 440.0), 400.2)])
+def test_an_interrupted_search_goes_on_from_either_end_that_was_found(known: tuple[float, float], first: float) -> None:
+    search = Search(100.0, STOPPERS, known=known)
+    plans = []
+    while (plan := search.plan) is not None:
+        plans.append(plan)
+        assert search.highest_within_qps >= known[0]
+        search.add(probe_of(plan, keeps(410.0)(plan)))
+    assert plans[0].qps == pytest.approx(first, abs=0.1)
+    assert isinstance(search.result, Found)
+    assert 410 / 1.05 <= search.result.max_qps <= 410
+
+
+def sends(most: float, then: Callable[[Plan], Outcome]) -> Callable[[Plan], Outcome]:
+    return lambda plan: then(plan) if plan.qps <= most else Outcome.GENERATOR_LIMIT
+
+
+@pytest.mark.parametrize("start", [100.0, 1000.0])
+def test_a_generator_that_is_too_slow_tells_the_highest_rate_that_was_kept(start: float) -> None:
+    search, plans = run(start, sends(420.0, keeps(1000.0)))
+    assert isinstance(search.result, NotFound)
+    assert search.result.cause is Cause.GENERATOR_LIMIT
+    not_sent = min(plan.qps for plan in plans if plan.qps > 420)
+    kept = search.highest_within_qps
+    assert 420 / 1.05 <= kept <= 420 < not_sent <= kept * 1.05
+    assert f"{kept:.4g}/s was kept; the generator could not send {not_sent:.4g}/s: " in str(search.result)
+    assert search.lowest_beyond_qps == 0
+    assert not any(plan.certification for plan in plans)
+
+
+@settings(max_examples=50, deadline=None)
+@given(start=st.floats(100.0, 1200.0), spare=st.floats(1.0, 3.0))
+def test_a_rate_that_cannot_be_sent_does_not_keep_a_search_from_a_maximum_below(start: float, spare: float) -> None:
+    # A bracket of 5% that is kept by the generator too.
+    search, _ = run(start, sends(400.0 * 1.06 * spare, keeps(400.0)))
+    assert isinstance(search.result, Found)
+    assert 400 / 1.05 <= search.result.max_qps <= 400
+
+
+def test_a_generator_that_can_send_nothing_is_told_soon() -> None:
+    _, plans = run(1000.0, lambda plan: Outcome.GENERATOR_LIMIT)
+    assert len({plan.qps for plan in plans}) <= 7
+    assert plans[-1].qps > 100
 
 
 def test_an_undecided_probe_counts_as_what_it_leans_to_but_never_confirms_anything() -> None:

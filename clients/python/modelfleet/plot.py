@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Kind = Literal["line", "steps", "points", "band"]
+Mark = Literal["good", "bad", "unknown", "best"]
 
 SUFFIXES = (".png", ".svg")
 
@@ -28,6 +29,13 @@ _LIMIT_COLOUR = "#555555"
 _FILE_MARKERS = ("o", "X", "^", "s", "D", "v", "P", "*")
 # Without colours, characters tell the series apart.
 _TEXT_POINTS = ("●", "×", "▲", "■", "◆", "▼", "+", "*")
+# Points that mean something look the same in every chart: their colour, and their marker as text and in files.
+_MARKS: dict[Mark, tuple[str, str, str]] = {
+    "good": ("#009E73", "●", "o"),
+    "bad": ("#D55E00", "×", "X"),
+    "unknown": ("#999999", "▲", "^"),
+    "best": ("#009E73", "◆", "D"),
+}
 _TEXT_LINES = ("braille", "*", "+", "o", "#", "=", "~", "%")
 # Several limits differ in their strokes.
 _LIMIT_MARKERS = ("-", "·", "=", "¨")
@@ -58,6 +66,7 @@ class Series:
         kind: a line from point to point, steps (a value holds until the next), points alone, or a band from `y` to
             `upper`.
         upper: of a band: its upper edge, as many values.
+        mark: of points: what they mean; without it, their look is that of their place among the series.
 
     Raises:
         ValueError: the numbers of values differ.
@@ -68,6 +77,7 @@ class Series:
     y: Sequence[float]
     kind: Kind = "line"
     upper: Sequence[float] = ()
+    mark: Mark | None = None
 
     def __post_init__(self) -> None:
         edges = (self.y, self.upper) if self.kind == "band" else (self.y,)
@@ -96,6 +106,7 @@ class Chart:
         log_x: whether the horizontal axis is logarithmic; not together with `time_x`.
         log_y: whether the vertical axis is logarithmic.
         time_x: whether the horizontal axis is time.
+        whole_x: whether the horizontal axis counts: it has whole numbers only.
     """
 
     title: str
@@ -106,6 +117,7 @@ class Chart:
     log_x: bool = False
     log_y: bool = False
     time_x: bool = False
+    whole_x: bool = False
 
 
 def write(charts: Chart | Sequence[Chart], path: Path | str) -> None:
@@ -191,6 +203,8 @@ def _draw(axes: Axes, chart: Chart) -> None:
 
 def _draw_series(axes: Axes, chart: Chart, series: Series, number: int) -> None:
     color, marker = _COLOURS[number % len(_COLOURS)], _FILE_MARKERS[number % len(_FILE_MARKERS)]
+    if series.mark:
+        color, _, marker = _MARKS[series.mark]
     places = [datetime.fromtimestamp(x, UTC) if chart.time_x else x for x in series.x]
     # Their types know only numbers; dates are converted by the axis.
     x: Any = places
@@ -211,12 +225,14 @@ def _draw_series(axes: Axes, chart: Chart, series: Series, number: int) -> None:
 
 def _number_axes(axes: Axes, chart: Chart) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
     if chart.time_x:
         locator = AutoDateLocator(tz=UTC)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
+    if chart.whole_x:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for axis, log, limits in ((axes.xaxis, chart.log_x, axes.get_xlim()), (axes.yaxis, chart.log_y, axes.get_ylim())):
         if log:
             axis.set_major_locator(FixedLocator(_log_ticks(*limits)))
@@ -258,7 +274,7 @@ class _TextPanel:
         if chart.time_x:
             x_ticks = _time_ticks(*x_range, self._width // 16)
         else:
-            x_ticks = _ticks(*x_range, self._width // 12, log=chart.log_x)
+            x_ticks = _ticks(*x_range, self._width // 12, log=chart.log_x, whole=chart.whole_x)
         y_ticks = _ticks(*y_range, self._height // 3, log=chart.log_y)
         for axis, (low, high), ticks in (("x", x_range, x_ticks), ("y", y_range, y_ticks)):
             figure.ruler(axis).lim(low, high)
@@ -331,6 +347,8 @@ class _TextPanel:
 
     def _marker(self, number: int) -> str:
         series = self._chart.series[number]
+        if series.mark:
+            return _MARKS[series.mark][1]
         if series.kind == "points":
             return _TEXT_POINTS[number % len(_TEXT_POINTS)]
         return "braille" if self._color else _TEXT_LINES[number % len(_TEXT_LINES)]
@@ -340,7 +358,8 @@ class _TextPanel:
         return "⠒⠒" if marker == "braille" else marker
 
     def _colour(self, number: int) -> str:
-        colour = _COLOURS[number % len(_COLOURS)]
+        mark = self._chart.series[number].mark
+        colour = _MARKS[mark][0] if mark else _COLOURS[number % len(_COLOURS)]
         # Black is not seen on a dark terminal.
         return "#BBBBBB" if colour == "#000000" else colour
 
@@ -377,13 +396,15 @@ def _around(places: Sequence[float], *, time: bool = False) -> tuple[float, floa
     return (0.0 if 0 <= low < room else low - room), high + room
 
 
-def _ticks(low: float, high: float, most: int, *, log: bool) -> list[tuple[float, str]]:
+def _ticks(low: float, high: float, most: int, *, log: bool, whole: bool = False) -> list[tuple[float, str]]:
     if log:
         ticks = _log_ticks(10**low, 10**high)
         while len(ticks) > max(2, most):
             ticks = ticks[::2]
         return [(math.log10(value), _number(value)) for value in ticks]
     step = _nice((high - low) / max(2, most))
+    if whole:
+        step = max(1.0, step)
     first = math.ceil(low / step)
     return [(number * step, _number(number * step)) for number in range(first, math.floor(high / step) + 1)]
 

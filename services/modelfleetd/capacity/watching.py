@@ -41,11 +41,12 @@ class Watching:
         watched = self._watched.setdefault(name, _Watched())
         watched.watchers += 1
         try:
-            seen = 0
+            seen = None
             while True:
                 found = await self._newest(name, watched)
-                if found.version != seen:
-                    seen = found.version
+                # Where it stands in the line changes with the others, not with itself.
+                if (found.version, found.message) != seen:
+                    seen = found.version, found.message
                     yield found
                 if found.state in ENDED:
                     return
@@ -62,5 +63,6 @@ class Watching:
                 version = await loadtests.version(self._database, name)
                 if watched.found is None or version != watched.found.version:
                     watched.found = await loadtests.get(self._database, name)
+                (watched.found,) = await loadtests.with_turns(self._database, [watched.found])
                 watched.due = self._clock.monotonic() + _LOOK_SECONDS
             return watched.found

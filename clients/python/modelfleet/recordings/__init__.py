@@ -25,7 +25,7 @@ then of the rows. It can be computed while reading, and two recordings with equa
 pyarrow is imported when a dataset is opened, not before (`pip install modelfleet[recordings]`).
 """
 
-from modelfleet.recordings.layout import Digest, RecordingError, is_beneath
+from modelfleet.recordings.layout import Digest, NothingRecorded, RecordingError, is_beneath
 from modelfleet.recordings.reader import Dataset, Recorded, Replay, Summary
 from modelfleet.recordings.recorder import Limits, Recorder
 from modelfleet.recordings.traffic import TrafficRecorder
@@ -36,6 +36,7 @@ __all__ = [
     "DatasetWriter",
     "Digest",
     "Limits",
+    "NothingRecorded",
     "Recorded",
     "Recorder",
     "RecordingError",

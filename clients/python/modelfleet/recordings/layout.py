@@ -24,6 +24,10 @@ class RecordingError(Exception):
     """A recording cannot be written or read; says why, in words for people."""
 
 
+class NothingRecorded(RecordingError):
+    """There is no dataset, or nothing in it: perhaps not yet."""
+
+
 class Digest:
     """The digest of a recording, request by request: see the package."""
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from modelfleet.recordings import layout
-from modelfleet.recordings.layout import Digest, RecordingError
+from modelfleet.recordings.layout import Digest, NothingRecorded, RecordingError
 
 _COLUMNS = ("arrival_time", "request")
 _BATCH_BYTES = 1 << 20
@@ -72,14 +72,15 @@ class Dataset:
             uri: the dataset's folder: a local path, or a URI (`s3://`, `gs://`, `file://` …).
 
         Raises:
-            RecordingError: there is none, it is empty, or it cannot be read.
+            NothingRecorded: there is none, or it is empty.
+            RecordingError: it cannot be read.
         """
         filesystem, root = layout.locate(uri)
         from pyarrow import fs
 
         with _readable(uri):
             if filesystem.get_file_info(root).type is fs.FileType.NotFound:
-                raise RecordingError(f"there is no dataset at {uri}")
+                raise NothingRecorded(f"there is no dataset at {uri}")
             found = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
             files = [
                 _File(_first_us(filesystem, file), file.path)
@@ -87,7 +88,7 @@ class Dataset:
                 if file.is_file and file.base_name.endswith(layout.PARQUET) and not _hidden(root, file.path)
             ]
         if not files:
-            raise RecordingError(f"the dataset at {uri} is empty")
+            raise NothingRecorded(f"the dataset at {uri} is empty")
         return cls(uri, filesystem, tuple(sorted(files)))
 
     @property

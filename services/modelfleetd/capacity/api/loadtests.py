@@ -67,7 +67,8 @@ class LoadTests(Base):
 
         async def act(conn: Connection) -> pb.LoadTest:
             digest = await _replayable(conn, wanted, model)
-            made = await loadtests.insert(conn, name, replace(wanted, recording_digest=digest), by)
+            inserted = await loadtests.insert(conn, name, replace(wanted, recording_digest=digest), by)
+            (made,) = await loadtests.with_turns(conn, [inserted])
             return wire.load_test_to_proto(made)
 
         return await change(self._database, request, pb.LoadTest, act)
@@ -77,11 +78,15 @@ class LoadTests(Base):
         return DEFAULT_START_QPS if predecessor is None else predecessor.max_qps
 
     async def GetLoadTest(self, request: pb.GetLoadTestRequest, context: Context) -> pb.LoadTest:
-        return wire.load_test_to_proto(await loadtests.get_whole(self._database, request.name))
+        whole = await loadtests.get_whole(self._database, request.name)
+        (found,) = await loadtests.with_turns(self._database, [whole])
+        return wire.load_test_to_proto(found)
 
     async def ListLoadTests(self, request: pb.ListLoadTestsRequest, context: Context) -> pb.ListLoadTestsResponse:
         page = paging.read(request, int)
-        found = await loadtests.page(self._database, request.model, before(page), page.size + 1)
+        rows = await loadtests.page(self._database, request.model, before(page), page.size + 1)
+        tests = await loadtests.with_turns(self._database, [row.load_test for row in rows])
+        found = [replace(row, load_test=test) for row, test in zip(rows, tests, strict=True)]
         shown, token = page.answer(
             found, lambda row: (row.sequence,), lambda row: wire.load_test_to_proto(row.load_test)
         )

@@ -177,8 +177,18 @@ class Stoppers:
     @property
     def needed_requests(self) -> int:
         """Requests, none of them slow or failed, that it takes to confirm the smallest share with 97.5 % confidence."""
-        smallest = min(self.error_rate, *(limit.share for limit in self.latency_limits), 1.0)
-        return math.ceil(-math.log(0.025) / smallest)
+        return math.ceil(-math.log(0.025) / min(self._shares.values()))
+
+    @property
+    def hardest_to_confirm(self) -> str:
+        """The stopper that takes the most requests to confirm, in words."""
+        return min(self._shares, key=self._shares.__getitem__)
+
+    @property
+    def _shares(self) -> dict[str, float]:
+        """The share of the requests that may fail or be slow, by what asks for it."""
+        limits = {str(limit): limit.share for limit in self.latency_limits}
+        return {f"an error rate of {self.error_rate:g}": self.error_rate, **limits}
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,13 +264,27 @@ class Wanted:
             wrong.append(FieldViolation("load_test.start_qps", "must be 0 (the default) or 0.1 to 1,000,000"))
         fewest = max(CERTIFICATION_REQUESTS.start, self.stoppers.needed_requests)
         if not fewest <= self.certification_requests < CERTIFICATION_REQUESTS.stop:
-            description = f"must be 0 (the default) or {fewest:,} to 1,000,000 to confirm the stoppers"
+            description = f"must be {fewest:,} to 1,000,000, or unset (the default)"
+            if fewest == self.stoppers.needed_requests:
+                description += f": fewer cannot confirm {self.stoppers.hardest_to_confirm}"
             wrong.append(FieldViolation("load_test.certification_requests", description))
         if self.warm_up_duration is not None and not timedelta(0) < self.warm_up_duration <= LONGEST_WARM_UP:
             wrong.append(FieldViolation("load_test.warm_up_duration", "must be unset (the default) or up to 30 min"))
         if not SHORTEST_VALIDITY <= self.validity_duration <= LONGEST_VALIDITY:
             wrong.append(FieldViolation("load_test.validity_duration", "must be unset (90 d) or 1 h to 365 d"))
         refuse(wrong)
+
+
+def waits_for_its_turn(place: int = 1, under_way: str | None = None) -> str:
+    """Says, for people, what a load test waits for that nobody has begun.
+
+    Args:
+        place: among those that wait; the first is begun next.
+        under_way: the oldest load test that was begun and has not ended, if there is one.
+    """
+    where = [f"number {place} in line"] if under_way or place > 1 else []
+    behind = [f"behind {under_way}, which is under way"] if under_way else []
+    return ": ".join(["Waits for its turn", *([", ".join(where + behind)] if where else [])]) + "."
 
 
 def digest_of(requests: Iterable[bytes]) -> str:

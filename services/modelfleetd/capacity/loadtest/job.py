@@ -220,7 +220,7 @@ class LoadTests:
         test = claim.test
         # What an interrupted attempt has found is where this one begins.
         known = test.highest_within_qps, test.lowest_beyond_qps
-        search = Search(known[0] or test.start_qps, test.stoppers, test.certification_requests, known)
+        search = Search(test.start_qps, test.stoppers, test.certification_requests, known)
         end = self._clock.monotonic() + _MOST_SECONDS
         while (plan := search.plan) is not None:
             left = end - self._clock.monotonic()

@@ -26,7 +26,8 @@ HIGHEST_QPS = 1e6
 _MOST_STEPS_DOWN = 12
 # A probe that says nothing of the replica is repeated this often.
 _REPEATS = 2
-# Errors that are no fewer at this fraction of a rate do not come from the load.
+# Errors that are no fewer at this fraction of a rate do not come from the load. A generator that cannot send it either
+# will not send any.
 _MUCH_LOWER = 0.25
 _NO_FEWER = 0.5
 
@@ -100,15 +101,22 @@ class Search:
         certification_requests: int = DEFAULT_CERTIFICATION_REQUESTS,
         known: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        """Begins at a rate: the predecessor's certificate, or a guess; or with the bracket that is known already."""
+        """Begins at a rate: the predecessor's certificate, or a guess; or from what is known already.
+
+        Args:
+            known: the highest rate within and the lowest one beyond that an interrupted search has found; 0 for an end
+                that it has not found. The search goes on from them, and does not look at the start.
+        """
         self._start = start_qps
         self._stoppers = stoppers
         self._certification_requests = certification_requests
         self._scale = certification_requests / DEFAULT_CERTIFICATION_REQUESTS
         self._is_new = True
         self._failing: list[Probe] = []
+        # Rates that the generator cannot send: no higher ones are tried. They say nothing of the replica.
+        self._not_sent: list[float] = []
         self.result: Result | None = None
-        self.highest_within_qps, self.lowest_beyond_qps = known if all(known) else (0.0, 0.0)
+        self.highest_within_qps, self.lowest_beyond_qps = known
         self._steps = self._run()
         self.plan: Plan | None = next(self._steps)
 
@@ -132,48 +140,77 @@ class Search:
         rate = self.plan.qps
         plans = [self.plan]
         if not self.plan.certification:
-            within, beyond = self.highest_within_qps, self.lowest_beyond_qps
+            within, above = self.highest_within_qps, self._upper_end
             # Before there is a bracket: one more step, to one that is as wide as the second step.
-            width = math.log(beyond / within) if within and beyond else FIRST_STEP * STEP_GROWTH
-            more = max(0, math.ceil(math.log2(width / BRACKET))) - bool(within and beyond)
+            width = math.log(above / within) if within and above else FIRST_STEP * STEP_GROWTH
+            more = max(0, math.ceil(math.log2(width / BRACKET))) - bool(within and above)
             plans += [Plan(rate)] * max(0, more) + [Plan(rate, certification=True)]
         requests = sum(self.length(plan).planned for plan in plans)
         warm_ups = sum(plan.warm_up_seconds for plan in plans)
         return Remaining(requests + math.ceil(warm_ups * rate), requests / rate + warm_ups)
 
+    @property
+    def _has_bracket(self) -> bool:
+        """Whether there is a rate that is within, and one above it that is beyond or that cannot be sent."""
+        return bool(self.highest_within_qps and self._upper_end)
+
+    @property
+    def _upper_end(self) -> float:
+        """The lowest rate that is beyond or that the generator cannot send; 0 before the first."""
+        beyond = [self.lowest_beyond_qps] if self.lowest_beyond_qps else []
+        return min(beyond + self._not_sent, default=0.0)
+
     def _run(self) -> _Steps:
-        ended = None if self.highest_within_qps else (yield from self._gallop())
-        while ended is None and math.log(self.lowest_beyond_qps / self.highest_within_qps) > BRACKET:
-            ended = yield from self._try(math.sqrt(self.highest_within_qps * self.lowest_beyond_qps))
+        ended = None if self._has_bracket else (yield from self._gallop())
+        while ended is None and math.log(self._upper_end / self.highest_within_qps) > BRACKET:
+            ended = yield from self._try(math.sqrt(self.highest_within_qps * self._upper_end))
+        if ended is None and self._upper_end in self._not_sent:
+            ended = self._kept_all_that_was_sent()
         return ended or (yield from self._certify())
 
     def _gallop(self) -> Generator[Plan, Probe, NotFound | None]:
-        """Finds a rate that is within and one that is not, in steps that grow."""
+        """Finds a rate that is within and one that is not, in steps that grow; one end may be known."""
         rate, step = self._start, FIRST_STEP
+        if known := self.highest_within_qps or self.lowest_beyond_qps:
+            rate, step = self._next_rate(known, step), step * STEP_GROWTH
         while True:
             ended = yield from self._try(rate)
             if ended is not None:
                 return ended
-            if self.highest_within_qps and self.lowest_beyond_qps:
+            if self._has_bracket:
                 return None
             if rate >= HIGHEST_QPS and self.highest_within_qps:
                 return NotFound(Cause.NOTHING_BEYOND, rate, f"Even {rate:.4g} requests/s were within the stoppers.")
             if rate <= LOWEST_QPS and self.lowest_beyond_qps:
                 return NotFound(Cause.NOTHING_WITHIN, rate, f"Not even {rate:.4g} requests/s were within the stoppers.")
-            rate = min(HIGHEST_QPS, max(LOWEST_QPS, rate * math.exp(step if self.highest_within_qps else -step)))
-            step *= STEP_GROWTH
+            rate, step = self._next_rate(rate, step), step * STEP_GROWTH
+
+    def _next_rate(self, rate: float, step: float) -> float:
+        """Returns a rate above one that is within, or below one that is not."""
+        return min(HIGHEST_QPS, max(LOWEST_QPS, rate * math.exp(step if self.highest_within_qps else -step)))
 
     def _try(self, rate: float) -> Generator[Plan, Probe, NotFound | None]:
         """Probes a rate, and moves an end of the bracket to it."""
         probe = yield from self._probe(rate)
         if isinstance(probe, NotFound):
-            return probe
+            return self._not_sendable(probe) if probe.cause is Cause.GENERATOR_LIMIT else probe
         if self._counts_as_within(probe):
             self.highest_within_qps = rate
         else:
             self.lowest_beyond_qps = rate
             return self._unrelated_errors(probe)
         return None
+
+    def _not_sendable(self, found: NotFound) -> NotFound | None:
+        """Tries no higher rate than this any more; it is the end where a much lower one could not be sent either."""
+        self._not_sent.append(found.qps)
+        is_much_lower = found.qps <= max(LOWEST_QPS, _MUCH_LOWER * max(self._not_sent))
+        return found if is_much_lower and not self.highest_within_qps else None
+
+    def _kept_all_that_was_sent(self) -> NotFound:
+        kept, not_sent = self.highest_within_qps, self._upper_end
+        cause, why = _BLIND[Outcome.GENERATOR_LIMIT]
+        return NotFound(cause, kept, f"{kept:.4g}/s was kept; the generator could not send {not_sent:.4g}/s: {why}.")
 
     def _certify(self) -> _Steps:
         rate = self.highest_within_qps

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
-from modelfleetd.capacity.domain.loadtest import ENDED, Cause, LoadTest, Outcome, Probe, State, Wanted
+from modelfleetd.capacity.domain.loadtest import (
+    ENDED,
+    Cause,
+    LoadTest,
+    Outcome,
+    Probe,
+    State,
+    Wanted,
+    waits_for_its_turn,
+)
 from modelfleetd.capacity.store.rows import Reads, stoppers_from_json
 from modelfleetd.errors import ResourceNotFound
 from modelfleetd.kit.db import Connection, Record
@@ -63,7 +73,7 @@ class Claim:
 
 
 async def insert(conn: Connection, name: str, wanted: Wanted, actor: str) -> LoadTest:
-    values = asdict(wanted) | {"name": name, "actor": actor, "message": "Waits for its turn."}
+    values = asdict(wanted) | {"name": name, "actor": actor, "message": waits_for_its_turn()}
     values |= values.pop("stoppers")
     values["sample_requests"] = list(wanted.sample_requests)
     places = ", ".join(f"${index}" for index in range(1, len(values) + 1))
@@ -89,6 +99,24 @@ async def get_whole(reads: Reads, name: str) -> LoadTest:
     histograms = {row["number"]: row["histogram"] for row in rows}
     probes = (replace(probe, histogram=histograms.get(n, b"")) for n, probe in enumerate(found.probes, 1))
     return replace(found, probes=tuple(probes))
+
+
+async def with_turns(reads: Reads, found: Sequence[LoadTest]) -> list[LoadTest]:
+    """Returns load tests of which those that nobody has begun say where they stand: that changes with the others."""
+    waiting = [test.name for test in found if test.state is State.PENDING and not test.attempt]
+    if not waiting:
+        return list(found)
+    rows = await reads.fetch(
+        f"""WITH open AS (
+                SELECT name, sequence, state = 'PENDING' AND attempt = 0 AS waits FROM load_tests
+                WHERE state NOT IN ({_ENDED})
+            ), line AS (SELECT name, row_number() OVER (ORDER BY sequence) AS place FROM open WHERE waits)
+            SELECT name, place, (SELECT name FROM open WHERE NOT waits ORDER BY sequence LIMIT 1) AS under_way
+            FROM line WHERE name = ANY($1)""",
+        waiting,
+    )
+    turns = {row["name"]: waits_for_its_turn(row["place"], row["under_way"]) for row in rows}
+    return [replace(test, message=turns.get(test.name, test.message)) for test in found]
 
 
 async def version(reads: Reads, name: str) -> int | None:

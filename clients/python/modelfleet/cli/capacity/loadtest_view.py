@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from modelfleet import wording
+from modelfleet import plot, wording
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.cli import render
 from modelfleet.plot import Chart, Limit, Series
@@ -40,7 +40,9 @@ _SHOWN_LIVE = 8
 
 def rate(qps: float) -> str:
     """A rate as people say it: `142/s`; a dash where there is none."""
-    return f"{qps:,.4g}/s" if qps < 1000 else f"{qps:,.0f}/s" if qps else "-"
+    if not qps:
+        return "-"
+    return f"{qps:,.4g}/s" if qps < 1000 else f"{qps:,.0f}/s"
 
 
 def stoppers(asked: pb.Stoppers) -> str:
@@ -73,10 +75,11 @@ def verdict(probe: pb.Probe) -> str:
 
 def probe_table(probes: Sequence[pb.Probe], *, last: int | None = None) -> Table:
     """The probes, or the last ones, a line each."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for header in ("PROBE", "RATE/S", "REQUESTS", "ERRORS", "P50 MS", "P90 MS", "P99 MS", "P99.9 MS"):
+    # A line of it fits in 80 columns, with the longest verdict of a replica too.
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for header in ("#", "RATE/S", "REQUESTS", "ERRORS", "P50 MS", "P90 MS", "P99 MS", "P99.9 MS"):
         table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("VERDICT")
+    table.add_column("VERDICT", no_wrap=True)
     skipped = max(0, len(probes) - last) if last else 0
     for number, probe in enumerate(probes[skipped:], skipped + 1):
         table.add_row(
@@ -127,20 +130,18 @@ def bracket(test: pb.LoadTest) -> Iterator[Text]:
 
 def frame(test: pb.LoadTest) -> RenderableType:
     """One picture of the live view."""
-    place = f"{wording.short_model(test.model)} on {render.short(test.flavor)} in {render.short(test.region)}  "
+    place = f"{wording.short_model(test.model)} on {render.short(test.flavor)} in {render.short(test.region)}"
     again = f"  attempt {test.attempt}" if test.attempt > 1 else ""
     state = (render.enum(test, "state"), _STATE_STYLE.get(test.state, "bold cyan"))
     parts: list[RenderableType] = [
-        Text.assemble((place, "bold"), state, f"{again}  {took(test)}"),
+        Text.assemble((f"{render.short(test.name)}  {place}  ", "bold"), state, f"{again}  {took(test)}"),
         Text(test.message),
         Text(f"must keep {stoppers(test.stoppers)}"),
         Text(""),
         *bracket(test),
     ]
     if test.HasField("expected_end_time"):
-        left = test.expected_end_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC)
-        end = _of_day(test.expected_end_time.ToDatetime())
-        parts.append(Text(f"ends about {end} UTC, in {_about(left.total_seconds())}"))
+        parts.append(Text(_end(test)))
     if test.probes:
         parts += [Text(""), probe_table(test.probes, last=_SHOWN_LIVE), Text(test.probes[-1].explanation, style="dim")]
     return Group(*parts)
@@ -214,18 +215,20 @@ def charts(test: pb.LoadTest) -> list[Chart]:
 def _rates(test: pb.LoadTest) -> Chart:
     numbered = list(enumerate(test.probes, 1))
     series = list(_closing_in(numbered))
-    for label, chosen in (
-        ("within", [(n, p) for n, p in numbered if p.outcome == pb.Probe.WITHIN and not p.certification]),
-        ("not within", [(n, p) for n, p in numbered if p.outcome in _JUDGED and p.outcome != pb.Probe.WITHIN]),
-        ("says nothing", [(n, p) for n, p in numbered if p.outcome not in _JUDGED]),
-        ("confirmed", [(n, p) for n, p in numbered if p.outcome == pb.Probe.WITHIN and p.certification]),
-    ):
+    chosen_as: list[tuple[str, plot.Mark, list[tuple[int, pb.Probe]]]] = [
+        ("within", "good", [(n, p) for n, p in numbered if p.outcome == pb.Probe.WITHIN and not p.certification]),
+        ("not within", "bad", [(n, p) for n, p in numbered if p.outcome in _JUDGED and p.outcome != pb.Probe.WITHIN]),
+        ("says nothing", "unknown", [(n, p) for n, p in numbered if p.outcome not in _JUDGED]),
+        ("confirmed", "best", [(n, p) for n, p in numbered if p.outcome == pb.Probe.WITHIN and p.certification]),
+    ]
+    for label, mark, chosen in chosen_as:
         if chosen:
-            series.append(Series(label, [n for n, _ in chosen], [p.intended_qps for _, p in chosen], "points"))
+            rates = [probe.intended_qps for _, probe in chosen]
+            series.append(Series(label, [number for number, _ in chosen], rates, "points", mark=mark))
     result = test.probes[-1].intended_qps
     limits = [Limit(result, f"result {rate(result)}")] if test.state == pb.LoadTest.SUCCEEDED else []
     title = f"{wording.short_model(test.model)} on {render.short(test.flavor)}: rates tried"
-    return Chart(title, "probe", "rate (requests/s)", series, limits)
+    return Chart(title, "probe", "rate (requests/s)", series, limits, whole_x=True)
 
 
 def _closing_in(numbered: Sequence[tuple[int, pb.Probe]]) -> Iterator[Series]:
@@ -264,6 +267,15 @@ def _latencies(probe: pb.Probe) -> tuple[float, float, float, float]:
 
 def _of_day(time: datetime) -> str:
     return f"{time:%H:%M:%S}"
+
+
+def _end(test: pb.LoadTest) -> str:
+    """When it will end. Before there is a bracket nobody knows how far the maximum is: then the earliest time."""
+    end = _of_day(test.expected_end_time.ToDatetime())
+    left = _about((test.expected_end_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC)).total_seconds())
+    if test.highest_within_qps and test.lowest_beyond_qps:
+        return f"ends about {end} UTC, in {left}"
+    return f"ends {end} UTC at the earliest, in at least {left}"
 
 
 def _about(seconds: float) -> str:

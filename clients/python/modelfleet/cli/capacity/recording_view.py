@@ -16,7 +16,7 @@ from modelfleet import wording
 from modelfleet.capacity.v1 import recordings_pb2 as pb
 from modelfleet.cli import render
 from modelfleet.inference.v2 import open_inference_pb2 as inference
-from modelfleet.recordings import Dataset, Recorded, RecordingError
+from modelfleet.recordings import Dataset, NothingRecorded, Recorded, RecordingError
 from modelfleet.recordings.layout import moment
 
 _BAR = 40
@@ -136,8 +136,15 @@ class Looked:
         }
 
 
-def look(uri: str, shown: int, over: int) -> Looked:
-    """Reads the first requests of a dataset; keeps only those that are shown."""
+def look(uri: str, shown: int, over: int, going_on: str = "") -> Looked:
+    """Reads the first requests of a dataset; keeps only those that are shown.
+
+    Args:
+        uri: where it is.
+        shown: how many requests are kept.
+        over: how many are read.
+        going_on: the state of its recording where that has not ended: nothing may be written yet.
+    """
     kept: list[Recorded] = []
     sizes: list[int] = []
     arrivals: list[int] = []
@@ -148,6 +155,8 @@ def look(uri: str, shown: int, over: int) -> Looked:
                     kept.append(row)
                 sizes.append(len(row.request))
                 arrivals.append(row.arrival_us)
+    except NothingRecorded as error:
+        raise click.ClickException(f"nothing is written yet; it is {going_on}" if going_on else str(error)) from None
     except RecordingError as error:
         raise click.ClickException(str(error)) from None
     return Looked(kept, np.array(sizes, np.int64), np.array(arrivals, np.int64))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 from google.protobuf.duration_pb2 import Duration
-from rich.console import Console
 
 from modelfleet.capacity.v1 import recordings_pb2 as pb
 from modelfleet.cli import render
 from modelfleet.cli.capacity import recording_view as view
 from modelfleet.cli.parameters import DURATION, SIZE
 from modelfleet.cli.session import FleetGroup, Session, with_session
-from modelfleet.errors import DeadlineExceeded, Unavailable
+from modelfleet.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 
 _POLL_SECONDS = 1.0
 _ENDED = frozenset({pb.Recording.READY, pb.Recording.FAILED})
@@ -102,6 +102,12 @@ def create_recording(
 @with_session
 def list_recordings(session: Session, model_type: str, limit: int) -> None:
     """List recordings, newest first, of one model type or of all."""
+    route = model_type.removeprefix("modelTypes/").partition("/")[0]
+    if model_type not in {route, f"modelTypes/{route}"}:
+        raise click.UsageError(
+            f"recordings are of a model type, and '{model_type}' is none; "
+            f"list them: modelfleet capacity recording list {route}"
+        )
     asked = _type_name(model_type) if model_type else ""
     answer = session.client.capacity.list_recordings(model_type=asked, page_size=limit)
     nothing = "No recordings. Make one: modelfleet capacity recording create TYPE --region REGION"
@@ -140,7 +146,15 @@ def stop_recording(session: Session, name: str) -> None:
 @with_session
 def delete_recording(session: Session, name: str) -> None:
     """Delete a recording and its dataset."""
-    session.client.capacity.delete_recording(name=_name(name))
+    try:
+        session.client.capacity.delete_recording(name=_name(name))
+    except FailedPrecondition as error:
+        if error.reason != "WRONG_STATE":
+            raise
+        raise click.ClickException(
+            f"{_name(name)} is {error.metadata['state']}; end it first: "
+            f"modelfleet capacity recording stop {render.short(name)}"
+        ) from None
     if session.is_table:
         click.echo(f"deleted {_name(name)}; its dataset goes within seconds")
     else:
@@ -162,8 +176,11 @@ def head(session: Session, name: str, count: int, over: int) -> None:
     Reads the dataset itself, so this machine must reach it. A folder or URI (with a slash) may be named instead.
     """
     is_dataset = ("/" in name or name.startswith(".")) and not name.startswith("recordings/")
-    uri = name if is_dataset else session.client.capacity.get_recording(name=_name(name)).uri
-    looked = view.look(uri, count, max(count, over))
+    uri, going_on = name, ""
+    if not is_dataset:
+        found = session.client.capacity.get_recording(name=_name(name))
+        uri, going_on = found.uri, "" if found.state in _ENDED else render.enum(found, "state")
+    looked = view.look(uri, count, max(count, over), going_on)
     if not session.is_table:
         render.dump(session, looked.as_data())
         return
@@ -176,14 +193,13 @@ def _follow(session: Session, made: pb.Recording) -> None:
     """Shows how far it is until it has ended. Interrupted, it goes on: the agent records, not this command."""
     state, last = None, made
     try:
-        with _screen(session) as say:
+        with _screen(session) as screen:
             for last in _looks(session, made):
-                say(view.progress(last, datetime.now(UTC)))
+                screen.update(view.progress(last, datetime.now(UTC)))
                 if session.is_table and last.state not in {state, *_ENDED}:
                     state = last.state
-                    click.echo(
-                        f"{render.enum(last, 'state')}: {last.message}" if last.message else render.enum(last, "state")
-                    )
+                    name = render.enum(last, "state")
+                    screen.say(f"{name}: {last.message}" if last.message else name)
     except KeyboardInterrupt:
         click.echo(
             f"\n{made.name} goes on; end it: modelfleet capacity recording stop {render.short(made.name)}", err=True
@@ -210,12 +226,25 @@ def _looks(session: Session, made: pb.Recording) -> Iterator[pb.Recording]:
         yield made
 
 
+@dataclass(frozen=True, slots=True)
+class _Screen:
+    """Where one follows a recording. Both go through one console: it keeps them off each other's lines.
+
+    Attributes:
+        say: prints a line that stays.
+        update: says how far it is, on a line that is overwritten.
+    """
+
+    say: Callable[[str], None]
+    update: Callable[[str], None]
+
+
 @contextmanager
-def _screen(session: Session) -> Iterator[Any]:
-    """On a terminal a line that says how far it is; elsewhere nothing."""
-    terminal = Console(stderr=True)
-    if not (session.is_table and terminal.is_terminal):
-        yield lambda _: None
+def _screen(session: Session) -> Iterator[_Screen]:
+    """On a terminal there is a line that says how far it is; elsewhere there is none."""
+    console = render.console()
+    if not (session.is_table and console.is_terminal):
+        yield _Screen(click.echo, lambda _: None)
         return
-    with terminal.status("PENDING") as line:
-        yield line.update
+    with console.status("PENDING") as line:
+        yield _Screen(functools.partial(console.print, markup=False), line.update)
