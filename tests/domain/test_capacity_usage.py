@@ -126,7 +126,7 @@ def test_a_chart_of_usage_lasts_as_long_as_its_steps_and_begins_at_0(points: int
     assert [(one.label, one.x[0], one.x[-1]) for one in drawn.series] == [
         (label, 1_740_000_000, 1_740_000_000 + 600 * points) for label in ("used", "quota")
     ]
-    assert drawn.zero_y
+    assert drawn.zero_y and drawn.title.endswith("the most in each step of 10m")
     # The step that goes on ends now.
     going_on = begins[-1].ToDatetime(tzinfo=UTC) + timedelta(seconds=90)
     assert chart(series, Duration(seconds=600), ("used",), going_on).series[0].x[-1] == begins[-1].seconds + 90

@@ -80,5 +80,6 @@ def test_a_column_without_a_header_goes_where_there_is_no_room_for_it() -> None:
 
 def test_a_terminal_is_told_that_times_are_in_utc_and_a_pipe_gets_rows_only() -> None:
     assert drawn(HEADERS, ROWS, 200).splitlines()[-1].startswith("Times are in UTC.")
+    assert drawn(["TIME", "UNITS"], [[TIME, "1"]], 80).splitlines()[-1].startswith("Times are in UTC.")
     assert "UTC." not in drawn(HEADERS, ROWS, 400, terminal=False)
     assert "UTC." not in drawn(["NAME", "UNITS"], [["a", "1"]], 200)

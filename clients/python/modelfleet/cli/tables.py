@@ -51,6 +51,7 @@ class _Column:
     cells: Sequence[str]
     kind: _Kind
     is_numeric: bool
+    is_time: bool
     natural: int
     least: int
 
@@ -92,7 +93,7 @@ class FittedTable:
         else:
             yield from _pairs(layout, layout.beneath, self._number)
         # Elsewhere programs read it, to which a line more would be a row.
-        if console.is_terminal and any(column.kind is _Kind.TIME for column in columns):
+        if console.is_terminal and any(column.is_time for column in columns):
             yield Text("Times are in UTC.", style="dim")
 
 
@@ -164,17 +165,23 @@ def _column(index: int, header: str, rows: Sequence[Sequence[str]], columns: int
         _Kind.TIME: max(word, _DAY),
         _Kind.PROSE: max(word, _LEAST_OF_PROSE),
     }[kind]
-    return _Column(header, cells, kind, is_numeric, natural, min(natural, least))
+    return _Column(header, cells, kind, is_numeric, _are(_TIME, cells), natural, min(natural, least))
 
 
 def _kind(cells: Sequence[str], *, is_last: bool) -> _Kind:
-    stated = [cell for cell in cells if cell]
-    if stated and all(map(_TIME.fullmatch, stated)):
+    if _are(_TIME, cells):
         return _Kind.TIME
-    if all(map(_STATE.fullmatch, stated)):
+    # An empty column has nothing to give either.
+    if _are(_STATE, cells) or not any(cells):
         return _Kind.WHOLE
-    is_prose = is_last or any(cell.count(" ") >= _SPACES_OF_PROSE for cell in stated)
+    is_prose = is_last or any(cell.count(" ") >= _SPACES_OF_PROSE for cell in cells)
     return _Kind.PROSE if is_prose else _Kind.NAME
+
+
+def _are(shape: re.Pattern[str], cells: Sequence[str]) -> bool:
+    """Whether all that is stated, and something is, has a shape."""
+    stated = [cell for cell in cells if cell]
+    return bool(stated) and all(map(shape.fullmatch, stated))
 
 
 def _widths(columns: Sequence[_Column], room: int, gap: int) -> list[int] | None:

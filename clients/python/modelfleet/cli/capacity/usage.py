@@ -178,7 +178,9 @@ def chart(series: usage_pb2.UsageSeries, step: Duration, shown: Collection[str],
         for label, values in lines.items()
         if label in ("used", "quota") or (any(values) and values != lines["used"])
     ]
-    title = f"{render.short(series.pool)}: {render.short(series.flavor)} in {render.short(series.region)}"
+    place = f"{render.short(series.pool)}: {render.short(series.flavor)} in {render.short(series.region)}"
+    # A step shows what was only in a part of it, so it may begin before the first booking.
+    title = f"{place}, the most in each step of {render.duration(step)}"
     return Chart(title, "", "units", drawn, time_x=True, zero_y=True)
 
 
