@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from prometheus_client import REGISTRY
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.capacity.v1 import loans_pb2
+from modelfleet.cli import main
 from modelfleet.common.v1 import permission_pb2
 from modelfleet.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
 from modelfleet.registry.v1 import registry_pb2
@@ -85,6 +87,11 @@ async def test_loans_are_refused_where_they_cannot_be(fleet: CapacityFleet) -> N
         with pytest.raises((InvalidArgument, FailedPrecondition, NotFound)) as refused:
             await capacity.create_loan(loan=wrong)
         assert path in str(refused.value), wrong
+    unknown = loan(1)
+    unknown.flavor = "flavors/nope"
+    with pytest.raises(FailedPrecondition) as missing:
+        await capacity.create_loan(loan=unknown)
+    assert missing.value.reason == "REFERENCE_NOT_FOUND" and "flavors/nope" in str(missing.value)
     made = await capacity.create_loan(loan=loan(1))
     # Neither side leaves the organisation, or goes, while the loan is in force.
     with pytest.raises(FailedPrecondition) as held:
@@ -204,3 +211,13 @@ async def test_usage_over_time_is_answered_in_whole_steps_by_place(fleet: Capaci
     start.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
     with pytest.raises(InvalidArgument, match="start_time"):
         await capacity.list_usage_history(pool="pools/feed", start_time=start)
+
+
+async def test_the_tree_of_a_pool_that_does_not_exist_is_refused(
+    fleet: CapacityFleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = ["capacity", "pool", "tree", "--address", fleet.capacity.address]
+    assert await asyncio.to_thread(main, [*tree, "nope"]) == 1
+    assert "pools/nope does not exist" in capsys.readouterr().err
+    assert await asyncio.to_thread(main, [*tree, "org"]) == 0
+    assert "└─ b" in capsys.readouterr().out

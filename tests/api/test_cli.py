@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ async def test_what_was_created_is_listed_shown_changed_and_deleted(registry: Ru
     assert yaml.safe_load(changed.out)["on_call"] == "alice"
     revisions = json.loads((await registry("registry", "revision", "list", "teams/ranking", "-o", "json")).out)
     assert [revision["reason"] for revision in revisions if "reason" in revision] == ["moved"]
+    assert (await registry("registry", "team", "show", "ranking")).out == changed.out
     assert (await registry("registry", "team", "delete", "ranking")).out == "deleted teams/ranking\n"
     assert (await registry("registry", "team", "get", "ranking")).status == 1
 
@@ -96,9 +98,16 @@ async def test_a_mistake_is_told_on_one_line_with_exit_status_1(registry: Run, a
 
 
 def test_a_fleet_that_does_not_answer_is_told_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["registry", "team", "list", "--address", "127.0.0.1:1", "--timeout", "1"]) == 1
+    assert main(["registry", "team", "list", "--address", "127.0.0.1:1"]) == 1
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "127.0.0.1:1" in err
+    assert err.count("\n") == 1 and "nothing listens at 127.0.0.1:1" in err
+
+
+def test_a_fleet_that_says_nothing_is_told_from_one_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert main(["registry", "team", "list", "--address", address, "--timeout", "0.5"]) == 1
+    assert f"no answer from {address} within 0.5 s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("noun", [*_COMMANDS])

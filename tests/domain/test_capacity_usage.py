@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
-from modelfleet.cli.capacity.usage import bar
+from modelfleet.capacity.v1 import usage_pb2
+from modelfleet.cli.capacity.usage import bar, chart
 from modelfleetd.capacity.domain.history import DAY, FIVE_MINUTES, HOUR, KEPT, MINUTE, Change, Level, series, window
 from modelfleetd.capacity.domain.ledger import Account
 from modelfleetd.capacity.domain.pool import Place
@@ -111,3 +114,19 @@ def test_what_would_free_capacity_says_who_uses_it_and_until_when() -> None:
 )
 def test_a_bar_shows_what_is_used_of_what_is_owned(usage: pb.Usage, drawn: str) -> None:
     assert bar(usage) == drawn
+
+
+@pytest.mark.parametrize("points", [1, 3])
+def test_a_chart_of_usage_lasts_as_long_as_its_steps_and_begins_at_0(points: int) -> None:
+    begins = [Timestamp(seconds=1_740_000_000 + 600 * step) for step in range(points)]
+    series = usage_pb2.UsageSeries(
+        points=[usage_pb2.UsagePoint(time=begin, nominal_units=100, used_units=110) for begin in begins]
+    )
+    drawn = chart(series, Duration(seconds=600), ("used", "quota"), NOW)
+    assert [(one.label, one.x[0], one.x[-1]) for one in drawn.series] == [
+        (label, 1_740_000_000, 1_740_000_000 + 600 * points) for label in ("used", "quota")
+    ]
+    assert drawn.zero_y and drawn.title.endswith("the most in each step of 10m")
+    # The step that goes on ends now.
+    going_on = begins[-1].ToDatetime(tzinfo=UTC) + timedelta(seconds=90)
+    assert chart(series, Duration(seconds=600), ("used",), going_on).series[0].x[-1] == begins[-1].seconds + 90

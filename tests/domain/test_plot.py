@@ -130,3 +130,12 @@ def test_a_series_with_more_places_than_values_is_refused() -> None:
         Series("p99", [1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="as many values"):
         Series("spread", [1.0], [1.0], "band")
+
+
+def test_an_axis_that_begins_at_0_shows_heights_in_proportion(tmp_path: Path) -> None:
+    chart = Chart("Usage", "", "units", USAGE.series, time_x=True, zero_y=True)
+    # Of values from 100 to 129 the lowest mark is that of 0.
+    marks = [float(found[1]) for line in terminal(chart).splitlines() if (found := re.match(r"\s*([\d.]+)[┤┼]", line))]
+    assert min(marks) == 0 and max(marks) >= 100
+    write(chart, tmp_path / "usage.svg")
+    assert re.search(r">0</text>", (tmp_path / "usage.svg").read_text())

@@ -107,6 +107,7 @@ class Chart:
         log_y: whether the vertical axis is logarithmic.
         time_x: whether the horizontal axis is time.
         whole_x: whether the horizontal axis counts: it has whole numbers only.
+        zero_y: whether the vertical axis begins at 0, so that heights are in proportion; not together with `log_y`.
     """
 
     title: str
@@ -118,6 +119,7 @@ class Chart:
     log_y: bool = False
     time_x: bool = False
     whole_x: bool = False
+    zero_y: bool = False
 
 
 def write(charts: Chart | Sequence[Chart], path: Path | str) -> None:
@@ -196,6 +198,8 @@ def _draw(axes: Axes, chart: Chart) -> None:
         _draw_series(axes, chart, series, number)
     for limit, style in zip(chart.limits, itertools.cycle(_LIMIT_STYLES)):
         axes.axhline(limit.value, color=_LIMIT_COLOUR, linestyle=style, linewidth=1.2, label=limit.label, zorder=1.5)
+    if chart.zero_y:
+        axes.set_ylim(bottom=0)
     _number_axes(axes, chart)
     if chart.series or chart.limits:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
@@ -337,7 +341,8 @@ class _TextPanel:
         edges = [edge for series in chart.series for edge in (series.y, series.upper)]
         values = [value for edge in edges for value in edge] + [limit.value for limit in chart.limits]
         ys = [place for value in values if (place := self._place_y(value)) is not None]
-        return _around(xs, time=chart.time_x), _around(ys)
+        y_range = _around([0.0, *ys] if chart.zero_y else ys)
+        return _around(xs, time=chart.time_x), y_range
 
     def _place_x(self, value: float) -> float | None:
         return _place(value, log=self._chart.log_x)

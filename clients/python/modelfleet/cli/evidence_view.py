@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from modelfleet.cli import render
+from modelfleet.cli.tables import FittedTable
 from modelfleet.registry.v1 import evidence_pb2 as pb
 
 _GOOD = {pb.EvaluationResult.HIGHER_IS_BETTER: "higher", pb.EvaluationResult.LOWER_IS_BETTER: "lower"}
@@ -41,7 +40,7 @@ def report_lines(report: pb.EvaluationReport) -> Sequence[str]:
     return [*lines, *(f"see {link}" for link in report.links)]
 
 
-def result_table(report: pb.EvaluationReport) -> Table:
+def result_table(report: pb.EvaluationReport) -> FittedTable:
     """A report's results, a line each; columns that nobody fills are left out."""
     cells = [
         {
@@ -75,7 +74,7 @@ def assessment_lines(assessment: pb.RiskAssessment) -> Sequence[str]:
     return [*lines, *(f"see {link}" for link in assessment.links)]
 
 
-def risk_table(assessment: pb.RiskAssessment) -> Table:
+def risk_table(assessment: pb.RiskAssessment) -> FittedTable:
     """An assessment's risks, the highest residual one first."""
     cells = [
         {
@@ -108,7 +107,7 @@ def judgement_rows(found: pb.EvaluateEvidenceResponse) -> Iterable[Sequence[str]
         ]
 
 
-def _filled(cells: Sequence[Mapping[str, str]]) -> Table:
+def _filled(cells: Sequence[Mapping[str, str]]) -> FittedTable:
     headers = [header for header in cells[0] if any(row[header] for row in cells)]
     return render.table(headers, ([row[header] for header in headers] for row in cells))
 

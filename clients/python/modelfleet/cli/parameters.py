@@ -112,9 +112,18 @@ class UntilParameter(click.ParamType[datetime]):
         try:
             moment = datetime.fromisoformat(text)
         except ValueError:
-            span: Duration = DURATION.convert(value, param, ctx)
-            return datetime.now(UTC) + span.ToTimedelta()
-        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+            pass
+        else:
+            return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+        try:
+            span: Duration = DURATION.convert(text, param, ctx)
+        except click.BadParameter:
+            self.fail(
+                f"'{value}' is no end; write a day (2026-12-24), a time (2026-12-24T18:00Z) or a span from now (30d)",
+                param,
+                ctx,
+            )
+        return datetime.now(UTC) + span.ToTimedelta()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,9 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from modelfleet import wording
+from modelfleet.cli import tables
 from modelfleet.cli.session import Session
 from modelfleet.plot import Chart
 
@@ -31,15 +30,7 @@ Column = tuple[str, Callable[[Any], str]]
 
 # As the library says them.
 short, percent, seconds = wording.short, wording.percent, wording.seconds
-
-_STYLES = {
-    "SUCCEEDED": "green", "PASS": "green", "HELD": "green", "TRUE": "green", "BASELINE": "green",
-    "FAILED": "red", "FAIL": "red", "ERROR": "red",
-    "ROLLED_BACK": "yellow", "ROLLING_BACK": "yellow", "CANCELLED": "yellow", "INCONCLUSIVE": "yellow",
-    "EXPIRED": "yellow",
-    "STARTING": "cyan", "CERTIFYING": "cyan",
-    "SHIFTING": "cyan", "PREPARING": "cyan", "FINALIZING": "cyan", "ESTIMATING": "cyan", "SEARCHING": "cyan",
-}  # fmt: skip
+table, facts = tables.FittedTable, tables.facts
 
 
 def console() -> Console:
@@ -111,31 +102,6 @@ def listing(session: Session, messages: Iterable[Message], columns: Sequence[Col
     console().print(table([name for name, _ in columns], ([cell(m) for _, cell in columns] for m in messages)))
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
-    """A table without frame; numbers to the right, states in their colour."""
-    rows = [list(row) for row in rows]
-    result = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
-    for index, header in enumerate(headers):
-        numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
-        result.add_column(
-            header, justify="right" if numeric else "left", overflow="fold", no_wrap=index < len(headers) - 1
-        )
-    for row in rows:
-        result.add_row(*(Text(value, style=_STYLES.get(value, "")) for value in row))
-    return result
-
-
-def facts(rows: Iterable[tuple[str, str]]) -> Table:
-    """What is known of one thing, a line each; those that are empty are left out."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for label, value in rows:
-        if value:
-            grid.add_row(label, Text(value))
-    return grid
-
-
 def curves(charts: Iterable[Chart]) -> None:
     """Draws charts as text, as wide as the terminal."""
     from modelfleet import plot
@@ -156,10 +122,6 @@ def picture(charts: Sequence[Chart], path: str) -> None:
     except plot.CannotPlot as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"wrote {path}")
-
-
-def _is_number(value: str) -> bool:
-    return not value or value.replace(".", "").replace("%", "").replace(",", "").replace("-", "").strip().isdigit()
 
 
 def count(number: int, word: str) -> str:

@@ -17,6 +17,9 @@ from modelfleet.transport import DEFAULT_ADDRESS, Tls
 Output = Literal["table", "json", "yaml"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+# Either word shows one thing; each group has the one that says better what is shown.
+_SAME_VERB = {"get": "show", "show": "get"}
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
@@ -32,7 +35,12 @@ class Session:
 
 
 class FleetGroup(click.Group):
-    """A noun. An abbreviation or a wrong verb is answered with the verbs that exist."""
+    """A noun. An abbreviation or a wrong verb is answered with the verbs that exist; `get` and `show` are one."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Finds a verb, also by the other word for it where it has only one."""
+        found = super().get_command(ctx, cmd_name)
+        return found or super().get_command(ctx, _SAME_VERB.get(cmd_name, cmd_name))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -108,11 +116,19 @@ def with_session(command: _F) -> _F:
             except (Unavailable, DeadlineExceeded) as error:
                 if error.reason:  # a service did answer, and says more than this
                     raise
-                raise click.ClickException(
-                    f"no answer from {address} within {timeout:g} s; start one with `modelfleetd up`, or give --address"
-                ) from None
+                raise click.ClickException(_unanswered(error, address, timeout)) from None
 
     return wrapper  # type: ignore[return-value]
+
+
+def _unanswered(error: Unavailable | DeadlineExceeded, address: str, timeout: float) -> str:
+    """Returns why no service answered, and what to do about it."""
+    if isinstance(error, DeadlineExceeded):
+        return f"no answer from {address} within {timeout:g} s; give it more with --timeout, or another --address"
+    # A proxy that answers for a service which is down says it in other words.
+    if "failed to connect to all addresses" in error.message and "Connection refused" in error.message:
+        return f"nothing listens at {address}; start it with `modelfleetd up`, or give --address"
+    return f"no answer from {address}: {error.message}; see that it runs, or give another --address"
 
 
 def _in_flags(problem: str) -> str:

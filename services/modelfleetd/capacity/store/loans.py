@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelfleetd.capacity.domain.loan import Loan, Offer, State, check_lending, check_organisation
-from modelfleetd.capacity.store import balances
+from modelfleetd.capacity.store import balances, flavors
 from modelfleetd.capacity.store.rows import Reads
 from modelfleetd.errors import ReferenceNotFound, ResourceNotFound, invalid
 from modelfleetd.kit.db import Connection, Database, Record
@@ -53,7 +53,7 @@ async def insert(conn: Connection, name: str, offer: Offer, actor: str) -> Loan:
     """Makes a loan that is in force.
 
     Raises:
-        ReferenceNotFound: a pool does not exist.
+        ReferenceNotFound: a pool or the flavor does not exist.
         InvalidFields: the pools are not of one organisation, or the borrower has no quota there.
         LoanExceedsLending: the lender does not lend so much, its other loans in force included.
     """
@@ -66,6 +66,8 @@ async def insert(conn: Connection, name: str, offer: Offer, actor: str) -> Loan:
     for field, pool in (("loan.lender", offer.lender), ("loan.borrower", offer.borrower)):
         if pool not in parents:
             raise ReferenceNotFound(field, pool)
+    if await flavors.missing(conn, [offer.flavor], lock=False):
+        raise ReferenceNotFound("loan.flavor", offer.flavor)
     await _lock(conn, offer)
     lender = (await balances.headroom(conn, offer.lender, [offer.place], lock=False)).get(offer.place)
     borrower = (await balances.headroom(conn, offer.borrower, [offer.place], lock=False)).get(offer.place)

@@ -232,7 +232,7 @@ def _answer(answer: pb.SimulateReservationResponse) -> str:
         return f"Fits now, in steps of {render.percent(answer.step_basis_points)}."
     if answer.answer == pb.SimulateReservationResponse.LATER:
         when = render.clock(answer.expected_hold_time)
-        return f"Fits later, at about {when}." if when else "Fits later; nobody can say when."
+        return f"Fits later, at about {when} UTC." if when else "Fits later; nobody can say when."
     return "Fits now." if answer.fits else "Never fits."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -132,12 +132,13 @@ def history(
     if not series:
         click.echo("Nothing is known of that time.", err=not session.is_table)
         return
+    now = datetime.now(UTC)
     if path:
-        render.picture([_chart(one, _LINES) for one in series], path)
+        render.picture([chart(one, answer.step, _LINES, now) for one in series], path)
         return
     render.console().print(render.table(_SUMMARY, map(_summary, series)))
     # As characters few lines can be told apart.
-    render.curves([_chart(one, ("used", "quota")) for one in series[:_CHARTS]])
+    render.curves([chart(one, answer.step, ("used", "quota"), now) for one in series[:_CHARTS]])
     if len(series) > _CHARTS:
         click.echo(f"{len(series) - _CHARTS} more are not drawn: choose by --flavor and --region, or give --plot FILE.")
 
@@ -149,7 +150,7 @@ _LINES = {
     "kept for rollbacks": "retained_units",
     "quota": "nominal_units",
 }
-_SUMMARY = ["FLAVOR", "REGION", "STEPS", "QUOTA", "MOST USED", "OF QUOTA", "LAST USED"]
+_SUMMARY = ["FLAVOR", "REGION", "STEPS", "QUOTA", "MOST USED", "OF QUOTA", "LAST STEP"]
 
 
 def _summary(series: usage_pb2.UsageSeries) -> list[str]:
@@ -165,11 +166,12 @@ def _summary(series: usage_pb2.UsageSeries) -> list[str]:
     ]
 
 
-def _chart(series: usage_pb2.UsageSeries, shown: Collection[str]) -> Chart:
-    """The accounts of a place over time, and what was owned."""
+def chart(series: usage_pb2.UsageSeries, step: Duration, shown: Collection[str], now: datetime) -> Chart:
+    """The accounts of a place over time, those of `shown`, and what was owned; to the end of the last step, or now."""
     times = [point.time.ToDatetime(tzinfo=UTC).timestamp() for point in series.points]
-    # The last step lasts until it ends, not only until it begins.
-    times.append(2 * times[-1] - times[-2] if len(times) > 1 else times[-1] + 60)
+    # The last step lasts until it ends, not only until it begins; what comes after now is not known.
+    end = times[-1] + step.ToTimedelta().total_seconds()
+    times.append(min(end, now.timestamp()) if now.timestamp() > times[-1] else end)
     fields = {label: field for label, field in _LINES.items() if label in shown}
     lines = {label: [getattr(point, field) for point in series.points] for label, field in fields.items()}
     # An account that is all of it would hide what is used as a whole.
@@ -178,8 +180,10 @@ def _chart(series: usage_pb2.UsageSeries, shown: Collection[str]) -> Chart:
         for label, values in lines.items()
         if label in ("used", "quota") or (any(values) and values != lines["used"])
     ]
-    title = f"{render.short(series.pool)}: {render.short(series.flavor)} in {render.short(series.region)}"
-    return Chart(title, "", "units", drawn, time_x=True)
+    place = f"{render.short(series.pool)}: {render.short(series.flavor)} in {render.short(series.region)}"
+    # A step shows what was only in a part of it, so it may begin before the first booking.
+    title = f"{place}, the most in each step of {render.duration(step)}"
+    return Chart(title, "", "units", drawn, time_x=True, zero_y=True)
 
 
 @click.command("tree")
@@ -192,6 +196,9 @@ def tree(session: Session, organisation: str) -> None:
     """
     of = {"organisation": POOL.name(organisation)} if organisation else {}
     pools = [found for found in POOL.pages(session, **of) if isinstance(found, pb.Pool)]
+    if organisation and not pools:
+        # Says that there is no such pool.
+        session.client.capacity.get_pool(name=POOL.name(organisation))
     below: defaultdict[str, list[pb.Pool]] = defaultdict(list)
     known = {found.name for found in pools}
     for found in pools:
