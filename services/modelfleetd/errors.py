@@ -355,8 +355,8 @@ class CertificateExpired(FleetError, code=Code.FAILED_PRECONDITION):
 class EndStateExceedsQuota(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, pool: str, flavor: str, region: str, end_units: int, allowed_units: int) -> None:
         message = (
-            f"{pool} would end with {end_units} units of {flavor} in {region}; its quota and loans allow "
-            f"{allowed_units}: ask a lender for a loan."
+            f"{pool} would end with {end_units} units of {flavor} in {region} for this launch; its quota and the loans "
+            f"to it leave room for {allowed_units}: ask a lender for a loan."
         )
         super().__init__(
             message,
