@@ -125,7 +125,7 @@ def test_an_end_state_beyond_quota_and_loans_is_not_waited_for() -> None:
     prospect = line.prospect_of(Claim("reservations/w", 1, wanted))
     assert not prospect.can_wait
     assert prospect.admission.fits[0].end_excess_units == 1
-    assert "allow 9: ask a lender for a loan" in prospect.explain(NOW)
+    assert "leave room for 9: ask a lender for a loan" in prospect.explain(NOW)
 
 
 def test_what_serves_already_may_be_swapped_within_itself_also_after_a_cut() -> None:
