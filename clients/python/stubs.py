@@ -48,11 +48,12 @@ IMPORTS = (
             "criticality_pb2",
             "evidence_pb2",
             "history_pb2",
+            "monitoring_pb2",
             "registry_pb2",
             "standard_pb2",
         ),
     ),
-    ("modelfleet.stability.v1", ("stability_pb2",)),
+    ("modelfleet.stability.v1", ("alerts_pb2", "slos_pb2", "stability_pb2", "statistics_pb2")),
     ("modelfleet.transport", ("Options",)),
 )
 

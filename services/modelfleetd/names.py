@@ -17,7 +17,15 @@ WILDCARD: Final = "-"
 
 # Counted rather than chosen: their segments are numbers.
 _COUNTED: Final = frozenset({"revision", "attempt"})
+# Made of the ids of what they are about: a model type, and a model of it where it is about one alone.
+_DOTTED: Final = frozenset({"slo"})
 _ID = re.compile(ID)
+
+
+def _segment(variable: str) -> str:
+    if variable in _COUNTED:
+        return NUMBER
+    return rf"{ID}(?:\.{ID})?" if variable in _DOTTED else ID
 
 
 class Pattern:
@@ -26,7 +34,7 @@ class Pattern:
     def __init__(self, template: str) -> None:
         self.template = template
         self.variables: tuple[str, ...] = tuple(re.findall(r"{(\w+)}", template))
-        self.accepted = re.sub(r"{(\w+)}", lambda m: NUMBER if m[1] in _COUNTED else ID, template)
+        self.accepted = re.sub(r"{(\w+)}", lambda m: _segment(m[1]), template)
         self._exact = re.compile(self._regex(wildcard=False))
         self._wild = re.compile(self._regex(wildcard=True))
 
@@ -34,8 +42,7 @@ class Pattern:
         other = f"|{WILDCARD}" if wildcard else ""
         parts = re.split(r"{(\w+)}", self.template)
         return "".join(
-            re.escape(part) if index % 2 == 0 else f"({NUMBER if part in _COUNTED else ID}{other})"
-            for index, part in enumerate(parts)
+            re.escape(part) if index % 2 == 0 else f"({_segment(part)}{other})" for index, part in enumerate(parts)
         )
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ from modelfleet.registry.v1 import (
     registry_pb2,
     standard_pb2,
 )
-from modelfleet.stability.v1 import stability_pb2
+from modelfleet.stability.v1 import alerts_pb2, slos_pb2, stability_pb2, statistics_pb2
 from modelfleet.transport import Options
 
 class AsyncRegistry:
@@ -2047,6 +2047,18 @@ class AsyncStability:
         label: bytes = ...,
     ) -> stability_pb2.WriteResponse:
         """Writes labels of predictions written before or after them."""
+    async def write_statistics(
+        self,
+        request: stability_pb2.WriteStatisticsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        batch: stability_pb2.Batch | None = ...,
+        exposure: statistics_pb2.ExposureRows | None = ...,
+        positives: statistics_pb2.PositiveRows | None = ...,
+        bins: statistics_pb2.BinRows | None = ...,
+    ) -> stability_pb2.WriteResponse:
+        """Writes sufficient statistics that the producer has made."""
     async def query_series(
         self,
         request: stability_pb2.QuerySeriesRequest | None = None,
@@ -2077,6 +2089,199 @@ class AsyncStability:
         """Judges a candidate, alone against absolute ranges and, where given, against its baseline on
         the same time span.
         """
+    async def replay_judgements(
+        self,
+        request: stability_pb2.ReplayJudgementsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model: str = ...,
+        baseline: str = ...,
+        start_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        end_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        criteria: Iterable[stability_pb2.Criterion] = ...,
+        step: duration_pb2.Duration | timedelta | None = ...,
+    ) -> stability_pb2.ReplayJudgementsResponse:
+        """Judges as JudgeModel would have judged at moments of the past, by the labels that had come
+        by then: what would a gate with these criteria have said, and when first? Labels' ages are
+        known to half an octave.
+        """
+    async def propose_ranges(
+        self,
+        request: stability_pb2.ProposeRangesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model: str = ...,
+        start_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        end_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        pages_per_week: float = ...,
+        predictions: Iterable[str] = ...,
+    ) -> stability_pb2.ProposeRangesResponse:
+        """Proposes healthy ranges from a history that was healthy, with their replay on it."""
+    async def get_model_stability(
+        self,
+        request: stability_pb2.GetModelStabilityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model: str = ...,
+    ) -> stability_pb2.ModelStability:
+        """Reads whether a model is stable."""
+    async def list_model_stabilities(
+        self,
+        request: stability_pb2.ListModelStabilitiesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        filter: str = ...,
+        show_metrics: bool = ...,
+    ) -> stability_pb2.ListModelStabilitiesResponse:
+        """Lists the stability of the models that serve, the worst first."""
+    def list_model_stabilities_all(
+        self,
+        request: stability_pb2.ListModelStabilitiesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        filter: str = ...,
+        show_metrics: bool = ...,
+    ) -> AsyncGenerator[stability_pb2.ModelStability]:
+        """Lists the stability of the models that serve, the worst first. Goes through all pages."""
+    async def roll_up_stability(
+        self,
+        request: stability_pb2.RollUpStabilityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        group_by: stability_pb2.RollUpStabilityRequest.Grouping.ValueType | str = ...,
+        filter: str = ...,
+    ) -> stability_pb2.RollUpStabilityResponse:
+        """Counts the fleet by surface, funnel stage, product, team or tier: stable models, traffic on
+        them, and availability beside relevance.
+        """
+    def watch_stability(
+        self,
+        request: stability_pb2.WatchStabilityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        filter: str = ...,
+    ) -> AsyncGenerator[stability_pb2.WatchStabilityResponse]:
+        """Streams the stability of models: first of all that fit, then of each whose state or culprit
+        changes, with a heartbeat while nothing does.
+        """
+    async def get_slo(
+        self, request: slos_pb2.GetSloRequest | None = None, /, *, timeout: float | None = None, name: str = ...
+    ) -> slos_pb2.Slo:
+        """Reads the objectives of a model with what is left of their budgets."""
+    async def list_slos(
+        self,
+        request: slos_pb2.ListSlosRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        filter: str = ...,
+        order_by: str = ...,
+    ) -> slos_pb2.ListSlosResponse:
+        """Lists the objectives of all models that serve, by name or the smallest budget first."""
+    def list_slos_all(
+        self,
+        request: slos_pb2.ListSlosRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        filter: str = ...,
+        order_by: str = ...,
+    ) -> AsyncGenerator[slos_pb2.Slo]:
+        """Lists the objectives of all models that serve, by name or the smallest budget first. Goes
+        through all pages.
+        """
+    async def get_alert(
+        self, request: alerts_pb2.GetAlertRequest | None = None, /, *, timeout: float | None = None, name: str = ...
+    ) -> alerts_pb2.Alert:
+        """Reads an alert."""
+    async def list_alerts(
+        self,
+        request: alerts_pb2.ListAlertsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        filter: str = ...,
+    ) -> alerts_pb2.ListAlertsResponse:
+        """Lists alerts, those that fire first, then the newest first."""
+    def list_alerts_all(
+        self,
+        request: alerts_pb2.ListAlertsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        filter: str = ...,
+    ) -> AsyncGenerator[alerts_pb2.Alert]:
+        """Lists alerts, those that fire first, then the newest first. Goes through all pages."""
+    async def create_silence(
+        self,
+        request: alerts_pb2.CreateSilenceRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        silence: alerts_pb2.Silence | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+    ) -> alerts_pb2.Silence:
+        """Declares a maintenance: meanwhile no alert of a model type, or of one of its models,
+        notifies anybody.
+        """
+    async def get_silence(
+        self, request: alerts_pb2.GetSilenceRequest | None = None, /, *, timeout: float | None = None, name: str = ...
+    ) -> alerts_pb2.Silence:
+        """Reads a silence."""
+    async def list_silences(
+        self,
+        request: alerts_pb2.ListSilencesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        resource: str = ...,
+        active: bool = ...,
+    ) -> alerts_pb2.ListSilencesResponse:
+        """Lists silences, the newest first."""
+    def list_silences_all(
+        self,
+        request: alerts_pb2.ListSilencesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        resource: str = ...,
+        active: bool = ...,
+    ) -> AsyncGenerator[alerts_pb2.Silence]:
+        """Lists silences, the newest first. Goes through all pages."""
+    async def end_silence(
+        self,
+        request: alerts_pb2.EndSilenceRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        request_id: str = ...,
+    ) -> alerts_pb2.Silence:
+        """Ends a silence now; it stays readable."""
 
 class AsyncPlatform:
     """Runs replicas and splits traffic in one region."""
@@ -4205,6 +4410,18 @@ class Stability:
         label: bytes = ...,
     ) -> stability_pb2.WriteResponse:
         """Writes labels of predictions written before or after them."""
+    def write_statistics(
+        self,
+        request: stability_pb2.WriteStatisticsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        batch: stability_pb2.Batch | None = ...,
+        exposure: statistics_pb2.ExposureRows | None = ...,
+        positives: statistics_pb2.PositiveRows | None = ...,
+        bins: statistics_pb2.BinRows | None = ...,
+    ) -> stability_pb2.WriteResponse:
+        """Writes sufficient statistics that the producer has made."""
     def query_series(
         self,
         request: stability_pb2.QuerySeriesRequest | None = None,
@@ -4235,6 +4452,199 @@ class Stability:
         """Judges a candidate, alone against absolute ranges and, where given, against its baseline on
         the same time span.
         """
+    def replay_judgements(
+        self,
+        request: stability_pb2.ReplayJudgementsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model: str = ...,
+        baseline: str = ...,
+        start_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        end_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        criteria: Iterable[stability_pb2.Criterion] = ...,
+        step: duration_pb2.Duration | timedelta | None = ...,
+    ) -> stability_pb2.ReplayJudgementsResponse:
+        """Judges as JudgeModel would have judged at moments of the past, by the labels that had come
+        by then: what would a gate with these criteria have said, and when first? Labels' ages are
+        known to half an octave.
+        """
+    def propose_ranges(
+        self,
+        request: stability_pb2.ProposeRangesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model: str = ...,
+        start_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        end_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        pages_per_week: float = ...,
+        predictions: Iterable[str] = ...,
+    ) -> stability_pb2.ProposeRangesResponse:
+        """Proposes healthy ranges from a history that was healthy, with their replay on it."""
+    def get_model_stability(
+        self,
+        request: stability_pb2.GetModelStabilityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model: str = ...,
+    ) -> stability_pb2.ModelStability:
+        """Reads whether a model is stable."""
+    def list_model_stabilities(
+        self,
+        request: stability_pb2.ListModelStabilitiesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        filter: str = ...,
+        show_metrics: bool = ...,
+    ) -> stability_pb2.ListModelStabilitiesResponse:
+        """Lists the stability of the models that serve, the worst first."""
+    def list_model_stabilities_all(
+        self,
+        request: stability_pb2.ListModelStabilitiesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        filter: str = ...,
+        show_metrics: bool = ...,
+    ) -> Generator[stability_pb2.ModelStability]:
+        """Lists the stability of the models that serve, the worst first. Goes through all pages."""
+    def roll_up_stability(
+        self,
+        request: stability_pb2.RollUpStabilityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        group_by: stability_pb2.RollUpStabilityRequest.Grouping.ValueType | str = ...,
+        filter: str = ...,
+    ) -> stability_pb2.RollUpStabilityResponse:
+        """Counts the fleet by surface, funnel stage, product, team or tier: stable models, traffic on
+        them, and availability beside relevance.
+        """
+    def watch_stability(
+        self,
+        request: stability_pb2.WatchStabilityRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        filter: str = ...,
+    ) -> Generator[stability_pb2.WatchStabilityResponse]:
+        """Streams the stability of models: first of all that fit, then of each whose state or culprit
+        changes, with a heartbeat while nothing does.
+        """
+    def get_slo(
+        self, request: slos_pb2.GetSloRequest | None = None, /, *, timeout: float | None = None, name: str = ...
+    ) -> slos_pb2.Slo:
+        """Reads the objectives of a model with what is left of their budgets."""
+    def list_slos(
+        self,
+        request: slos_pb2.ListSlosRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        filter: str = ...,
+        order_by: str = ...,
+    ) -> slos_pb2.ListSlosResponse:
+        """Lists the objectives of all models that serve, by name or the smallest budget first."""
+    def list_slos_all(
+        self,
+        request: slos_pb2.ListSlosRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        filter: str = ...,
+        order_by: str = ...,
+    ) -> Generator[slos_pb2.Slo]:
+        """Lists the objectives of all models that serve, by name or the smallest budget first. Goes
+        through all pages.
+        """
+    def get_alert(
+        self, request: alerts_pb2.GetAlertRequest | None = None, /, *, timeout: float | None = None, name: str = ...
+    ) -> alerts_pb2.Alert:
+        """Reads an alert."""
+    def list_alerts(
+        self,
+        request: alerts_pb2.ListAlertsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        filter: str = ...,
+    ) -> alerts_pb2.ListAlertsResponse:
+        """Lists alerts, those that fire first, then the newest first."""
+    def list_alerts_all(
+        self,
+        request: alerts_pb2.ListAlertsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        filter: str = ...,
+    ) -> Generator[alerts_pb2.Alert]:
+        """Lists alerts, those that fire first, then the newest first. Goes through all pages."""
+    def create_silence(
+        self,
+        request: alerts_pb2.CreateSilenceRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        silence: alerts_pb2.Silence | None = ...,
+        request_id: str = ...,
+        validate_only: bool = ...,
+    ) -> alerts_pb2.Silence:
+        """Declares a maintenance: meanwhile no alert of a model type, or of one of its models,
+        notifies anybody.
+        """
+    def get_silence(
+        self, request: alerts_pb2.GetSilenceRequest | None = None, /, *, timeout: float | None = None, name: str = ...
+    ) -> alerts_pb2.Silence:
+        """Reads a silence."""
+    def list_silences(
+        self,
+        request: alerts_pb2.ListSilencesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        resource: str = ...,
+        active: bool = ...,
+    ) -> alerts_pb2.ListSilencesResponse:
+        """Lists silences, the newest first."""
+    def list_silences_all(
+        self,
+        request: alerts_pb2.ListSilencesRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        page_size: int = ...,
+        page_token: str = ...,
+        resource: str = ...,
+        active: bool = ...,
+    ) -> Generator[alerts_pb2.Silence]:
+        """Lists silences, the newest first. Goes through all pages."""
+    def end_silence(
+        self,
+        request: alerts_pb2.EndSilenceRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        request_id: str = ...,
+    ) -> alerts_pb2.Silence:
+        """Ends a silence now; it stays readable."""
 
 class Platform:
     """Runs replicas and splits traffic in one region."""

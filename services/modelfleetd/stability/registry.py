@@ -17,8 +17,8 @@ from modelfleet.services import AsyncRegistry
 from modelfleetd.clock import Clock
 from modelfleetd.errors import NotConfigured, PartUnavailable, ReferenceNotFound, ResourceNotFound
 from modelfleetd.names import MODEL, MODEL_TYPE
-from modelfleetd.stability import wire
 from modelfleetd.stability.domain.criteria import DeclaredPrediction
+from modelfleetd.stability.wire.registry import declared_prediction
 
 _log = logging.getLogger(__name__)
 # Ranges and windows are changed by people; models hardly ever disappear.
@@ -133,5 +133,5 @@ class Registry:
 
 
 def _declared(model_type: registry_pb2.ModelType) -> DeclaredType:
-    predictions = (wire.declared_prediction(prediction) for prediction in model_type.predictions)
+    predictions = (declared_prediction(prediction) for prediction in model_type.predictions)
     return DeclaredType(model_type.name, model_type.team, {prediction.id: prediction for prediction in predictions})

@@ -18,6 +18,7 @@ from modelfleet.registry.v1 import assets_pb2 as _assets_pb2
 from modelfleet.registry.v1 import classification_pb2 as _classification_pb2
 from modelfleet.registry.v1 import criticality_pb2 as _criticality_pb2
 from modelfleet.registry.v1 import evidence_pb2 as _evidence_pb2
+from modelfleet.registry.v1 import monitoring_pb2 as _monitoring_pb2
 from modelfleet.registry.v1 import standard_pb2 as _standard_pb2
 import builtins as _builtins
 import sys
@@ -333,6 +334,8 @@ class ModelType(_message.Message):
     EVIDENCE_RULES_FIELD_NUMBER: _builtins.int
     LINT_WAIVERS_FIELD_NUMBER: _builtins.int
     LAUNCH_POLICY_FIELD_NUMBER: _builtins.int
+    SERVICE_LEVEL_FIELD_NUMBER: _builtins.int
+    HEALTHY_RANGES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """modelTypes/{type}."""
     uid: _builtins.str
@@ -429,6 +432,16 @@ class ModelType(_message.Message):
     def lint_waivers(self) -> _containers.RepeatedCompositeFieldContainer[_standard_pb2.LintWaiver]:
         """Rules of the minimum standard that it need not keep to for a while. At most 50."""
 
+    @_builtins.property
+    def service_level(self) -> _monitoring_pb2.ServiceLevel:
+        """What its users may expect of it; unset: what its tier gives."""
+
+    @_builtins.property
+    def healthy_ranges(self) -> _containers.RepeatedCompositeFieldContainer[_monitoring_pb2.HealthyRange]:
+        """Ranges that its metrics stay in while all is well: of the volume of its route, and of calibration and NE of models that
+        have none of their own. At most one for each prediction and metric.
+        """
+
     def __init__(
         self,
         *,
@@ -459,10 +472,12 @@ class ModelType(_message.Message):
         evidence_rules: _abc.Iterable[_evidence_pb2.EvidenceRule] | None = ...,
         lint_waivers: _abc.Iterable[_standard_pb2.LintWaiver] | None = ...,
         launch_policy: _builtins.str = ...,
+        service_level: _monitoring_pb2.ServiceLevel | None = ...,
+        healthy_ranges: _abc.Iterable[_monitoring_pb2.HealthyRange] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "create_time", b"create_time", "demand_source", b"demand_source", "tier_grant", b"tier_grant", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "create_time", b"create_time", "demand_source", b"demand_source", "service_level", b"service_level", "tier_grant", b"tier_grant", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "baseline", b"baseline", "create_time", b"create_time", "demand_source", b"demand_source", "etag", b"etag", "evidence_rules", b"evidence_rules", "funnel_stage", b"funnel_stage", "holdouts", b"holdouts", "labels", b"labels", "launch_policy", b"launch_policy", "lint_waivers", b"lint_waivers", "name", b"name", "naming", b"naming", "predictions", b"predictions", "purpose", b"purpose", "regions", b"regions", "required_tier", b"required_tier", "required_tier_path", b"required_tier_path", "revision", b"revision", "serving_revision", b"serving_revision", "splits", b"splits", "team", b"team", "tier", b"tier", "tier_grant", b"tier_grant", "uid", b"uid", "update_time", b"update_time", "upstream_types", b"upstream_types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "baseline", b"baseline", "create_time", b"create_time", "demand_source", b"demand_source", "etag", b"etag", "evidence_rules", b"evidence_rules", "funnel_stage", b"funnel_stage", "healthy_ranges", b"healthy_ranges", "holdouts", b"holdouts", "labels", b"labels", "launch_policy", b"launch_policy", "lint_waivers", b"lint_waivers", "name", b"name", "naming", b"naming", "predictions", b"predictions", "purpose", b"purpose", "regions", b"regions", "required_tier", b"required_tier", "required_tier_path", b"required_tier_path", "revision", b"revision", "service_level", b"service_level", "serving_revision", b"serving_revision", "splits", b"splits", "team", b"team", "tier", b"tier", "tier_grant", b"tier_grant", "uid", b"uid", "update_time", b"update_time", "upstream_types", b"upstream_types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -505,12 +520,15 @@ class Prediction(_message.Message):
     CALIBRATION_RANGE_FIELD_NUMBER: _builtins.int
     NE_RANGE_FIELD_NUMBER: _builtins.int
     MIN_POSITIVES_FIELD_NUMBER: _builtins.int
+    MIN_LABEL_COVERAGE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the prediction: `like`, `click` … Matches ^[a-z][a-z0-9_-]{0,62}$."""
     missing_label: Global___Prediction.MissingLabel.ValueType
     """What a missing label means. Default NEGATIVE."""
     min_positives: _builtins.int
     """Fewest positives that a verdict may rest on. 1 to 1,000,000; default 10."""
+    min_label_coverage: _builtins.float
+    """Share of the labels of a window that must have come before its verdict is known. 0 to 1; 0 is stored as 0.5."""
     @_builtins.property
     def attribution_window(self) -> _duration_pb2.Duration:
         """How long after the event a label may come. 1 s to 30 d; default 1 h."""
@@ -532,10 +550,11 @@ class Prediction(_message.Message):
         calibration_range: Global___Range | None = ...,
         ne_range: Global___Range | None = ...,
         min_positives: _builtins.int = ...,
+        min_label_coverage: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attribution_window", b"attribution_window", "calibration_range", b"calibration_range", "ne_range", b"ne_range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribution_window", b"attribution_window", "calibration_range", b"calibration_range", "id", b"id", "min_positives", b"min_positives", "missing_label", b"missing_label", "ne_range", b"ne_range"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribution_window", b"attribution_window", "calibration_range", b"calibration_range", "id", b"id", "min_label_coverage", b"min_label_coverage", "min_positives", b"min_positives", "missing_label", b"missing_label", "ne_range", b"ne_range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -754,6 +773,7 @@ class Model(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     TIER_GRANT_FIELD_NUMBER: _builtins.int
     LINT_WAIVERS_FIELD_NUMBER: _builtins.int
+    HEALTHY_RANGES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """modelTypes/{type}/models/{model}."""
     uid: _builtins.str
@@ -806,6 +826,12 @@ class Model(_message.Message):
     def lint_waivers(self) -> _containers.RepeatedCompositeFieldContainer[_standard_pb2.LintWaiver]:
         """Rules of the minimum standard that it need not keep to for a while. At most 50."""
 
+    @_builtins.property
+    def healthy_ranges(self) -> _containers.RepeatedCompositeFieldContainer[_monitoring_pb2.HealthyRange]:
+        """Ranges that its calibration and NE stay in while all is well. At most one for each prediction and metric. Without them
+        those of its model type are in force.
+        """
+
     def __init__(
         self,
         *,
@@ -825,10 +851,11 @@ class Model(_message.Message):
         revision: _builtins.int = ...,
         tier_grant: _criticality_pb2.TierGrant | None = ...,
         lint_waivers: _abc.Iterable[_standard_pb2.LintWaiver] | None = ...,
+        healthy_ranges: _abc.Iterable[_monitoring_pb2.HealthyRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "create_time", b"create_time", "serving_spec", b"serving_spec", "tier_grant", b"tier_grant", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "checkpoint", b"checkpoint", "create_time", b"create_time", "description", b"description", "etag", b"etag", "labels", b"labels", "lint_waivers", b"lint_waivers", "name", b"name", "revision", b"revision", "role", b"role", "serving_spec", b"serving_spec", "tier_grant", b"tier_grant", "tier_override", b"tier_override", "training_flow", b"training_flow", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "checkpoint", b"checkpoint", "create_time", b"create_time", "description", b"description", "etag", b"etag", "healthy_ranges", b"healthy_ranges", "labels", b"labels", "lint_waivers", b"lint_waivers", "name", b"name", "revision", b"revision", "role", b"role", "serving_spec", b"serving_spec", "tier_grant", b"tier_grant", "tier_override", b"tier_override", "training_flow", b"training_flow", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,9 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from modelfleet.common.v1 import serving_pb2 as _serving_pb2
+from modelfleet.registry.v1 import monitoring_pb2 as _monitoring_pb2
+from modelfleet.registry.v1 import registry_pb2 as _registry_pb2
+from modelfleet.stability.v1 import statistics_pb2 as _statistics_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -33,12 +36,18 @@ class Batch(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     PREDICTIONS_FIELD_NUMBER: _builtins.int
+    SAMPLE_PERMILLE_FIELD_NUMBER: _builtins.int
     model_type: _builtins.str
     """The model type, modelTypes/{type}."""
     producer: _builtins.str
     """Who produces: a stable id of the process or partition. 1 to 200 characters."""
     sequence: _builtins.int
     """Number of the batch within the producer, growing over all methods. At least 1."""
+    sample_permille: _builtins.int
+    """How many of 1,000 requests the producer sends, chosen by their request id, so that predictions and labels agree without
+    knowing of each other: `modelfleet.columns.sampled` says which. 1 to 1000; 0 is 1000. Rows of other requests are
+    refused as NOT_SAMPLED, so that a producer that samples otherwise is noticed. Of predictions and labels only.
+    """
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models that `model_index` columns point into. At most 255; each must be of the model type."""
@@ -55,10 +64,11 @@ class Batch(_message.Message):
         sequence: _builtins.int = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
         predictions: _abc.Iterable[_builtins.str] | None = ...,
+        sample_permille: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_type", b"model_type", "models", b"models", "predictions", b"predictions", "producer", b"producer", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_type", b"model_type", "models", b"models", "predictions", b"predictions", "producer", b"producer", "sample_permille", b"sample_permille", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,6 +229,48 @@ class WriteLabelsRequest(_message.Message):
 Global___WriteLabelsRequest: _TypeAlias = WriteLabelsRequest  # noqa: Y015
 
 @_typing.final
+class WriteStatisticsRequest(_message.Message):
+    """Request of WriteStatistics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: _builtins.int
+    EXPOSURE_FIELD_NUMBER: _builtins.int
+    POSITIVES_FIELD_NUMBER: _builtins.int
+    BINS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def batch(self) -> Global___Batch:
+        """Producer, sequence and dictionaries."""
+
+    @_builtins.property
+    def exposure(self) -> _statistics_pb2.ExposureRows:
+        """Examples, as if every label were negative. At least one of exposure, positives and bins has rows."""
+
+    @_builtins.property
+    def positives(self) -> _statistics_pb2.PositiveRows:
+        """What positives change."""
+
+    @_builtins.property
+    def bins(self) -> _statistics_pb2.BinRows:
+        """Examples by bin of their log-odds."""
+
+    def __init__(
+        self,
+        *,
+        batch: Global___Batch | None = ...,
+        exposure: _statistics_pb2.ExposureRows | None = ...,
+        positives: _statistics_pb2.PositiveRows | None = ...,
+        bins: _statistics_pb2.BinRows | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bins", b"bins", "exposure", b"exposure", "positives", b"positives"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bins", b"bins", "exposure", b"exposure", "positives", b"positives"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteStatisticsRequest: _TypeAlias = WriteStatisticsRequest  # noqa: Y015
+
+@_typing.final
 class WriteResponse(_message.Message):
     """Answer of every write."""
 
@@ -280,6 +332,10 @@ class RejectedRows(_message.Message):
         """The label came to be after the attribution window's end, or its prediction is gone."""
         BAD_INDEX: RejectedRows._Reason.ValueType  # 7
         """The index points outside the dictionary."""
+        BAD_STATISTICS: RejectedRows._Reason.ValueType  # 8
+        """The sums cannot be those of any examples."""
+        NOT_SAMPLED: RejectedRows._Reason.ValueType  # 9
+        """The request is not among those that `sample_permille` chooses."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Why a row was rejected."""
@@ -302,6 +358,10 @@ class RejectedRows(_message.Message):
     """The label came to be after the attribution window's end, or its prediction is gone."""
     BAD_INDEX: RejectedRows.Reason.ValueType  # 7
     """The index points outside the dictionary."""
+    BAD_STATISTICS: RejectedRows.Reason.ValueType  # 8
+    """The sums cannot be those of any examples."""
+    NOT_SAMPLED: RejectedRows.Reason.ValueType  # 9
+    """The request is not among those that `sample_permille` chooses."""
 
     REASON_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
@@ -389,6 +449,7 @@ class QuerySeriesResponse(_message.Message):
 
     POINTS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    BINS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
         """Oldest first; spans without examples are left out."""
@@ -397,19 +458,58 @@ class QuerySeriesResponse(_message.Message):
     def total(self) -> Global___Point:
         """The whole span as one point; state NO_DATA where there is nothing."""
 
+    @_builtins.property
+    def bins(self) -> _containers.RepeatedCompositeFieldContainer[Global___CalibrationBin]:
+        """Examples of the whole span by bin of their log-odds, bins without any left out; from the hours that lie within the span."""
+
     def __init__(
         self,
         *,
         points: _abc.Iterable[Global___Point] | None = ...,
         total: Global___Point | None = ...,
+        bins: _abc.Iterable[Global___CalibrationBin] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bins", b"bins", "points", b"points", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QuerySeriesResponse: _TypeAlias = QuerySeriesResponse  # noqa: Y015
+
+@_typing.final
+class CalibrationBin(_message.Message):
+    """Examples whose log-odds lie in one bin. Calibrated well, both means are the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BIN_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    MEAN_PREDICTION_FIELD_NUMBER: _builtins.int
+    MEAN_LABEL_FIELD_NUMBER: _builtins.int
+    bin: _builtins.int
+    """Number of the bin: 32 of equal width over log-odds of -8 to 8, the first and the last open."""
+    weight: _builtins.float
+    """Σw."""
+    mean_prediction: _builtins.float
+    """Mean of the predictions, by weight."""
+    mean_label: _builtins.float
+    """Share of positives, by weight."""
+    def __init__(
+        self,
+        *,
+        bin: _builtins.int = ...,
+        weight: _builtins.float = ...,
+        mean_prediction: _builtins.float = ...,
+        mean_label: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bin", b"bin", "mean_label", b"mean_label", "mean_prediction", b"mean_prediction", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalibrationBin: _TypeAlias = CalibrationBin  # noqa: Y015
 
 @_typing.final
 class Estimate(_message.Message):
@@ -489,6 +589,12 @@ class Point(_message.Message):
     MATURED_SHARE_FIELD_NUMBER: _builtins.int
     REJECTED_ROWS_FIELD_NUMBER: _builtins.int
     MATURE_FIELD_NUMBER: _builtins.int
+    CORRECTED_CALIBRATION_FIELD_NUMBER: _builtins.int
+    LABEL_COVERAGE_FIELD_NUMBER: _builtins.int
+    BINNED_CALIBRATION_ERROR_FIELD_NUMBER: _builtins.int
+    REJECTED_SHARE_FIELD_NUMBER: _builtins.int
+    CALIBRATION_RANGE_FIELD_NUMBER: _builtins.int
+    NE_RANGE_FIELD_NUMBER: _builtins.int
     mean_prediction: _builtins.float
     """Mean of the predictions, by weight."""
     examples: _builtins.int
@@ -503,6 +609,14 @@ class Point(_message.Message):
     """
     mature: _builtins.bool
     """Whether the attribution window of the whole span has passed: late labels will not change its numbers any more."""
+    label_coverage: _builtins.float
+    """Share of the labels that have come, of those that will. By missing_label: of NEGATIVE, the predicted positives whose
+    labels should have come by now over all predicted positives; of IGNORED, examples with a label over all predictions.
+    """
+    binned_calibration_error: _builtins.float
+    """Σ over bins (W_bin / W) · |mean prediction − mean label|; only of spans of whole hours that have bins."""
+    rejected_share: _builtins.float
+    """Rejected rows over all rows, in [0, 1]."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Start of the span, inclusive."""
@@ -525,6 +639,20 @@ class Point(_message.Message):
     def base_rate(self) -> Global___Estimate:
         """Observed positives over examples, by weight."""
 
+    @_builtins.property
+    def corrected_calibration(self) -> Global___Estimate:
+        """Calibration with the delay of labels taken out: predicted positives that should have come by now over those that have,
+        by the delays that matured events had. Of all events, the immature ones included; known within minutes.
+        """
+
+    @_builtins.property
+    def calibration_range(self) -> Global___Limits:
+        """Healthy range of calibration at the start of the span; unset: NOT_APPLICABLE or none."""
+
+    @_builtins.property
+    def ne_range(self) -> Global___Limits:
+        """Healthy range of NE at the start of the span; unset: none."""
+
     def __init__(
         self,
         *,
@@ -539,12 +667,20 @@ class Point(_message.Message):
         matured_share: _builtins.float = ...,
         rejected_rows: _builtins.int = ...,
         mature: _builtins.bool = ...,
+        corrected_calibration: Global___Estimate | None = ...,
+        label_coverage: _builtins.float = ...,
+        binned_calibration_error: _builtins.float | None = ...,
+        rejected_share: _builtins.float = ...,
+        calibration_range: Global___Limits | None = ...,
+        ne_range: Global___Limits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base_rate", b"base_rate", "calibration", b"calibration", "end_time", b"end_time", "ne", b"ne", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_binned_calibration_error", b"_binned_calibration_error", "base_rate", b"base_rate", "binned_calibration_error", b"binned_calibration_error", "calibration", b"calibration", "calibration_range", b"calibration_range", "corrected_calibration", b"corrected_calibration", "end_time", b"end_time", "ne", b"ne", "ne_range", b"ne_range", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_rate", b"base_rate", "calibration", b"calibration", "end_time", b"end_time", "examples", b"examples", "mature", b"mature", "matured_share", b"matured_share", "mean_prediction", b"mean_prediction", "ne", b"ne", "positives", b"positives", "rejected_rows", b"rejected_rows", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_binned_calibration_error", b"_binned_calibration_error", "base_rate", b"base_rate", "binned_calibration_error", b"binned_calibration_error", "calibration", b"calibration", "calibration_range", b"calibration_range", "corrected_calibration", b"corrected_calibration", "end_time", b"end_time", "examples", b"examples", "label_coverage", b"label_coverage", "mature", b"mature", "matured_share", b"matured_share", "mean_prediction", b"mean_prediction", "ne", b"ne", "ne_range", b"ne_range", "positives", b"positives", "rejected_rows", b"rejected_rows", "rejected_share", b"rejected_share", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__binned_calibration_error: _TypeAlias = _typing.Literal["binned_calibration_error"]  # noqa: Y015
+    _WhichOneofArgType__binned_calibration_error: _TypeAlias = _typing.Literal["_binned_calibration_error", b"_binned_calibration_error"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__binned_calibration_error) -> _WhichOneofReturnType__binned_calibration_error | None: ...
 
 Global___Point: _TypeAlias = Point  # noqa: Y015
 
@@ -605,6 +741,7 @@ class Criterion(_message.Message):
     MIN_POSITIVES_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FIELD_NUMBER: _builtins.int
     INCLUDE_IMMATURE_FIELD_NUMBER: _builtins.int
+    MAX_CALIBRATION_DIFFERENCE_FIELD_NUMBER: _builtins.int
     prediction: _builtins.str
     """Id of the prediction."""
     max_ne_regression: _builtins.float
@@ -617,6 +754,10 @@ class Criterion(_message.Message):
     """Confidence of the intervals, above 0.5 and below 1. Default 0.99."""
     include_immature: _builtins.bool
     """Whether events whose attribution window has not ended count for calibration. Default false."""
+    max_calibration_difference: _builtins.float
+    """Most by which the candidate's calibration may differ from the baseline's, either way, as a ratio: 0.05 allows 1/1.05 to
+    1.05 times it. Judged like the ranges, on the ratio's interval; needs a baseline. 0: not judged.
+    """
     @_builtins.property
     def calibration(self) -> Global___Limits:
         """Range for calibration. FAIL when the interval lies outside of it as a whole, also where that is known without any
@@ -637,10 +778,11 @@ class Criterion(_message.Message):
         min_positives: _builtins.int = ...,
         confidence: _builtins.float = ...,
         include_immature: _builtins.bool = ...,
+        max_calibration_difference: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "ne", b"ne"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "confidence", b"confidence", "include_immature", b"include_immature", "max_ne_regression", b"max_ne_regression", "min_positives", b"min_positives", "ne", b"ne", "prediction", b"prediction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "confidence", b"confidence", "include_immature", b"include_immature", "max_calibration_difference", b"max_calibration_difference", "max_ne_regression", b"max_ne_regression", "min_positives", b"min_positives", "ne", b"ne", "prediction", b"prediction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -736,6 +878,8 @@ class Finding(_message.Message):
         """NE of the candidate against its range."""
         NE_REGRESSION: Finding._Metric.ValueType  # 3
         """NE of the candidate against the baseline's."""
+        CALIBRATION_DIFFERENCE: Finding._Metric.ValueType  # 4
+        """Calibration of the candidate against the baseline's."""
 
     class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
         """What was looked at."""
@@ -748,6 +892,8 @@ class Finding(_message.Message):
     """NE of the candidate against its range."""
     NE_REGRESSION: Finding.Metric.ValueType  # 3
     """NE of the candidate against the baseline's."""
+    CALIBRATION_DIFFERENCE: Finding.Metric.ValueType  # 4
+    """Calibration of the candidate against the baseline's."""
 
     PREDICTION_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
@@ -798,3 +944,910 @@ class Finding(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Finding: _TypeAlias = Finding  # noqa: Y015
+
+@_typing.final
+class ReplayJudgementsRequest(_message.Message):
+    """Request of ReplayJudgements."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    BASELINE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    CRITERIA_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The candidate."""
+    baseline: _builtins.str
+    """The model to compare with, as in JudgeModelRequest."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the bake began: events from this time on are judged, at every moment."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The last moment of judging; default: now."""
+
+    @_builtins.property
+    def criteria(self) -> _containers.RepeatedCompositeFieldContainer[Global___Criterion]:
+        """What is demanded, as in JudgeModelRequest."""
+
+    @_builtins.property
+    def step(self) -> _duration_pb2.Duration:
+        """Time between two moments of judging, at least 1 min; default 5 min; at most 2,000 moments."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        baseline: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        criteria: _abc.Iterable[Global___Criterion] | None = ...,
+        step: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "criteria", b"criteria", "end_time", b"end_time", "model", b"model", "start_time", b"start_time", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayJudgementsRequest: _TypeAlias = ReplayJudgementsRequest  # noqa: Y015
+
+@_typing.final
+class ReplayJudgementsResponse(_message.Message):
+    """Answer of ReplayJudgements."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOMENTS_FIELD_NUMBER: _builtins.int
+    FIRST_FAIL_TIME_FIELD_NUMBER: _builtins.int
+    FIRST_PASS_TIME_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    explanation: _builtins.str
+    """One or two sentences for people: "Would have failed at 14:35, 35 min after the start: …"."""
+    @_builtins.property
+    def moments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replayed]:
+        """Moment by moment, oldest first."""
+
+    @_builtins.property
+    def first_fail_time(self) -> _timestamp_pb2.Timestamp:
+        """The first moment at which the verdict was FAIL; unset: at none."""
+
+    @_builtins.property
+    def first_pass_time(self) -> _timestamp_pb2.Timestamp:
+        """The first moment at which it was PASS; unset: at none."""
+
+    def __init__(
+        self,
+        *,
+        moments: _abc.Iterable[Global___Replayed] | None = ...,
+        first_fail_time: _timestamp_pb2.Timestamp | None = ...,
+        first_pass_time: _timestamp_pb2.Timestamp | None = ...,
+        explanation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_fail_time", b"first_fail_time", "first_pass_time", b"first_pass_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "first_fail_time", b"first_fail_time", "first_pass_time", b"first_pass_time", "moments", b"moments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayJudgementsResponse: _TypeAlias = ReplayJudgementsResponse  # noqa: Y015
+
+@_typing.final
+class Replayed(_message.Message):
+    """What would have been said at one moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    verdict: _serving_pb2.Verdict.ValueType
+    """FAIL, INCONCLUSIVE or PASS."""
+    explanation: _builtins.str
+    """Why, with figures."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The moment."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        verdict: _serving_pb2.Verdict.ValueType = ...,
+        explanation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "time", b"time", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Replayed: _TypeAlias = Replayed  # noqa: Y015
+
+@_typing.final
+class ProposeRangesRequest(_message.Message):
+    """Request of ProposeRanges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGES_PER_WEEK_FIELD_NUMBER: _builtins.int
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model whose history is taken."""
+    pages_per_week: _builtins.float
+    """False alarms to allow: pages per model and week, over all its predictions and metrics. Above 0, at most 10; default 0.05."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Start of the healthy history; default: 28 d before its end, or the model's first minute."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the healthy history, not after the newest mature minute, which is the default."""
+
+    @_builtins.property
+    def predictions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Predictions to propose for; empty: all that the model type declares."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        pages_per_week: _builtins.float = ...,
+        predictions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "model", b"model", "pages_per_week", b"pages_per_week", "predictions", b"predictions", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposeRangesRequest: _TypeAlias = ProposeRangesRequest  # noqa: Y015
+
+@_typing.final
+class ProposeRangesResponse(_message.Message):
+    """Answer of ProposeRanges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROPOSALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def proposals(self) -> _containers.RepeatedCompositeFieldContainer[Global___RangeProposal]:
+        """Prediction by prediction, metric by metric."""
+
+    def __init__(
+        self,
+        *,
+        proposals: _abc.Iterable[Global___RangeProposal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proposals", b"proposals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposeRangesResponse: _TypeAlias = ProposeRangesResponse  # noqa: Y015
+
+@_typing.final
+class RangeProposal(_message.Message):
+    """A proposed range, and what it would have done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Basis:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _BasisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RangeProposal._Basis.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        BASIS_UNSPECIFIED: RangeProposal._Basis.ValueType  # 0
+        """Never sent."""
+        SEASONAL: RangeProposal._Basis.ValueType  # 1
+        """The history, with a centre for each hour of the week."""
+        LEVEL: RangeProposal._Basis.ValueType  # 2
+        """The history, with one centre."""
+        DEFAULT: RangeProposal._Basis.ValueType  # 3
+        """Too little history: wide and safe."""
+
+    class Basis(_Basis, metaclass=_BasisEnumTypeWrapper):
+        """What a proposal rests on."""
+
+    BASIS_UNSPECIFIED: RangeProposal.Basis.ValueType  # 0
+    """Never sent."""
+    SEASONAL: RangeProposal.Basis.ValueType  # 1
+    """The history, with a centre for each hour of the week."""
+    LEVEL: RangeProposal.Basis.ValueType  # 2
+    """The history, with one centre."""
+    DEFAULT: RangeProposal.Basis.ValueType  # 3
+    """Too little history: wide and safe."""
+
+    RANGE_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    OUTSIDE_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
+    PAGE_TIMES_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    basis: Global___RangeProposal.Basis.ValueType
+    """What it rests on."""
+    explanation: _builtins.str
+    """One or two sentences for people: what it rests on, and what it would have done."""
+    pages: _builtins.int
+    """Pages that the proposed range would have sent over the history, with the model's service level."""
+    windows: _builtins.int
+    """The history that was there: windows that were decidable."""
+    @_builtins.property
+    def range(self) -> _monitoring_pb2.HealthyRange:
+        """The range."""
+
+    @_builtins.property
+    def current(self) -> Global___Limits:
+        """The range that is in force now; unset: none."""
+
+    @_builtins.property
+    def outside(self) -> _containers.RepeatedCompositeFieldContainer[Global___Outside]:
+        """Windows of the history outside the proposed range."""
+
+    @_builtins.property
+    def page_times(self) -> _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]:
+        """When these would have been sent."""
+
+    def __init__(
+        self,
+        *,
+        range: _monitoring_pb2.HealthyRange | None = ...,
+        basis: Global___RangeProposal.Basis.ValueType = ...,
+        explanation: _builtins.str = ...,
+        current: Global___Limits | None = ...,
+        outside: _abc.Iterable[Global___Outside] | None = ...,
+        pages: _builtins.int = ...,
+        page_times: _abc.Iterable[_timestamp_pb2.Timestamp] | None = ...,
+        windows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "current", b"current", "explanation", b"explanation", "outside", b"outside", "page_times", b"page_times", "pages", b"pages", "range", b"range", "windows", b"windows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RangeProposal: _TypeAlias = RangeProposal  # noqa: Y015
+
+@_typing.final
+class Outside(_message.Message):
+    """Windows of a history outside a range, without a gap."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    WORST_FIELD_NUMBER: _builtins.int
+    worst: _builtins.float
+    """The value furthest outside."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Start of the first window."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the last window."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        worst: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time", "worst", b"worst"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Outside: _TypeAlias = Outside  # noqa: Y015
+
+@_typing.final
+class ModelStability(_message.Message):
+    """Whether a model is stable, and why not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ModelStability._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: ModelStability._State.ValueType  # 0
+        """Never sent."""
+        STABLE: ModelStability._State.ValueType  # 1
+        """1: every prediction is within its healthy ranges."""
+        UNSTABLE: ModelStability._State.ValueType  # 2
+        """0: at least one is not."""
+        UNKNOWN: ModelStability._State.ValueType  # 3
+        """The evidence does not suffice."""
+        NOT_APPLICABLE: ModelStability._State.ValueType  # 4
+        """The model predicts nothing that could be checked, as in retrieval: only its availability is watched."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Whether all is well."""
+
+    STATE_UNSPECIFIED: ModelStability.State.ValueType  # 0
+    """Never sent."""
+    STABLE: ModelStability.State.ValueType  # 1
+    """1: every prediction is within its healthy ranges."""
+    UNSTABLE: ModelStability.State.ValueType  # 2
+    """0: at least one is not."""
+    UNKNOWN: ModelStability.State.ValueType  # 3
+    """The evidence does not suffice."""
+    NOT_APPLICABLE: ModelStability.State.ValueType  # 4
+    """The model predicts nothing that could be checked, as in retrieval: only its availability is watched."""
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    MODEL_TYPE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    CULPRIT_PREDICTION_FIELD_NUMBER: _builtins.int
+    CULPRIT_METRIC_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    EVALUATE_TIME_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    AVAILABILITY_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    TEAM_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
+    FUNNEL_STAGE_FIELD_NUMBER: _builtins.int
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    SHARE_BASIS_POINTS_FIELD_NUMBER: _builtins.int
+    REQUEST_RATE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model."""
+    model_type: _builtins.str
+    """Its model type."""
+    state: Global___ModelStability.State.ValueType
+    """Whether all is well."""
+    explanation: _builtins.str
+    """One sentence for people, with figures: what is wrong and since when, or what is missing."""
+    culprit_prediction: _builtins.str
+    """The prediction that decided; empty where none did."""
+    culprit_metric: _monitoring_pb2.HealthyRange.Metric.ValueType
+    """The metric that decided; unset where none did."""
+    role: _registry_pb2.Model.Role.ValueType
+    """What it does for its type."""
+    tier: _serving_pb2.Tier.ValueType
+    """How critical it is."""
+    team: _builtins.str
+    """The team that owns it."""
+    surface: _builtins.str
+    """Its surface: `naming.surface` of its type, else the label `surface`; empty where neither is."""
+    funnel_stage: _registry_pb2.FunnelStage.ValueType
+    """Where in the funnel it stands."""
+    product: _builtins.str
+    """Its product: `naming.app` of its type, else the label `product`; empty where neither is."""
+    share_basis_points: _builtins.int
+    """Its share of its route's traffic over all regions, in basis points."""
+    request_rate: _builtins.float
+    """Requests a second that it serves; 0 where no agent reports it."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when the state is what it is."""
+
+    @_builtins.property
+    def evaluate_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last evaluated; unset: not yet."""
+
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricStability]:
+        """Metric by metric; not in lists and rolls unless asked for."""
+
+    @_builtins.property
+    def availability(self) -> Global___Availability:
+        """Whether its requests succeed in time."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        model_type: _builtins.str = ...,
+        state: Global___ModelStability.State.ValueType = ...,
+        explanation: _builtins.str = ...,
+        culprit_prediction: _builtins.str = ...,
+        culprit_metric: _monitoring_pb2.HealthyRange.Metric.ValueType = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        evaluate_time: _timestamp_pb2.Timestamp | None = ...,
+        metrics: _abc.Iterable[Global___MetricStability] | None = ...,
+        availability: Global___Availability | None = ...,
+        role: _registry_pb2.Model.Role.ValueType = ...,
+        tier: _serving_pb2.Tier.ValueType = ...,
+        team: _builtins.str = ...,
+        surface: _builtins.str = ...,
+        funnel_stage: _registry_pb2.FunnelStage.ValueType = ...,
+        product: _builtins.str = ...,
+        share_basis_points: _builtins.int = ...,
+        request_rate: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "evaluate_time", b"evaluate_time", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "culprit_metric", b"culprit_metric", "culprit_prediction", b"culprit_prediction", "evaluate_time", b"evaluate_time", "explanation", b"explanation", "funnel_stage", b"funnel_stage", "metrics", b"metrics", "model", b"model", "model_type", b"model_type", "product", b"product", "request_rate", b"request_rate", "role", b"role", "share_basis_points", b"share_basis_points", "since", b"since", "state", b"state", "surface", b"surface", "team", b"team", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelStability: _TypeAlias = ModelStability  # noqa: Y015
+
+@_typing.final
+class MetricStability(_message.Message):
+    """One metric of one prediction against its healthy range."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREDICTION_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    IMMATURE_FIELD_NUMBER: _builtins.int
+    LABEL_COVERAGE_FIELD_NUMBER: _builtins.int
+    POSITIVES_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    prediction: _builtins.str
+    """Id of the prediction."""
+    metric: _monitoring_pb2.HealthyRange.Metric.ValueType
+    """What was measured."""
+    state: Global___ModelStability.State.ValueType
+    """STABLE, UNSTABLE or UNKNOWN."""
+    immature: _builtins.bool
+    """Whether labels of that window are still to come; the value is then corrected for their delay."""
+    label_coverage: _builtins.float
+    """As in Point."""
+    positives: _builtins.int
+    """Positives of that window."""
+    examples: _builtins.int
+    """Examples of that window."""
+    explanation: _builtins.str
+    """One sentence with figures."""
+    @_builtins.property
+    def value(self) -> Global___Estimate:
+        """The value, over the newest window that is decidable."""
+
+    @_builtins.property
+    def range(self) -> Global___Limits:
+        """The range in force."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Start of that window."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """End of that window."""
+
+    def __init__(
+        self,
+        *,
+        prediction: _builtins.str = ...,
+        metric: _monitoring_pb2.HealthyRange.Metric.ValueType = ...,
+        state: Global___ModelStability.State.ValueType = ...,
+        value: Global___Estimate | None = ...,
+        range: Global___Limits | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        immature: _builtins.bool = ...,
+        label_coverage: _builtins.float = ...,
+        positives: _builtins.int = ...,
+        examples: _builtins.int = ...,
+        explanation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "range", b"range", "start_time", b"start_time", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "examples", b"examples", "explanation", b"explanation", "immature", b"immature", "label_coverage", b"label_coverage", "metric", b"metric", "positives", b"positives", "prediction", b"prediction", "range", b"range", "start_time", b"start_time", "state", b"state", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetricStability: _TypeAlias = MetricStability  # noqa: Y015
+
+@_typing.final
+class Availability(_message.Message):
+    """Whether the requests to a model succeed in time, as its agents report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Availability._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Availability._State.ValueType  # 0
+        """Never sent."""
+        AVAILABLE: Availability._State.ValueType  # 1
+        """They do, by the service level of the model type."""
+        UNAVAILABLE: Availability._State.ValueType  # 2
+        """Too many fail, or they take too long."""
+        UNKNOWN: Availability._State.ValueType  # 3
+        """No agent has reported on it lately, or it has no traffic."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Whether they do."""
+
+    STATE_UNSPECIFIED: Availability.State.ValueType  # 0
+    """Never sent."""
+    AVAILABLE: Availability.State.ValueType  # 1
+    """They do, by the service level of the model type."""
+    UNAVAILABLE: Availability.State.ValueType  # 2
+    """Too many fail, or they take too long."""
+    UNKNOWN: Availability.State.ValueType  # 3
+    """No agent has reported on it lately, or it has no traffic."""
+
+    STATE_FIELD_NUMBER: _builtins.int
+    SUCCESS_SHARE_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    LATENCY_P99_MS_FIELD_NUMBER: _builtins.int
+    OBSERVE_TIME_FIELD_NUMBER: _builtins.int
+    state: Global___Availability.State.ValueType
+    """Whether they do."""
+    success_share: _builtins.float
+    """Share that succeeded, between the last two reports."""
+    requests: _builtins.int
+    """Requests between the last two reports."""
+    latency_p99_ms: _builtins.float
+    """99th percentile of the latency in milliseconds; unset: not known."""
+    @_builtins.property
+    def observe_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last report was made."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___Availability.State.ValueType = ...,
+        success_share: _builtins.float = ...,
+        requests: _builtins.int = ...,
+        latency_p99_ms: _builtins.float | None = ...,
+        observe_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_p99_ms", b"_latency_p99_ms", "latency_p99_ms", b"latency_p99_ms", "observe_time", b"observe_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_p99_ms", b"_latency_p99_ms", "latency_p99_ms", b"latency_p99_ms", "observe_time", b"observe_time", "requests", b"requests", "state", b"state", "success_share", b"success_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__latency_p99_ms: _TypeAlias = _typing.Literal["latency_p99_ms"]  # noqa: Y015
+    _WhichOneofArgType__latency_p99_ms: _TypeAlias = _typing.Literal["_latency_p99_ms", b"_latency_p99_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p99_ms) -> _WhichOneofReturnType__latency_p99_ms | None: ...
+
+Global___Availability: _TypeAlias = Availability  # noqa: Y015
+
+@_typing.final
+class GetModelStabilityRequest(_message.Message):
+    """Request of GetModelStability."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelStabilityRequest: _TypeAlias = GetModelStabilityRequest  # noqa: Y015
+
+@_typing.final
+class ListModelStabilitiesRequest(_message.Message):
+    """Request of ListModelStabilities."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    SHOW_METRICS_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Models a page; default 50, at most 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before."""
+    filter: _builtins.str
+    """Only those that fit (AIP-160), over state, role, tier, team, surface, funnel_stage, product, model_type,
+    availability.state and culprit_metric: `state = UNSTABLE AND tier <= TIER1`. Others are refused by name.
+    """
+    show_metrics: _builtins.bool
+    """Whether `metrics` are given too."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        show_metrics: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "show_metrics", b"show_metrics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelStabilitiesRequest: _TypeAlias = ListModelStabilitiesRequest  # noqa: Y015
+
+@_typing.final
+class ListModelStabilitiesResponse(_message.Message):
+    """Answer of ListModelStabilities."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    EVALUATE_TIME_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Set where there are more."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelStability]:
+        """The worst first: by state, then tier, then traffic."""
+
+    @_builtins.property
+    def evaluate_time(self) -> _timestamp_pb2.Timestamp:
+        """When the fleet was last evaluated; unset: not yet."""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___ModelStability] | None = ...,
+        next_page_token: _builtins.str = ...,
+        evaluate_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate_time", b"evaluate_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate_time", b"evaluate_time", "models", b"models", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelStabilitiesResponse: _TypeAlias = ListModelStabilitiesResponse  # noqa: Y015
+
+@_typing.final
+class RollUpStabilityRequest(_message.Message):
+    """Request of RollUpStability."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Grouping:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _GroupingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RollUpStabilityRequest._Grouping.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        GROUPING_UNSPECIFIED: RollUpStabilityRequest._Grouping.ValueType  # 0
+        """Not stated; TEAM is assumed."""
+        TEAM: RollUpStabilityRequest._Grouping.ValueType  # 1
+        """By the team that owns them."""
+        SURFACE: RollUpStabilityRequest._Grouping.ValueType  # 2
+        """By surface."""
+        FUNNEL_STAGE: RollUpStabilityRequest._Grouping.ValueType  # 3
+        """By the stage of the funnel."""
+        PRODUCT: RollUpStabilityRequest._Grouping.ValueType  # 4
+        """By product."""
+        TIER: RollUpStabilityRequest._Grouping.ValueType  # 5
+        """By tier."""
+
+    class Grouping(_Grouping, metaclass=_GroupingEnumTypeWrapper):
+        """By what models are put together."""
+
+    GROUPING_UNSPECIFIED: RollUpStabilityRequest.Grouping.ValueType  # 0
+    """Not stated; TEAM is assumed."""
+    TEAM: RollUpStabilityRequest.Grouping.ValueType  # 1
+    """By the team that owns them."""
+    SURFACE: RollUpStabilityRequest.Grouping.ValueType  # 2
+    """By surface."""
+    FUNNEL_STAGE: RollUpStabilityRequest.Grouping.ValueType  # 3
+    """By the stage of the funnel."""
+    PRODUCT: RollUpStabilityRequest.Grouping.ValueType  # 4
+    """By product."""
+    TIER: RollUpStabilityRequest.Grouping.ValueType  # 5
+    """By tier."""
+
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    group_by: Global___RollUpStabilityRequest.Grouping.ValueType
+    """By what to group."""
+    filter: _builtins.str
+    """Only models that fit, as in ListModelStabilitiesRequest."""
+    def __init__(
+        self,
+        *,
+        group_by: Global___RollUpStabilityRequest.Grouping.ValueType = ...,
+        filter: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "group_by", b"group_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollUpStabilityRequest: _TypeAlias = RollUpStabilityRequest  # noqa: Y015
+
+@_typing.final
+class RollUpStabilityResponse(_message.Message):
+    """Answer of RollUpStability."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    EVALUATE_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def total(self) -> Global___StabilityGroup:
+        """All of them."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___StabilityGroup]:
+        """Group by group, the smallest share of stable models first. At most 1000."""
+
+    @_builtins.property
+    def evaluate_time(self) -> _timestamp_pb2.Timestamp:
+        """When the fleet was last evaluated; unset: not yet."""
+
+    def __init__(
+        self,
+        *,
+        total: Global___StabilityGroup | None = ...,
+        groups: _abc.Iterable[Global___StabilityGroup] | None = ...,
+        evaluate_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate_time", b"evaluate_time", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate_time", b"evaluate_time", "groups", b"groups", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollUpStabilityResponse: _TypeAlias = RollUpStabilityResponse  # noqa: Y015
+
+@_typing.final
+class StabilityGroup(_message.Message):
+    """Figures of a part of the fleet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    STABLE_FIELD_NUMBER: _builtins.int
+    UNSTABLE_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    NOT_APPLICABLE_FIELD_NUMBER: _builtins.int
+    STABLE_SHARE_FIELD_NUMBER: _builtins.int
+    STABLE_TRAFFIC_SHARE_FIELD_NUMBER: _builtins.int
+    AVAILABLE_STABLE_FIELD_NUMBER: _builtins.int
+    AVAILABLE_UNSTABLE_FIELD_NUMBER: _builtins.int
+    UNAVAILABLE_STABLE_FIELD_NUMBER: _builtins.int
+    UNAVAILABLE_UNSTABLE_FIELD_NUMBER: _builtins.int
+    WORST_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """The team, surface …; empty for the total, and for what has none."""
+    models: _builtins.int
+    """Models that serve."""
+    stable: _builtins.int
+    """Of these, stable ones."""
+    unstable: _builtins.int
+    """Unstable ones."""
+    unknown: _builtins.int
+    """Those whose stability is unknown."""
+    not_applicable: _builtins.int
+    """Those to which stability does not apply."""
+    stable_share: _builtins.float
+    """Stable ones over stable and unstable ones; unset where there is neither."""
+    stable_traffic_share: _builtins.float
+    """Requests to stable models over requests to stable and unstable ones; unset where there are none."""
+    available_stable: _builtins.int
+    """Models that are available and stable."""
+    available_unstable: _builtins.int
+    """Models that are available and unstable: they answer, wrongly."""
+    unavailable_stable: _builtins.int
+    """Models that are unavailable and stable."""
+    unavailable_unstable: _builtins.int
+    """Models that are unavailable and unstable."""
+    @_builtins.property
+    def worst(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models that are unstable or unavailable, the worst first; at most 5."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        models: _builtins.int = ...,
+        stable: _builtins.int = ...,
+        unstable: _builtins.int = ...,
+        unknown: _builtins.int = ...,
+        not_applicable: _builtins.int = ...,
+        stable_share: _builtins.float | None = ...,
+        stable_traffic_share: _builtins.float | None = ...,
+        available_stable: _builtins.int = ...,
+        available_unstable: _builtins.int = ...,
+        unavailable_stable: _builtins.int = ...,
+        unavailable_unstable: _builtins.int = ...,
+        worst: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stable_share", b"_stable_share", "_stable_traffic_share", b"_stable_traffic_share", "stable_share", b"stable_share", "stable_traffic_share", b"stable_traffic_share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stable_share", b"_stable_share", "_stable_traffic_share", b"_stable_traffic_share", "available_stable", b"available_stable", "available_unstable", b"available_unstable", "group", b"group", "models", b"models", "not_applicable", b"not_applicable", "stable", b"stable", "stable_share", b"stable_share", "stable_traffic_share", b"stable_traffic_share", "unavailable_stable", b"unavailable_stable", "unavailable_unstable", b"unavailable_unstable", "unknown", b"unknown", "unstable", b"unstable", "worst", b"worst"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__stable_share: _TypeAlias = _typing.Literal["stable_share"]  # noqa: Y015
+    _WhichOneofArgType__stable_share: _TypeAlias = _typing.Literal["_stable_share", b"_stable_share"]  # noqa: Y015
+    _WhichOneofReturnType__stable_traffic_share: _TypeAlias = _typing.Literal["stable_traffic_share"]  # noqa: Y015
+    _WhichOneofArgType__stable_traffic_share: _TypeAlias = _typing.Literal["_stable_traffic_share", b"_stable_traffic_share"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stable_share) -> _WhichOneofReturnType__stable_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stable_traffic_share) -> _WhichOneofReturnType__stable_traffic_share | None: ...
+
+Global___StabilityGroup: _TypeAlias = StabilityGroup  # noqa: Y015
+
+@_typing.final
+class WatchStabilityRequest(_message.Message):
+    """Request of WatchStability."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """Only models that fit, as in ListModelStabilitiesRequest."""
+    def __init__(
+        self,
+        *,
+        filter: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStabilityRequest: _TypeAlias = WatchStabilityRequest  # noqa: Y015
+
+@_typing.final
+class WatchStabilityResponse(_message.Message):
+    """Answer of WatchStability."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    EVALUATE_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelStability]:
+        """Models whose stability is new or has changed. Empty in a heartbeat."""
+
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models that fit no more, or serve no more."""
+
+    @_builtins.property
+    def evaluate_time(self) -> _timestamp_pb2.Timestamp:
+        """When the fleet was last evaluated; unset: not yet."""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___ModelStability] | None = ...,
+        removed: _abc.Iterable[_builtins.str] | None = ...,
+        evaluate_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate_time", b"evaluate_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate_time", b"evaluate_time", "models", b"models", "removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStabilityResponse: _TypeAlias = WatchStabilityResponse  # noqa: Y015

@@ -3,6 +3,8 @@
 import grpc
 import warnings
 
+from modelfleet.stability.v1 import alerts_pb2 as modelfleet_dot_stability_dot_v1_dot_alerts__pb2
+from modelfleet.stability.v1 import slos_pb2 as modelfleet_dot_stability_dot_v1_dot_slos__pb2
 from modelfleet.stability.v1 import stability_pb2 as modelfleet_dot_stability_dot_v1_dot_stability__pb2
 
 GRPC_GENERATED_VERSION = '1.78.2'
@@ -63,6 +65,11 @@ class StabilityServiceStub(object):
                 request_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.WriteLabelsRequest.SerializeToString,
                 response_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.WriteResponse.FromString,
                 _registered_method=True)
+        self.WriteStatistics = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/WriteStatistics',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.WriteStatisticsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.WriteResponse.FromString,
+                _registered_method=True)
         self.QuerySeries = channel.unary_unary(
                 '/modelfleet.stability.v1.StabilityService/QuerySeries',
                 request_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.QuerySeriesRequest.SerializeToString,
@@ -72,6 +79,76 @@ class StabilityServiceStub(object):
                 '/modelfleet.stability.v1.StabilityService/JudgeModel',
                 request_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.JudgeModelRequest.SerializeToString,
                 response_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.Judgement.FromString,
+                _registered_method=True)
+        self.ReplayJudgements = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/ReplayJudgements',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ReplayJudgementsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ReplayJudgementsResponse.FromString,
+                _registered_method=True)
+        self.ProposeRanges = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/ProposeRanges',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ProposeRangesRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ProposeRangesResponse.FromString,
+                _registered_method=True)
+        self.GetModelStability = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/GetModelStability',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.GetModelStabilityRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ModelStability.FromString,
+                _registered_method=True)
+        self.ListModelStabilities = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/ListModelStabilities',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ListModelStabilitiesRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ListModelStabilitiesResponse.FromString,
+                _registered_method=True)
+        self.RollUpStability = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/RollUpStability',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.RollUpStabilityRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.RollUpStabilityResponse.FromString,
+                _registered_method=True)
+        self.WatchStability = channel.unary_stream(
+                '/modelfleet.stability.v1.StabilityService/WatchStability',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.WatchStabilityRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.WatchStabilityResponse.FromString,
+                _registered_method=True)
+        self.GetSlo = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/GetSlo',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_slos__pb2.GetSloRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_slos__pb2.Slo.FromString,
+                _registered_method=True)
+        self.ListSlos = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/ListSlos',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_slos__pb2.ListSlosRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_slos__pb2.ListSlosResponse.FromString,
+                _registered_method=True)
+        self.GetAlert = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/GetAlert',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.GetAlertRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.Alert.FromString,
+                _registered_method=True)
+        self.ListAlerts = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/ListAlerts',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.ListAlertsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.ListAlertsResponse.FromString,
+                _registered_method=True)
+        self.CreateSilence = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/CreateSilence',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.CreateSilenceRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.Silence.FromString,
+                _registered_method=True)
+        self.GetSilence = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/GetSilence',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.GetSilenceRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.Silence.FromString,
+                _registered_method=True)
+        self.ListSilences = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/ListSilences',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.ListSilencesRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.ListSilencesResponse.FromString,
+                _registered_method=True)
+        self.EndSilence = channel.unary_unary(
+                '/modelfleet.stability.v1.StabilityService/EndSilence',
+                request_serializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.EndSilenceRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.Silence.FromString,
                 _registered_method=True)
 
 
@@ -117,6 +194,14 @@ class StabilityServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WriteStatistics(self, request, context):
+        """Writes sufficient statistics that the producer has made. Sums are added to what is there, so each batch holds what is
+        new. Rows that cannot be are refused alone, as BAD_STATISTICS. Errors: as WriteExamples.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def QuerySeries(self, request, context):
         """Reads calibration, normalized entropy and their companions of one model as a series. Errors: INVALID_FIELDS,
         RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
@@ -129,6 +214,111 @@ class StabilityServiceServicer(object):
         """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same time span.
         Reads only; the same question about the same data gets the same answer. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND,
         REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED, PART_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayJudgements(self, request, context):
+        """Judges as JudgeModel would have judged at moments of the past, by the labels that had come by then: what would a gate
+        with these criteria have said, and when first? Labels' ages are known to half an octave. Errors: as JudgeModel.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProposeRanges(self, request, context):
+        """Proposes healthy ranges from a history that was healthy, with their replay on it. Changes nothing: whoever accepts a
+        proposal writes it into the registry, as `modelfleet stability ranges accept` does. Errors: INVALID_FIELDS,
+        RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModelStability(self, request, context):
+        """Reads whether a model is stable. Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelStabilities(self, request, context):
+        """Lists the stability of the models that serve, the worst first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollUpStability(self, request, context):
+        """Counts the fleet by surface, funnel stage, product, team or tier: stable models, traffic on them, and availability
+        beside relevance.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchStability(self, request, context):
+        """Streams the stability of models: first of all that fit, then of each whose state or culprit changes, with a heartbeat
+        while nothing does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSlo(self, request, context):
+        """Reads the objectives of a model with what is left of their budgets. Errors: RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSlos(self, request, context):
+        """Lists the objectives of all models that serve, by name or the smallest budget first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAlert(self, request, context):
+        """Reads an alert. Errors: RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAlerts(self, request, context):
+        """Lists alerts, those that fire first, then the newest first. Alerts that were resolved are kept for 90 days.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSilence(self, request, context):
+        """Declares a maintenance: meanwhile no alert of a model type, or of one of its models, notifies anybody. Alerts go on being
+        derived, and budgets go on being spent. Errors: REFERENCE_NOT_FOUND,
+        REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSilence(self, request, context):
+        """Reads a silence. Errors: RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSilences(self, request, context):
+        """Lists silences, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndSilence(self, request, context):
+        """Ends a silence now; it stays readable. Ending an ended one changes nothing. Errors: RESOURCE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,6 +342,11 @@ def add_StabilityServiceServicer_to_server(servicer, server):
                     request_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.WriteLabelsRequest.FromString,
                     response_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.WriteResponse.SerializeToString,
             ),
+            'WriteStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteStatistics,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.WriteStatisticsRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.WriteResponse.SerializeToString,
+            ),
             'QuerySeries': grpc.unary_unary_rpc_method_handler(
                     servicer.QuerySeries,
                     request_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.QuerySeriesRequest.FromString,
@@ -161,6 +356,76 @@ def add_StabilityServiceServicer_to_server(servicer, server):
                     servicer.JudgeModel,
                     request_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.JudgeModelRequest.FromString,
                     response_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.Judgement.SerializeToString,
+            ),
+            'ReplayJudgements': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayJudgements,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ReplayJudgementsRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ReplayJudgementsResponse.SerializeToString,
+            ),
+            'ProposeRanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProposeRanges,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ProposeRangesRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ProposeRangesResponse.SerializeToString,
+            ),
+            'GetModelStability': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelStability,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.GetModelStabilityRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ModelStability.SerializeToString,
+            ),
+            'ListModelStabilities': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelStabilities,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ListModelStabilitiesRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.ListModelStabilitiesResponse.SerializeToString,
+            ),
+            'RollUpStability': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollUpStability,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.RollUpStabilityRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.RollUpStabilityResponse.SerializeToString,
+            ),
+            'WatchStability': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchStability,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.WatchStabilityRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_stability__pb2.WatchStabilityResponse.SerializeToString,
+            ),
+            'GetSlo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSlo,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_slos__pb2.GetSloRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_slos__pb2.Slo.SerializeToString,
+            ),
+            'ListSlos': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSlos,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_slos__pb2.ListSlosRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_slos__pb2.ListSlosResponse.SerializeToString,
+            ),
+            'GetAlert': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAlert,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.GetAlertRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.Alert.SerializeToString,
+            ),
+            'ListAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlerts,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.ListAlertsRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.ListAlertsResponse.SerializeToString,
+            ),
+            'CreateSilence': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSilence,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.CreateSilenceRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.Silence.SerializeToString,
+            ),
+            'GetSilence': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSilence,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.GetSilenceRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.Silence.SerializeToString,
+            ),
+            'ListSilences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSilences,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.ListSilencesRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.ListSilencesResponse.SerializeToString,
+            ),
+            'EndSilence': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndSilence,
+                    request_deserializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.EndSilenceRequest.FromString,
+                    response_serializer=modelfleet_dot_stability_dot_v1_dot_alerts__pb2.Silence.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -269,6 +534,33 @@ class StabilityService(object):
             _registered_method=True)
 
     @staticmethod
+    def WriteStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/WriteStatistics',
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.WriteStatisticsRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.WriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def QuerySeries(request,
             target,
             options=(),
@@ -312,6 +604,384 @@ class StabilityService(object):
             '/modelfleet.stability.v1.StabilityService/JudgeModel',
             modelfleet_dot_stability_dot_v1_dot_stability__pb2.JudgeModelRequest.SerializeToString,
             modelfleet_dot_stability_dot_v1_dot_stability__pb2.Judgement.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayJudgements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/ReplayJudgements',
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.ReplayJudgementsRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.ReplayJudgementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProposeRanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/ProposeRanges',
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.ProposeRangesRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.ProposeRangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelStability(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/GetModelStability',
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.GetModelStabilityRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.ModelStability.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelStabilities(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/ListModelStabilities',
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.ListModelStabilitiesRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.ListModelStabilitiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollUpStability(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/RollUpStability',
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.RollUpStabilityRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.RollUpStabilityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchStability(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/WatchStability',
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.WatchStabilityRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_stability__pb2.WatchStabilityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSlo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/GetSlo',
+            modelfleet_dot_stability_dot_v1_dot_slos__pb2.GetSloRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_slos__pb2.Slo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSlos(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/ListSlos',
+            modelfleet_dot_stability_dot_v1_dot_slos__pb2.ListSlosRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_slos__pb2.ListSlosResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAlert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/GetAlert',
+            modelfleet_dot_stability_dot_v1_dot_alerts__pb2.GetAlertRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_alerts__pb2.Alert.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/ListAlerts',
+            modelfleet_dot_stability_dot_v1_dot_alerts__pb2.ListAlertsRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_alerts__pb2.ListAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSilence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/CreateSilence',
+            modelfleet_dot_stability_dot_v1_dot_alerts__pb2.CreateSilenceRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_alerts__pb2.Silence.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSilence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/GetSilence',
+            modelfleet_dot_stability_dot_v1_dot_alerts__pb2.GetSilenceRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_alerts__pb2.Silence.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSilences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/ListSilences',
+            modelfleet_dot_stability_dot_v1_dot_alerts__pb2.ListSilencesRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_alerts__pb2.ListSilencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndSilence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.stability.v1.StabilityService/EndSilence',
+            modelfleet_dot_stability_dot_v1_dot_alerts__pb2.EndSilenceRequest.SerializeToString,
+            modelfleet_dot_stability_dot_v1_dot_alerts__pb2.Silence.FromString,
             options,
             channel_credentials,
             insecure,

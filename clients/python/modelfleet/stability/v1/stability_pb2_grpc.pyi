@@ -5,6 +5,8 @@ Stability: are the predictions still right?"""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from modelfleet.stability.v1 import alerts_pb2 as _alerts_pb2
+from modelfleet.stability.v1 import slos_pb2 as _slos_pb2
 from modelfleet.stability.v1 import stability_pb2 as _stability_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -60,6 +62,10 @@ class StabilityServiceStub:
     """Writes labels of predictions written before or after them. Only positives need to be written where a missing label
     means negative. Where an example gets both, in whatever order, it is a positive. Errors: as WriteExamples.
     """
+    WriteStatistics: _grpc.UnaryUnaryMultiCallable[_stability_pb2.WriteStatisticsRequest, _stability_pb2.WriteResponse]
+    """Writes sufficient statistics that the producer has made. Sums are added to what is there, so each batch holds what is
+    new. Rows that cannot be are refused alone, as BAD_STATISTICS. Errors: as WriteExamples.
+    """
     QuerySeries: _grpc.UnaryUnaryMultiCallable[_stability_pb2.QuerySeriesRequest, _stability_pb2.QuerySeriesResponse]
     """Reads calibration, normalized entropy and their companions of one model as a series. Errors: INVALID_FIELDS,
     RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
@@ -69,6 +75,46 @@ class StabilityServiceStub:
     Reads only; the same question about the same data gets the same answer. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND,
     REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED, PART_UNAVAILABLE.
     """
+    ReplayJudgements: _grpc.UnaryUnaryMultiCallable[_stability_pb2.ReplayJudgementsRequest, _stability_pb2.ReplayJudgementsResponse]
+    """Judges as JudgeModel would have judged at moments of the past, by the labels that had come by then: what would a gate
+    with these criteria have said, and when first? Labels' ages are known to half an octave. Errors: as JudgeModel.
+    """
+    ProposeRanges: _grpc.UnaryUnaryMultiCallable[_stability_pb2.ProposeRangesRequest, _stability_pb2.ProposeRangesResponse]
+    """Proposes healthy ranges from a history that was healthy, with their replay on it. Changes nothing: whoever accepts a
+    proposal writes it into the registry, as `modelfleet stability ranges accept` does. Errors: INVALID_FIELDS,
+    RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
+    """
+    GetModelStability: _grpc.UnaryUnaryMultiCallable[_stability_pb2.GetModelStabilityRequest, _stability_pb2.ModelStability]
+    """Reads whether a model is stable. Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE."""
+    ListModelStabilities: _grpc.UnaryUnaryMultiCallable[_stability_pb2.ListModelStabilitiesRequest, _stability_pb2.ListModelStabilitiesResponse]
+    """Lists the stability of the models that serve, the worst first."""
+    RollUpStability: _grpc.UnaryUnaryMultiCallable[_stability_pb2.RollUpStabilityRequest, _stability_pb2.RollUpStabilityResponse]
+    """Counts the fleet by surface, funnel stage, product, team or tier: stable models, traffic on them, and availability
+    beside relevance.
+    """
+    WatchStability: _grpc.UnaryStreamMultiCallable[_stability_pb2.WatchStabilityRequest, _stability_pb2.WatchStabilityResponse]
+    """Streams the stability of models: first of all that fit, then of each whose state or culprit changes, with a heartbeat
+    while nothing does.
+    """
+    GetSlo: _grpc.UnaryUnaryMultiCallable[_slos_pb2.GetSloRequest, _slos_pb2.Slo]
+    """Reads the objectives of a model with what is left of their budgets. Errors: RESOURCE_NOT_FOUND."""
+    ListSlos: _grpc.UnaryUnaryMultiCallable[_slos_pb2.ListSlosRequest, _slos_pb2.ListSlosResponse]
+    """Lists the objectives of all models that serve, by name or the smallest budget first."""
+    GetAlert: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.GetAlertRequest, _alerts_pb2.Alert]
+    """Reads an alert. Errors: RESOURCE_NOT_FOUND."""
+    ListAlerts: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertsRequest, _alerts_pb2.ListAlertsResponse]
+    """Lists alerts, those that fire first, then the newest first. Alerts that were resolved are kept for 90 days."""
+    CreateSilence: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.CreateSilenceRequest, _alerts_pb2.Silence]
+    """Declares a maintenance: meanwhile no alert of a model type, or of one of its models, notifies anybody. Alerts go on being
+    derived, and budgets go on being spent. Errors: REFERENCE_NOT_FOUND,
+    REQUEST_ID_REUSED.
+    """
+    GetSilence: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.GetSilenceRequest, _alerts_pb2.Silence]
+    """Reads a silence. Errors: RESOURCE_NOT_FOUND."""
+    ListSilences: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListSilencesRequest, _alerts_pb2.ListSilencesResponse]
+    """Lists silences, the newest first."""
+    EndSilence: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.EndSilenceRequest, _alerts_pb2.Silence]
+    """Ends a silence now; it stays readable. Ending an ended one changes nothing. Errors: RESOURCE_NOT_FOUND."""
 
 @_typing.type_check_only
 class StabilityServiceAsyncStub(StabilityServiceStub):
@@ -102,6 +148,10 @@ class StabilityServiceAsyncStub(StabilityServiceStub):
     """Writes labels of predictions written before or after them. Only positives need to be written where a missing label
     means negative. Where an example gets both, in whatever order, it is a positive. Errors: as WriteExamples.
     """
+    WriteStatistics: _aio.UnaryUnaryMultiCallable[_stability_pb2.WriteStatisticsRequest, _stability_pb2.WriteResponse]  # type: ignore[assignment]
+    """Writes sufficient statistics that the producer has made. Sums are added to what is there, so each batch holds what is
+    new. Rows that cannot be are refused alone, as BAD_STATISTICS. Errors: as WriteExamples.
+    """
     QuerySeries: _aio.UnaryUnaryMultiCallable[_stability_pb2.QuerySeriesRequest, _stability_pb2.QuerySeriesResponse]  # type: ignore[assignment]
     """Reads calibration, normalized entropy and their companions of one model as a series. Errors: INVALID_FIELDS,
     RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
@@ -111,6 +161,46 @@ class StabilityServiceAsyncStub(StabilityServiceStub):
     Reads only; the same question about the same data gets the same answer. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND,
     REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED, PART_UNAVAILABLE.
     """
+    ReplayJudgements: _aio.UnaryUnaryMultiCallable[_stability_pb2.ReplayJudgementsRequest, _stability_pb2.ReplayJudgementsResponse]  # type: ignore[assignment]
+    """Judges as JudgeModel would have judged at moments of the past, by the labels that had come by then: what would a gate
+    with these criteria have said, and when first? Labels' ages are known to half an octave. Errors: as JudgeModel.
+    """
+    ProposeRanges: _aio.UnaryUnaryMultiCallable[_stability_pb2.ProposeRangesRequest, _stability_pb2.ProposeRangesResponse]  # type: ignore[assignment]
+    """Proposes healthy ranges from a history that was healthy, with their replay on it. Changes nothing: whoever accepts a
+    proposal writes it into the registry, as `modelfleet stability ranges accept` does. Errors: INVALID_FIELDS,
+    RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
+    """
+    GetModelStability: _aio.UnaryUnaryMultiCallable[_stability_pb2.GetModelStabilityRequest, _stability_pb2.ModelStability]  # type: ignore[assignment]
+    """Reads whether a model is stable. Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE."""
+    ListModelStabilities: _aio.UnaryUnaryMultiCallable[_stability_pb2.ListModelStabilitiesRequest, _stability_pb2.ListModelStabilitiesResponse]  # type: ignore[assignment]
+    """Lists the stability of the models that serve, the worst first."""
+    RollUpStability: _aio.UnaryUnaryMultiCallable[_stability_pb2.RollUpStabilityRequest, _stability_pb2.RollUpStabilityResponse]  # type: ignore[assignment]
+    """Counts the fleet by surface, funnel stage, product, team or tier: stable models, traffic on them, and availability
+    beside relevance.
+    """
+    WatchStability: _aio.UnaryStreamMultiCallable[_stability_pb2.WatchStabilityRequest, _stability_pb2.WatchStabilityResponse]  # type: ignore[assignment]
+    """Streams the stability of models: first of all that fit, then of each whose state or culprit changes, with a heartbeat
+    while nothing does.
+    """
+    GetSlo: _aio.UnaryUnaryMultiCallable[_slos_pb2.GetSloRequest, _slos_pb2.Slo]  # type: ignore[assignment]
+    """Reads the objectives of a model with what is left of their budgets. Errors: RESOURCE_NOT_FOUND."""
+    ListSlos: _aio.UnaryUnaryMultiCallable[_slos_pb2.ListSlosRequest, _slos_pb2.ListSlosResponse]  # type: ignore[assignment]
+    """Lists the objectives of all models that serve, by name or the smallest budget first."""
+    GetAlert: _aio.UnaryUnaryMultiCallable[_alerts_pb2.GetAlertRequest, _alerts_pb2.Alert]  # type: ignore[assignment]
+    """Reads an alert. Errors: RESOURCE_NOT_FOUND."""
+    ListAlerts: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertsRequest, _alerts_pb2.ListAlertsResponse]  # type: ignore[assignment]
+    """Lists alerts, those that fire first, then the newest first. Alerts that were resolved are kept for 90 days."""
+    CreateSilence: _aio.UnaryUnaryMultiCallable[_alerts_pb2.CreateSilenceRequest, _alerts_pb2.Silence]  # type: ignore[assignment]
+    """Declares a maintenance: meanwhile no alert of a model type, or of one of its models, notifies anybody. Alerts go on being
+    derived, and budgets go on being spent. Errors: REFERENCE_NOT_FOUND,
+    REQUEST_ID_REUSED.
+    """
+    GetSilence: _aio.UnaryUnaryMultiCallable[_alerts_pb2.GetSilenceRequest, _alerts_pb2.Silence]  # type: ignore[assignment]
+    """Reads a silence. Errors: RESOURCE_NOT_FOUND."""
+    ListSilences: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListSilencesRequest, _alerts_pb2.ListSilencesResponse]  # type: ignore[assignment]
+    """Lists silences, the newest first."""
+    EndSilence: _aio.UnaryUnaryMultiCallable[_alerts_pb2.EndSilenceRequest, _alerts_pb2.Silence]  # type: ignore[assignment]
+    """Ends a silence now; it stays readable. Ending an ended one changes nothing. Errors: RESOURCE_NOT_FOUND."""
 
 class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes predictions and labels in, keeps their sufficient statistics per minute, and judges.
@@ -161,6 +251,16 @@ class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def WriteStatistics(
+        self,
+        request: _stability_pb2.WriteStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_stability_pb2.WriteResponse, _abc.Awaitable[_stability_pb2.WriteResponse]]:
+        """Writes sufficient statistics that the producer has made. Sums are added to what is there, so each batch holds what is
+        new. Rows that cannot be are refused alone, as BAD_STATISTICS. Errors: as WriteExamples.
+        """
+
+    @_abc_1.abstractmethod
     def QuerySeries(
         self,
         request: _stability_pb2.QuerySeriesRequest,
@@ -180,5 +280,129 @@ class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
         Reads only; the same question about the same data gets the same answer. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND,
         REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED, PART_UNAVAILABLE.
         """
+
+    @_abc_1.abstractmethod
+    def ReplayJudgements(
+        self,
+        request: _stability_pb2.ReplayJudgementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_stability_pb2.ReplayJudgementsResponse, _abc.Awaitable[_stability_pb2.ReplayJudgementsResponse]]:
+        """Judges as JudgeModel would have judged at moments of the past, by the labels that had come by then: what would a gate
+        with these criteria have said, and when first? Labels' ages are known to half an octave. Errors: as JudgeModel.
+        """
+
+    @_abc_1.abstractmethod
+    def ProposeRanges(
+        self,
+        request: _stability_pb2.ProposeRangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_stability_pb2.ProposeRangesResponse, _abc.Awaitable[_stability_pb2.ProposeRangesResponse]]:
+        """Proposes healthy ranges from a history that was healthy, with their replay on it. Changes nothing: whoever accepts a
+        proposal writes it into the registry, as `modelfleet stability ranges accept` does. Errors: INVALID_FIELDS,
+        RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetModelStability(
+        self,
+        request: _stability_pb2.GetModelStabilityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_stability_pb2.ModelStability, _abc.Awaitable[_stability_pb2.ModelStability]]:
+        """Reads whether a model is stable. Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE."""
+
+    @_abc_1.abstractmethod
+    def ListModelStabilities(
+        self,
+        request: _stability_pb2.ListModelStabilitiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_stability_pb2.ListModelStabilitiesResponse, _abc.Awaitable[_stability_pb2.ListModelStabilitiesResponse]]:
+        """Lists the stability of the models that serve, the worst first."""
+
+    @_abc_1.abstractmethod
+    def RollUpStability(
+        self,
+        request: _stability_pb2.RollUpStabilityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_stability_pb2.RollUpStabilityResponse, _abc.Awaitable[_stability_pb2.RollUpStabilityResponse]]:
+        """Counts the fleet by surface, funnel stage, product, team or tier: stable models, traffic on them, and availability
+        beside relevance.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchStability(
+        self,
+        request: _stability_pb2.WatchStabilityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_stability_pb2.WatchStabilityResponse], _abc.AsyncIterator[_stability_pb2.WatchStabilityResponse]]:
+        """Streams the stability of models: first of all that fit, then of each whose state or culprit changes, with a heartbeat
+        while nothing does.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSlo(
+        self,
+        request: _slos_pb2.GetSloRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_slos_pb2.Slo, _abc.Awaitable[_slos_pb2.Slo]]:
+        """Reads the objectives of a model with what is left of their budgets. Errors: RESOURCE_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListSlos(
+        self,
+        request: _slos_pb2.ListSlosRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_slos_pb2.ListSlosResponse, _abc.Awaitable[_slos_pb2.ListSlosResponse]]:
+        """Lists the objectives of all models that serve, by name or the smallest budget first."""
+
+    @_abc_1.abstractmethod
+    def GetAlert(
+        self,
+        request: _alerts_pb2.GetAlertRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alerts_pb2.Alert, _abc.Awaitable[_alerts_pb2.Alert]]:
+        """Reads an alert. Errors: RESOURCE_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListAlerts(
+        self,
+        request: _alerts_pb2.ListAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alerts_pb2.ListAlertsResponse, _abc.Awaitable[_alerts_pb2.ListAlertsResponse]]:
+        """Lists alerts, those that fire first, then the newest first. Alerts that were resolved are kept for 90 days."""
+
+    @_abc_1.abstractmethod
+    def CreateSilence(
+        self,
+        request: _alerts_pb2.CreateSilenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alerts_pb2.Silence, _abc.Awaitable[_alerts_pb2.Silence]]:
+        """Declares a maintenance: meanwhile no alert of a model type, or of one of its models, notifies anybody. Alerts go on being
+        derived, and budgets go on being spent. Errors: REFERENCE_NOT_FOUND,
+        REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSilence(
+        self,
+        request: _alerts_pb2.GetSilenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alerts_pb2.Silence, _abc.Awaitable[_alerts_pb2.Silence]]:
+        """Reads a silence. Errors: RESOURCE_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListSilences(
+        self,
+        request: _alerts_pb2.ListSilencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alerts_pb2.ListSilencesResponse, _abc.Awaitable[_alerts_pb2.ListSilencesResponse]]:
+        """Lists silences, the newest first."""
+
+    @_abc_1.abstractmethod
+    def EndSilence(
+        self,
+        request: _alerts_pb2.EndSilenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alerts_pb2.Silence, _abc.Awaitable[_alerts_pb2.Silence]]:
+        """Ends a silence now; it stays readable. Ending an ended one changes nothing. Errors: RESOURCE_NOT_FOUND."""
 
 def add_StabilityServiceServicer_to_server(servicer: StabilityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

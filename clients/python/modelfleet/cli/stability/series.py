@@ -1,4 +1,4 @@
-"""`modelfleet stability`: are the predictions still right?"""
+"""Series and judgements of a model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelfleet.cli import render
 from modelfleet.cli.parameters import DURATION
 from modelfleet.cli.registry import MODEL
-from modelfleet.cli.session import FleetGroup, Session, with_session
+from modelfleet.cli.session import Session, with_session
 from modelfleet.stability.v1 import stability_pb2 as pb
-
-
-@click.group(cls=FleetGroup)
-def group() -> None:
-    """Are the predictions still right?"""
 
 
 def figure(value: pb.Estimate) -> str:
@@ -33,7 +28,7 @@ def _since(span: Duration) -> Timestamp:
     return start
 
 
-@group.command("show")
+@click.command("show")
 @click.argument("model", metavar="TYPE/MODEL")
 @click.option("--prediction", default="", help="Which task output. Default: the first that the model type declares.")
 @click.option("--last", type=DURATION, default="1h", show_default=True, help="How far to look back.")
@@ -65,7 +60,7 @@ def _row(label: str, point: pb.Point) -> list[str]:
     return [label, figure(point.calibration), figure(point.ne), *numbers]
 
 
-@group.command("judge")
+@click.command("judge")
 @click.argument("model", metavar="TYPE/MODEL")
 @click.option("--baseline", default="", help="Compare with this model on the same span.")
 @click.option("--last", type=DURATION, default="1h", show_default=True, help="How far to look back.")

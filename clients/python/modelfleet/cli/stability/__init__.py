@@ -1,0 +1,17 @@
+"""`modelfleet stability`: are the predictions still right? A file per noun."""
+
+from __future__ import annotations
+
+import click
+
+from modelfleet.cli.session import FleetGroup
+from modelfleet.cli.stability.series import judge, show
+
+
+@click.group(cls=FleetGroup)
+def group() -> None:
+    """Are the predictions still right?"""
+
+
+for command in (show, judge):
+    group.add_command(command)

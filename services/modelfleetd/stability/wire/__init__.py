@@ -1,0 +1,1 @@
+"""Protobuf ↔ domain, where field names alone do not say it. A file per concept."""
