@@ -20,6 +20,7 @@ def head(model: WatchedModel) -> pb.Slo:
         model_type=model.model_type,
         model=model.name,
         team=model.team,
+        on_call=model.on_call,
         period=duration_to_proto(PERIOD),
         **numbers,
     )

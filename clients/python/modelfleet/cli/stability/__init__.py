@@ -6,6 +6,7 @@ import click
 
 from modelfleet.cli.session import FleetGroup
 from modelfleet.cli.stability.series import judge, show
+from modelfleet.cli.stability.slo import rules, slo
 
 
 @click.group(cls=FleetGroup)
@@ -13,5 +14,5 @@ def group() -> None:
     """Are the predictions still right?"""
 
 
-for command in (show, judge):
+for command in (show, judge, slo, rules):
     group.add_command(command)
