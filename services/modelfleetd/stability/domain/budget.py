@@ -32,7 +32,7 @@ _COUNTED: Final = (Slice.GOOD, Slice.BAD, Slice.UNKNOWN)
 HourCounts: TypeAlias = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class History:
     """The slices of one objective of many SLOs, as of a minute. About 6.5 kB for each."""
 
@@ -45,11 +45,6 @@ class History:
         """Returns the minutes of the period that count as good, bad and unknown: rows × 3."""
         found: npt.NDArray[np.int64] = self.hours.sum(axis=1, dtype=np.int64)
         return found
-
-    def tally(self, slo: str) -> Tally:
-        """Returns the minutes of the period of one SLO."""
-        good, bad, unknown = self.hours[self.rows[slo]].sum(axis=0, dtype=np.int64).tolist()
-        return Tally(good, bad, unknown)
 
     def tail_start(self, minute: int) -> int | None:
         """Returns the first minute that has to be read to bring this up to a newer one; None where all has to be."""
@@ -113,12 +108,13 @@ def joined(one: History, other: History) -> History:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Budgets:
     """Budgets and burn rates of all models that serve, as of one minute and one revision of the registry."""
 
     fleet: WatchedFleet
     histories: Mapping[Objective, History]  # of STABILITY, which says COVERAGE too, and of AVAILABILITY
+    totals: Mapping[Objective, npt.NDArray[np.int64]]
     burning: Mapping[Objective, Burning]
 
     @property
@@ -146,8 +142,14 @@ class Budgets:
     def tally(self, model: WatchedModel, kind: Objective) -> Tally:
         """Returns the minutes of the period of an objective."""
         if kind is Objective.COVERAGE:
-            return self.histories[Objective.STABILITY].tally(model.slo).coverage
-        return self.histories[kind].tally(model.slo)
+            return self.tally(model, Objective.STABILITY).coverage
+        good, bad, unknown = self.totals[kind][self.histories[kind].rows[model.slo]].tolist()
+        return Tally(good, bad, unknown)
+
+    def newest_slice(self, model: WatchedModel, kind: Objective) -> Slice:
+        """Returns what the newest minute counts as; for COVERAGE that of STABILITY, from which it follows."""
+        history = self.histories[Objective.STABILITY if kind is Objective.COVERAGE else kind]
+        return Slice(int(history.recent[history.rows[model.slo], -1]))
 
     def burn_rates(self, model: WatchedModel, kind: Objective) -> tuple[BurnRate, ...]:
         """Returns what the pairs of windows say of an objective; of COVERAGE nothing, since nobody is paged for it."""
@@ -159,7 +161,7 @@ class Budgets:
         """Returns by model the smallest budget left of what is alerted for; infinite where nothing was counted."""
         found = dict.fromkeys(self.fleet.models, math.inf)
         for kind, history in self.histories.items():
-            good, bad, _ = history.totals().T
+            good, bad, _ = self.totals[kind].T
             spare = (good + bad) * (1.0 - self.burning[kind].targets)
             left = np.where(good + bad > 0, 1.0 - bad / np.where(spare > 0, spare, 1.0), math.inf).tolist()
             for model in self.fleet.models.values():
@@ -181,7 +183,8 @@ def budgets(fleet: WatchedFleet, histories: Mapping[Objective, History]) -> Budg
         for model in fleet.models.values():
             targets[history.rows[model.slo]] = target_of(model.service_level, kind)
         found[kind] = burning(history.recent, targets)
-    return Budgets(fleet, histories, found)
+    totals = {kind: history.totals() for kind, history in histories.items()}
+    return Budgets(fleet, histories, totals, found)
 
 
 def _counted(matrix: Slices) -> HourCounts:

@@ -114,7 +114,7 @@ class ObjectiveState:
     burn_rates: tuple[BurnRate, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Burning:
     """How fast many subjects spend their budgets."""
 
