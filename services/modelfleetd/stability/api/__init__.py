@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from modelfleetd.stability.api.series import Series
+from modelfleetd.stability.api.standings import Standings
 from modelfleetd.stability.api.writes import Writes
 
 
-class StabilityServicer(Writes, Series):
+class StabilityServicer(Writes, Series, Standings):
     """All of them."""
