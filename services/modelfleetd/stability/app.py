@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -10,9 +11,11 @@ from modelfleetd.kit.app import Service, run_service
 from modelfleetd.kit.worker import Periodic
 from modelfleetd.stability import migrations
 from modelfleetd.stability.api import StabilityServicer
-from modelfleetd.stability.budgets import BudgetKeeper
+from modelfleetd.stability.budgets import BUDGET_SECONDS, BudgetKeeper
+from modelfleetd.stability.evaluator import TICK_SECONDS, Evaluator
 from modelfleetd.stability.fleet import TEAMS_SECONDS, Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
+from modelfleetd.stability.published import MOST_MODELS, Published
 from modelfleetd.stability.reader import Reader
 from modelfleetd.stability.registry import Registry
 from modelfleetd.stability.store import Store
@@ -37,19 +40,31 @@ async def build(service: Service) -> None:
     registry = Registry(service.client.registry, service.clock)
     fleet = await service.enter(Fleet(service.client))
     metrics = IntakeMetrics()
+    evaluator = Evaluator(database, fleet, service.client.registry, service.clock, service.id)
+    service.at_end(evaluator.resign)
     budgets = BudgetKeeper(database, fleet)
     service.work(
         Periodic("stability sweep", _SWEEP_SECONDS, lambda: store.sweep(service.clock.now()), service.clock),
         Periodic("read who is on call", TEAMS_SECONDS, fleet.read_teams, service.clock),
+        Periodic("evaluation", TICK_SECONDS, evaluator.tick, service.clock, jitter=0.0),
+        Periodic("slices sweep", _SWEEP_SECONDS, evaluator.sweep, service.clock),
+        Periodic("budgets", BUDGET_SECONDS, budgets.current, service.clock),
     )
     if service.config.metrics_listen:
         await service.enter(_published(metrics))
+        most = getattr(service.options, "max_published_models", MOST_MODELS)
+        service.publish(Published(evaluator, budgets, service.clock, most).text)
     server = service.server(roles=service.registry_roles(), team_of=registry.team_of)
     writer, reader = Writer(store, service.clock), Reader(store, service.clock)
-    servicer = StabilityServicer(registry, writer, reader, fleet, metrics, budgets)
+    servicer = StabilityServicer(registry, writer, reader, fleet, metrics, evaluator, budgets)
     server.add(servicer, stability_pb2_grpc.add_StabilityServiceServicer_to_server)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs stability until it is told to stop; returns the exit status."""
-    return run_service("stability", build, argv)
+    return run_service("stability", build, argv, arguments=_add_arguments)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    most = f"models that Prometheus is told of, the most critical ones first (default {MOST_MODELS})"
+    parser.add_argument("--max-published-models", type=int, default=MOST_MODELS, metavar="MODELS", help=most)

@@ -8,6 +8,7 @@ import grpc
 
 from modelfleet.stability.v1 import stability_pb2_grpc
 from modelfleetd.stability.budgets import BudgetKeeper
+from modelfleetd.stability.evaluator import Evaluator
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
 from modelfleetd.stability.reader import Reader
@@ -27,6 +28,7 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         reader: Reader,
         fleet: Fleet,
         metrics: IntakeMetrics,
+        evaluator: Evaluator,
         budgets: BudgetKeeper,
     ) -> None:
         self._registry = registry
@@ -34,4 +36,5 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         self._reader = reader
         self._fleet = fleet
         self._metrics = metrics
+        self._evaluator = evaluator
         self._budgets = budgets
