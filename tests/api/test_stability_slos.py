@@ -29,8 +29,9 @@ BASELINE, EXPERIMENT, RETIRED = (
     registry_pb.Model.RETIRED,
 )
 STABILITY, AVAILABILITY = Objective.STABILITY, Objective.AVAILABILITY
-# The minute of NOW is evaluated at the start, while nothing serves yet.
-MINUTE = minute_of(NOW) + 1
+# The minute of NOW is evaluated at the start, while nothing serves yet. Days later all is read anew, so that histories
+# can be written of a time that has been looked at.
+MINUTE = minute_of(NOW) + 4 * 1440
 
 
 @pytest.fixture
