@@ -6,6 +6,8 @@ import click
 
 from modelfleet.cli.session import FleetGroup
 from modelfleet.cli.stability.series import judge, show
+from modelfleet.cli.stability.status import get, list_, status
+from modelfleet.cli.stability.top import top
 
 
 @click.group(cls=FleetGroup)
@@ -13,5 +15,5 @@ def group() -> None:
     """Are the predictions still right?"""
 
 
-for command in (show, judge):
+for command in (status, list_, get, top, show, judge):
     group.add_command(command)
