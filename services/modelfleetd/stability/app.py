@@ -10,6 +10,7 @@ from modelfleetd.kit.app import Service, run_service
 from modelfleetd.kit.worker import Periodic
 from modelfleetd.stability import migrations
 from modelfleetd.stability.api import StabilityServicer
+from modelfleetd.stability.budgets import BudgetKeeper
 from modelfleetd.stability.evaluator import TICK_SECONDS, Evaluator
 from modelfleetd.stability.fleet import TEAMS_SECONDS, Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
@@ -39,6 +40,7 @@ async def build(service: Service) -> None:
     metrics = IntakeMetrics()
     evaluator = Evaluator(database, fleet, service.client.registry, service.clock, service.id)
     service.at_end(evaluator.resign)
+    budgets = BudgetKeeper(database, fleet)
     service.work(
         Periodic("stability sweep", _SWEEP_SECONDS, lambda: store.sweep(service.clock.now()), service.clock),
         Periodic("read who is on call", TEAMS_SECONDS, fleet.read_teams, service.clock),
@@ -48,8 +50,15 @@ async def build(service: Service) -> None:
     if service.config.metrics_listen:
         await service.enter(_published(metrics))
     server = service.server(roles=service.registry_roles(), team_of=registry.team_of)
+    writer, reader = Writer(store, service.clock), Reader(store, service.clock)
     servicer = StabilityServicer(
-        registry, Writer(store, service.clock), Reader(store, service.clock), fleet, metrics, evaluator
+        registry,
+        writer,
+        reader,
+        fleet,
+        metrics,
+        evaluator,
+        budgets,
     )
     server.add(servicer, stability_pb2_grpc.add_StabilityServiceServicer_to_server)
 

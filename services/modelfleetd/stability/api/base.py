@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from modelfleet.stability.v1 import stability_pb2_grpc
+from modelfleetd.stability.budgets import BudgetKeeper
 from modelfleetd.stability.evaluator import Evaluator
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
@@ -28,6 +29,7 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         fleet: Fleet,
         metrics: IntakeMetrics,
         evaluator: Evaluator,
+        budgets: BudgetKeeper,
     ) -> None:
         self._registry = registry
         self._writer = writer
@@ -35,3 +37,4 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         self._fleet = fleet
         self._metrics = metrics
         self._evaluator = evaluator
+        self._budgets = budgets
