@@ -38,14 +38,21 @@ class Culprit:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What the newest evaluation says of one model."""
+
+    culprits: tuple[Culprit, ...] = ()  # all that are outside of their ranges now, the one that decided first
+    since: datetime | None = None  # when its stability became what it is
+    explanations: Mapping[Kind, str] = field(default_factory=dict)  # one sentence, of other kinds than UNSTABLE
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
-    """What is known of one model that serves."""
+    """One model that serves."""
 
     model: WatchedModel
     burning: Mapping[Kind, tuple[BurnRate, ...]]  # of the kinds that are watched
-    culprits: tuple[Culprit, ...] = ()  # all that are outside of their ranges now, the worst first
-    explanations: Mapping[Kind, str] = field(default_factory=dict)  # one sentence; none of UNSTABLE with culprits
-    since: datetime | None = None  # when its stability became what it is
+    known: Known = Known()
 
 
 class Signal(enum.Enum):
@@ -153,7 +160,7 @@ def _of_kind(
     new_name: Callable[[], str],
 ) -> list[Alert]:
     """Returns what changes about one kind of a model."""
-    culprits = {one.prediction: one for one in reversed(observed.culprits)} if kind is Kind.UNSTABLE else {}
+    culprits = {one.prediction: one for one in reversed(observed.known.culprits)} if kind is Kind.UNSTABLE else {}
     found = []
     # Alerts keep their culprit: they are about another one only once theirs has been well for a while.
     kept = False
@@ -210,7 +217,7 @@ def _begun(
     kind: Kind, burns: Burn, severity: Severity, observed: Observed, now: datetime, revision: int, name: str
 ) -> Alert:
     model = observed.model
-    culprit = observed.culprits[0] if kind is Kind.UNSTABLE and observed.culprits else None
+    culprit = observed.known.culprits[0] if kind is Kind.UNSTABLE and observed.known.culprits else None
     return Alert(
         name=name,
         kind=kind,
@@ -242,7 +249,7 @@ def _ended(alert: Alert, resolution: Resolution, now: datetime, revision: int) -
 
 
 def _summary(kind: Kind, burns: Burn, observed: Observed, culprit: Culprit | None) -> str:
-    what = culprit.explanation if culprit is not None else observed.explanations.get(kind, "")
-    since = observed.since if kind is Kind.UNSTABLE and culprit is not None else None
+    what = culprit.explanation if culprit is not None else observed.known.explanations.get(kind, "")
+    since = observed.known.since if kind is Kind.UNSTABLE and culprit is not None else None
     assert burns.fastest is not None
     return responses.summary(kind, observed.model, what, since, burns.fastest)

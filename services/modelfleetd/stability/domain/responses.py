@@ -74,8 +74,8 @@ def response(kind: Kind, model: WatchedModel) -> str:
             )
         case _:
             return (
-                f"It is the baseline: never turn it off. Page its owner: {people(model)}. Where a launch has just made it "
-                f"the baseline, that can be taken back: modelfleet mitigate {typed(model)} says how. {look}"
+                f"It is the baseline: never turn it off. Page its owner: {people(model)}. Where a launch has just made "
+                f"it the baseline, that can be taken back: modelfleet mitigate {typed(model)} says how. {look}"
             )
 
 

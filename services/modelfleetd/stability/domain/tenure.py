@@ -1,14 +1,14 @@
-"""Whose minutes are whose: an SLO passes from baseline to baseline, the alerts of a model look at its own minutes alone.
+"""Whose minutes are whose: an SLO passes from baseline to baseline, alerts look at a model's own minutes alone.
 
-A model that becomes the baseline does not answer for what the one before it did, nor does it forget what it did itself as
-an experiment. Minutes in which it did not serve count as good: it is found as soon as any other model that was well
-before, which a window that begins anew would delay until half of it has passed.
+A model that becomes the baseline does not answer for what the one before it did, nor does it forget what it did itself
+as an experiment. Minutes in which it did not serve count as good: what is wrong with it is found as soon as with any
+model that was well before, where windows that begin anew would say nothing until half of them has passed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,33 +31,44 @@ class Tenure:
         return minute if self.end_minute is None else min(minute, self.end_minute)
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The newest minute that was evaluated, and the registry's revision that it was evaluated by."""
+
+    minute: int
+    revision: int
+
+
 def pass_on(
-    open_tenures: Mapping[str, Tenure], slos: Mapping[str, str], revision: int, minute: int, evaluated_by: int
+    known: Mapping[str, Tenure], slos: Mapping[str, str], revision: int, evaluated: Evaluated, seen_minute: int
 ) -> list[Tenure]:
-    """Returns the tenures that begin, change or end; those that change start as those that are known.
+    """Returns the tenures that end, begin or change, in this order.
 
     Args:
-        open_tenures: those that go on, by model.
+        known: those that go on, by model.
         slos: of the models that serve now, by model.
         revision: of the registry that says so.
-        minute: the newest one that was evaluated.
-        evaluated_by: the revision of the registry that it was evaluated by; it may be an earlier one.
+        evaluated: the newest minute.
+        seen_minute: the newest minute when this was last looked at: whose the minutes since then are, nobody knows.
     """
-    found = []
-    for model, tenure in open_tenures.items():
-        if slos.get(model) != tenure.slo:
-            found.append(
-                Tenure(model, tenure.slo, tenure.revision, tenure.start_minute, max(minute, tenure.start_minute))
-            )
-    for model, slo in slos.items():
-        known = open_tenures.get(model)
-        first = minute if evaluated_by >= revision else minute + 1
-        if known is None or known.slo != slo:
-            found.append(Tenure(model, slo, revision, first))
-        elif known.revision > evaluated_by and known.start_minute <= minute:
-            # Whoever evaluates has not seen that revision yet: this minute is still about the model before.
-            found.append(Tenure(model, slo, known.revision, minute + 1))
-    return found
+    # Whoever evaluates may not have seen the revision yet: then this minute is still about the model before.
+    first = evaluated.minute + (0 if evaluated.revision >= revision else 1)
+    ended = [
+        replace(tenure, end_minute=max(tenure.start_minute, min(first, seen_minute + 1)))
+        for model, tenure in known.items()
+        if slos.get(model) != tenure.slo
+    ]
+    begun = [
+        Tenure(model, slo, revision, first)
+        for model, slo in slos.items()
+        if model not in known or known[model].slo != slo
+    ]
+    later = [
+        replace(tenure, start_minute=evaluated.minute + 1)
+        for model, tenure in known.items()
+        if slos.get(model) == tenure.slo and tenure.revision > evaluated.revision
+    ]
+    return ended + begun + later
 
 
 def own_minutes(tenures: Iterable[Tenure], slices: Mapping[str, Slices], end_minute: int) -> Slices:

@@ -8,8 +8,8 @@ revision = "0005"
 down_revision = "0004"
 
 SQL = """
--- How far alerts have been derived. One row: whoever derives locks it in the transaction that writes what follows, so that
--- each transition happens once, and nobody goes back behind a minute or a revision of the registry that was seen.
+-- How far alerts have been derived. One row: whoever derives locks it in the transaction that writes what follows, so
+-- that each transition happens once, and nobody goes back behind a minute or a revision of the registry that was seen.
 CREATE TABLE alerting (
     one      boolean PRIMARY KEY DEFAULT true CHECK (one),
     minute   integer NOT NULL DEFAULT 0,
@@ -64,8 +64,8 @@ CREATE INDEX alerts_order ON alerts (state, sequence DESC);
 CREATE INDEX alerts_model ON alerts (model_type, state, sequence DESC);
 CREATE INDEX alerts_end_time ON alerts (end_time) WHERE state = 2;
 
--- What Alertmanager was told, or is to be told: an alert under one set of labels. It knows alerts by their labels, so one
--- whose severity changes is told as over under the old ones and as going on under the new ones.
+-- What Alertmanager is told: an alert under one set of labels. It knows alerts by their labels, so one whose severity
+-- changes is told as over under the old ones and as going on under the new ones.
 CREATE TABLE announcements (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     alert      text COLLATE "C" NOT NULL REFERENCES alerts (name) ON DELETE CASCADE,
