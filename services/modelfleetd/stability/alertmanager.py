@@ -1,7 +1,7 @@
-"""Alertmanager, by its API v2. It is told of all alerts that go on, again and again, and for a while of those that ended.
+"""Alertmanager, by its API v2. It is told of all alerts that go on, again and again, and of those that ended lately.
 
-What it was told it forgets by itself: an alert that nobody repeats until its `endsAt` has passed. As Prometheus does it,
-that is four intervals from now.
+What it was told it forgets by itself: an alert that nobody repeats until its `endsAt` has passed. As Prometheus does
+it, that is four intervals from now.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Deriving:
         self,
         database: Database,
         view: Callable[[], WatchedFleet],
-        known: Callable[[Connection, Sequence[str]], Awaitable[Mapping[str, Known]]],
+        known: Callable[[Connection, Sequence[WatchedModel]], Awaitable[Mapping[str, Known]]],
         clock: Clock,
         changed: Callable[[], None],
     ) -> None:
@@ -172,7 +172,7 @@ class Deriving:
                 for kind in kinds
             }
             found[model.name] = Observed(model, rates)
-        known = await self._known(conn, [name for name, one in found.items() if any(one.burning.values())])
+        known = await self._known(conn, [one.model for one in found.values() if any(one.burning.values())])
         return {name: replace(one, known=known.get(name, one.known)) for name, one in found.items()}
 
     async def _burning(

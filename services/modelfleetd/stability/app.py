@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from modelfleet.stability.v1 import stability_pb2_grpc
 from modelfleetd.kit.app import Service, run_service
 from modelfleetd.kit.auth import TeamOf
-from modelfleetd.kit.db import Database
+from modelfleetd.kit.db import Connection, Database
 from modelfleetd.kit.worker import Periodic
 from modelfleetd.names import SILENCE
 from modelfleetd.stability import migrations
 from modelfleetd.stability.alertmanager import Alertmanager
 from modelfleetd.stability.alerts import DERIVE_SECONDS, Delivery, Deriving
 from modelfleetd.stability.api import StabilityServicer
+from modelfleetd.stability.domain.alerting import Known
+from modelfleetd.stability.domain.fleet import WatchedModel
 from modelfleetd.stability.fleet import TEAMS_SECONDS, Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
 from modelfleetd.stability.reader import Reader
@@ -74,7 +76,10 @@ def work_of_alerts(service: Service, database: Database, fleet: Fleet) -> Period
         for delivery in deliveries:
             delivery.wake()
 
-    deriving = Deriving(database, fleet.view, service.clock, deliver)
+    async def known(conn: Connection, models: Sequence[WatchedModel]) -> Mapping[str, Known]:
+        return {}
+
+    deriving = Deriving(database, fleet.view, known, service.clock, deliver)
     periodic = Periodic("derive alerts", DERIVE_SECONDS, deriving.round, service.clock)
     service.work(periodic, *deliveries, Periodic("forget old alerts", _SWEEP_SECONDS, deriving.forget, service.clock))
     return periodic
