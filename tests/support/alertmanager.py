@@ -40,6 +40,7 @@ class Receivers:
 
     url: str
     notified: list[tuple[str, str, dict[str, str], dict[str, str]]] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
 
     def of(self, receiver: str) -> list[tuple[str, str]]:
         """(status, alertname) of what a receiver was told."""
@@ -47,6 +48,7 @@ class Receivers:
 
     def take(self, body: dict[str, Any]) -> None:
         """Takes a notification of a group: only what is new about it."""
+        self.bodies.append(body)
         for alert in body["alerts"]:
             told = (body["receiver"], alert["status"], alert["labels"], alert["annotations"])
             # A group is told as a whole whenever one of its alerts changes.
@@ -118,6 +120,10 @@ class Alertmanager:
             self._process.terminate()
             self._process.wait(timeout=20)
             self._process = None
+
+    def notifications(self, receiver: str) -> int:
+        """How many notifications it has sent to a receiver."""
+        return sum(body["receiver"] == receiver for body in self.receivers.bodies)
 
     def alerts(self) -> list[dict[str, Any]]:
         """All that it knows to go on."""

@@ -35,9 +35,9 @@ from modelfleetd.stability.store import slices as slices_store
 _log = logging.getLogger(__name__)
 # A minute is looked at soon after it was evaluated, and silences are seen to begin and end.
 DERIVE_SECONDS: Final = 5.0
-# How often Alertmanager is told the same again, and for how long what it is told holds.
+# How often Alertmanager is told the same again; what it is told holds for so many times as long.
 RESEND: Final = timedelta(minutes=1)
-_HOLDS: Final = 4 * RESEND
+_HOLDS: Final = 4
 # For how long it is told that something is over.
 _RESOLVED_KEPT: Final = timedelta(minutes=15)
 _MOST_POSTED: Final = 200
@@ -200,12 +200,20 @@ class Deriving:
 class Delivery:
     """Tells one Alertmanager, again and again: a worker. An Alertmanager that is away holds up no other one."""
 
-    def __init__(self, alertmanager: Alertmanager, database: Database, clock: Clock, dashboard_url: str = "") -> None:
+    def __init__(
+        self,
+        alertmanager: Alertmanager,
+        database: Database,
+        clock: Clock,
+        dashboard_url: str = "",
+        resend: timedelta = RESEND,
+    ) -> None:
         self.name = f"alerts to {alertmanager.url}"
         self._alertmanager = alertmanager
         self._database = database
         self._clock = clock
         self._dashboard_url = dashboard_url
+        self._resend = resend
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -218,12 +226,12 @@ class Delivery:
             self._woken.clear()
             try:
                 await self.round()
-                pause = RESEND.total_seconds()
+                pause = self._resend.total_seconds()
                 retry = _FIRST_RETRY_SECONDS
             except PartUnavailable as error:
                 # What is to be told is in the database: nothing is lost meanwhile.
                 _log.warning("%s: %s Again in %.0f s", self.name, error, retry)
-                pause, retry = retry, min(2 * retry, RESEND.total_seconds())
+                pause, retry = retry, min(2 * retry, self._resend.total_seconds())
             await self._pause(pause)
 
     async def round(self) -> None:
@@ -245,7 +253,7 @@ class Delivery:
             told.labels,
             announced.notes(due.alert, told.ending, self._dashboard_url),
             told.start_time,
-            now + _HOLDS if told.end_time is None else told.end_time,
+            now + _HOLDS * self._resend if told.end_time is None else told.end_time,
             announced.dashboard(due.alert, self._dashboard_url),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -107,7 +108,7 @@ async def firing(conn: Connection, now: datetime) -> list[Alert]:
 async def write(conn: Connection, alerts: Sequence[Alert]) -> None:
     """Writes alerts that begin, change or end. One that has ended stays as it is."""
     if alerts:
-        await conn.execute(_WRITE, *([_stored(getattr(alert, name)) for alert in alerts] for name in _STORED))
+        await conn.execute(_WRITE, *([_stored(alert, name) for alert in alerts] for name in _STORED))
 
 
 async def delivered(database: Database, names: Sequence[str], now: datetime) -> None:
@@ -196,10 +197,11 @@ def _pattern(text: str) -> str:
     return text.replace("*", "%")
 
 
-def _stored(value: Any) -> Any:
-    if isinstance(value, (Kind, Severity, State, Role, Tier, Metric, Resolution)):
+def _stored(alert: Alert, name: str) -> Any:
+    value = getattr(alert, name)
+    if isinstance(value, enum.Enum):
         return value.value
-    return value
+    return 0 if value is None and name in ("metric", "resolution") else value
 
 
 def alert_of(row: Record) -> Alert:
