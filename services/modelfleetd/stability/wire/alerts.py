@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from modelfleet.stability.v1 import alerts_pb2 as pb
 from modelfleetd.kit.codec import timestamp_from_proto, to_proto
 from modelfleetd.kit.filter import Field
 from modelfleetd.kit.filter import Kind as FieldKind
 from modelfleetd.stability.domain.alert import Alert
+from modelfleetd.stability.domain.fleet import Tier
 from modelfleetd.stability.domain.silence import Silence, declared
 
 
@@ -31,10 +34,8 @@ FIELDS = {
 
 
 def alert_to_proto(alert: Alert) -> pb.Alert:
-    message = to_proto(alert, pb.Alert)
-    if not alert.tier.value:
-        message.ClearField("tier")
-    return message
+    unset: Any = None
+    return to_proto(replace(alert, tier=unset) if alert.tier is Tier.UNSTATED else alert, pb.Alert)
 
 
 def silence_to_proto(silence: Silence) -> pb.Silence:
