@@ -90,7 +90,7 @@ COLUMNS: list[render.Column] = [
     ("WHAT", what),
     ("VALUE", measured),
     ("RANGE", lambda m: limits(decisive(m)) if what(m) != "requests" else ""),
-    ("FOR", lambda m: render.age(m.since)),
+    ("FOR", lambda m: render.age(m.since) if what(m) != "requests" else ""),
     ("TIER", lambda m: render.enum(m, "tier")),
     ("ROLE", lambda m: render.enum(m, "role")),
     ("TEAM", lambda m: render.short(m.team)),

@@ -59,7 +59,9 @@ def status(session: Session, by: str, fitting: str) -> None:
     console.print()
     console.print(render.table(["", "AVAILABLE", "UNAVAILABLE", "NOT REPORTED"], _two_by_two(total)))
     console.print()
-    console.print(render.table(_GROUP_HEADERS, ([*_group(group, by)] for group in answer.groups)))
+    console.print(
+        render.table([by.replace("-", " ").upper(), *_GROUP_HEADERS], ([*_group(group, by)] for group in answer.groups))
+    )
     if worst:
         console.print()
         console.print(view.table(view.COLUMNS, worst, console.width))
@@ -70,7 +72,7 @@ def status(session: Session, by: str, fitting: str) -> None:
 
 
 _NOTHING = "No model serves yet. What does is set by launches: modelfleet launch create TYPE/MODEL"
-_GROUP_HEADERS: Final = ["GROUP", "MODELS", "STABLE", "UNSTABLE", "UNKNOWN", "NOT APPLICABLE", "SHARE", "OF TRAFFIC"]
+_GROUP_HEADERS: Final = ["MODELS", "STABLE", "UNSTABLE", "UNKNOWN", "NOT APPLICABLE", "SHARE", "OF TRAFFIC"]
 
 
 def _headline(answer: pb.RollUpStabilityResponse) -> Text:
@@ -85,7 +87,7 @@ def _headline(answer: pb.RollUpStabilityResponse) -> Text:
             said += f", with {_share(total, 'stable_traffic_share')} of their traffic"
         said += "."
     style = "bold red" if total.unstable else "bold green" if total.stable else "bold"
-    return Text.assemble((said, style), f"  Evaluated at {render.clock(answer.evaluate_time)} UTC.")
+    return Text.assemble((said, style), f"\nEvaluated at {render.clock(answer.evaluate_time)} UTC.")
 
 
 def _share(group: pb.StabilityGroup, field: Literal["stable_share", "stable_traffic_share"]) -> str:

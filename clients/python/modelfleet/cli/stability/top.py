@@ -91,7 +91,9 @@ class Board:
         return Group(Text.assemble((counted, style), (when, "dim")), table, *more)
 
 
-def _rank(model: pb.ModelStability) -> tuple[bool, int, int, float, str]:
+def _rank(model: pb.ModelStability) -> tuple[bool, bool, int, int, float, str]:
     """The worst first, as lists have them."""
-    is_bad = model.state == pb.ModelStability.UNSTABLE or model.availability.state == pb.Availability.UNAVAILABLE
-    return not is_bad, _STATES.index(model.state), model.tier or 9, -model.request_rate, model.model
+    is_unstable = model.state == pb.ModelStability.UNSTABLE
+    is_unavailable = model.availability.state == pb.Availability.UNAVAILABLE
+    is_bad, is_both = is_unstable or is_unavailable, is_unstable and is_unavailable
+    return not is_bad, not is_both, _STATES.index(model.state), model.tier or 9, -model.request_rate, model.model
