@@ -91,6 +91,12 @@ class Registry:
             if await self._model(model) is None:
                 raise ReferenceNotFound(path, model)
 
+    async def check_exists(self, path: str, name: str) -> None:
+        """Raises ReferenceNotFound where there is no such model type or model."""
+        found = await (self._type(name) if MODEL_TYPE.match(name) else self._model(name))
+        if found is None:
+            raise ReferenceNotFound(path, name)
+
     async def team_of(self, name: str) -> str | None:
         """Returns the team of a model type or model; None where it does not exist or is something else."""
         ids = MODEL_TYPE.match(name) or MODEL.match(name)
