@@ -12,6 +12,7 @@ from modelfleetd.stability import migrations
 from modelfleetd.stability.api import StabilityServicer
 from modelfleetd.stability.fleet import TEAMS_SECONDS, Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
+from modelfleetd.stability.learner import LEARN_SECONDS, DelayLearner
 from modelfleetd.stability.reader import Reader
 from modelfleetd.stability.registry import Registry
 from modelfleetd.stability.store import Store
@@ -37,6 +38,7 @@ async def build(service: Service) -> None:
     metrics = IntakeMetrics()
     service.work(
         Periodic("stability sweep", _SWEEP_SECONDS, lambda: store.sweep(service.clock.now()), service.clock),
+        Periodic("learn delays", LEARN_SECONDS, DelayLearner(store, registry, service.clock).learn, service.clock),
         Periodic("read who is on call", TEAMS_SECONDS, fleet.read_teams, service.clock),
     )
     if service.config.metrics_listen:
