@@ -21,6 +21,7 @@ from modelfleetd.stability.domain.fleet import WatchedModel
 from modelfleetd.stability.evaluator import TICK_SECONDS, Evaluator
 from modelfleetd.stability.fleet import TEAMS_SECONDS, Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
+from modelfleetd.stability.learner import LEARN_SECONDS, DelayLearner
 from modelfleetd.stability.reader import Reader
 from modelfleetd.stability.registry import Registry
 from modelfleetd.stability.store import Store, silences
@@ -50,6 +51,7 @@ async def build(service: Service) -> None:
     budgets = BudgetKeeper(database, fleet)
     service.work(
         Periodic("stability sweep", _SWEEP_SECONDS, lambda: store.sweep(service.clock.now()), service.clock),
+        Periodic("learn delays", LEARN_SECONDS, DelayLearner(store, registry, service.clock).learn, service.clock),
         Periodic("read who is on call", TEAMS_SECONDS, fleet.read_teams, service.clock),
         Periodic("evaluation", TICK_SECONDS, evaluator.tick, service.clock, jitter=0.0),
         Periodic("slices sweep", _SWEEP_SECONDS, evaluator.sweep, service.clock),

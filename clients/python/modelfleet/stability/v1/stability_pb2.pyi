@@ -420,7 +420,9 @@ class QuerySeriesRequest(_message.Message):
 
     @_builtins.property
     def resolution(self) -> _duration_pb2.Duration:
-        """Width of a point: 1 min (default), 5 min or 1 h; points begin at its multiples in UTC. At most 2,000 points."""
+        """Width of a point: 1 min, 5 min or 1 h; points begin at its multiples in UTC. Default: the narrowest that makes at most
+        2,000 points. At most 10,000 points. Statistics are kept by the minute for 8 d, by 5 min for 35 d, by the hour for 400 d.
+        """
 
     def __init__(
         self,
@@ -450,6 +452,11 @@ class QuerySeriesResponse(_message.Message):
     POINTS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     BINS_FIELD_NUMBER: _builtins.int
+    DELAY_POSITIVES_FIELD_NUMBER: _builtins.int
+    delay_positives: _builtins.float
+    """Positives that the delays of labels were learned from, the newer ones counting more: see `corrected_calibration`. 0: no
+    label has matured yet; until then labels are taken to come evenly over the attribution window.
+    """
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
         """Oldest first; spans without examples are left out."""
@@ -460,7 +467,9 @@ class QuerySeriesResponse(_message.Message):
 
     @_builtins.property
     def bins(self) -> _containers.RepeatedCompositeFieldContainer[Global___CalibrationBin]:
-        """Examples of the whole span by bin of their log-odds, bins without any left out; from the hours that lie within the span."""
+        """Examples of the whole span by bin of their log-odds, bins without any left out; from the whole hours
+        within the span whose labels are all there.
+        """
 
     def __init__(
         self,
@@ -468,10 +477,11 @@ class QuerySeriesResponse(_message.Message):
         points: _abc.Iterable[Global___Point] | None = ...,
         total: Global___Point | None = ...,
         bins: _abc.Iterable[Global___CalibrationBin] | None = ...,
+        delay_positives: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bins", b"bins", "points", b"points", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bins", b"bins", "delay_positives", b"delay_positives", "points", b"points", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -614,7 +624,7 @@ class Point(_message.Message):
     labels should have come by now over all predicted positives; of IGNORED, examples with a label over all predictions.
     """
     binned_calibration_error: _builtins.float
-    """Σ over bins (W_bin / W) · |mean prediction − mean label|; only of spans of whole hours that have bins."""
+    """Σ over bins (W_bin / W) · |mean prediction − mean label|; only of spans of whole hours whose labels are all there."""
     rejected_share: _builtins.float
     """Rejected rows over all rows, in [0, 1]."""
     @_builtins.property
