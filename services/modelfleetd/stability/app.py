@@ -46,7 +46,7 @@ async def build(service: Service) -> None:
     registry = Registry(service.client.registry, service.clock)
     fleet = await service.enter(Fleet(service.client))
     metrics = IntakeMetrics()
-    evaluator = Evaluator(database, fleet, service.client.registry, service.clock, service.id)
+    evaluator = Evaluator(database, store.delays, fleet, service.client.registry, service.clock, service.id)
     service.at_end(evaluator.resign)
     budgets = BudgetKeeper(database, fleet)
     service.work(
