@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from modelfleet.stability.v1 import stability_pb2_grpc
 from modelfleetd.kit.app import Service, run_service
 from modelfleetd.kit.auth import TeamOf
-from modelfleetd.kit.db import Connection, Database
+from modelfleetd.kit.db import Database
 from modelfleetd.kit.worker import Periodic
 from modelfleetd.names import SILENCE
 from modelfleetd.stability import migrations
@@ -17,6 +17,8 @@ from modelfleetd.stability.alerts import DERIVE_SECONDS, Delivery, Deriving
 from modelfleetd.stability.api import StabilityServicer
 from modelfleetd.stability.domain.alerting import Known
 from modelfleetd.stability.domain.fleet import WatchedModel
+from modelfleetd.stability.domain.known import known_of
+from modelfleetd.stability.evaluator import TICK_SECONDS, Evaluator
 from modelfleetd.stability.fleet import TEAMS_SECONDS, Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
 from modelfleetd.stability.reader import Reader
@@ -43,13 +45,17 @@ async def build(service: Service) -> None:
     registry = Registry(service.client.registry, service.clock)
     fleet = await service.enter(Fleet(service.client))
     metrics = IntakeMetrics()
+    evaluator = Evaluator(database, fleet, service.client.registry, service.clock, service.id)
+    service.at_end(evaluator.resign)
     service.work(
         Periodic("stability sweep", _SWEEP_SECONDS, lambda: store.sweep(service.clock.now()), service.clock),
         Periodic("read who is on call", TEAMS_SECONDS, fleet.read_teams, service.clock),
+        Periodic("evaluation", TICK_SECONDS, evaluator.tick, service.clock, jitter=0.0),
+        Periodic("slices sweep", _SWEEP_SECONDS, evaluator.sweep, service.clock),
     )
     if service.config.metrics_listen:
         await service.enter(_published(metrics))
-    alerting = work_of_alerts(service, database, fleet)
+    alerting = work_of_alerts(service, database, fleet, evaluator)
     server = service.server(roles=service.registry_roles(), team_of=team_of(database, registry.team_of))
     servicer = StabilityServicer(
         registry,
@@ -57,6 +63,7 @@ async def build(service: Service) -> None:
         Reader(store, service.clock),
         fleet,
         metrics,
+        evaluator,
         database,
         service.clock,
         alerting.wake,
@@ -64,7 +71,7 @@ async def build(service: Service) -> None:
     server.add(servicer, stability_pb2_grpc.add_StabilityServiceServicer_to_server)
 
 
-def work_of_alerts(service: Service, database: Database, fleet: Fleet) -> Periodic:
+def work_of_alerts(service: Service, database: Database, fleet: Fleet, evaluator: Evaluator) -> Periodic:
     """Has alerts derived and delivered; returns what is woken when silences change."""
     deliveries = []
     for url in service.config.alertmanager_url:
@@ -76,11 +83,22 @@ def work_of_alerts(service: Service, database: Database, fleet: Fleet) -> Period
         for delivery in deliveries:
             delivery.wake()
 
-    async def known(conn: Connection, models: Sequence[WatchedModel]) -> Mapping[str, Known]:
-        return {}
+    def known(minute: int, models: Sequence[WatchedModel]) -> Mapping[str, Known] | None:
+        if evaluator.minute is None or evaluator.minute < minute:
+            return None
+        standings = evaluator.standings
+        return {
+            model.name: known_of(standings[model.name], model.service_level)
+            for model in models
+            if model.name in standings
+        }
+
+    async def derive() -> None:
+        periodic.wake()
 
     deriving = Deriving(database, fleet.view, known, service.clock, deliver)
     periodic = Periodic("derive alerts", DERIVE_SECONDS, deriving.round, service.clock)
+    evaluator.after_round.append(derive)
     service.work(periodic, *deliveries, Periodic("forget old alerts", _SWEEP_SECONDS, deriving.forget, service.clock))
     return periodic
 

@@ -77,9 +77,13 @@ class Registry:
             ResourceNotFound: there is no such model.
             NotConfigured: its type declares no predictions.
         """
+        await self.expect_model(model)
+        return await self.declared(MODEL_TYPE.format(MODEL.parse(model)[0]), "model")
+
+    async def expect_model(self, model: str) -> None:
+        """Raises ResourceNotFound where there is no such model."""
         if await self._model(model) is None:
             raise ResourceNotFound(model)
-        return await self.declared(MODEL_TYPE.format(MODEL.parse(model)[0]), "model")
 
     async def check_models(self, models: Sequence[tuple[str, str]]) -> None:
         """Raises ReferenceNotFound for the first of (field, model) that does not exist."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from modelfleetd.stability.api.alerts import Alerts
 from modelfleetd.stability.api.series import Series
+from modelfleetd.stability.api.standings import Standings
 from modelfleetd.stability.api.writes import Writes
 
 
-class StabilityServicer(Writes, Series, Alerts):
+class StabilityServicer(Writes, Series, Standings, Alerts):
     """All of them."""

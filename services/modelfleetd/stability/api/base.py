@@ -10,6 +10,7 @@ import grpc
 from modelfleet.stability.v1 import stability_pb2_grpc
 from modelfleetd.clock import Clock
 from modelfleetd.kit.db import Database
+from modelfleetd.stability.evaluator import Evaluator
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
 from modelfleetd.stability.reader import Reader
@@ -29,6 +30,7 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         reader: Reader,
         fleet: Fleet,
         metrics: IntakeMetrics,
+        evaluator: Evaluator,
         database: Database,
         clock: Clock,
         silences_changed: Callable[[], None],
@@ -38,6 +40,7 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         self._reader = reader
         self._fleet = fleet
         self._metrics = metrics
+        self._evaluator = evaluator
         self._database = database
         self._clock = clock
         self._silences_changed = silences_changed

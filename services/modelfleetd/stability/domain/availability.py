@@ -60,7 +60,7 @@ NOT_OBSERVED: Final = Availability()
 def since(known: Interval | None, report: Report) -> Interval:
     """Returns what came since the report before.
 
-    A report that is not newer changes nothing. Counters that have gone back began anew at 0: all that they count is new.
+    A report that is not newer changes nothing. Counters that have gone back began anew: all that they count is new.
 
     Args:
         known: what is known of the region; None: nothing.

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from modelfleetd.stability.domain.availability import NOT_OBSERVED, Availability, AvailabilityState, Interval
-from modelfleetd.stability.domain.criteria import Limits
-from modelfleetd.stability.domain.estimates import Estimate, State
 from modelfleetd.stability.domain.fleet import Metric, WatchedModel
 from modelfleetd.stability.domain.slices import Objective, Slice
 from modelfleetd.stability.domain.window_verdict import Stability, verdict_of_model
+from modelfleetd.stability.domain.windows import WindowVerdict
+from modelfleetd.stability.domain.words import count
 
 
 class ModelState(enum.Enum):
@@ -26,37 +27,6 @@ class ModelState(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class MetricStanding:
-    """One metric of one prediction against its healthy range, over the newest window that is decidable."""
-
-    prediction: str
-    metric: Metric
-    state: Stability
-    estimate: Estimate
-    limits: Limits
-    start: int  # first minute of the window, since 1970-01-01 UTC
-    end: int  # the minute after its last
-    immature: bool
-    label_coverage: float
-    positives: int
-    examples: int
-
-    @property
-    def key(self) -> tuple[str, Metric]:
-        return self.prediction, self.metric
-
-    @property
-    def excess(self) -> float:
-        """How far outside its range the value lies, in widths of the range; 0 inside."""
-        if self.estimate.state is not State.VALUE:
-            # Without a value only a lower end that lies above the range says so.
-            return float("inf") if self.estimate.low > self.limits.high else 0.0
-        value, width = self.estimate.value, self.limits.high - self.limits.low
-        outside = max(self.limits.low - value, value - self.limits.high, 0.0)
-        return outside / width if width else float("inf") if outside else 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Standing:
     """What the newest evaluation says of a model."""
 
@@ -65,15 +35,29 @@ class Standing:
     since: datetime
     # The prediction and metric that decided; None where none did.
     culprit: tuple[str, Metric] | None = None
-    metrics: tuple[MetricStanding, ...] = ()
+    metrics: tuple[WindowVerdict, ...] = ()
     availability: Availability = NOT_OBSERVED
     # By region: what its availability follows from, and what the next report is compared with.
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
     @property
-    def decisive(self) -> MetricStanding | None:
+    def decisive(self) -> WindowVerdict | None:
         """The culprit with its figures."""
-        return next((metric for metric in self.metrics if metric.key == self.culprit), None)
+        return next((metric for metric in self.metrics if _key(metric) == self.culprit), None)
+
+    @property
+    def explanation(self) -> str:
+        """Returns in a sentence what is wrong and since when, or what is missing."""
+        decisive, since = self.decisive, f"{self.since:%Y-%m-%d %H:%M} UTC"
+        if self.state is ModelState.NOT_APPLICABLE:
+            return "Its model type declares no predictions: only its availability is watched."
+        if self.state is ModelState.STABLE:
+            return f"All of {count(len(self.metrics), 'metric')} within their healthy ranges since {since}."
+        if decisive is None:
+            return f"Nothing is known of its predictions since {since}."
+        others = sum(metric.state is decisive.state for metric in self.metrics) - 1
+        more = f" {count(others, 'more metric')} likewise." if others else ""
+        return f"Since {since}: {decisive.explanation}{more}"
 
     def slices(self, slo: str) -> dict[tuple[str, Objective], Slice]:
         """Returns what the minute counts as for the model's objectives."""
@@ -102,7 +86,7 @@ _STATES: Final = {
 
 def stand(
     model: WatchedModel,
-    metrics: Sequence[MetricStanding],
+    metrics: Sequence[WindowVerdict],
     availability: Availability,
     intervals: Mapping[str, Interval],
     before: Standing | None,
@@ -135,14 +119,27 @@ def stand(
 
 
 def _culprit(
-    state: ModelState, metrics: Sequence[MetricStanding], before: tuple[str, Metric] | None
+    state: ModelState, metrics: Sequence[WindowVerdict], before: tuple[str, Metric] | None
 ) -> tuple[str, Metric] | None:
     """Returns what decided. What decided before stays, so that two of a kind do not take turns by the minute."""
     if state not in (ModelState.UNSTABLE, ModelState.UNKNOWN):
         return None
     deciding = [metric for metric in metrics if _STATES[metric.state] is state]
-    if any(metric.key == before for metric in deciding):
+    if any(_key(metric) == before for metric in deciding):
         return before
     # Of equals the first, in the order of the declaration.
-    worst = max(deciding, key=lambda metric: metric.excess, default=None)
-    return None if worst is None else worst.key
+    worst = max(deciding, key=excess, default=None)
+    return None if worst is None else _key(worst)
+
+
+def excess(metric: WindowVerdict) -> float:
+    """Returns how far outside its range a value lies, in widths of the range: 0 inside, infinite without a value."""
+    if not metric.estimate.known:
+        return math.inf
+    value, limits = metric.estimate.value, metric.limits
+    outside = max(limits.low - value, value - limits.high, 0.0)
+    return outside / (limits.high - limits.low) if limits.high > limits.low else outside
+
+
+def _key(metric: WindowVerdict) -> tuple[str, Metric]:
+    return metric.prediction, metric.metric
