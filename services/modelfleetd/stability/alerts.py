@@ -19,6 +19,7 @@ import numpy as np
 from modelfleetd.clock import Clock
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.db import Connection, Database
+from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.names import ALERT
 from modelfleetd.stability.alertmanager import Alertmanager, Posted
 from modelfleetd.stability.domain import announcement as announced
@@ -115,6 +116,10 @@ class Deriving:
                 return
             transitions = await self._derive(conn, *progress)
             is_changed = await announcements.bring_up_to_date(conn, self._clock.now())
+            if is_changed:
+                failpoint("alerts.before_commit")
+        if is_changed:
+            failpoint("alerts.after_commit")
         for alert in transitions:
             _tell_log(alert)
         if is_changed:
@@ -249,6 +254,7 @@ class Delivery:
         for begin in range(0, len(due), _MOST_POSTED):
             part = due[begin : begin + _MOST_POSTED]
             await self._alertmanager.post([self._posted(each, now) for each in part])
+            failpoint("alerts.after_post")
             await store.delivered(self._database, [each.alert.name for each in part], now)
 
     def _posted(self, due: announcements.Due, now: datetime) -> Posted:

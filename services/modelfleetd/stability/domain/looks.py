@@ -33,6 +33,8 @@ _TOGETHER: Final = 480
 # Reaches are rounded up, so that series share them and a change of delays seldom moves one.
 _ROUNDED: Final = 60
 _MINUTE: Final = timedelta(minutes=1)
+# Minutes that are kept as one of what has matured.
+_WIDE: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class Reach:
 
     oldest: int
     newest: int = 0
+
+    @property
+    def is_matured(self) -> bool:
+        """Whether it holds only what has matured, by 5 minutes."""
+        return self.newest > 0
 
     def at(self, now: int) -> Span:
         return Span(now - self.oldest, now - self.newest)
@@ -130,8 +137,9 @@ def _reaches(
     need = [2 * widest + lag + DELIVERY // _MINUTE]
     # Examples that are sent with their labels may be as late as these.
     need += [minutes_needed(healthy, prediction) for healthy in ranges if healthy.metric is Metric.VOLUME]
-    mature = int(completion(prediction.attribution_window) / _MINUTE)
-    return Reach(_rounded(max(need))), Reach(_rounded(most), mature // _ROUNDED * _ROUNDED)
+    mature = -(-completion(prediction.attribution_window) // _MINUTE)
+    # Five minutes are kept as one, and mature when the last of them is.
+    return Reach(_rounded(max(need))), Reach(_rounded(most), mature + _WIDE)
 
 
 def _label_age(prediction: DeclaredPrediction, delays: Delays) -> int:

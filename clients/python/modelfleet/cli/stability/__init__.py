@@ -7,6 +7,8 @@ import click
 from modelfleet.cli.session import FleetGroup
 from modelfleet.cli.stability.alerts import alert, silence
 from modelfleet.cli.stability.series import judge, show
+from modelfleet.cli.stability.status import get, list_, status
+from modelfleet.cli.stability.top import top
 
 
 @click.group(cls=FleetGroup)
@@ -14,5 +16,5 @@ def group() -> None:
     """Are the predictions still right?"""
 
 
-for command in (show, judge, alert, silence):
+for command in (status, list_, get, top, show, judge, alert, silence):
     group.add_command(command)
