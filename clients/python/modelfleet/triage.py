@@ -141,7 +141,8 @@ class _Triage:
             teams=teams,
             routes=len(routes),
             judged=sum(len(route.judgements) for route in routes),
-            not_seen=tuple(self.not_seen),
+            # Asked for side by side, so that they come in any order.
+            not_seen=tuple(sorted(self.not_seen)),
             elapsed=self.asking.elapsed,
         )
 
