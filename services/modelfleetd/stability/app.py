@@ -15,6 +15,7 @@ from modelfleetd.stability import migrations
 from modelfleetd.stability.alertmanager import Alertmanager
 from modelfleetd.stability.alerts import DERIVE_SECONDS, Delivery, Deriving
 from modelfleetd.stability.api import StabilityServicer
+from modelfleetd.stability.budgets import BudgetKeeper
 from modelfleetd.stability.domain.alerting import Known
 from modelfleetd.stability.domain.fleet import WatchedModel
 from modelfleetd.stability.domain.known import known_of
@@ -47,6 +48,7 @@ async def build(service: Service) -> None:
     metrics = IntakeMetrics()
     evaluator = Evaluator(database, fleet, service.client.registry, service.clock, service.id)
     service.at_end(evaluator.resign)
+    budgets = BudgetKeeper(database, fleet)
     service.work(
         Periodic("stability sweep", _SWEEP_SECONDS, lambda: store.sweep(service.clock.now()), service.clock),
         Periodic("read who is on call", TEAMS_SECONDS, fleet.read_teams, service.clock),
@@ -57,13 +59,15 @@ async def build(service: Service) -> None:
         await service.enter(_published(metrics))
     alerting = work_of_alerts(service, database, fleet, evaluator)
     server = service.server(roles=service.registry_roles(), team_of=team_of(database, registry.team_of))
+    writer, reader = Writer(store, service.clock), Reader(store, service.clock)
     servicer = StabilityServicer(
         registry,
-        Writer(store, service.clock),
-        Reader(store, service.clock),
+        writer,
+        reader,
         fleet,
         metrics,
         evaluator,
+        budgets,
         database,
         service.clock,
         alerting.wake,

@@ -10,6 +10,7 @@ import grpc
 from modelfleet.stability.v1 import stability_pb2_grpc
 from modelfleetd.clock import Clock
 from modelfleetd.kit.db import Database
+from modelfleetd.stability.budgets import BudgetKeeper
 from modelfleetd.stability.evaluator import Evaluator
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
@@ -31,6 +32,7 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         fleet: Fleet,
         metrics: IntakeMetrics,
         evaluator: Evaluator,
+        budgets: BudgetKeeper,
         database: Database,
         clock: Clock,
         silences_changed: Callable[[], None],
@@ -41,6 +43,7 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         self._fleet = fleet
         self._metrics = metrics
         self._evaluator = evaluator
+        self._budgets = budgets
         self._database = database
         self._clock = clock
         self._silences_changed = silences_changed

@@ -7,6 +7,7 @@ import click
 from modelfleet.cli.session import FleetGroup
 from modelfleet.cli.stability.alerts import alert, silence
 from modelfleet.cli.stability.series import judge, show
+from modelfleet.cli.stability.slo import rules, slo
 from modelfleet.cli.stability.status import get, list_, status
 from modelfleet.cli.stability.top import top
 
@@ -16,5 +17,7 @@ def group() -> None:
     """Are the predictions still right?"""
 
 
-for command in (status, list_, get, top, show, judge, alert, silence):
+for command in (
+    status, list_, get, top, show, judge, slo, rules, alert, silence,
+):  # fmt: skip
     group.add_command(command)
