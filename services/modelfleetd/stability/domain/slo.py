@@ -141,37 +141,39 @@ class Slo:
 
 @dataclass(frozen=True, slots=True)
 class Burning:
-    """What the pairs say of many subjects: arrays of subjects × PAIRS."""
+    """How fast many subjects spend their budgets."""
 
     targets: npt.NDArray[np.float64]  # of subjects
-    long_bad: Counts
-    long_valid: Counts
-    short_bad: Counts
-    short_valid: Counts
-    firing: Flags
+    bad: Counts  # subjects × WINDOWS
+    valid: Counts  # subjects × WINDOWS
+    firing: Flags  # subjects × PAIRS
 
     def fires(self, response: Response) -> Flags:
         """Returns for each subject whether any pair of this response fires."""
         found: Flags = np.logical_or.reduce(self.firing[:, [pair.response is response for pair in PAIRS]], axis=1)
         return found
 
+    def rate(self, subject: int, minutes: int) -> float | None:
+        """Returns the burn rate of a subject over one of WINDOWS; None where fewer than half of it is valid."""
+        at = (subject, WINDOWS.index(minutes))
+        bad, valid = int(self.bad[at]), int(self.valid[at])
+        return bad / (valid * (1.0 - float(self.targets[subject]))) if 2 * valid >= minutes else None
+
     def of(self, subject: int) -> tuple[BurnRate, ...]:
         """Returns what the pairs say of one subject."""
-        spare = 1.0 - float(self.targets[subject])
         found = []
         for index, pair in enumerate(PAIRS):
             long, short = pair.minutes
-            at = (subject, index)
             found.append(
                 BurnRate(
                     pair.response,
                     pair.long_window,
                     pair.short_window,
                     pair.factor,
-                    _rate(int(self.long_bad[at]), int(self.long_valid[at]), long, spare),
-                    _rate(int(self.short_bad[at]), int(self.short_valid[at]), short, spare),
-                    int(self.long_bad[at]),
-                    bool(self.firing[at]),
+                    long_burn_rate=self.rate(subject, long),
+                    short_burn_rate=self.rate(subject, short),
+                    bad=int(self.bad[subject, WINDOWS.index(long)]),
+                    firing=bool(self.firing[subject, index]),
                 )
             )
         return tuple(found)
@@ -191,15 +193,11 @@ def burning(slices: Slices, targets: npt.NDArray[np.float64]) -> Burning:
     """Returns what the pairs say of many subjects now: `slices` is subjects × minutes, `targets` of subjects."""
     slices = slices[:, -LONGEST_WINDOW:]
     bad, valid = (_newest(flags) for flags in (_is_bad(slices), _is_valid(slices)))
-    long, short = ([WINDOWS.index(pair.minutes[part]) for pair in PAIRS] for part in (0, 1))
-    firing = np.stack(
-        [
-            _fires(pair, (bad[:, i], valid[:, i]), (bad[:, j], valid[:, j]), 1.0 - targets)
-            for pair, i, j in zip(PAIRS, long, short, strict=True)
-        ],
-        axis=1,
-    )
-    return Burning(targets, bad[:, long], valid[:, long], bad[:, short], valid[:, short], firing)
+    fires = []
+    for pair in PAIRS:
+        long, short = ((bad[:, at], valid[:, at]) for at in map(WINDOWS.index, pair.minutes))
+        fires.append(_fires(pair, long, short, 1.0 - targets))
+    return Burning(targets, bad, valid, np.stack(fires, axis=1))
 
 
 def firing(slices: Slices, target: float, response: Response) -> Flags:
@@ -307,10 +305,6 @@ def _fires(
 def _rates(bad: Counts, valid: Counts, spare: npt.NDArray[np.float64] | np.float64) -> npt.NDArray[np.float64]:
     # Where nothing is valid nothing is bad either, and the window does not count anyway.
     return bad / (np.maximum(valid, 1) * spare)
-
-
-def _rate(bad: int, valid: int, minutes: int, spare: float) -> float | None:
-    return bad / (valid * spare) if 2 * valid >= minutes else None
 
 
 def _is_bad(slices: Slices) -> Flags:
