@@ -276,6 +276,18 @@ def minutes_needed(healthy: HealthyRange, prediction: DeclaredPrediction) -> int
     return 2 * kind.width + kind.maturity + kind.tolerance
 
 
+def coverage_when_decided(prediction: DeclaredPrediction, delays: Delays, width: int) -> float:
+    """Returns which share of its labels a window of calibration has when it is decided: of even traffic, and if late.
+
+    Args:
+        prediction: what the series is of.
+        delays: F(age).
+        width: of the windows, in minutes.
+    """
+    kind = _Kind.of(HealthyRange(prediction.id, Metric.CALIBRATION, 0.0, 0.0, window=width * _MINUTE), prediction)
+    return float(_coverage_by_lag(kind, delays)[_label_lag(kind, delays)])
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """What cases have in common that are decided together."""
@@ -631,12 +643,15 @@ def _lateness(kind: _Kind, waits: Flags) -> Integers:
 
 def _label_lag(kind: _Kind, delays: Delays) -> int:
     """Returns how long before now a window of even traffic has to end for enough of its labels to have come."""
+    return int(np.argmax(_coverage_by_lag(kind, delays) >= kind.demand.min_label_coverage))
+
+
+def _coverage_by_lag(kind: _Kind, delays: Delays) -> Floats:
+    """Returns the share of labels that has come, by how long before now a window ended, until all have."""
     ages = np.arange(kind.maturity + kind.width + 1, dtype=np.float64) + 0.5
-    shares = delays.shares(ages)
-    cumulated = np.concatenate(([0.0], np.cumsum(shares)))
-    coverage = (cumulated[kind.width :] - cumulated[: -kind.width]) / kind.width
-    enough = coverage >= kind.demand.min_label_coverage
-    return int(np.argmax(enough)) if enough.any() else kind.maturity
+    cumulated = np.concatenate(([0.0], np.cumsum(delays.shares(ages))))
+    found: Floats = (cumulated[kind.width :] - cumulated[: -kind.width]) / kind.width
+    return found
 
 
 def _shares(kind: _Kind, delays: Delays, ages: Floats) -> Floats:
