@@ -264,7 +264,7 @@ def decide_all(
         return _judge_volume(kind, _Cumulated(_matrix(series), kind.width), ends[np.newaxis], [healthy])
     cumulated = _Cumulated(_matrix(series), kind.width)
     if kind.metric is Metric.NE:
-        chosen = _choose_entropy(kind, cumulated, moments[np.newaxis])
+        chosen = _replay_entropy(kind, cumulated, moments)
         return _judge(kind, cumulated, chosen, moments[np.newaxis], [healthy])
     chosen = _replay_calibration(kind, series, cumulated, healthy, delays, moments)
     return _judge(kind, cumulated, chosen, moments[np.newaxis], [healthy])
@@ -367,7 +367,7 @@ def _decide_group(series: MinuteSeries, kind: _Kind, cases: Sequence[Case], now:
     if kind.metric is Metric.VOLUME:
         return _judge_volume(kind, cumulated, _newest_volume(kind, part, now), ranges)
     if kind.metric is Metric.NE:
-        return _judge(kind, cumulated, _choose_entropy(kind, cumulated, moments), moments, ranges)
+        return _judge(kind, cumulated, _choose_entropy(kind, cumulated, now), moments, ranges)
     return _judge(kind, cumulated, _choose_calibration(kind, cumulated, cases, now), moments, ranges)
 
 
@@ -487,34 +487,45 @@ def _come(series: MinuteSeries, start: int, end: int) -> Floats:
     return come
 
 
-def _choose_entropy(kind: _Kind, cumulated: _Cumulated, moments: Integers) -> _Chosen:
-    """Returns the newest decidable window of mature minutes, of each series at each moment: (series or 1, moments)."""
-    series = cumulated.series
-    lags = np.arange(kind.maturity, kind.maturity + kind.width + 1, kind.step)
-    newest = 0
-    if (series.waiting < series.examples).any():
-        lags = np.concatenate((np.arange(0, kind.maturity, kind.step), lags))
-        newest = int(np.searchsorted(lags, kind.maturity))
-    shape = np.broadcast_shapes(moments.shape, (len(series.examples), 1))
-    waits = _waits(series)
-    ends = np.broadcast_to(moments - np.where(waits, lags[newest], 0), shape).copy()
-    undecided = np.ones(shape, dtype=bool)
-    for lag in lags.tolist():
-        end = moments - lag
-        sums = _decisive_by_entropy(kind, cumulated, end)
-        found = undecided & is_decidable_by_entropy(sums, kind.demand) & ~_immature(kind, cumulated, end, moments)
-        # What never waits is judged when it is there, and looked back at by no more than the width.
-        found &= waits | (lag <= kind.width)
-        ends = np.where(found, end, ends)
-        undecided &= ~found
-        if not undecided.any():
+def _choose_entropy(kind: _Kind, cumulated: _Cumulated, now: int) -> _Chosen:
+    """Returns the newest decidable window of mature minutes, of each series at one moment."""
+    ends = now - _mature_lags(kind, cumulated.series)
+    found = _is_decidable_by_entropy(kind, cumulated, ends)
+    place = _first(found, default=np.zeros(len(found), dtype=np.int64))
+    return _by_entropy(cumulated, np.take_along_axis(ends, place[:, np.newaxis], axis=1))
+
+
+def _replay_entropy(kind: _Kind, cumulated: _Cumulated, moments: Integers) -> _Chosen:
+    """Returns the window of one series that would have been chosen at each moment."""
+    lags = _mature_lags(kind, cumulated.series)[0].tolist()
+    ends = moments - lags[0]
+    undecided = np.arange(len(moments))
+    for lag in lags:
+        end = (moments - lag)[undecided]
+        found = _is_decidable_by_entropy(kind, cumulated, end[np.newaxis])[0]
+        ends[undecided[found]] = end[found]
+        undecided = undecided[~found]
+        if not len(undecided):
             break
+    return _by_entropy(cumulated, ends[np.newaxis])
+
+
+def _mature_lags(kind: _Kind, series: MinuteSeries) -> Integers:
+    """Returns how long before now windows may end: (series, lags). Labels that come with their examples are there."""
+    newest = np.where(_waits(series), kind.maturity, 0)
+    return newest + np.arange(0, kind.width + 1, kind.step)
+
+
+def _is_decidable_by_entropy(kind: _Kind, cumulated: _Cumulated, ends: Integers) -> Flags:
+    chosen = _by_entropy(cumulated, ends)
+    squares = cumulated.window("observed_squares", ends)
+    return is_decidable_by_entropy(
+        _decisive(kind, cumulated, ends, chosen.expected, chosen.observed, squares), kind.demand
+    )
+
+
+def _by_entropy(cumulated: _Cumulated, ends: Integers) -> _Chosen:
     return _Chosen(ends, cumulated.window("expected", ends), cumulated.window("observed", ends))
-
-
-def _decisive_by_entropy(kind: _Kind, cumulated: _Cumulated, ends: Integers) -> WindowSums:
-    expected, observed = cumulated.window("expected", ends), cumulated.window("observed", ends)
-    return _decisive(kind, cumulated, ends, expected, observed, cumulated.window("observed_squares", ends))
 
 
 def _decisive(
