@@ -6,6 +6,9 @@ import click
 
 from modelfleet.cli.session import FleetGroup
 from modelfleet.cli.stability.series import judge, show
+from modelfleet.cli.stability.slo import rules, slo
+from modelfleet.cli.stability.status import get, list_, status
+from modelfleet.cli.stability.top import top
 
 
 @click.group(cls=FleetGroup)
@@ -13,5 +16,7 @@ def group() -> None:
     """Are the predictions still right?"""
 
 
-for command in (show, judge):
+for command in (
+    status, list_, get, top, show, judge, slo, rules,
+):  # fmt: skip
     group.add_command(command)
