@@ -236,9 +236,10 @@ def decide_many(series: MinuteSeries, cases: Sequence[Case], now: datetime) -> l
         groups.setdefault(_Kind.of(case.healthy, case.prediction), []).append(index)
     found: dict[int, WindowVerdict] = {}
     for kind, indexes in groups.items():
+        part = series.between(minute_of(now) - kind.needed, minute_of(now))
         for first in range(0, len(indexes), _ROWS):
             chosen = indexes[first : first + _ROWS]
-            verdicts = _decide_group(series, kind, [cases[index] for index in chosen], minute_of(now))
+            verdicts = _decide_group(part, kind, [cases[index] for index in chosen])
             for place, index in enumerate(chosen):
                 found[index] = verdicts.at(place, cases[index].healthy.prediction)
     return [found[index] for index in range(len(cases))]
@@ -272,8 +273,7 @@ def decide_all(
 
 def minutes_needed(healthy: HealthyRange, prediction: DeclaredPrediction) -> int:
     """Returns how many minutes before now a verdict may look at."""
-    kind = _Kind.of(healthy, prediction)
-    return 2 * kind.width + kind.maturity + kind.tolerance
+    return _Kind.of(healthy, prediction).needed
 
 
 def coverage_when_decided(prediction: DeclaredPrediction, delays: Delays, width: int) -> float:
@@ -311,6 +311,11 @@ class _Kind:
     @property
     def step(self) -> int:
         return max(1, self.width // _STEPS)
+
+    @property
+    def needed(self) -> int:
+        """Minutes before now that a verdict may look at."""
+        return 2 * self.width + self.maturity + self.tolerance
 
     @property
     def tolerance(self) -> int:
@@ -358,9 +363,9 @@ class _Chosen:
     observed: Floats  # by then
 
 
-def _decide_group(series: MinuteSeries, kind: _Kind, cases: Sequence[Case], now: int) -> Verdicts:
-    oldest = now - 2 * kind.width - kind.maturity - kind.tolerance
-    part = series.rows([case.row for case in cases]).between(oldest, now)
+def _decide_group(series: MinuteSeries, kind: _Kind, cases: Sequence[Case]) -> Verdicts:
+    """Returns the verdicts of cases of one kind, at the end of the series."""
+    part, now = series.rows([case.row for case in cases]), series.end
     cumulated = _Cumulated(part, kind.width)
     ranges = [case.healthy for case in cases]
     moments = np.full((len(cases), 1), now)
