@@ -51,8 +51,8 @@ from modelfleetd.stability.domain.window_verdict import (
 SETTLING: Final = 2
 
 _MINUTE: Final = timedelta(minutes=1)
-# Of series that are decided together: their columns stay in the cache.
-_ROWS: Final = 64
+# Of series that are decided together: more of them cost memory and save nothing.
+_ROWS: Final = 128
 # Wide windows are looked for in steps of a sixtieth of their width.
 _STEPS: Final = 60
 
@@ -91,10 +91,6 @@ class MinuteSeries:
     def end(self) -> int:
         """The minute after the last."""
         return self.start + self.minutes
-
-    def rows(self, chosen: Sequence[int]) -> MinuteSeries:
-        """Returns some of the series."""
-        return MinuteSeries(self.start, *(getattr(self, name)[list(chosen)] for name in COLUMNS))
 
     def between(self, start: int, end: int) -> MinuteSeries:
         """Returns the minutes of a span, whether or not they are known. Without arrivals."""
@@ -326,10 +322,22 @@ class _Kind:
 class _Cumulated:
     """Sums of windows of a matrix of series, each the difference of two cumulated sums."""
 
-    def __init__(self, series: MinuteSeries, width: int) -> None:
-        self.series = series
+    def __init__(self, series: MinuteSeries, width: int, rows: Sequence[int] = (0,)) -> None:
+        self.start, self.end = series.start, series.end
         self.width = width
+        self._series, self._rows = series, list(rows)
         self._columns: dict[str, Floats] = {}
+
+    def column(self, name: str) -> Floats:
+        """Returns a column of the series that these are: rows × minutes."""
+        found: Floats = getattr(self._series, name)[self._rows]
+        return found
+
+    @property
+    def waits(self) -> Flags:
+        """Which series have examples whose labels come later: (series, 1)."""
+        found: Flags = np.any(self.column("waiting") > 0, axis=1, keepdims=True)
+        return found
 
     def window(self, column: str, ends: Integers) -> Floats:
         """Returns the sums of windows that end before these minutes: (series or 1, points)."""
@@ -337,12 +345,12 @@ class _Cumulated:
 
     def between(self, column: str, starts: Integers, ends: Integers) -> Floats:
         if column not in self._columns:
-            self._columns[column] = _cumulate(getattr(self.series, column))
+            self._columns[column] = _cumulate(self.column(column))
         return self.difference(self._columns[column], starts, ends)
 
     def difference(self, cumulated: Floats, starts: Integers, ends: Integers) -> Floats:
         """Returns the sums between minutes by a column that has been cumulated."""
-        high, low = (np.clip(minutes - self.series.start, 0, self.series.minutes) for minutes in (ends, starts))
+        high, low = (np.clip(minutes - self.start, 0, self.end - self.start) for minutes in (ends, starts))
         if len(ends) == 1:
             return cumulated[:, high[0]] - cumulated[:, low[0]]
         return np.take_along_axis(cumulated, high, axis=1) - np.take_along_axis(cumulated, low, axis=1)
@@ -365,12 +373,11 @@ class _Chosen:
 
 def _decide_group(series: MinuteSeries, kind: _Kind, cases: Sequence[Case]) -> Verdicts:
     """Returns the verdicts of cases of one kind, at the end of the series."""
-    part, now = series.rows([case.row for case in cases]), series.end
-    cumulated = _Cumulated(part, kind.width)
+    now, cumulated = series.end, _Cumulated(series, kind.width, [case.row for case in cases])
     ranges = [case.healthy for case in cases]
     moments = np.full((len(cases), 1), now)
     if kind.metric is Metric.VOLUME:
-        return _judge_volume(kind, cumulated, _newest_volume(kind, part, now), ranges)
+        return _judge_volume(kind, cumulated, _newest_volume(kind, cumulated, now), ranges)
     if kind.metric is Metric.NE:
         return _judge(kind, cumulated, _choose_entropy(kind, cumulated, now), moments, ranges)
     return _judge(kind, cumulated, _choose_calibration(kind, cumulated, cases, now), moments, ranges)
@@ -378,12 +385,11 @@ def _decide_group(series: MinuteSeries, kind: _Kind, cases: Sequence[Case]) -> V
 
 def _choose_calibration(kind: _Kind, cumulated: _Cumulated, cases: Sequence[Case], now: int) -> _Chosen:
     """Returns the newest decidable window of each series at one moment."""
-    series = cumulated.series
-    ages = np.arange(now - series.start, now - series.end, -1, dtype=np.float64) - 0.5
+    ages = np.arange(now - cumulated.start, now - cumulated.end, -1, dtype=np.float64) - 0.5
     shares = {id(case.delays): _shares(kind, case.delays, ages) for case in cases}
     share = np.stack([shares[id(case.delays)] for case in cases])
-    by_now = _cumulate(series.expected - series.waiting_expected * (1.0 - share))
-    waits = _waits(series)[:, 0].tolist()
+    by_now = _cumulate(cumulated.column("expected") - cumulated.column("waiting_expected") * (1.0 - share))
+    waits = cumulated.waits[:, 0].tolist()
     need = np.array([_label_lag(kind, case.delays) if wait else 0 for case, wait in zip(cases, waits, strict=True)])
     lags = np.arange(0, int(need.max()) + kind.width + 1, kind.step)
     ends = (now - lags)[np.newaxis]
@@ -494,7 +500,7 @@ def _come(series: MinuteSeries, start: int, end: int) -> Floats:
 
 def _choose_entropy(kind: _Kind, cumulated: _Cumulated, now: int) -> _Chosen:
     """Returns the newest decidable window of mature minutes, of each series at one moment."""
-    ends = now - _mature_lags(kind, cumulated.series)
+    ends = now - _mature_lags(kind, cumulated)
     found = _is_decidable_by_entropy(kind, cumulated, ends)
     place = _first(found, default=np.zeros(len(found), dtype=np.int64))
     return _by_entropy(cumulated, np.take_along_axis(ends, place[:, np.newaxis], axis=1))
@@ -502,7 +508,7 @@ def _choose_entropy(kind: _Kind, cumulated: _Cumulated, now: int) -> _Chosen:
 
 def _replay_entropy(kind: _Kind, cumulated: _Cumulated, moments: Integers) -> _Chosen:
     """Returns the window of one series that would have been chosen at each moment."""
-    lags = _mature_lags(kind, cumulated.series)[0].tolist()
+    lags = _mature_lags(kind, cumulated)[0].tolist()
     ends = moments - lags[0]
     undecided = np.arange(len(moments))
     for lag in lags:
@@ -515,9 +521,9 @@ def _replay_entropy(kind: _Kind, cumulated: _Cumulated, moments: Integers) -> _C
     return _by_entropy(cumulated, ends[np.newaxis])
 
 
-def _mature_lags(kind: _Kind, series: MinuteSeries) -> Integers:
+def _mature_lags(kind: _Kind, cumulated: _Cumulated) -> Integers:
     """Returns how long before now windows may end: (series, lags). Labels that come with their examples are there."""
-    newest = np.where(_waits(series), kind.maturity, 0)
+    newest = np.where(cumulated.waits, kind.maturity, 0)
     return newest + np.arange(0, kind.width + 1, kind.step)
 
 
@@ -576,7 +582,7 @@ def _judge(
     kind: _Kind, cumulated: _Cumulated, chosen: _Chosen, moments: Integers, ranges: Sequence[HealthyRange]
 ) -> Verdicts:
     """Returns the verdicts of the windows that were chosen: one range for each series."""
-    ends = chosen.ends
+    ends, by_entropy = chosen.ends, kind.metric is Metric.NE
     total, everything = cumulated.window("observed", ends), cumulated.window("expected", ends)
     weight, squares = cumulated.window("weight", ends), cumulated.window("weight_squares", ends)
     visible = np.divide(chosen.observed, total, out=np.zeros(total.shape), where=total > 0)
@@ -593,16 +599,15 @@ def _judge(
         observed=chosen.observed,
         observed_squares=cumulated.window("observed_squares", ends) * visible,
         label_coverage=_coverage(kind, cumulated, ends, chosen.expected),
-        loss=cumulated.window("loss", ends),
-        loss_by_squares=cumulated.window("loss_by_squares", ends),
-        loss_squares=cumulated.window("loss_squares", ends),
-        positive_loss=cumulated.window("positive_loss", ends),
+        **{name: cumulated.window(name, ends) if by_entropy else total for name in _LOSSES},
     )
     low, high = (np.stack(limits) for limits in zip(*map(_limits, ranges, ends), strict=True))
-    judge = judge_entropy if kind.metric is Metric.NE else judge_calibration
-    judged = judge(sums, low, high, kind.demand)
+    judged = (judge_entropy if by_entropy else judge_calibration)(sums, low, high, kind.demand)
     immature = _immature(kind, cumulated, ends, moments)
     return _flat(kind, judged, low, high, ends, immature, sums.label_coverage, sums.positives, sums.examples)
+
+
+_LOSSES: Final = ("loss", "loss_by_squares", "loss_squares", "positive_loss")
 
 
 def _judge_volume(kind: _Kind, cumulated: _Cumulated, ends: Integers, ranges: Sequence[HealthyRange]) -> Verdicts:
@@ -629,17 +634,11 @@ def _flat(
     return Verdicts(kind.metric, kind.width, kind.demand, flat, *arrays)  # type: ignore[arg-type]
 
 
-def _waits(series: MinuteSeries) -> Flags:
-    """Says which series have examples whose labels come later: (series, 1)."""
-    found: Flags = np.any(series.waiting > 0, axis=1, keepdims=True)
-    return found
-
-
-def _newest_volume(kind: _Kind, series: MinuteSeries, now: int) -> Integers:
+def _newest_volume(kind: _Kind, cumulated: _Cumulated, now: int) -> Integers:
     """Returns the end of each series' newest window of volume: (series, 1)."""
-    there = series.seen > 0
-    newest = np.where(there.any(axis=1), series.end - 1 - np.argmax(there[:, ::-1], axis=1), 0)
-    late = _lateness(kind, _waits(series)[:, 0])
+    there = cumulated.column("seen") > 0
+    newest = np.where(there.any(axis=1), cumulated.end - 1 - np.argmax(there[:, ::-1], axis=1), 0)
+    late = _lateness(kind, cumulated.waits[:, 0])
     return np.clip(newest, now - late, now - SETTLING)[:, np.newaxis]
 
 
