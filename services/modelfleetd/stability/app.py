@@ -12,6 +12,7 @@ from modelfleetd.stability import migrations
 from modelfleetd.stability.api import StabilityServicer
 from modelfleetd.stability.fleet import TEAMS_SECONDS, Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
+from modelfleetd.stability.proposer import Proposer
 from modelfleetd.stability.reader import Reader
 from modelfleetd.stability.registry import Registry
 from modelfleetd.stability.store import Store
@@ -42,7 +43,10 @@ async def build(service: Service) -> None:
     if service.config.metrics_listen:
         await service.enter(_published(metrics))
     server = service.server(roles=service.registry_roles(), team_of=registry.team_of)
-    servicer = StabilityServicer(registry, Writer(store, service.clock), Reader(store, service.clock), fleet, metrics)
+    proposer = Proposer(store, fleet, service.clock)
+    servicer = StabilityServicer(
+        registry, Writer(store, service.clock), Reader(store, service.clock), fleet, metrics, proposer
+    )
     server.add(servicer, stability_pb2_grpc.add_StabilityServiceServicer_to_server)
 
 

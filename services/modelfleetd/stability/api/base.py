@@ -9,6 +9,7 @@ import grpc
 from modelfleet.stability.v1 import stability_pb2_grpc
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
+from modelfleetd.stability.proposer import Proposer
 from modelfleetd.stability.reader import Reader
 from modelfleetd.stability.registry import Registry
 from modelfleetd.stability.writer import Writer
@@ -20,10 +21,17 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
     """What the methods work with."""
 
     def __init__(
-        self, registry: Registry, writer: Writer, reader: Reader, fleet: Fleet, metrics: IntakeMetrics
+        self,
+        registry: Registry,
+        writer: Writer,
+        reader: Reader,
+        fleet: Fleet,
+        metrics: IntakeMetrics,
+        proposer: Proposer,
     ) -> None:
         self._registry = registry
         self._writer = writer
         self._reader = reader
         self._fleet = fleet
         self._metrics = metrics
+        self._proposer = proposer

@@ -346,7 +346,7 @@ def _base(history: History, terms: Terms) -> Values | None:
         windows = history.windows(width)
         values = _values(windows, terms)
         used = int(np.count_nonzero(values.usable))
-        share = used / max(1, np.count_nonzero(windows.of("seen")))
+        share = used / max(1, int(np.count_nonzero(windows.of("seen"))))
         enough = used // values.times >= MIN_RESIDUALS
         if share >= _MOST:
             return values if enough else half

@@ -14,8 +14,9 @@ from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.db import Connection, Database
 from modelfleetd.stability.domain.batch import BatchId, Outcome
 from modelfleetd.stability.domain.exact import Integers
+from modelfleetd.stability.domain.history import History
 from modelfleetd.stability.domain.points import Evidence, Span
-from modelfleetd.stability.store import batches, statistics
+from modelfleetd.stability.store import batches, history, statistics
 from modelfleetd.stability.store.shelves import Shelves
 
 # Producers repeat a batch within minutes; this is what they are promised.
@@ -107,6 +108,27 @@ class Store:
             wanted = {number: mature_before[pair] for number, pair in series.items()}
             found = await statistics.read_evidence(conn, wanted, span, resolution)
         return {series[number]: parts for number, parts in found.items()}
+
+    async def histories(
+        self, mature_before: Mapping[tuple[str, str], int], span: Span
+    ) -> dict[tuple[str, str], History]:
+        """Returns matured sums by 5 minutes of models' predictions.
+
+        Args:
+            mature_before: for each (model, prediction) the first minute that is not mature.
+            span: what to read.
+        """
+        await self._remember_series([pair for pair in mature_before if pair not in self._series])
+        series = {self._series[pair]: pair for pair in mature_before if pair in self._series}
+        async with self._database.transaction(readonly=True) as conn:
+            wanted = {number: mature_before[pair] for number, pair in series.items()}
+            found = await history.read_histories(conn, wanted, span)
+        return {series[number]: one for number, one in found.items()}
+
+    async def routes(self, model_type: str, predictions: Sequence[str], span: Span) -> dict[str, History]:
+        """Returns what all models of a type predicted together, by 5 minutes and prediction."""
+        async with self._database.transaction(readonly=True) as conn:
+            return await history.read_routes(conn, model_type, predictions, span)
 
     async def sweep(self, now: datetime) -> None:
         """Drops what nothing waits for any more, and forgets old batches."""
