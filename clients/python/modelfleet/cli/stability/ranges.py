@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelfleet import plot
@@ -24,6 +25,7 @@ from modelfleet.stability.v1 import stability_pb2 as pb
 HealthyRange = monitoring_pb2.HealthyRange
 _C = TypeVar("_C", bound=Callable[..., Any])
 _NOT_CONFIGURED = "NOT_CONFIGURED"
+_RANGES = FieldMask(paths=["healthy_ranges"])
 _DEFAULT = pb.Limits(low=0.5, high=2.0)
 
 
@@ -115,7 +117,7 @@ def accept(session: Session, model: str, reason: str, *, yes: bool, **wish: Any)
     proposed = [proposal.range for proposal in found]
     own = [range_ for range_ in proposed if range_.metric != HealthyRange.VOLUME]
     of_type = [range_ for range_ in proposed if range_.metric == HealthyRange.VOLUME]
-    written = []
+    written: list[registry_pb2.Model | registry_pb2.ModelType] = []
     if own:
         written.append(_write_model(session, before, _merged(before.healthy_ranges, own), reason))
     if of_type:
@@ -270,14 +272,14 @@ def _write_model(
     session: Session, before: registry_pb2.Model, kept: Sequence[monitoring_pb2.HealthyRange], reason: str
 ) -> registry_pb2.Model:
     changed = registry_pb2.Model(name=before.name, etag=before.etag, healthy_ranges=kept)
-    return session.client.registry.update_model(model=changed, update_mask=["healthy_ranges"], reason=reason)
+    return session.client.registry.update_model(model=changed, update_mask=_RANGES, reason=reason)
 
 
 def _write_type(
     session: Session, before: registry_pb2.ModelType, kept: Sequence[monitoring_pb2.HealthyRange], reason: str
 ) -> registry_pb2.ModelType:
     changed = registry_pb2.ModelType(name=before.name, etag=before.etag, healthy_ranges=kept)
-    return session.client.registry.update_model_type(model_type=changed, update_mask=["healthy_ranges"], reason=reason)
+    return session.client.registry.update_model_type(model_type=changed, update_mask=_RANGES, reason=reason)
 
 
 def _written(session: Session, written: Sequence[registry_pb2.Model | registry_pb2.ModelType]) -> None:
