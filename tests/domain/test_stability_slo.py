@@ -12,12 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from modelfleetd.errors import InvalidFields
-from modelfleetd.stability.domain.fleet import ServiceLevel, Tier
+from modelfleetd.stability.domain.fleet import ServiceLevel, Tier, completed
 from modelfleetd.stability.domain.slices import Slice, Slices
 from modelfleetd.stability.domain.slo import (
     LONGEST_WINDOW,
-    LOWEST_TARGET,
     MIN_BAD,
     PAIRS,
     WINDOWS,
@@ -26,7 +24,6 @@ from modelfleetd.stability.domain.slo import (
     Tally,
     burn_rates,
     burning,
-    completed,
     coverage_slices,
     firing,
     tally,
@@ -261,27 +258,6 @@ def test_a_tier_gives_what_is_not_stated(tier: Tier, target: float) -> None:
     assert completed(UNSET, tier) == ServiceLevel(target, 0.9, target, 0.99, 0.0)
     stated = ServiceLevel(0.97, 0.5, 0.9999, 0.9, 250.0)
     assert completed(stated, tier) == stated
-
-
-@pytest.mark.parametrize(
-    ("level", "path", "why"),
-    [
-        (replace(UNSET, stability=0.93), "service_level.stability", "could never fire"),
-        (replace(UNSET, stability=LOWEST_TARGET), "service_level.stability", "could never fire"),
-        (replace(UNSET, stability=1.0), "service_level.stability", "0.9306"),
-        (replace(UNSET, availability=0.5), "service_level.availability", "could never fire"),
-        (replace(UNSET, availability=float("nan")), "service_level.availability", "0.9306"),
-        (replace(UNSET, coverage=1.0), "service_level.coverage", "below 1"),
-        (replace(UNSET, min_success_share=1.01), "service_level.min_success_share", "at most 1"),
-        (replace(UNSET, max_latency_p99_ms=-1.0), "service_level.max_latency_p99_ms", "finite"),
-    ],
-)
-def test_a_service_level_that_cannot_be_is_refused_with_the_reason(level: ServiceLevel, path: str, why: str) -> None:
-    with pytest.raises(InvalidFields) as refused:
-        completed(level, Tier.TIER1)
-    (violation,) = refused.value.violations
-    assert violation.path == path
-    assert why in violation.description
 
 
 def test_the_lowest_target_is_where_the_fastest_page_can_still_fire() -> None:

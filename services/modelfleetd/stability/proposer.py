@@ -13,15 +13,17 @@ import numpy as np
 
 from modelfleetd.clock import Clock
 from modelfleetd.errors import FieldViolation, InvalidFields
-from modelfleetd.names import MODEL, MODEL_TYPE
+from modelfleetd.kit.db import Database
 from modelfleetd.stability.domain.fleet import HealthyRange, Metric, Role, ServiceLevel, Tier, WatchedModel, completed
-from modelfleetd.stability.domain.history import History, of_minutes
+from modelfleetd.stability.domain.history import STEP, History, of_minutes
+from modelfleetd.stability.domain.looks import DelaysOf
 from modelfleetd.stability.domain.maturity import mature_before, minute_after, minute_of
 from modelfleetd.stability.domain.points import Span
 from modelfleetd.stability.domain.ranges import DEFAULT_PAGES_PER_WEEK, Proposal, propose_model
+from modelfleetd.stability.domain.retention import TOTALS_5MIN
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.registry import DeclaredType
-from modelfleetd.stability.store import Store
+from modelfleetd.stability.store.history import read_histories, read_routes
 
 MOST_HISTORY: Final = timedelta(days=35)
 _USUAL_HISTORY: Final = timedelta(days=28)
@@ -66,7 +68,9 @@ class Wish:
         ]
         if found:
             raise InvalidFields(found)
-        span = Span(minute_after(start), minute_of(end))
+        # Whole steps; and rows of the oldest may be gone already.
+        first = max(minute_after(start), TOTALS_5MIN.read_from(now))
+        span = Span(-(-first // STEP) * STEP, max(first, minute_of(end)) // STEP * STEP)
         width = 0 if self.window is None else self.window // timedelta(minutes=1)
         wanted = tuple(dict.fromkeys(self.predictions)) or tuple(declared.predictions)
         return span, self.pages_per_week or DEFAULT_PAGES_PER_WEEK, width, wanted
@@ -75,10 +79,11 @@ class Wish:
 class Proposer:
     """Makes proposals; whoever accepts one writes it into the registry."""
 
-    def __init__(self, store: Store, fleet: Fleet, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, database: Database, fleet: Fleet, clock: Clock, delays_of: DelaysOf) -> None:
+        self._database = database
         self._fleet = fleet
         self._clock = clock
+        self._delays_of = delays_of
 
     async def propose(self, declared: DeclaredType, model: str, wish: Wish) -> list[Proposal]:
         """Returns ranges for a model's predictions, of the baseline also for the volume of its route.
@@ -89,37 +94,32 @@ class Proposer:
         now = self._clock.now()
         span, pages, width, wanted = wish.checked(declared, now)
         predictions = {name: declared.predictions[name] for name in wanted}
-        before = {
-            (model, name): mature_before(now, prediction.attribution_window) for name, prediction in predictions.items()
-        }
-        watched = self._watched(model)
-        histories = await self._store.histories(before, span)
+        before = {name: mature_before(now, one.attribution_window) for name, one in predictions.items()}
+        watched = self._fleet.view().models.get(model)
+        found = await read_histories(self._database, model, before, span)
         volumes: Mapping[str, History] = {}
         if watched is not None and watched.role is Role.BASELINE:
-            volumes = await self._store.routes(declared.name, wanted, span)
+            volumes = await read_routes(self._database, declared.name, wanted, span)
         propose = functools.partial(
             propose_model,
-            {name: histories.get((model, name), _nothing(span)) for name in wanted},
+            {name: found[name][0] if name in found else _nothing(span) for name in wanted},
             volumes,
             declared.predictions,
-            target=self._target(model, watched),
+            target=self._target(declared, watched),
             pages_per_week=pages,
             width=width,
+            delays={name: self._delays_of(model, predictions[name]) for name, (_, waits) in found.items() if waits},
             current=_current(declared, watched, wanted),
         )
         return await asyncio.to_thread(propose)
 
-    def _watched(self, model: str) -> WatchedModel | None:
-        return self._fleet.view().models.get(model)
-
-    def _target(self, model: str, watched: WatchedModel | None) -> float:
+    def _target(self, declared: DeclaredType, watched: WatchedModel | None) -> float:
         """Returns the target of the stability objective; of a model that does not serve, its baseline's."""
         if watched is not None:
             return watched.service_level.stability
-        model_type = MODEL_TYPE.format(MODEL.parse(model)[0])
-        others = [other for other in self._fleet.view().models.values() if other.model_type == model_type]
-        levels = [other.service_level for other in others if other.role is Role.BASELINE]
-        return (levels or [completed(_NOTHING_STATED, Tier.UNSTATED)])[0].stability
+        others = (other for other in self._fleet.view().models.values() if other.model_type == declared.name)
+        levels = (other.service_level for other in others if other.role is Role.BASELINE)
+        return next(levels, completed(_NOTHING_STATED, Tier.UNSTATED)).stability
 
 
 def _current(

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import enum
 import itertools
-import math
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from modelfleetd.errors import FieldViolation, InvalidFields
-from modelfleetd.stability.domain.fleet import Role, ServiceLevel, Tier
+from modelfleetd.stability.domain.fleet import ServiceLevel
 from modelfleetd.stability.domain.slices import Objective, Slice, Slices
 
 PERIOD: Final = timedelta(days=30)
@@ -61,9 +59,6 @@ PAIRS: Final = (
 # Minutes that all pairs together look at: more than that changes nothing about what fires.
 LONGEST_WINDOW: Final = max(minutes for pair in PAIRS for minutes in pair.minutes)
 WINDOWS: Final = tuple(sorted({minutes for pair in PAIRS for minutes in pair.minutes}))
-# All minutes bad is a burn rate of 1 / (1 - target), so that at or below this the fastest pair could never fire.
-LOWEST_TARGET: Final = 1.0 - 1.0 / max(pair.factor for pair in PAIRS)
-HIGHEST_TARGET: Final = 0.99999
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,27 +114,7 @@ class ObjectiveState:
     burn_rates: tuple[BurnRate, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Slo:
-    """The objectives of one model that serves."""
-
-    name: str
-    model_type: str
-    model: str
-    role: Role
-    tier: Tier
-    team: str
-    objectives: tuple[ObjectiveState, ...]
-    evaluate_time: datetime | None
-    period: timedelta = PERIOD
-
-    @property
-    def budget_left(self) -> float:
-        """The smallest budget left; infinite where nothing has been counted yet."""
-        return min((known for one in self.objectives if (known := one.budget_left) is not None), default=math.inf)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Burning:
     """How fast many subjects spend their budgets."""
 
@@ -237,50 +212,6 @@ def target_of(level: ServiceLevel, objective: Objective) -> float:
         Objective.COVERAGE: level.coverage,
         Objective.AVAILABILITY: level.availability,
     }[objective]
-
-
-_TARGETS: Final = {
-    Tier.TIER0: 0.999,
-    Tier.TIER1: 0.995,
-    Tier.TIER2: 0.99,
-    Tier.TIER3: 0.98,
-    Tier.TIER4: 0.95,
-    Tier.UNSTATED: 0.95,
-}
-DEFAULT_COVERAGE: Final = 0.9
-DEFAULT_MIN_SUCCESS_SHARE: Final = 0.99
-
-
-def completed(level: ServiceLevel, tier: Tier) -> ServiceLevel:
-    """Returns a service level in which what is 0 is what the tier gives.
-
-    Raises:
-        InvalidFields: it could never be alerted for, or is no share; all that is wrong.
-    """
-    found = ServiceLevel(
-        stability=level.stability or _TARGETS[tier],
-        coverage=level.coverage or DEFAULT_COVERAGE,
-        availability=level.availability or _TARGETS[tier],
-        min_success_share=level.min_success_share or DEFAULT_MIN_SUCCESS_SHARE,
-        max_latency_p99_ms=level.max_latency_p99_ms,
-    )
-    violations = [
-        FieldViolation(f"service_level.{name}", f"must be from 0.9306 to {HIGHEST_TARGET}: {_WHY}")
-        for name, target in (("stability", found.stability), ("availability", found.availability))
-        if not LOWEST_TARGET < target <= HIGHEST_TARGET
-    ]
-    if not 0.0 < found.coverage < 1.0:
-        violations.append(FieldViolation("service_level.coverage", "must be above 0 and below 1"))
-    if not 0.0 < found.min_success_share <= 1.0:
-        violations.append(FieldViolation("service_level.min_success_share", "must be above 0 and at most 1"))
-    if not 0.0 <= found.max_latency_p99_ms < math.inf:
-        violations.append(FieldViolation("service_level.max_latency_p99_ms", "must be at least 0 and finite"))
-    if violations:
-        raise InvalidFields(violations)
-    return found
-
-
-_WHY: Final = "below 1 - 1/14.4 the burn rate cannot exceed 14.4, so that its fastest alert could never fire"
 
 
 def _fires(

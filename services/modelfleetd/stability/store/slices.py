@@ -67,6 +67,12 @@ async def read(
     return found
 
 
+async def newest_minute(database: Database) -> int:
+    """Returns the minute that was evaluated last, since 1970-01-01 UTC; -1: none yet."""
+    minute = await database.fetchval("SELECT minute FROM evaluation")
+    return -1 if minute is None else int(minute)
+
+
 async def forget(database: Database, before_hour: int) -> None:
     """Forgets slices of hours since 1970 before this one, a few thousand a transaction."""
     while await database.execute(_FORGET, before_hour) != "DELETE 0":
