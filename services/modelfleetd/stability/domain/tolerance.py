@@ -176,7 +176,7 @@ def _dispersion(base: Values, residuals: Floats) -> tuple[float, float]:
 
 
 def _wander(residuals: Floats, variance: Floats, samples: float) -> float:
-    """Returns τ² for which two thirds of the residuals are within one standard deviation; 0 where chance explains it."""
+    """Returns τ² for which two thirds of the residuals are within one sigma; 0 where chance explains what it would be."""
     low, high = 0.0, float(np.quantile(np.abs(residuals), _ONE_SIGMA)) ** 2
     excess = float(np.quantile(np.abs(residuals) / np.sqrt(variance + 1e-300), _ONE_SIGMA)) - 1.0
     if excess <= 1.0 / math.sqrt(2.0 * _EFFICIENCY * samples):
