@@ -24,6 +24,7 @@ from modelfleetd.stability.evaluator import TICK_SECONDS, Evaluator
 from modelfleetd.stability.fleet import TEAMS_SECONDS, Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
 from modelfleetd.stability.learner import LEARN_SECONDS, DelayLearner
+from modelfleetd.stability.proposer import Proposer
 from modelfleetd.stability.published import MOST_MODELS, Published
 from modelfleetd.stability.reader import Reader
 from modelfleetd.stability.registry import Registry
@@ -67,6 +68,8 @@ async def build(service: Service) -> None:
     alerting = work_of_alerts(service, database, fleet, evaluator)
     server = service.server(roles=service.registry_roles(), team_of=team_of(database, registry.team_of))
     writer, reader = Writer(store, service.clock), Reader(store, service.clock)
+    # Which delays are known is replaced as a whole.
+    proposer = Proposer(database, fleet, service.clock, lambda *of: evaluator.delays_of(*of))
     servicer = StabilityServicer(
         registry,
         writer,
@@ -78,6 +81,7 @@ async def build(service: Service) -> None:
         database,
         service.clock,
         alerting.wake,
+        proposer,
     )
     server.add(servicer, stability_pb2_grpc.add_StabilityServiceServicer_to_server)
 
