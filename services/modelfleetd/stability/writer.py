@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from modelfleetd.stability.domain.columns import (
 from modelfleetd.stability.domain.criteria import DeclaredPrediction
 from modelfleetd.stability.domain.duplicates import repeated
 from modelfleetd.stability.domain.exact import Integers
+from modelfleetd.stability.domain.given_statistics import RawStatistics, decode_statistics
 from modelfleetd.stability.domain.maturity import MINUTE_MICROS, Shelving, age_buckets, live_shelves
 from modelfleetd.stability.domain.summary import (
     Scored,
@@ -74,7 +75,7 @@ class Sender:
 
 
 class Writer:
-    """Writes the three kinds of batches."""
+    """Writes the four kinds of batches."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -84,7 +85,7 @@ class Writer:
         """Writes examples whose labels are known."""
         rows, refusals = await asyncio.to_thread(decode_examples, raw, self._clock.now())
         exposures, positives = await asyncio.to_thread(summarise_examples, rows)
-        series = await self._series(sender, rows, refusals)
+        series = await self._series(sender, rows.model, rows.prediction, refusals)
         async with self._store.write(sender.batch) as write:
             if write.written is not None:
                 return write.written
@@ -96,7 +97,7 @@ class Writer:
         """Writes predictions, joined with labels that came before them."""
         now = self._clock.now()
         rows, refusals = await asyncio.to_thread(decode_predictions, raw, now)
-        series = await self._series(sender, rows, refusals)
+        series = await self._series(sender, rows.model, rows.prediction, refusals)
         rows, refusals = _without_repeated(rows, refusals, series, np.zeros(len(rows), np.int64), rows.event)
         shelves = sender.shelving.shelves(rows.event, rows.prediction)
         await self._store.shelves.make(np.unique(shelves).tolist())
@@ -114,7 +115,7 @@ class Writer:
     async def labels(self, sender: Sender, raw: RawBatch) -> Outcome:
         """Writes labels, joined with the predictions that came before them."""
         rows, refusals = await asyncio.to_thread(decode_labels, raw, self._clock.now())
-        series = await self._series(sender, rows, refusals)
+        series = await self._series(sender, rows.model, rows.prediction, refusals)
         taken = len(rows)
         # A negative says nothing where a missing label means one.
         rows = take(rows, (rows.label == 1) | sender.ignoring[rows.prediction])
@@ -128,6 +129,19 @@ class Writer:
             await waiting.take_turn(write.conn, sender.batch.model_type)
             joined, refused = await self._join_labels(write, sender, series, rows)
             return await self._conclude(write, series, taken + joined, refusals + refused)
+
+    async def statistics(self, sender: Sender, raw: RawStatistics) -> Outcome:
+        """Adds sums that the producer has made."""
+        given, refusals = await asyncio.to_thread(decode_statistics, raw, self._clock.now())
+        series = await self._series(sender, given.model, given.prediction, refusals)
+        async with self._store.write(sender.batch) as write:
+            if write.written is not None:
+                return write.written
+            for known, exposures in given.exposures.items():
+                await statistics.add_exposure(write.conn, series, exposures, known=known)
+            for known, positives in given.positives.items():
+                await statistics.add_positives(write.conn, series, positives, known=known)
+            return await self._conclude(write, series, given.rows, refusals)
 
     async def _join_predictions(
         self, write: Write, sender: Sender, series: Integers, rows: Predictions
@@ -194,10 +208,12 @@ class Writer:
         refusals = refuse(again, again.time // MINUTE_MICROS, ~better, Reason.DUPLICATE)
         return len(replaced) + len(fresh), refusals
 
-    async def _series(self, sender: Sender, rows: Rows, refusals: Refusals) -> Integers:
+    async def _series(
+        self, sender: Sender, model: npt.NDArray[Any], prediction: npt.NDArray[Any], refusals: Refusals
+    ) -> Integers:
         """Returns the numbers of the series that the rows, taken or not, belong to."""
-        model = np.concatenate((rows.model, refusals.model)).astype(np.int64)
-        prediction = np.concatenate((rows.prediction, refusals.prediction)).astype(np.int64)
+        model = np.concatenate((model, refusals.model)).astype(np.int64)
+        prediction = np.concatenate((prediction, refusals.prediction)).astype(np.int64)
         inside = (model < len(sender.models)) & (prediction < len(sender.predictions))
         used = np.flatnonzero(np.bincount(model[inside] << 8 | prediction[inside]))
         pairs = list(zip((used >> 8).tolist(), (used & 0xFF).tolist(), strict=True))
