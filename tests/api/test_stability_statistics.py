@@ -96,14 +96,13 @@ async def test_impossible_sums_are_refused_alone_and_seen_in_the_series(fleet: S
 
 
 async def test_requests_that_were_not_to_be_sent_are_refused(fleet: StabilityFleet) -> None:
-    ids = np.random.default_rng(3).bytes(16 * 1000)
-    ids = np.frombuffer(ids, np.uint8).reshape(-1, 16)
+    ids: Any = np.random.default_rng(3).integers(0, 256, (1000, 16), dtype=np.uint8)
     chosen = columns.sampled(ids, 100)
     assert 50 < chosen.sum() < 150
-    times = {"event_time": [at(minutes=-1)] * len(ids), "sample_permille": 100}
-    answer = await fleet.write(fleet.predictions(ids, [0.5] * len(ids), **times))  # type: ignore[arg-type]
+    times: dict[str, Any] = {"event_time": [at(minutes=-1)] * len(ids), "sample_permille": 100}
+    answer = await fleet.write(fleet.predictions(ids, [0.5] * len(ids), **times))
     assert (answer.accepted_rows, rejected(answer)) == (chosen.sum(), {"NOT_SAMPLED": (~chosen).sum()})
-    labels = fleet.labels(ids[chosen], label_time=[at()] * int(chosen.sum()), sample_permille=100)  # type: ignore[arg-type]
+    labels = fleet.labels(ids[chosen], label_time=[at()] * int(chosen.sum()), sample_permille=100)
     answer = await fleet.write(labels)
     assert (answer.accepted_rows, rejected(answer)) == (chosen.sum(), {})
     total = await fleet.total()

@@ -46,7 +46,7 @@ rows = st.lists(
 
 def raw(request: pb.WriteStatisticsRequest, models: int = 3, predictions: int = 2) -> RawStatistics:
     sent: dict[str, Mapping[str, bytes]] = {
-        kind: {f.name: getattr(part, f.name) for f in part.DESCRIPTOR.fields} if request.HasField(kind) else {}
+        kind: {f.name: getattr(part, f.name) for f in part.DESCRIPTOR.fields} if part.ByteSize() else {}
         for kind in KINDS
         for part in [getattr(request, kind)]
     }
@@ -56,7 +56,7 @@ def raw(request: pb.WriteStatisticsRequest, models: int = 3, predictions: int = 
 def made(batch: Examples) -> pb.WriteStatisticsRequest:
     """What a producer sends of these rows."""
     statistics = exact.Statistics()
-    given = {"is_logit": batch.is_logit, "label": batch.label, "weight": batch.weight}
+    given: dict[str, Any] = {"is_logit": batch.is_logit, "label": batch.label, "weight": batch.weight}
     statistics.add(batch.model, batch.prediction, batch.event, batch.value, **given)
     return columns.statistics_request(pb.Batch(), statistics)
 

@@ -32,6 +32,7 @@ _MAX_LOGIT: Final = 100.0
 _MINUTE_MICROS: Final = 60_000_000
 _LIMB: Final = float(1 << 32)
 _MASK: Final = (1 << 32) - 1
+_SERIES: Final = 0xFFFF
 _EXACT: Final = float(1 << 62)
 # Rows whose columns stay in the cache together, and a piece of work that other threads need not wait for.
 BLOCK: Final = 8192
@@ -60,6 +61,10 @@ class Totals:
         limbs = np.stack([_run_limbs(column[order], starts) for column in columns])
         return cls(keys[starts], np.diff(starts, append=len(keys)), limbs)
 
+    def where(self, chosen: Mask) -> Totals:
+        """Returns those of some keys."""
+        return Totals(self.keys[chosen], self.counts[chosen], self.limbs[:, chosen])
+
     def __add__(self, other: Totals) -> Totals:
         keys = np.concatenate((self.keys, other.keys))
         if not len(keys):
@@ -87,7 +92,11 @@ class Statistics:
     def __init__(self) -> None:
         self._exposure = Totals.none(7)
         self._positives = Totals.none(8)
-        self.examples = 0
+
+    @property
+    def examples(self) -> int:
+        """How many examples were added."""
+        return int(self._exposure.counts.sum())
 
     @property
     def size(self) -> int:
@@ -120,7 +129,16 @@ class Statistics:
                 l1 = positive_losses(value[block][chosen], is_logit=is_logit)
                 columns = (w, w2, w * l1, w * l0, w2 * l1, w2 * l0, w2 * (l1 * l1), w2 * (l0 * l0))
                 self._positives += Totals.of(keys[chosen], columns)
-        self.examples += len(value)
+
+    def only(self, model: int, prediction: int) -> Statistics:
+        """Returns what was added of one model's prediction, which becomes the first prediction of the first model."""
+        made = Statistics()
+        series = model << 8 | prediction
+        for name in ("_exposure", "_positives"):
+            totals: Totals = getattr(self, name)
+            found = totals.where((totals.keys & _SERIES) == series)
+            setattr(made, name, Totals(found.keys & ~_SERIES, found.counts, found.limbs))
+        return made
 
     def rows(self) -> tuple[pb.ExposureRows, pb.PositiveRows]:
         """Returns the rows of WriteStatistics: of examples whose labels are known."""
