@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from modelfleet.cli.session import FleetGroup
+from modelfleet.cli.stability.ingest import ingest
 from modelfleet.cli.stability.series import judge, show
 
 
@@ -13,5 +14,5 @@ def group() -> None:
     """Are the predictions still right?"""
 
 
-for command in (show, judge):
+for command in (show, judge, ingest):
     group.add_command(command)
