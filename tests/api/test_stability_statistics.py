@@ -34,7 +34,7 @@ def some_rows(size: int, seed: int = 1) -> dict[str, Any]:
 async def everything(fleet: StabilityFleet, model: str) -> list[tuple[Any, ...]]:
     """What the tables hold of a model, to the last bit."""
     found: list[tuple[Any, ...]] = []
-    for table in ("exposure", "positives"):
+    for table in ("exposure", "positives", "bins", "totals_5min", "totals_hour", "positives_hour"):
         rows = await fleet.fetch(f"SELECT * FROM {table} JOIN series ON series.id = series WHERE model = $1", model)
         left_out = {"series", "id", "model"}
         found += [tuple((key, str(value)) for key, value in row.items() if key not in left_out) for row in rows]
@@ -53,7 +53,7 @@ async def test_sums_of_a_producer_leave_the_bits_that_its_examples_would(fleet: 
         answer = await fleet.write(statistics(fleet, **{name: column[part] for name, column in rows.items()}))
         assert not answer.rejected
     expected = await everything(fleet, OLD)
-    assert len(expected) > 300
+    assert len(expected) > 400
     assert await everything(fleet, NEW) == expected
 
 
@@ -74,7 +74,8 @@ async def test_sums_whose_labels_are_still_to_come_mature_with_their_window(flee
     request.exposure.known = b"\0" * len(request.exposure.model_index)
     request.positives.known = b"\0"
     request.positives.age_minutes = (3).to_bytes(4, "little")
-    assert (await fleet.write(request)).accepted_rows == 2
+    # A row of exposure, a row of positives, two bins.
+    assert (await fleet.write(request)).accepted_rows == 4
     total = await fleet.total()
     assert (total.examples, total.positives, total.matured_share) == (2, 1, 0.0)
     assert [record["age"] for record in await fleet.fetch("SELECT age FROM positives")] == [3]
@@ -89,10 +90,11 @@ async def test_impossible_sums_are_refused_alone_and_seen_in_the_series(fleet: S
     # The older one comes first: of its sum the highest bit says that it is negative.
     exposure.weight = exposure.weight[:15] + b"\x80" + exposure.weight[16:]
     answer = await fleet.write(request)
-    assert answer.accepted_rows == 1
-    assert rejected(answer) == {"BAD_STATISTICS": 1, "BAD_TIME": 1}
+    assert answer.accepted_rows == 2
+    # The third minute's hour is one of the bins'.
+    assert rejected(answer) == {"BAD_STATISTICS": 1, "BAD_TIME": 2}
     total = await fleet.total()
-    assert (total.examples, total.rejected_rows) == (1, 2)
+    assert (total.examples, total.rejected_rows) == (1, 3)
 
 
 async def test_requests_that_were_not_to_be_sent_are_refused(fleet: StabilityFleet) -> None:

@@ -21,7 +21,7 @@ from modelfleetd.stability.domain.given_statistics import GivenStatistics, RawSt
 from modelfleetd.stability.domain.maturity import MINUTE_MICROS, micros, minute_of
 from modelfleetd.stability.domain.sampling import sampled
 from modelfleetd.stability.domain.summary import summarise_examples
-from tests.domain.stability_rows import Row, examples, totals
+from tests.domain.stability_rows import Row, bin_totals, examples, totals
 
 NOW = datetime(2025, 3, 1, 12, 0, 30, tzinfo=UTC)
 MINUTE = minute_of(NOW) - 30
@@ -62,7 +62,7 @@ def made(batch: Examples) -> pb.WriteStatisticsRequest:
 
 
 def sums_of(found: GivenStatistics) -> Any:
-    return totals(found.exposures[True], found.positives[True])
+    return totals(found.counted[True]), bin_totals(found.counted[True])
 
 
 @given(rows, st.booleans())
@@ -71,7 +71,8 @@ def test_a_producers_sums_are_the_services_to_the_last_bit(given_rows: list[Row]
     batch = examples(given_rows, weighted=weighted)
     found, refusals = decode_statistics(raw(made(batch)), NOW)
     assert len(refusals) == 0, refusals.summary()
-    assert sums_of(found) == totals(*summarise_examples(batch))
+    expected = summarise_examples(batch)
+    assert sums_of(found) == (totals(expected), bin_totals(expected))
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=40), st.integers(0, 2**32))
@@ -86,7 +87,8 @@ def test_logits_too(logits: list[float], seed: int) -> None:
     )  # fmt: skip
     found, refusals = decode_statistics(raw(made(batch)), NOW)
     assert len(refusals) == 0, refusals.summary()
-    assert sums_of(found) == totals(*summarise_examples(batch))
+    expected = summarise_examples(batch)
+    assert sums_of(found) == (totals(expected), bin_totals(expected))
 
 
 def test_the_producers_losses_are_the_services() -> None:
@@ -109,7 +111,7 @@ def test_a_producers_sums_do_not_depend_on_how_it_added_them_up(given_rows: list
             batch.model, batch.prediction, batch.event, batch.value, is_logit=False, label=batch.label,
             weight=batch.weight,
         )  # fmt: skip
-    assert together.rows() == tuple(getattr(made(examples(given_rows)), kind) for kind in KINDS[:2])
+    assert together.rows() == tuple(getattr(made(examples(given_rows)), kind) for kind in KINDS)
 
 
 def exposure(**changes: Any) -> pb.WriteStatisticsRequest:
@@ -157,7 +159,7 @@ def int64(value: int) -> bytes:
 @pytest.mark.parametrize("request_", [exposure(), positives(), bins(), exposure(known=b"\0")])
 def test_what_can_be_is_taken(request_: pb.WriteStatisticsRequest) -> None:
     found, refusals = decode_statistics(raw(request_), NOW)
-    assert (found.rows, len(refusals)) == (1, 0), refusals.summary()
+    assert (len(found.minute), len(refusals)) == (1, 0), refusals.summary()
 
 
 IMPOSSIBLE = {
@@ -191,7 +193,7 @@ IMPOSSIBLE = {
 def test_what_no_examples_can_have_is_refused() -> None:
     for case, request in IMPOSSIBLE.items():
         found, refusals = decode_statistics(raw(request), NOW)
-        assert (found.rows, [entry.reason for entry in refusals.summary()]) == (0, [Reason.BAD_STATISTICS]), case
+        assert (len(found.minute), [entry.reason for entry in refusals.summary()]) == (0, [Reason.BAD_STATISTICS]), case
 
 
 def test_places_and_times_are_checked_first() -> None:
@@ -209,7 +211,7 @@ def test_places_and_times_are_checked_first() -> None:
         assert [entry.reason for entry in refusals.summary()] == [reason]
         assert minute_of(NOW) - 90 * day <= refusals.minute[0] <= minute_of(NOW) + 5
     found, _ = decode_statistics(raw(positives(age_minutes=int32(10))), NOW)
-    assert found.positives[True].places.age.tolist() == [6]
+    assert found.counted[True].positives.places.age.tolist() == [6]
 
 
 def test_rows_of_one_place_are_added_up_and_rows_are_numbered_through() -> None:
@@ -218,9 +220,9 @@ def test_rows_of_one_place_are_added_up_and_rows_are_numbered_through() -> None:
     for name in (field.name for field in one.exposure.DESCRIPTOR.fields):
         setattr(request.exposure, name, getattr(one.exposure, name) * 3)
     found, refusals = decode_statistics(raw(request), NOW)
-    assert found.exposures[True].counts.tolist() == [300]
-    assert found.exposures[True].columns[0] == (300 * UNIT,)
-    assert found.rows == 4
+    assert found.counted[True].exposure.counts.tolist() == [300]
+    assert found.counted[True].exposure.columns[0] == (300 * UNIT,)
+    assert len(found.minute) == 4
     assert [(entry.reason, entry.first_row) for entry in refusals.summary()] == [(Reason.BAD_STATISTICS, 4)]
 
 
@@ -233,7 +235,7 @@ def test_any_bytes_are_rows_or_an_error_that_names_its_columns(sent: dict[str, b
     except InvalidFields as error:
         wrong = [violation.path for violation in error.violations]
     else:
-        assert found.rows + len(refusals) == len(sent["model_index"])
+        assert len(found.minute) + len(refusals) == len(sent["model_index"])
     assert all(path.startswith("exposure") for path in wrong)
 
 

@@ -251,11 +251,9 @@ def statistics(
 
 def statistics_request(batch: stability_pb2.Batch, made: exact.Statistics) -> stability_pb2.WriteStatisticsRequest:
     """Returns the request of WriteStatistics for what was added up; numbers of models are places in the batch."""
-    exposure, positives = made.rows()
-    request = stability_pb2.WriteStatisticsRequest(batch=batch)
+    exposure, positives, bins = made.rows()
+    request = stability_pb2.WriteStatisticsRequest(batch=batch, exposure=exposure, bins=bins)
     # What has no rows is left out: its columns would be missing.
-    if exposure.model_index:
-        request.exposure.CopyFrom(exposure)
     if positives.model_index:
         request.positives.CopyFrom(positives)
     return request

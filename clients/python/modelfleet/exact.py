@@ -30,9 +30,12 @@ _SCALE: Final = float(1 << 40)
 _CLIP: Final = 1e-12
 _MAX_LOGIT: Final = 100.0
 _MINUTE_MICROS: Final = 60_000_000
+_HOUR_MICROS: Final = 3600_000_000
 _LIMB: Final = float(1 << 32)
 _MASK: Final = (1 << 32) - 1
 _SERIES: Final = 0xFFFF
+_BINS: Final = 32
+_BIN_BITS: Final = 5
 _EXACT: Final = float(1 << 62)
 # Rows whose columns stay in the cache together, and a piece of work that other threads need not wait for.
 BLOCK: Final = 8192
@@ -92,6 +95,7 @@ class Statistics:
     def __init__(self) -> None:
         self._exposure = Totals.none(7)
         self._positives = Totals.none(8)
+        self._bins = Totals.none(3)
 
     @property
     def examples(self) -> int:
@@ -101,7 +105,7 @@ class Statistics:
     @property
     def size(self) -> int:
         """How many rows `rows` would give."""
-        return len(self._exposure.keys) + len(self._positives.keys)
+        return len(self._exposure.keys) + len(self._positives.keys) + len(self._bins.keys)
 
     def add(
         self,
@@ -122,6 +126,9 @@ class Statistics:
             keys |= prediction[block]
             l0 = negative_losses(value[block], is_logit=is_logit)
             w2, p = w * w, probabilities(value[block], is_logit=is_logit)
+            hours = (event_micros[block] // _HOUR_MICROS << 16 | keys & _SERIES) << _BIN_BITS
+            binned = hours | bins_of(value[block], is_logit=is_logit)
+            self._bins += Totals.of(binned, (w, w * p, w * label[block]))
             self._exposure += Totals.of(keys, (w, w2, w * p, w2 * (p * (1.0 - p)), w * l0, w2 * l0, w2 * (l0 * l0)))
             chosen = np.flatnonzero(label[block])
             if len(chosen):
@@ -134,15 +141,15 @@ class Statistics:
         """Returns what was added of one model's prediction, which becomes the first prediction of the first model."""
         made = Statistics()
         series = model << 8 | prediction
-        for name in ("_exposure", "_positives"):
+        for name, shift in (("_exposure", 0), ("_positives", 0), ("_bins", _BIN_BITS)):
             totals: Totals = getattr(self, name)
-            found = totals.where((totals.keys & _SERIES) == series)
-            setattr(made, name, Totals(found.keys & ~_SERIES, found.counts, found.limbs))
+            found = totals.where((totals.keys >> shift & _SERIES) == series)
+            setattr(made, name, Totals(found.keys & ~(_SERIES << shift), found.counts, found.limbs))
         return made
 
-    def rows(self) -> tuple[pb.ExposureRows, pb.PositiveRows]:
+    def rows(self) -> tuple[pb.ExposureRows, pb.PositiveRows, pb.BinRows]:
         """Returns the rows of WriteStatistics: of examples whose labels are known."""
-        exposure, positives = self._exposure, self._positives
+        exposure, positives, bins = self._exposure, self._positives, self._bins
         sums = [exposure.packed(column) for column in range(7)]
         return (
             pb.ExposureRows(
@@ -165,6 +172,13 @@ class Statistics:
                 loss_change=positives.packed(2, minus=3),
                 loss_by_squares_change=positives.packed(4, minus=5),
                 loss_squares_change=positives.packed(6, minus=7),
+            ),
+            pb.BinRows(
+                **_places(bins.keys >> _BIN_BITS, "hour"),
+                bin=(bins.keys & (_BINS - 1)).astype(np.uint8).tobytes(),
+                weight=bins.packed(0),
+                expected=bins.packed(1),
+                observed=bins.packed(2),
             ),
         )
 
@@ -198,16 +212,26 @@ def positive_losses(value: Floats, *, is_logit: bool) -> Floats:
     return -np.log(np.clip(value, _CLIP, 1.0 - _CLIP))
 
 
+def bins_of(value: Floats, *, is_logit: bool) -> Integers:
+    """Returns the bin of each value's log-odds: 32 of equal width over -8 to 8, the first and the last open."""
+    if is_logit:
+        log_odds = np.clip(value, -_MAX_LOGIT, _MAX_LOGIT)
+    else:
+        clipped = np.clip(value, _CLIP, 1.0 - _CLIP)
+        log_odds = np.log(clipped) - np.log1p(-clipped)
+    return np.clip((log_odds + 8.0) * 2.0, 0.0, _BINS - 1.0).astype(np.int64)
+
+
 def _softplus(value: Floats) -> Floats:
     """ln(1 + e^x) without overflow."""
     return np.maximum(value, 0.0) + np.log1p(np.exp(-np.abs(value)))
 
 
-def _places(keys: Integers) -> dict[str, bytes]:
+def _places(keys: Integers, time: str = "minute") -> dict[str, bytes]:
     return {
         "model_index": ((keys >> 8) & 0xFF).astype(np.uint8).tobytes(),
         "prediction_index": (keys & 0xFF).astype(np.uint8).tobytes(),
-        "minute": (keys >> 16).astype("<i4").tobytes(),
+        time: (keys >> 16).astype("<i4").tobytes(),
     }
 
 

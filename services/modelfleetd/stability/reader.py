@@ -47,7 +47,7 @@ class Reader:
         minutes = _minutes(resolution or RESOLUTIONS[0], span)
         before = mature_before(now, prediction.attribution_window)
         key = (model, prediction.id)
-        found = (await self._store.evidence({key: before}, span, minutes)).get(key, {})
+        found = (await self._store.evidence({key: before}, span, now, minutes)).get(key, {})
 
         def point(part: Span, evidence: Evidence) -> Point:
             return make_point(part, evidence, confidence=confidence, mature_before=before, matured_only=matured_only)
@@ -76,7 +76,7 @@ class Reader:
         windows = {c.prediction: declared.predictions[c.prediction].attribution_window for c in criteria}
         models = [model, baseline] if baseline else [model]
         wanted = {(name, key): mature_before(now, window) for name in models for key, window in windows.items()}
-        found = await self._store.evidence(wanted, span)
+        found = await self._store.evidence(wanted, span, now)
 
         def evidence(name: str, prediction: str) -> Evidence:
             return sum(found.get((name, prediction), {}).values(), Evidence())

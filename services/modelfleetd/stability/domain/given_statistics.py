@@ -16,17 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from modelfleetd.errors import FieldViolation, InvalidFields
+from modelfleetd.stability.domain.bins import BINS
 from modelfleetd.stability.domain.columns import MAX_WEIGHT, Reason, Refusals
 from modelfleetd.stability.domain.exact import SCALE, Floats, Integers
 from modelfleetd.stability.domain.losses import MAX_LOGIT
 from modelfleetd.stability.domain.maturity import FUTURE, MINUTE_MICROS, PAST, age_buckets, micros
-from modelfleetd.stability.domain.summary import ExposureRows, Places, PositiveRows
+from modelfleetd.stability.domain.summary import BinRows, ExposureRows, Places, PositiveRows, Statistics
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 # Places, numbers of examples, and sums column by column.
 Merged: TypeAlias = tuple[Places, Integers, tuple[tuple[int, ...], ...]]
 
-BINS: Final = 32
 _SUM_BYTES: Final = 16
 _MINUTES_OF_HOUR: Final = 60
 # More examples in one minute than anybody has; beyond it floats could not tell what is possible.
@@ -67,15 +67,12 @@ class RawStatistics:
 
 @dataclass(frozen=True, slots=True)
 class GivenStatistics:
-    """What is added to the tables; exposures and positives apart by whether their labels were known."""
+    """What is added to the tables, by whether the labels were known; and of each row that is taken where it belongs."""
 
-    exposures: Mapping[bool, ExposureRows]
-    positives: Mapping[bool, PositiveRows]
-    bins: Merged
-    rows: int
-    # Every (model, prediction) of the rows that were taken.
+    counted: Mapping[bool, Statistics]
     model: Integers
     prediction: Integers
+    minute: Integers
 
 
 def decode_statistics(batch: RawStatistics, now: datetime) -> tuple[GivenStatistics, Refusals]:
@@ -100,15 +97,21 @@ def decode_statistics(batch: RawStatistics, now: datetime) -> tuple[GivenStatist
     _check_positives(positives)
     _check_bins(bins)
     refusals = exposure.refusals(now) + positives.refusals(now) + bins.refusals(now)
-    good = [table.good for table in tables]
-    made = GivenStatistics(
-        exposures={known: ExposureRows(*exposure.merged(exposure.known == known)) for known in (False, True)},
-        positives={known: PositiveRows(*positives.merged(positives.known == known)) for known in (False, True)},
-        bins=bins.merged(bins.known),
-        rows=sum(int(np.count_nonzero(mask)) for mask in good),
-        model=np.concatenate([table.model[mask] for table, mask in zip(tables, good, strict=True)]),
-        prediction=np.concatenate([table.prediction[mask] for table, mask in zip(tables, good, strict=True)]),
+    counted = {
+        known: Statistics(
+            ExposureRows(*exposure.merged(exposure.known == known)),
+            PositiveRows(*positives.merged(positives.known == known)),
+            BinRows.none(),
+        )
+        for known in (False, True)
+    }
+    places, _, sums = bins.merged(bins.known)
+    counted[True] += Statistics(ExposureRows.none(), PositiveRows.none(), BinRows(places, sums))
+    model, prediction, minute = (
+        np.concatenate([getattr(table, name)[table.good] for table in tables])
+        for name in ("model", "prediction", "minute")
     )
+    made = GivenStatistics(counted, model, prediction, minute)
     return made, refusals
 
 

@@ -48,6 +48,7 @@ class Evidence:
     waiting: Sums = NOTHING
     first_waiting: int | None = None  # the oldest minute with events that wait for labels
     rejected: int = 0
+    seen: int = 0  # predictions, also those that do not count without a label
 
     def __add__(self, other: Evidence) -> Evidence:
         oldest = [minute for minute in (self.first_waiting, other.first_waiting) if minute is not None]
@@ -56,6 +57,7 @@ class Evidence:
             self.waiting + other.waiting,
             min(oldest, default=None),
             self.rejected + other.rejected,
+            self.seen + other.seen,
         )
 
     @property

@@ -15,7 +15,9 @@ from modelfleetd.kit.db import Connection, Database
 from modelfleetd.stability.domain.batch import BatchId, Outcome
 from modelfleetd.stability.domain.exact import Integers
 from modelfleetd.stability.domain.points import Evidence, Span
-from modelfleetd.stability.store import batches, statistics
+from modelfleetd.stability.domain.summary import RejectionRows, Statistics
+from modelfleetd.stability.store import batches, rollups, statistics
+from modelfleetd.stability.store.partitions import Partitions
 from modelfleetd.stability.store.shelves import Shelves
 
 # Producers repeat a batch within minutes; this is what they are promised.
@@ -32,13 +34,23 @@ ON CONFLICT DO NOTHING
 """
 
 
+_NO_REJECTIONS: Final = RejectionRows.none()
+
+
 class Write:
     """The transaction in which one batch is written."""
 
-    def __init__(self, conn: Connection, batch: BatchId, written: Outcome | None) -> None:
+    def __init__(self, conn: Connection, batch: BatchId, now: datetime, written: Outcome | None) -> None:
         self.conn = conn
         self._batch = batch
+        self._now = now
         self.written = written  # the outcome where the batch was written before: then there is nothing to do
+
+    async def add(
+        self, series: Integers, rows: Mapping[bool, Statistics], rejected: RejectionRows = _NO_REJECTIONS
+    ) -> None:
+        """Adds what the batch says; once. See `statistics.add`."""
+        await statistics.add(self.conn, series, rows, rejected, self._now)
 
     async def conclude(self, outcome: Outcome) -> Outcome:
         """Keeps the outcome, to answer a repetition with."""
@@ -54,22 +66,30 @@ class Store:
         # Numbers of series never change, so they may be kept.
         self._series: dict[tuple[str, str], int] = {}
         self.shelves = Shelves(database)
+        self.partitions = Partitions(database)
 
     @asynccontextmanager
-    async def write(self, batch: BatchId) -> AsyncIterator[Write]:
+    async def write(self, batch: BatchId, now: datetime, oldest: int | None = None) -> AsyncIterator[Write]:
         """Begins the transaction of a batch; waits for one that writes the same batch.
+
+        Args:
+            batch: what is written.
+            now: the time.
+            oldest: minute of its oldest event; None where all are of predictions that are there.
 
         Raises:
             SequenceReused: it was written before with other content.
             PartUnavailable: the database cannot be reached, or has lost what is remembered of it.
         """
+        await self.partitions.make(now, oldest)
         try:
             async with self._database.transaction() as conn:
-                yield Write(conn, batch, await batches.claim(conn, batch))
+                yield Write(conn, batch, now, await batches.claim(conn, batch))
         except (asyncpg.ForeignKeyViolationError, asyncpg.CheckViolationError) as error:
-            # A series or a shelf that was there is gone: a standby took over without the last commits.
+            # A series, a shelf or a partition that was there is gone: a standby took over without the last commits.
             self._series.clear()
             self.shelves.forget()
+            self.partitions.forget()
             raise PartUnavailable("database") from error
 
     async def series_of(
@@ -90,13 +110,14 @@ class Store:
         return numbers
 
     async def evidence(
-        self, mature_before: Mapping[tuple[str, str], int], span: Span, resolution: int = 0
+        self, mature_before: Mapping[tuple[str, str], int], span: Span, now: datetime, resolution: int = 0
     ) -> dict[tuple[str, str], dict[int, Evidence]]:
         """Returns the evidence of models' predictions by the first minute of each part of a span.
 
         Args:
             mature_before: for each (model, prediction) the first minute that is not mature.
             span: what to read.
+            now: decides what is kept.
             resolution: minutes of a part; 0: the whole span is one.
         """
         await self._remember_series([pair for pair in mature_before if pair not in self._series])
@@ -105,12 +126,14 @@ class Store:
             return {}
         async with self._database.transaction(readonly=True) as conn:
             wanted = {number: mature_before[pair] for number, pair in series.items()}
-            found = await statistics.read_evidence(conn, wanted, span, resolution)
+            found = await rollups.read_evidence(conn, wanted, span, resolution, now)
         return {series[number]: parts for number, parts in found.items()}
 
     async def sweep(self, now: datetime) -> None:
-        """Drops what nothing waits for any more, and forgets old batches."""
+        """Makes room for the days to come; drops what nothing waits for any more, and what is old."""
+        await self.partitions.make(now)
         await self.shelves.drop_expired(now)
+        await self.partitions.drop_old(now)
         await batches.forget(self._database, _BATCHES_KEPT)
 
     async def _remember_series(self, pairs: Sequence[tuple[str, str]]) -> None:
