@@ -21,6 +21,8 @@ _METHODS: Final = {EXAMPLES: "write_examples", PREDICTIONS: "write_predictions",
 # What is repeated until the service is back, and for how long.
 _PASSING: Final = (Unavailable, DeadlineExceeded, ResourceExhausted)
 _PATIENCE: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+# Rows of many minutes, as a history in no order has them, are many sums to add to.
+_CALL_SECONDS: Final = 120.0
 _OLDEST: Final = timedelta(days=90)
 _MEANINGS: Final = {
     "BAD_SCORE": "no finite number, or a score outside 0 to 1",
@@ -141,15 +143,16 @@ def _write(session: Session, history: History, file: str) -> tuple[dict[str, _Ta
 def _sent(session: Session, piece: Piece) -> pb.WriteResponse:
     """Sends a batch, again and again while the service is away: it counts once."""
     method = getattr(session.client.stability, _METHODS[piece.kind])
+    timeout = max(_CALL_SECONDS, session.client.timeout)
     for wait in _PATIENCE:
         try:
-            answer: pb.WriteResponse = method(piece.request)
+            answer: pb.WriteResponse = method(piece.request, timeout=timeout)
         except _PASSING as error:
             time.sleep(max(wait, error.retry_after or 0))
         else:
             return answer
     try:
-        last: pb.WriteResponse = method(piece.request)
+        last: pb.WriteResponse = method(piece.request, timeout=timeout)
     except ModelfleetError:
         click.echo(f"stopped before row {piece.rows[0]:,}; the same command goes on there", err=True)
         raise
