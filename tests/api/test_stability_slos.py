@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,21 @@ async def serve(fleet: StabilityFleet) -> None:
     await until(lambda: listed(fleet), timeout=20)
 
 
+async def evaluate(fleet: StabilityFleet, slices: Mapping[tuple[str, Objective], Slices]) -> None:
+    """Has minutes until MINUTE count as these."""
+    await write_history(fleet.database_url, MINUTE, slices)
+    await counted(fleet, MINUTE)
+
+
+async def counted(fleet: StabilityFleet, minute: int) -> None:
+    """Returns once a minute is counted, which is a moment after it was evaluated."""
+
+    async def is_counted() -> bool:
+        return {slo.evaluate_time.seconds for slo in await listed(fleet)} == {minute * 60}
+
+    await until(is_counted, timeout=20)
+
+
 async def listed(fleet: StabilityFleet, **asked: Any) -> Sequence[pb.Slo]:
     return list((await fleet.client.stability.list_slos(**asked)).slos)
 
@@ -114,7 +129,7 @@ async def test_what_is_left_and_how_fast_it_burns_follow_from_the_slices(fleet: 
         ("slos/ctr", AVAILABILITY): minutes((1000, Slice.GOOD), (1, Slice.BAD), (99, Slice.GOOD)),
         ("slos/ctr.new", STABILITY): minutes((40, Slice.UNKNOWN)),
     }
-    await write_history(fleet.database_url, MINUTE, written)
+    await evaluate(fleet, written)
     old, new = await listed(fleet)
     stability = objective(old, pb.Objective.STABILITY)
     assert (stability.good, stability.bad, stability.unknown) == (9970, 30, 500)
@@ -135,6 +150,7 @@ async def test_what_is_left_and_how_fast_it_burns_follow_from_the_slices(fleet: 
     assert not unknown.HasField("budget_left") and unknown.unknown == 40
     # The next minute is good.
     await write_minute(fleet.database_url, MINUTE + 1, {("slos/ctr.new", STABILITY): Slice.GOOD})
+    await counted(fleet, MINUTE + 1)
     later = objective(await fleet.client.stability.get_slo(name="slos/ctr.new"), pb.Objective.STABILITY)
     assert (later.good, later.unknown, later.budget_left) == (1, 40, 1.0)
 
@@ -144,9 +160,7 @@ async def test_the_budget_passes_from_baseline_to_baseline_and_the_launch_change
 ) -> None:
     await serve(fleet)
     spent = minutes((5000, Slice.GOOD), (100, Slice.BAD))
-    await write_history(
-        fleet.database_url, MINUTE, {("slos/ctr", STABILITY): spent, ("slos/ctr.new", STABILITY): spent[:10]}
-    )
+    await evaluate(fleet, {("slos/ctr", STABILITY): spent, ("slos/ctr.new", STABILITY): spent[:10]})
     before = await fleet.client.stability.get_slo(name="slos/ctr")
     planned = await fleet.client.registry.get_model_type(name=CTR)
     await fleet.client.registry.finalize_launch(
@@ -174,9 +188,7 @@ async def test_lists_are_filtered_ordered_and_paged(fleet: StabilityFleet) -> No
     registry = fleet.client.registry
     await registry.update_model(model=registry_pb.Model(name=NEW, tier_override=TIER3))
     await serve(fleet)
-    await write_history(
-        fleet.database_url, MINUTE, {("slos/ctr.new", STABILITY): minutes((90, Slice.GOOD), (10, Slice.BAD))}
-    )
+    await evaluate(fleet, {("slos/ctr.new", STABILITY): minutes((90, Slice.GOOD), (10, Slice.BAD))})
 
     async def names(**asked: Any) -> list[str]:
         return [slo.name for slo in await listed(fleet, **asked)]
@@ -213,7 +225,7 @@ async def test_the_commands_show_budgets_and_what_fires_and_write_files(
     await fleet.client.registry.update_model_type(model_type=registry_pb.ModelType(name=CTR, tier=TIER2))
     await serve(fleet)
     good, bad = (9970, Slice.GOOD), (30, Slice.BAD)
-    await write_history(fleet.database_url, MINUTE, {("slos/ctr", STABILITY): minutes(good, bad)})
+    await evaluate(fleet, {("slos/ctr", STABILITY): minutes(good, bad)})
 
     listing = (await run("slo", "list")).splitlines()
     assert listing[1].split() == ["ctr", "ctr/old", "BASELINE", "TIER2", "feed", "70%", "100%", "-", "PAGE"]
@@ -280,17 +292,17 @@ async def test_thirty_days_are_read_once_and_then_each_minute_only_its_hour(flee
         written = {(model.slo, kind): month[row] for row, model in enumerate(view.models.values()) for kind in kinds}
         await write_history(fleet.database_url, MINUTE, written)
         keeper = BudgetKeeper(database, StillFleet(view))
-        begun = await keeper.current()
+        begun = await keeper.refresh()
         assert database.minutes_read == 60 * 720 * 60
-        assert await keeper.current() is begun
+        assert await keeper.refresh() is begun
         assert database.minutes_read == 60 * 720 * 60
 
         bad = {(model.slo, kind): Slice.BAD for model in view.models.values() for kind in kinds}
         await write_minute(fleet.database_url, MINUTE + 1, bad)
-        later = await keeper.current()
+        later = await keeper.refresh()
         assert later.minute == MINUTE + 1
         assert database.minutes_read <= 60 * 722 * 60
-        fresh = await BudgetKeeper(database, StillFleet(view)).current()
+        fresh = await BudgetKeeper(database, StillFleet(view)).refresh()
         for kind in kinds:
             assert (later.histories[kind].recent[:, -1] == Slice.BAD).all()
             assert (fresh.histories[kind].recent == later.histories[kind].recent).all()

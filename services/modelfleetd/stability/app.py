@@ -53,13 +53,15 @@ async def build(service: Service) -> None:
     evaluator = Evaluator(database, store.delays, fleet, service.client.registry, service.clock, service.id)
     service.at_end(evaluator.resign)
     budgets = BudgetKeeper(database, fleet)
+    reading_budgets = Periodic("budgets", BUDGET_SECONDS, budgets.refresh, service.clock)
+    budgets.wake = reading_budgets.wake
     service.work(
         Periodic("stability sweep", _SWEEP_SECONDS, lambda: store.sweep(service.clock.now()), service.clock),
         Periodic("learn delays", LEARN_SECONDS, DelayLearner(store, registry, service.clock).learn, service.clock),
         Periodic("read who is on call", TEAMS_SECONDS, fleet.read_teams, service.clock),
         Periodic("evaluation", TICK_SECONDS, evaluator.tick, service.clock, jitter=0.0),
         Periodic("slices sweep", _SWEEP_SECONDS, evaluator.sweep, service.clock),
-        Periodic("budgets", BUDGET_SECONDS, budgets.current, service.clock),
+        reading_budgets,
     )
     if service.config.metrics_listen:
         await service.enter(_published(metrics))
