@@ -73,7 +73,12 @@ async def run() -> list[Figure]:
                 part = slos[begin : begin + _AT_ONCE]
                 await write_history(url, minute, {(slo, kind): month for slo in part for kind in KEPT})
             began = time.perf_counter()
-            await until(lambda: stability.list_slos(page_size=1), timeout=300)
+
+            async def is_read() -> bool:
+                found = await stability.get_slo(name=slos[0])
+                return bool(found.evaluate_time.seconds == minute * 60)
+
+            await until(is_read, timeout=300, every=0.5)
             read = time.perf_counter() - began
             pages, gets, sizes = [], [], []
             for number in range(-_WARM_UP, _CALLS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Final
 
 from modelfleet.stability.v1 import slos_pb2 as pb
@@ -25,8 +25,51 @@ _BY_BUDGET: Final = "budget_left"
 _PARTS, _NOT_COUNTED = 1e9, 2**62
 
 
+class _Listing:
+    """All objectives as of one evaluation. What is made of them is kept: callers ask again within the minute."""
+
+    def __init__(self, budgets: Budgets, before: _Listing | None) -> None:
+        self.budgets = budgets
+        self._messages: dict[str, pb.Slo] = {}
+        if before is not None and before.budgets.fleet is budgets.fleet:
+            self.models, self._heads = before.models, before._heads
+        else:
+            self.models = {model.slo: model for model in budgets.fleet.models.values()}
+            self._heads = [(model, wire.head(model)) for model in self.models.values()]
+
+    def slo(self, model: WatchedModel) -> pb.Slo:
+        """Returns the objectives of a model."""
+        found = self._messages.get(model.slo)
+        if found is None:
+            found = self._messages[model.slo] = wire.slo(model, self.budgets)
+        return found
+
+    def fitting(self, where: Node | None) -> Iterable[WatchedModel]:
+        """Gives the models that fit a filter."""
+        if where is None:
+            return self.models.values()
+        return (
+            model
+            for model, head in self._heads
+            if matches(where, lambda asked, head=head: _READINGS[asked.field.path].of(head, asked.key))  # type: ignore[misc]
+        )
+
+    def by_name(self, model: WatchedModel) -> paging.Position:
+        return (model.slo,)
+
+    def by_budget(self, model: WatchedModel) -> paging.Position:
+        left = self._left[model.name]
+        return (_NOT_COUNTED if math.isinf(left) else round(left * _PARTS), model.slo)
+
+    @cached_property
+    def _left(self) -> dict[str, float]:
+        return self.budgets.left()
+
+
 class Slos(Base):
     """Answers from the budgets that are kept in memory."""
+
+    _shown: _Listing | None = None
 
     async def GetSlo(self, request: pb.GetSloRequest, context: Context) -> pb.Slo:
         listing = await self._listing()
@@ -49,51 +92,7 @@ class Slos(Base):
         return pb.ListSlosResponse(slos=shown, next_page_token=token)
 
     async def _listing(self) -> _Listing:
-        return _listing(await self._budgets.current())
-
-
-class _Listing:
-    """All objectives as of one evaluation. What is made of them is kept: callers ask again within the minute."""
-
-    def __init__(self, budgets: Budgets) -> None:
-        self._budgets = budgets
-        self._messages: dict[str, pb.Slo] = {}
-        self.models = {model.slo: model for model in budgets.fleet.models.values()}
-
-    def slo(self, model: WatchedModel) -> pb.Slo:
-        """Returns the objectives of a model."""
-        found = self._messages.get(model.slo)
-        if found is None:
-            found = self._messages[model.slo] = wire.slo(model, self._budgets)
-        return found
-
-    def fitting(self, where: Node | None) -> Iterable[WatchedModel]:
-        """Gives the models that fit a filter."""
-        if where is None:
-            return self.models.values()
-        return (
-            model
-            for model, head in self._heads
-            if matches(where, lambda asked, head=head: _READINGS[asked.field.path].of(head, asked.key))  # type: ignore[misc]
-        )
-
-    def by_name(self, model: WatchedModel) -> paging.Position:
-        return (model.slo,)
-
-    def by_budget(self, model: WatchedModel) -> paging.Position:
-        left = self._left[model.name]
-        return (_NOT_COUNTED if math.isinf(left) else round(left * _PARTS), model.slo)
-
-    @cached_property
-    def _left(self) -> dict[str, float]:
-        return self._budgets.left()
-
-    @cached_property
-    def _heads(self) -> list[tuple[WatchedModel, pb.Slo]]:
-        return [(model, wire.head(model)) for model in self.models.values()]
-
-
-@lru_cache(maxsize=1)
-def _listing(budgets: Budgets) -> _Listing:
-    # The same budgets are the same object.
-    return _Listing(budgets)
+        budgets = await self._budgets.current()
+        if self._shown is None or self._shown.budgets is not budgets:
+            self._shown = _Listing(budgets, self._shown)
+        return self._shown
