@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from modelfleetd.errors import PartUnavailable
-from modelfleetd.stability.domain.fleet import Role, Tier
+from modelfleetd.stability.domain.alert import Alert, Kind, Severity
+from modelfleetd.stability.domain.announcement import labels_of, notes
+from modelfleetd.stability.domain.fleet import Metric, Role, Tier
 from modelfleetd.stability.domain.silence import Silence
 from modelfleetd.stability.domain.slices import Slice
 from modelfleetd.stability.store import silences
@@ -186,6 +190,45 @@ async def test_blindness_is_a_ticket_of_its_own_and_never_resolves_what_fires(
         assert await running.alerts() == [(OLD, PAGE, FIRING)]
 
 
-def test_the_configuration_of_the_readme_is_one_that_alertmanager_takes(tmp_path: Path) -> None:
-    readme = Path(__file__).parents[2] / "services/modelfleetd/stability/README.md"
-    assert readme.exists()
+# --- the configuration that is offered --------------------------------------------------------------------------------
+
+_OFFERED = Path(__file__).parents[2] / "deploy/alertmanager/alertmanager.yml"
+
+
+def test_the_configuration_that_is_offered_is_taken_and_routes_by_severity_and_team() -> None:
+    checked = subprocess.run(["amtool", "check-config", _OFFERED], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    for labels, receiver in (
+        (["severity=page", "team=feed"], "feed-pager"),
+        (["severity=ticket", "team=feed"], "feed-tickets"),
+        (["severity=page", "team=ads"], "everybody-pager"),
+        (["severity=ticket", "team=ads"], "everybody-tickets"),
+    ):
+        command = ["amtool", "config", "routes", "test", f"--config.file={_OFFERED}", *labels]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == receiver
+
+
+def test_what_it_says_of_labels_and_annotations_is_what_is_sent() -> None:
+    sent = Alert(
+        name="alerts/a1",
+        kind=Kind.UNSTABLE,
+        severity=Severity.PAGE,
+        model_type=CTR,
+        model=OLD,
+        prediction="click",
+        metric=Metric.CALIBRATION,
+        role=Role.BASELINE,
+        tier=Tier.TIER0,
+        team="teams/feed",
+        on_call="ada",
+        summary="It is off.",
+        response="Page its owner.",
+        start_time=datetime.now(UTC),
+        revision=1,
+    )
+    said = _OFFERED.read_text()
+    told = set(re.findall(r"Annotations\.(\w+)", said))
+    assert told <= notes(sent, "", "https://grafana/d/models").keys()
+    (labels, annotations) = re.findall(r"Labels: (.*?)\. Annotations: (.*?)\.", said.replace("\n#", ""))[0]
+    assert set(re.sub(r" \(.*?\)", "", labels).split(", ")) == labels_of(sent).keys()
+    assert set(annotations.split(", ")) == notes(sent, "", "https://grafana/d/models").keys()

@@ -188,15 +188,21 @@ class Deriving:
         self, models: Sequence[WatchedModel], tenures: Mapping[str, Sequence[Tenure]], end_minute: int
     ) -> dict[Kind, Burning]:
         slos = {tenure.slo for each in tenures.values() for tenure in each}
-        own = {}
-        for objective, recent in self._recent.items():
-            slices = await recent.until(end_minute, slos)
-            own[objective] = np.stack([own_minutes(tenures[model.name], slices, end_minute) for model in models])
-        own[Objective.COVERAGE] = coverage_slices(own[Objective.STABILITY])
-        return {
-            kind: burning(own[objective], np.array([target_of(model.service_level, objective) for model in models]))
-            for kind, objective in _OBJECTIVES.items()
-        }
+        slices = {objective: await recent.until(end_minute, slos) for objective, recent in self._recent.items()}
+
+        def compute() -> dict[Kind, Burning]:
+            own = {
+                objective: np.stack([own_minutes(tenures[model.name], of_slo, end_minute) for model in models])
+                for objective, of_slo in slices.items()
+            }
+            own[Objective.COVERAGE] = coverage_slices(own[Objective.STABILITY])
+            return {
+                kind: burning(own[each], np.array([target_of(model.service_level, each) for model in models]))
+                for kind, each in _OBJECTIVES.items()
+            }
+
+        # Beside the calls of others, which wait for no derivation.
+        return await asyncio.to_thread(compute)
 
     async def forget(self) -> None:
         """Forgets what is older than is promised."""
