@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
@@ -26,7 +26,6 @@ from modelfleetd.stability.domain.windows import (
 )
 
 Pair: TypeAlias = tuple[str, str]  # a model and a prediction
-DelaysOf: TypeAlias = Callable[[Pair, DeclaredPrediction], Delays]
 
 # Up to here all minutes that any metric looks at are kept as one; beyond, what matures is kept apart from what is new.
 _TOGETHER: Final = 480
@@ -86,8 +85,8 @@ class Looks:
         return {reach: list(pairs) for reach, pairs in found.items()}
 
 
-def looks_at(models: Iterable[WatchedModel], delays_of: DelaysOf) -> Looks:
-    """Returns what is to be looked at of models that serve."""
+def looks_at(models: Iterable[WatchedModel], delays: Mapping[Pair, Delays]) -> Looks:
+    """Returns what is to be looked at of models that serve, whose labels are delayed so."""
     routes: defaultdict[str, list[WatchedModel]] = defaultdict(list)
     for model in models:
         routes[model.model_type].append(model)
@@ -96,13 +95,13 @@ def looks_at(models: Iterable[WatchedModel], delays_of: DelaysOf) -> Looks:
         by_model |= {model.name: [] for model in route}
         # Declared by the type, so the same for all of its models.
         for prediction in route[0].predictions.values():
-            for look in _of_prediction(route, prediction, delays_of):
+            for look in _of_prediction(route, prediction, delays):
                 by_model[look.pair[0]].append(look)
     return Looks(by_model)
 
 
 def _of_prediction(
-    route: Sequence[WatchedModel], prediction: DeclaredPrediction, delays_of: DelaysOf
+    route: Sequence[WatchedModel], prediction: DeclaredPrediction, delays: Mapping[Pair, Delays]
 ) -> Iterable[Look]:
     pairs = tuple((model.name, prediction.id) for model in route)
     judged = [
@@ -115,9 +114,8 @@ def _of_prediction(
     ]
     if not judged:
         return
-    delays = {pair: delays_of(pair, prediction) for pair in pairs}
     # Series of a route share their reach, so that they can be added up.
-    young, matured = _reaches([healthy for _, healthy in judged], prediction, delays.values())
+    young, matured = _reaches([healthy for _, healthy in judged], prediction, [delays[pair] for pair in pairs])
     for pair, healthy in judged:
         is_volume = healthy.metric is Metric.VOLUME
         reach = matured if healthy.metric is Metric.NE else young
@@ -133,7 +131,7 @@ def _reaches(
         together = Reach(_rounded(most))
         return together, together
     widest = max(healthy.window // _MINUTE for healthy in ranges)
-    lag = max(_label_age(prediction, each) for each in set(delays))
+    lag = max(_label_age(prediction, each) for each in delays)
     need = [2 * widest + lag + DELIVERY // _MINUTE]
     # Examples that are sent with their labels may be as late as these.
     need += [minutes_needed(healthy, prediction) for healthy in ranges if healthy.metric is Metric.VOLUME]
