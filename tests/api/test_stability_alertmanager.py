@@ -98,6 +98,9 @@ async def test_an_alert_lives_as_long_as_it_is_repeated_and_not_longer(database_
             await until(lambda: [one["updatedAt"] for one in manager.alerts()] > [first["endsAt"]])
             assert manager.receivers.of("pager") == [("firing", UNSTABLE)]
             assert manager.alerts()[0]["startsAt"] == first["startsAt"]
+            rounds, last = running.metrics.collect()
+            assert rounds.samples[0].labels == {"alertmanager": manager.address, "outcome": "taken"}
+            assert last.samples[0].value > 0
             repeating.cancel()
             with suppress(asyncio.CancelledError):
                 await repeating
@@ -170,20 +173,30 @@ async def test_many_alerts_go_in_bounded_pieces_and_what_is_refused_holds_up_not
 ) -> None:
     with alertmanager(tmp_path) as manager:
         async with alerting(database_url, manager, minutes=60) as running:
-            names = [f"{CTR}/models/m{number}" for number in range(450)]
+            names = [f"{CTR}/models/m{number}" for number in range(250)]
             running.view = fleet(*(watched(name, Role.EXPERIMENT, Tier.TIER4) for name in names))
             await running.pass_minutes(1)
             await running.evaluate(50, bad=names)
             await running.derive()
             await running.deliver()
-            assert len(manager.alerts()) == 450
+            assert len(manager.alerts()) == 250
             delivered = "SELECT count(*) FROM alerts WHERE deliver_time IS NOT NULL"
-            assert await running.database.fetchval(delivered) == 450
+            assert await running.database.fetchval(delivered) == 250
 
 
-async def test_blindness_is_a_ticket_of_its_own_and_never_resolves_what_fires(
-    database_url: str, tmp_path: Path
+async def test_without_an_alertmanager_the_log_says_each_transition_once(
+    database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    async with alerting(database_url, replicas=2) as running:
+        caplog.set_level("INFO", logger="modelfleetd.stability.alerts")
+        await running.pass_minutes(8, bad=[OLD])
+        await running.pass_minutes(12)
+        begun, ended = (record.getMessage() for record in caplog.records)
+        assert re.match(rf"alerts/\w+ FIRING: PAGE UNSTABLE of {OLD}: Calibration of click is 1.31", begun)
+        assert re.match(rf"alerts/\w+ RESOLVED, RECOVERED: PAGE UNSTABLE of {OLD}", ended)
+
+
+async def test_evidence_that_ceases_ends_nothing(database_url: str) -> None:
     async with alerting(database_url) as running:
         await running.pass_minutes(6, bad=[OLD])
         await running.pass_minutes(10, others=Slice.UNKNOWN)
