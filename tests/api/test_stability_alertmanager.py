@@ -44,6 +44,8 @@ async def test_pages_and_tickets_go_where_they_belong_and_what_is_over_is_taken_
             _, _, labels, notes = next(one for one in told.notified if one[0] == "pager")
             assert {"model_type": "ctr", "team": "feed", "on_call": "ada"}.items() <= labels.items()
             assert notes["summary"].startswith("Calibration of click is 1.31")
+            groups = [body["groupLabels"] for body in told.bodies if body["receiver"] == "pager"]
+            assert groups == [{"model_type": "ctr", "model": "old"}]
             assert notes["dashboard"] == "https://grafana/d/models?var-type=ctr&var-model=old"
 
             # The baseline burned long enough for slower windows: it is over for the pager, and a ticket remains.
@@ -194,6 +196,26 @@ async def test_without_an_alertmanager_the_log_says_each_transition_once(
         begun, ended = (record.getMessage() for record in caplog.records)
         assert re.match(rf"alerts/\w+ FIRING: PAGE UNSTABLE of {OLD}: Calibration of click is 1.31", begun)
         assert re.match(rf"alerts/\w+ RESOLVED, RECOVERED: PAGE UNSTABLE of {OLD}", ended)
+
+
+async def test_an_experiment_that_becomes_the_baseline_takes_its_own_past_along_and_nobody_elses(
+    database_url: str,
+) -> None:
+    async with alerting(database_url, minutes=40) as running:
+        experiment = watched(NEW, Role.EXPERIMENT)
+        running.view = fleet(watched(OLD), experiment)
+        await running.pass_minutes(1)
+        await running.evaluate(20, bad=[OLD])
+        await running.pass_minutes(6, bad=[OLD, NEW])
+        assert await running.alerts() == [(OLD, PAGE, FIRING), (NEW, PAGE, FIRING)]
+        # Each answers for what it did itself: its alert ends with its old role and begins anew with the new one.
+        running.view = fleet(watched(OLD, Role.HOLDOUT), watched(NEW), revision=2)
+        await running.pass_minutes(1, bad=[NEW])
+        (old, new, *more) = await running.alerts()
+        assert (old, new) == ((OLD, PAGE, "HANDED_OVER"), (NEW, PAGE, "HANDED_OVER"))
+        assert sorted(more) == [(NEW, PAGE, FIRING), (OLD, PAGE, FIRING)]
+        rows = await running.database.fetch("SELECT model, role FROM alerts WHERE state = 1 ORDER BY model")
+        assert [(row["model"], row["role"]) for row in rows] == [(NEW, Role.BASELINE.value), (OLD, Role.HOLDOUT.value)]
 
 
 async def test_evidence_that_ceases_ends_nothing(database_url: str) -> None:
