@@ -62,6 +62,8 @@ async def test_what_fires_is_listed_with_pages_first_and_who_is_on_call(run: Run
     assert "RECOVERED" in out.splitlines()[-1]
     _, out, _ = await run("alert", "list", "--filter", "severity = PAGE OR team = ads", "-o", "json")
     assert [one["name"] for one in json.loads(out)] == ["alerts/f1"]
+    _, out, _ = await run("alert", "list", "--limit", "1")
+    assert out.splitlines()[1].startswith("PAGE") and out.endswith("and 1 more that fire: --limit 2\n")
     assert (await run("alert", "list", "--filter", "team = ads"))[1] == "Nothing fires that fits.\n"
     status, _, err = await run("alert", "list", "--filter", "model = ")
     assert status == 1 and "filter" in err

@@ -96,11 +96,15 @@ def list_alerts(session: Session, ended: bool, where: str, limit: int) -> None:
     With --all, those that are over come after them, the newest first.
     """
     fits = where if ended else f"{_FIRING} AND ({where})" if where else _FIRING
-    listed = session.client.stability.list_alerts_all(filter=fits, page_size=min(limit, 1000))
-    # Those that fire come first, and among them pages before tickets.
-    found = sorted(itertools.islice(listed, limit), key=lambda m: (m.state, m.state == pb.Alert.FIRING and m.severity))
+    listed = session.client.stability.list_alerts_all(filter=fits, page_size=1000 if limit > 50 else 0)
+    # Those that fire come first, the newest first. All of them are read, so that no page is cut off by tickets.
+    enough = itertools.takewhile(lambda one: one[1].state == pb.Alert.FIRING or one[0] < limit, enumerate(listed))
+    found = sorted((m for _, m in enough), key=lambda m: (m.state, m.state == pb.Alert.FIRING and m.severity))
+    left_out, found = max(len(found) - limit, 0), found[:limit]
     nothing = "There was no such alert." if ended else "Nothing fires that fits." if where else "Nothing fires."
     render.listing(session, found, _COLUMNS, nothing)
+    if session.is_table and left_out:
+        click.echo(f"and {left_out} more that fire: --limit {len(found) + left_out}")
     if session.is_table and found and render.console().is_terminal:
         click.echo(f"What to do: modelfleet stability alert get {short(found[0].name)}")
 
