@@ -49,7 +49,7 @@ async def run() -> list[Figure]:
         ):
             await register(registry)
             await client.line()
-            computing = {
+            cpu_of = {
                 "client": client.cpu_seconds,
                 "service": service.cpu_seconds,
                 "PostgreSQL": postgres.cpu_seconds,
@@ -59,12 +59,12 @@ async def run() -> list[Figure]:
                 client.send(command)
                 return float(json.loads(await client.line()))
 
-            rounds, cpu = [], dict.fromkeys(computing, 0.0)
+            rounds, cpu = [], dict.fromkeys(cpu_of, 0.0)
             for _ in range(_ROUNDS):
-                before, sent = {name: read() for name, read in computing.items()}, await told("sent")
+                before, sent = {name: read() for name, read in cpu_of.items()}, await told("sent")
                 batches = await told("batches")
                 millions = (await told("sent") - sent) / 1e6
-                for name, read in computing.items():
+                for name, read in cpu_of.items():
                     cpu[name] += (read() - before[name]) / millions / _ROUNDS
                 rounds.append((batches, await told("rows")))
             sent = await told("sent")

@@ -80,7 +80,7 @@ async def stability_process(
         yield running, await running.line()
 
 
-async def _serve(url: str, address: str, registry_address: str = "", service: str = "capacity") -> None:
+async def _serve(url: str, address: str, registry_address: str = "", other: str = "capacity") -> None:
     """Serves the registry; another service where the address of a registry is given."""
     from modelfleetd.capacity.app import build as capacity
     from modelfleetd.kit.app import Service
@@ -92,7 +92,7 @@ async def _serve(url: str, address: str, registry_address: str = "", service: st
     name, build = "registry", registry
     if registry_address:
         config = dataclasses.replace(config, registry_address=registry_address)
-        name, build = service, {"capacity": capacity, "stability": stability}[service]
+        name, build = other, {"capacity": capacity, "stability": stability}[other]
     async with Service(name, build, config) as service:
         sys.stdout.write(f"{service.address}\n")
         sys.stdout.flush()
