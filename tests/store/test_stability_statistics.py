@@ -1,16 +1,14 @@
-"""Statistics on a real PostgreSQL: every width of time holds the same to the last bit, and what is old goes as a whole."""
+"""Statistics on a real PostgreSQL: every width of time holds the same to the last bit; what is old goes as a whole."""
 
 from __future__ import annotations
 
 import shutil
 import types
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
-import numpy as np
 import pytest
 
 from modelfleetd.kit.db import Database
@@ -19,7 +17,7 @@ from modelfleetd.stability import migrations
 from modelfleetd.stability.domain.batch import BatchId
 from modelfleetd.stability.domain.maturity import minute_of
 from modelfleetd.stability.domain.points import Evidence, Span
-from modelfleetd.stability.domain.retention import DAY, TABLES, TOTALS_HOUR
+from modelfleetd.stability.domain.retention import DAY
 from modelfleetd.stability.store import Store
 from tests.support.stability import NOW
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import grpc
 
 from modelfleet.stability.v1 import stability_pb2_grpc
+from modelfleetd.clock import Clock
+from modelfleetd.kit.db import Database
+from modelfleetd.stability.budgets import BudgetKeeper
+from modelfleetd.stability.evaluator import Evaluator
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
+from modelfleetd.stability.proposer import Proposer
 from modelfleetd.stability.reader import Reader
 from modelfleetd.stability.registry import Registry
 from modelfleetd.stability.writer import Writer
@@ -20,10 +26,27 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
     """What the methods work with."""
 
     def __init__(
-        self, registry: Registry, writer: Writer, reader: Reader, fleet: Fleet, metrics: IntakeMetrics
+        self,
+        registry: Registry,
+        writer: Writer,
+        reader: Reader,
+        fleet: Fleet,
+        metrics: IntakeMetrics,
+        evaluator: Evaluator,
+        budgets: BudgetKeeper,
+        database: Database,
+        clock: Clock,
+        silences_changed: Callable[[], None],
+        proposer: Proposer,
     ) -> None:
         self._registry = registry
         self._writer = writer
         self._reader = reader
         self._fleet = fleet
         self._metrics = metrics
+        self._evaluator = evaluator
+        self._budgets = budgets
+        self._database = database
+        self._clock = clock
+        self._silences_changed = silences_changed
+        self._proposer = proposer
