@@ -49,7 +49,7 @@ async def run() -> list[Figure]:
         ):
             await register(registry)
             await client.line()
-            cpu_of = {
+            spent = {
                 "client": client.cpu_seconds,
                 "service": service.cpu_seconds,
                 "PostgreSQL": postgres.cpu_seconds,
@@ -59,12 +59,12 @@ async def run() -> list[Figure]:
                 client.send(command)
                 return float(json.loads(await client.line()))
 
-            rounds, cpu = [], dict.fromkeys(cpu_of, 0.0)
+            rounds, cpu = [], dict.fromkeys(spent, 0.0)
             for _ in range(_ROUNDS):
-                before, sent = {name: read() for name, read in cpu_of.items()}, await told("sent")
+                before, sent = {name: read() for name, read in spent.items()}, await told("sent")
                 batches = await told("batches")
                 millions = (await told("sent") - sent) / 1e6
-                for name, read in cpu_of.items():
+                for name, read in spent.items():
                     cpu[name] += (read() - before[name]) / millions / _ROUNDS
                 rounds.append((batches, await told("rows")))
             sent = await told("sent")
@@ -81,7 +81,7 @@ async def run() -> list[Figure]:
             name=NAMES[0],
             value=statistics.median(batches for batches, _ in rounds),
             unit="examples/s",
-            yardstick=f"a row a message in the same run, {_SINGLE_CALLERS} under way: {single:,.0f} examples/s; batches "
+            yardstick=f"a row a message, {_SINGLE_CALLERS} under way, in the same run: {single:,.0f} examples/s; batches "
             f"of {_BATCH_ROWS:,} rows, {_UNDER_WAY} under way; CPU seconds for a million examples: "
             + ", ".join(f"{name} {seconds:.2f}" for name, seconds in cpu.items()),
             target=2e6,

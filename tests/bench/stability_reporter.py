@@ -46,7 +46,7 @@ async def run() -> list[Figure]:
             name=NAMES[0],
             value=p999 * 1e6,
             unit="µs/call",
-            yardstick=f"99.9th percentile of {len(times):,} calls with {_ROWS} rows each, a quarter of them predictions, "
+            yardstick=f"99.9th percentile of {len(times):,} calls of {_ROWS} rows each, a quarter predictions, "
             f"the rest examples that are added up; median {statistics.median(times) * 1e6:.0f} µs; copying the arrays "
             f"alone: median {statistics.median(copying) * 1e6:.0f} µs, 99.9th percentile "
             f"{statistics.quantiles(copying, n=1000)[-1] * 1e6:.0f} µs",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -82,17 +83,15 @@ async def stability_process(
 
 async def _serve(url: str, address: str, registry_address: str = "", other: str = "capacity") -> None:
     """Serves the registry; another service where the address of a registry is given."""
-    from modelfleetd.capacity.app import build as capacity
     from modelfleetd.kit.app import Service
     from modelfleetd.kit.config import ServiceConfig
-    from modelfleetd.registry.app import build as registry
-    from modelfleetd.stability.app import build as stability
 
     config = ServiceConfig(database_url=url, listen=address)
-    name, build = "registry", registry
+    name = "registry"
     if registry_address:
         config = dataclasses.replace(config, registry_address=registry_address)
-        name, build = other, {"capacity": capacity, "stability": stability}[other]
+        name = other
+    build = importlib.import_module(f"modelfleetd.{name}.app").build
     async with Service(name, build, config) as service:
         sys.stdout.write(f"{service.address}\n")
         sys.stdout.flush()
