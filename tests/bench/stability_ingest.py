@@ -81,7 +81,7 @@ async def run() -> list[Figure]:
             name=NAMES[0],
             value=statistics.median(batches for batches, _ in rounds),
             unit="examples/s",
-            yardstick=f"a row a message, {_SINGLE_CALLERS} under way, in the same run: {single:,.0f} examples/s; batches "
+            yardstick=f"a row a message, {_SINGLE_CALLERS} under way, in the same run: {single:,.0f}/s; batches "
             f"of {_BATCH_ROWS:,} rows, {_UNDER_WAY} under way; CPU seconds for a million examples: "
             + ", ".join(f"{name} {seconds:.2f}" for name, seconds in cpu.items()),
             target=2e6,
