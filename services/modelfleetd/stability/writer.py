@@ -182,7 +182,7 @@ class Writer:
         new = ~too_late & ~settled
         refusals = refuse(given, minute, too_late, Reason.TOO_LATE) + refuse(given, minute, settled, Reason.DUPLICATE)
         given, first = take(given, new), found.label[new] < 0
-        await waiting.mark_predictions(write.conn, _of(series, given), found.shelf[new], given)
+        await waiting.mark_predictions(write.conn, found.at.pick(new), given.label)
 
         counted = Statistics.none()
         for is_logit in (False, True):
@@ -207,7 +207,7 @@ class Writer:
         again = take(rows, found.place)
         better = again.label > found.label
         replaced = take(again, better)
-        await waiting.mark_labels(write.conn, _of(series, replaced), found.shelf[better], replaced)
+        await waiting.mark_labels(write.conn, found.at.pick(better), replaced.label)
         fresh = take(rows, _all_but(found.place, len(rows)))
         shelves = sender.shelving.shelves(fresh.time, fresh.prediction)
         await waiting.keep_labels(write.conn, _of(series, fresh), shelves, fresh)
