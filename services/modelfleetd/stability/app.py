@@ -50,7 +50,7 @@ async def build(service: Service) -> None:
     store = Store(database)
     registry = Registry(service.client.registry, service.clock)
     fleet = await service.enter(Fleet(service.client))
-    metrics = IntakeMetrics()
+    metrics = IntakeMetrics(service.clock)
     evaluator = Evaluator(database, store.delays, fleet, service.client.registry, service.clock, service.id)
     service.at_end(evaluator.resign)
     budgets = BudgetKeeper(database, fleet)
