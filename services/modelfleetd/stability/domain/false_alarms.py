@@ -1,10 +1,11 @@
 """How far out a range must be for noise to page no more often than was declared.
 
-A page takes several bad minutes (see `slo.PAIRS`), and windows that slide by the minute share most of what they hold, so the share
-of windows outside says little about the number of pages. It was found by simulation instead: 1,200 weeks of normal
-values for each width and target, minute by minute, through slices and burn rates, at distances from 2 to 4.75 standard
-deviations. `_NOISE` is for values that vary by sampling alone; `_WANDER` is the worst of that and two mixtures with a
-wander (half of the variance with a memory of 6 h; nine tenths with one of a day), as wander goes out seldom but stays.
+A page takes several bad minutes (see `slo.PAIRS`), and windows that slide by the minute share most of what they hold,
+so the share of windows outside says little about the number of pages. It was found by simulation instead: 1,200 weeks
+of normal values for each width and target, minute by minute, through slices and burn rates, at distances from 2 to 4.75
+standard deviations. `_NOISE` is for values that vary by sampling alone; `_WANDER` is the worst of that and two mixtures
+with a wander (half of the variance with a memory of 6 h; nine tenths with one of a day), as wander goes out seldom but
+stays out.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _RATES: Final = (0.1, 0.01)
 _LEAST: Final = 2.5
 # Noise is to spend no more than this share of the error budget, however seldom it would page.
 _MOST_SPENT: Final = 0.1
-# METRICS: η of the starting point α = η(1 − SLO) / 2K.
+# Below this share of the variance a wander is not told from noise.
 _NOISY_SHARE: Final = 0.1
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from modelfleetd.stability.domain.exact import Floats, Integers
 from modelfleetd.stability.domain.fleet import HOURS_OF_WEEK
+from modelfleetd.stability.domain.windows import MinuteSeries
 
 Flags = npt.NDArray[np.bool_]
 
@@ -29,6 +30,7 @@ COLUMNS: Final = (
     "observed",
     "observed_squares",
     "positive_loss",
+    "seen",
 )
 STEP: Final = 5  # minutes
 _MINUTES_OF_HOUR: Final = 60
@@ -62,15 +64,15 @@ class History:
         return found
 
     def trimmed(self) -> History:
-        """Returns the history from the first example to the last."""
-        there = np.flatnonzero(self.column("examples"))
+        """Returns the history from the first prediction to the last."""
+        there = np.flatnonzero(self.column("seen"))
         if not len(there):
             return History(self.start, self.step, self.sums[:, :0])
         first, last = int(there[0]), int(there[-1]) + 1
         return History(self.start + first * self.step, self.step, self.sums[:, first:last])
 
     def coarser(self, step: int) -> History:
-        """Returns the same by wider steps, a multiple of these, that begin at multiples of their width; ends are cut."""
+        """Returns the same by wider steps, that begin at multiples of their width; what is left at the ends is cut."""
         skip = (-self.start % step) // self.step
         times = step // self.step
         count = max(0, (self.steps - skip) // times)
@@ -84,16 +86,23 @@ class History:
         count = max(0, self.steps - times + 1)
         found = running[:, times : times + count] - running[:, :count]
         # What is left of rounding where nothing was.
-        found[:, found[0] < 0.5] = 0.0
+        found[:, found[COLUMNS.index("seen")] < 0.5] = 0.0
         ends = self.start + (np.arange(count, dtype=np.int64) + times) * self.step
         return Windows(width, times, ends, found)
 
 
 def of_minutes(start: int, columns: Mapping[str, Floats], step: int = STEP) -> History:
-    """Returns a history by steps from columns by minute, as many of COLUMNS as are known; the first and last are cut."""
-    minutes = len(next(iter(columns.values())))
-    nothing = np.zeros(minutes)
-    return History(start, 1, np.stack([columns.get(name, nothing) for name in COLUMNS])).coarser(step)
+    """Returns a history by steps from columns by minute, those of COLUMNS that are known; parts of steps are cut."""
+    examples = columns["examples"]
+    others = {"seen": examples}
+    nothing = np.zeros(len(examples))
+    sums = np.stack([columns.get(name, others.get(name, nothing)) for name in COLUMNS])
+    return History(start, 1, sums).coarser(step)
+
+
+def of_series(series: MinuteSeries, step: int = STEP) -> History:
+    """Returns the history of one series, all of which has matured."""
+    return of_minutes(series.start, {name: getattr(series, name) for name in COLUMNS}, step)
 
 
 def hours_of_week(ends: Integers) -> Integers:
@@ -169,12 +178,11 @@ def entropies(windows: Windows, min_positives: int) -> Values:
 
 
 def volumes(windows: Windows) -> Values:
-    """Returns the number of examples."""
-    examples = windows.of("examples")
-    usable = examples >= 1.0
-    return _values(
-        windows, np.log(np.where(usable, examples, 1.0)), _ratio(1.0, examples), np.full(len(examples), np.inf), usable
-    )
+    """Returns the number of predictions, those without a label included."""
+    seen = windows.of("seen")
+    usable = seen >= 1.0
+    log = np.log(np.where(usable, seen, 1.0))
+    return _values(windows, log, _ratio(1.0, seen), np.full(len(seen), np.inf), usable)
 
 
 def _values(windows: Windows, log: Floats, variance: Floats, count: Floats, usable: Flags) -> Values:

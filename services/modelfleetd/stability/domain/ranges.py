@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from statistics import NormalDist
@@ -18,6 +18,7 @@ import numpy as np
 
 from modelfleetd.stability.domain import false_alarms, slo
 from modelfleetd.stability.domain.criteria import DeclaredPrediction, Limits
+from modelfleetd.stability.domain.delays import Delays
 from modelfleetd.stability.domain.exact import Floats, Integers
 from modelfleetd.stability.domain.fleet import HealthyRange, Metric
 from modelfleetd.stability.domain.history import (
@@ -53,6 +54,7 @@ _SOON: Final = 20.0
 # What is less likely to be seen by the next window is not counted on.
 _HOPE: Final = 0.01
 _MOST_EPISODES: Final = 100
+_MOST_POINTS: Final = 2000
 
 
 class Basis(enum.Enum):
@@ -73,12 +75,22 @@ class Outside:
 
 
 @dataclass(frozen=True, slots=True)
+class RangePoint:
+    """A window of a history, and the range that holds for it."""
+
+    end_time: datetime
+    value: float
+    range: Limits
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
     """What a range would have done to a history."""
 
     outside: tuple[Outside, ...]
     page_times: tuple[datetime, ...]
-    windows: int  # that were decidable
+    windows: int  # that were decidable, those that overlap counted as one
+    history: tuple[RangePoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +105,7 @@ class Proposal:
     pages: int
     page_times: tuple[datetime, ...]
     windows: int
-
-
-def _complete(width: int) -> float:
-    return 1.0
+    history: tuple[RangePoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +119,7 @@ class Terms:
         pages_per_week: false alarms to allow for the whole model.
         ranges: of the model, over all its predictions and metrics: they share these.
         width: of the windows, in minutes; 0: whichever sees faults soonest.
-        coverage: share of the labels that have come when a window of a width in minutes is judged.
+        delays: of labels that come later than their examples; None: they come together.
         current: the range in force.
     """
 
@@ -120,7 +129,7 @@ class Terms:
     pages_per_week: float = DEFAULT_PAGES_PER_WEEK
     ranges: int = 1
     width: int = 0
-    coverage: Callable[[int], float] = _complete
+    delays: Delays | None = None
     current: HealthyRange | None = None
 
 
@@ -196,7 +205,7 @@ def propose_model(
     target: float,
     pages_per_week: float = DEFAULT_PAGES_PER_WEEK,
     width: int = 0,
-    coverage: Mapping[str, Callable[[int], float]] | None = None,
+    delays: Mapping[str, Delays] | None = None,
     current: Mapping[tuple[str, Metric], HealthyRange] | None = None,
 ) -> list[Proposal]:
     """Returns the ranges of a model, prediction by prediction, metric by metric; they share its false alarms evenly.
@@ -208,7 +217,7 @@ def propose_model(
         target: of the model's stability objective.
         pages_per_week: false alarms to allow for the whole model.
         width: of the windows, in minutes; 0: whichever sees faults soonest.
-        coverage: by prediction, the share of labels that have come when a window of a width in minutes is judged.
+        delays: by prediction, of labels that come later than their examples.
         current: the ranges in force.
     """
     found = []
@@ -224,7 +233,7 @@ def propose_model(
                     pages_per_week,
                     ranges,
                     width,
-                    (coverage or {}).get(prediction, _complete),
+                    (delays or {}).get(prediction),
                     (current or {}).get((prediction, metric)),
                 )
                 found.append(propose(source, terms))
@@ -251,6 +260,7 @@ def replay_on(history: History, range_: HealthyRange, terms: Terms) -> Replay:
         _episodes(values, bad, np.where(value > high, value / high, low / np.maximum(value, 1e-300)), value),
         tuple(moment_of(first + int(minute)) for minute in pages),
         int(np.count_nonzero(usable)) // max(1, values.times),
+        _points(values.ends[usable], value[usable], low[usable], high[usable]),
     )
 
 
@@ -279,6 +289,20 @@ def _episodes(values: Values, bad: Flags, distance: Floats, value: Floats) -> tu
         start, last = int(values.ends[first]) - values.width, int(values.ends[end - 1])
         found.append(Outside(moment_of(start), moment_of(last), float(value[worst])))
     return tuple(found)
+
+
+def _points(ends: Integers, value: Floats, low: Floats, high: Floats) -> tuple[RangePoint, ...]:
+    """Returns the window that is furthest from the middle of its range, of each stretch of equal length."""
+    if not len(ends):
+        return ()
+    width = -(-len(ends) // _MOST_POINTS)
+    starts = np.arange(0, len(ends), width)
+    distance = np.abs(np.log(np.maximum(value, 1e-300) / np.sqrt(np.maximum(low, 1e-6) * high)))
+    chosen = [first + int(np.argmax(distance[first : first + width])) for first in starts.tolist()]
+    return tuple(
+        RangePoint(moment_of(int(ends[index])), float(value[index]), Limits(float(low[index]), float(high[index])))
+        for index in chosen
+    )
 
 
 def _values(windows: Windows, terms: Terms) -> Values:
@@ -322,7 +346,7 @@ def _base(history: History, terms: Terms) -> Values | None:
         windows = history.windows(width)
         values = _values(windows, terms)
         used = int(np.count_nonzero(values.usable))
-        share = used / max(1, np.count_nonzero(windows.of("examples")))
+        share = used / max(1, int(np.count_nonzero(windows.of("seen"))))
         enough = used // values.times >= MIN_RESIDUALS
         if share >= _MOST:
             return values if enough else half
@@ -342,13 +366,13 @@ def _fit(history: History, base: Values, width: int, terms: Terms) -> _Fit | Non
     base_middle = centre(base, _weights(base), seasonal=seasonal)
     varies = spread(values, base, middle.residuals, base_middle.residuals)
     alpha = _alpha(terms, width, wander=varies.share)
-    coverage = terms.coverage(width) if terms.metric is Metric.CALIBRATION else 1.0
+    coverage = _coverage(terms, width)
     variance, count = values.variance[values.usable], values.count[values.usable]
     found = reach(varies, variance, count, alpha, coverage=coverage)
     least = _NARROWEST[terms.metric]
     ahead = growth * _AHEAD_DAYS
     found = Reach(max(least, found.below) + max(0.0, -ahead), max(least, found.above) + max(0.0, ahead))
-    there = windows.of("examples") > 0.0
+    there = windows.of("seen") > 0.0
     wide = math.exp(middle.level) * (math.exp(found.above) - math.exp(-found.below))
     interval = math.exp(middle.level) * 2.0 * np.sinh(_INTERVAL_SIGMAS * np.sqrt(values.variance / coverage))
     decidable = values.usable if terms.metric is Metric.VOLUME else values.usable & (interval <= wide)
@@ -356,9 +380,21 @@ def _fit(history: History, base: Values, width: int, terms: Terms) -> _Fit | Non
     return _Fit(values, middle, varies, found, growth, residuals, decidable[there])
 
 
+def _coverage(terms: Terms, width: int) -> float:
+    """Returns the share of the labels that have come when a window is judged: as soon as there are enough of them."""
+    if terms.delays is None or terms.metric is not Metric.CALIBRATION:
+        return 1.0
+    minutes = width + terms.prediction.attribution_window // timedelta(minutes=1) + 1
+    running: Floats = np.zeros(minutes + 1)
+    running[1:] = np.cumsum(terms.delays.shares(np.arange(minutes, dtype=np.float64) + 0.5))
+    shares = (running[width:] - running[:-width]) / width
+    return float(shares[np.argmax(shares >= terms.prediction.min_label_coverage)])
+
+
 def _table_width(width: int) -> int:
     """Returns the width of WIDTHS that is nearest, as ratios go."""
-    return int(WIDTHS[int(np.argmin(np.abs(np.log(np.array(WIDTHS) / width))))])
+    ratios = np.array(WIDTHS, dtype=np.float64) / width
+    return WIDTHS[int(np.argmin(np.abs(np.log(ratios))))]
 
 
 def _weights(values: Values) -> Floats:
@@ -425,7 +461,7 @@ def _default(history: History, terms: Terms) -> Proposal | None:
         history_end_time=moment_of(history.end) if history.steps else None,
         pages_per_week=terms.pages_per_week,
     )
-    replay = replay_on(history, range_, terms) if _holds(history, width) else Replay((), (), 0)
+    replay = replay_on(history, range_, terms) if _holds(history, width) else Replay((), (), 0, ())
     text = f"Fewer than {MIN_RESIDUALS} windows hold enough to go by: a wide, safe default"
     return _proposal(range_, Basis.DEFAULT, text, replay, terms)
 
@@ -438,7 +474,7 @@ def _default_limits(history: History, terms: Terms) -> tuple[int, Limits | None]
     if terms.metric is Metric.VOLUME:
         if not _holds(history, width):
             return width, None
-        examples = history.windows(width).of("examples")
+        examples = history.windows(width).of("seen")
         low, high = float(examples.min()) / _DEFAULT_VOLUME, float(examples.max()) * _DEFAULT_VOLUME
         return width, Limits(_digits(low, up=False), _digits(high, up=True))
     usual = safe = _DEFAULTS[terms.metric]
@@ -469,7 +505,17 @@ def _proposal(range_: HealthyRange, basis: Basis, text: str, replay: Replay, ter
     current = terms.current
     now = None if current is None else Limits(current.low, current.high)
     text = f"{text}. {_would_have(replay, range_)}"
-    return Proposal(range_, basis, text, now, replay.outside, len(replay.page_times), replay.page_times, replay.windows)
+    return Proposal(
+        range_,
+        basis,
+        text,
+        now,
+        replay.outside,
+        len(replay.page_times),
+        replay.page_times,
+        replay.windows,
+        replay.history,
+    )
 
 
 def _would_have(replay: Replay, range_: HealthyRange) -> str:

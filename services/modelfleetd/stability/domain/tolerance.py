@@ -90,7 +90,8 @@ def spread(values: Values, base: Values, residuals: Floats, base_residuals: Floa
     """
     dispersion, noise = _dispersion(base, base_residuals)
     variance = values.variance[values.usable] * dispersion
-    wander = _wander(residuals, variance)
+    plain = residuals / np.sqrt(variance + 1e-300)
+    wander = _wander(residuals, variance, _independent(values, plain)[1])
     deviates = residuals / np.sqrt(variance + wander + 1e-300)
     mean_samples, scale_samples = _independent(values, deviates)
     share = wander / max(1e-300, wander + float(np.mean(variance)))
@@ -174,10 +175,11 @@ def _dispersion(base: Values, residuals: Floats) -> tuple[float, float]:
     return max(1.0, float(np.quantile(steps, _ONE_SIGMA)) ** 2), len(residuals) / base.times
 
 
-def _wander(residuals: Floats, variance: Floats) -> float:
-    """Returns τ² for which two thirds of the residuals are within one standard deviation."""
+def _wander(residuals: Floats, variance: Floats, samples: float) -> float:
+    """Returns τ² for which two thirds of the residuals are within one sigma; 0 where chance explains what it would be."""
     low, high = 0.0, float(np.quantile(np.abs(residuals), _ONE_SIGMA)) ** 2
-    if np.quantile(np.abs(residuals) / np.sqrt(variance + 1e-300), _ONE_SIGMA) <= 1.0:
+    excess = float(np.quantile(np.abs(residuals) / np.sqrt(variance + 1e-300), _ONE_SIGMA)) - 1.0
+    if excess <= 1.0 / math.sqrt(2.0 * _EFFICIENCY * samples):
         return 0.0
     for _ in range(40):
         middle = (low + high) / 2.0
@@ -199,7 +201,7 @@ def _independent(values: Values, deviates: Floats) -> tuple[float, float]:
     line = np.zeros(len(values))
     there = values.usable.astype(np.float64)
     line[values.usable] = np.clip(deviates, -3.0, 3.0)
-    windows = max(1.0, float(there.sum()) / values.times)
+    windows = max(1.0, (float(there.sum()) + values.times - 1.0) / values.times)
     size = float(np.sum(np.square(line)))
     if not size or windows < 3.0:
         return windows, windows
