@@ -68,8 +68,7 @@ async def build(service: Service) -> None:
     alerting = work_of_alerts(service, database, fleet, evaluator)
     server = service.server(roles=service.registry_roles(), team_of=team_of(database, registry.team_of))
     writer, reader = Writer(store, service.clock), Reader(store, service.clock)
-    # Which delays are known is replaced as a whole.
-    proposer = Proposer(database, fleet, service.clock, lambda *of: evaluator.delays_of(*of))
+    proposer = Proposer(database, fleet, service.clock, store.delays)
     servicer = StabilityServicer(
         registry,
         writer,

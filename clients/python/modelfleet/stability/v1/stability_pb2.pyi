@@ -47,6 +47,10 @@ class Batch(_message.Message):
     """How many of 1,000 requests the producer sends, chosen by their request id, so that predictions and labels agree without
     knowing of each other: `modelfleet.columns.sampled` says which. 1 to 1000; 0 is 1000. Rows of other requests are
     refused as NOT_SAMPLED, so that a producer that samples otherwise is noticed. Of predictions and labels only.
+
+    With the two halves of a request id as 64-bit integers, most significant byte first, and m(x) the function of SplitMix64
+    (x + 0x9E3779B97F4A7C15; then x ^ x >> 30, times 0xBF58476D1CE4E5B9; x ^ x >> 27, times 0x94D049BB133111EB; x ^ x >> 31),
+    a request is chosen where ((m(m(lower) ^ upper) >> 32) * 1000) >> 32 is below `sample_permille`.
     """
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -371,7 +375,7 @@ class RejectedRows(_message.Message):
     rows: _builtins.int
     """How many."""
     first_row: _builtins.int
-    """The first such row, from 0."""
+    """The first such row, from 0. Of statistics, rows are numbered through: exposure, then positives, then bins."""
     def __init__(
         self,
         *,
