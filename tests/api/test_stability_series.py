@@ -108,7 +108,7 @@ async def test_coverage_of_labels_that_may_be_missing_is_those_that_came(fleet: 
     await fleet.write(fleet.labels(more[:1], prediction=BUY, label=[0]))
     await fleet.write(fleet.predictions(more, [0.5] * 2, prediction=BUY))
     total = (await query(fleet, prediction=BUY)).total
-    assert (total.examples, total.label_coverage) == (3, pytest.approx(0.3))
+    assert (total.examples, total.label_coverage) == pytest.approx((3, 0.3))
 
 
 async def test_bins_show_where_calibration_is_off(fleet: StabilityFleet) -> None:
@@ -123,9 +123,9 @@ async def test_bins_show_where_calibration_is_off(fleet: StabilityFleet) -> None
     assert answer.total.binned_calibration_error == pytest.approx(0.3 * 10 / 22)
     assert [each.bin for each in answer.bins] == [13, 16, 18]
     low, middle, high = answer.bins
-    assert (low.weight, low.mean_prediction, low.mean_label) == (10, pytest.approx(0.2), 0.2)
+    assert (low.weight, low.mean_prediction, low.mean_label) == pytest.approx((10, 0.2, 0.2))
     assert (middle.weight, middle.mean_label) == (2, 0.5)
-    assert (high.mean_prediction, high.mean_label) == (pytest.approx(0.8), 0.5)
+    assert (high.mean_prediction, high.mean_label) == pytest.approx((0.8, 0.5))
     by_minute = await query(fleet, **span, resolution=MINUTE)
     assert not any(point.HasField("binned_calibration_error") for point in by_minute.points)
     # Of parts of hours bins say nothing.
