@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from modelfleet.common.v1.serving_pb2 import ServingSpec
 from modelfleetd.kit.db import Database
 from modelfleetd.stability.domain.delays import BUCKETS
 from modelfleetd.stability.domain.exact import SCALE
@@ -25,7 +26,10 @@ from modelfleetd.stability.domain.retention import (
     Table,
 )
 
+MODEL_SPEC: Final = ServingSpec(command=["serve"], flavor="flavors/cpu", units_per_replica=1)
 SERIES: Final = ("modelTypes/ctr/models/new", "click")
+# Series that one statement copies: it has to end in time.
+_AT_ONCE: Final = 2
 # Of each minute 10 examples of p = 0.1, of which one is a positive whose label came at its event.
 _P: Final = 0.1
 _L0: Final = float(-np.log1p(-_P))
@@ -116,9 +120,11 @@ async def _copy(database: Database, table: str, columns: Mapping[str, npt.NDArra
     async with database.transaction() as conn:
         copying: Any = conn
         await copying.copy_to_table(table, source=source, columns=names, format="csv")
-        others = ", ".join(["number", *names[1:]])
-        await conn.execute(
+    others = ", ".join(["number", *names[1:]])
+    for first in range(2, series + 1, _AT_ONCE):
+        await database.execute(
             f"INSERT INTO {table} ({', '.join(names)}) SELECT {others} FROM {table}, "
-            "generate_series(2, $1::int) AS number WHERE series = 1",
-            series,
+            "generate_series($1::int, $2::int) AS number WHERE series = 1",
+            first,
+            min(first + _AT_ONCE - 1, series),
         )
