@@ -5,6 +5,9 @@ from __future__ import annotations
 import click
 
 from modelfleet.cli.session import FleetGroup
+from modelfleet.cli.stability.alerts import alert, silence
+from modelfleet.cli.stability.ingest import ingest
+from modelfleet.cli.stability.ranges import ranges
 from modelfleet.cli.stability.series import judge, show
 from modelfleet.cli.stability.slo import rules, slo
 from modelfleet.cli.stability.status import get, list_, status
@@ -17,6 +20,6 @@ def group() -> None:
 
 
 for command in (
-    status, list_, get, top, show, judge, slo, rules,
+    status, list_, get, top, show, judge, ranges, slo, rules, alert, silence, ingest,
 ):  # fmt: skip
     group.add_command(command)
