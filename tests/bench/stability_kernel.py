@@ -6,6 +6,7 @@ variances, no bins, and other bits for another order. Where torcheval is install
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import statistics
 import time
@@ -39,7 +40,7 @@ async def run() -> list[Figure]:
     for _ in range(_ROUNDS):
         ours.append(_seconds(lambda: summarise_examples(rows)))
         for name, other in others.items():
-            theirs[name].append(_seconds(lambda other=other: other(rows)))
+            theirs[name].append(_seconds(functools.partial(other, rows)))
     found = _metrics(summarise_examples(rows))
     for name, other in others.items():
         np.testing.assert_allclose(found, other(rows), rtol=1e-6, err_msg=name)

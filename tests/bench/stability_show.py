@@ -13,6 +13,7 @@ import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -83,7 +84,7 @@ async def _register(client: AsyncClient) -> None:
 
 
 async def _p99_ms(client: AsyncClient, seconds: int, calls: int, now: datetime) -> float:
-    asked = {
+    asked: dict[str, Any] = {
         "model": SERIES[0],
         "start_time": now - timedelta(days=_DAYS),
         "end_time": now,
