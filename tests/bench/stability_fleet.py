@@ -207,6 +207,16 @@ async def _fill(database: Database, series: Series, rng: np.random.Generator) ->
         by_age[:, (now - minutes)[:, np.newaxis] <= begins] = 0
         await _add(database, series, minutes, examples, by_age)
     await database.execute("ANALYZE exposure, positives, totals_5min")
+    # What labels' delays are was learned.
+    ages = [" ".join(map(repr, row)) for row in (1e4 * series.ages).tolist()]
+    await database.execute(
+        "INSERT INTO delays (subject, prediction, learned_until, positives, weights) "
+        "SELECT model, prediction, $3, 1e4, string_to_array(weights, ' ')::float8[] "
+        "FROM unnest($1::int[], $2::text[]) AS given (id, weights) JOIN series USING (id)",
+        series.number.tolist(),
+        ages,
+        now - 600,
+    )
 
 
 async def _next_minute(database: Database, series: Series, rng: np.random.Generator, minute: int) -> None:
@@ -310,5 +320,5 @@ async def _round(client: AsyncClient, clock: ManualClock, postgres: Postgres, mo
         answer = await client.stability.roll_up_stability(timeout=60)
         return answer.HasField("evaluate_time") and answer.evaluate_time.ToDatetime(tzinfo=wanted.tzinfo) == wanted
 
-    await until(is_evaluated, timeout=300, every=0.25)
+    await until(is_evaluated, timeout=120, every=0.25)
     return time.process_time() - before[0], postgres.cpu_seconds() - before[1]
