@@ -108,7 +108,9 @@ class Proposer:
             target=self._target(declared, watched),
             pages_per_week=pages,
             width=width,
-            delays={name: self._delays_of((model, name), predictions[name]) for name, (_, waits) in found.items() if waits},
+            delays={
+                name: self._delays_of((model, name), predictions[name]) for name, (_, waits) in found.items() if waits
+            },
             current=_current(declared, watched, wanted),
         )
         return await asyncio.to_thread(propose)
