@@ -1,0 +1,127 @@
+"""The car loans as predictions and late labels: the reference proposes the ranges, and the analysis is judged by them."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from modelfleet.cli import main
+from modelfleet.common.v1.serving_pb2 import ModelShare, RegionSplit, ServingSpec
+from modelfleet.registry.v1 import monitoring_pb2, registry_pb2
+from modelfleet.stability.v1 import stability_pb2 as pb
+from tests.support import car_loan
+from tests.support.front_door import door
+from tests.support.stability import StabilityFleet, stability_fleet
+from tests.support.wait import until
+
+LOANS, MODEL, REPAID = "modelTypes/loans", "modelTypes/loans/models/m", "repaid"
+# A chunk takes six hours, and so do labels at most, so that a chunk is complete when the next one has been predicted.
+CHUNK = timedelta(hours=6)
+CALIBRATION, NE = monitoring_pb2.HealthyRange.CALIBRATION, monitoring_pb2.HealthyRange.NE
+
+
+class Producer:
+    """Predicts chunk after chunk, and sends labels when they have come to be."""
+
+    def __init__(self, fleet: StabilityFleet, start: datetime) -> None:
+        self._fleet = fleet
+        self._end = int(start.timestamp() * 1e6)
+        self._rng = np.random.default_rng(1)
+        self._waiting: list[tuple[uuid.UUID, int, int]] = []
+
+    async def produce(self, chunk: car_loan.Loans) -> None:
+        """Has a chunk's time pass; writes its predictions, and the labels that have come by its end."""
+        count, width = len(chunk.score), int(CHUNK.total_seconds() * 1e6)
+        event = self._end + np.arange(count, dtype=np.int64) * width // count
+        self._end += width
+        now = self._fleet.clock.now()
+        await self._fleet.clock.advance(self._end / 1e6 - now.timestamp() + 1.0)
+        ids = [uuid.UUID(bytes=self._rng.bytes(16), version=4) for _ in range(count)]
+        common = {"model_type": LOANS, "model": MODEL, "prediction": REPAID}
+        predictions = self._fleet.predictions(ids, chunk.score, event_time=event, **common)
+        assert (await self._fleet.write(predictions)).accepted_rows == count
+        came = event + self._rng.integers(0, width, count)
+        waiting = self._waiting + list(zip(ids, came.tolist(), chunk.label.tolist(), strict=True))
+        self._waiting = [label for label in waiting if label[1] > self._end]
+        sent = [label for label in waiting if label[1] <= self._end]
+        labels = self._fleet.labels(
+            [label[0] for label in sent],
+            label_time=np.array([label[1] for label in sent]),
+            label=np.array([label[2] for label in sent], dtype=np.int8),
+            **common,
+        )
+        assert (await self._fleet.write(labels)).accepted_rows == len(sent)
+
+    async def stability(self) -> pb.ModelStability:
+        """Returns what is said of the model once all that was written has been evaluated."""
+        minute = self._end // 60_000_000 * 60 + 60
+
+        async def said() -> pb.ModelStability | None:
+            await self._fleet.clock.advance(0.05)
+            found = await self._fleet.client.stability.get_model_stability(model=MODEL)
+            return found if found.evaluate_time.seconds == minute else None
+
+        await self._fleet.clock.advance(60.0)
+        return await until(said)
+
+
+async def test_the_last_five_chunks_are_unstable_by_calibration_and_none_is_by_ne(
+    database_url: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with stability_fleet(database_url) as fleet:
+        await serve(fleet)
+        start = fleet.clock.now().replace(minute=0, second=0)
+        producer = Producer(fleet, start)
+        analysis = car_loan.analysis().chunks()
+        # The first chunk after the reference is predicted too, so that all labels of the reference have come.
+        for chunk in [*car_loan.reference().chunks(), analysis[0]]:
+            await producer.produce(chunk)
+        addresses = {"registry": fleet.registry.address, "stability": fleet.stability.address}
+        async with door(tmp_path_factory.mktemp("door"), addresses) as address:
+            span = ("--from", f"{start:%Y-%m-%dT%H:%MZ}", "--to", f"{start + 10 * CHUNK:%Y-%m-%dT%H:%MZ}")
+            why = ("--reason", "the reference period", "--window", "6h", "--yes", "--address", address)
+            status = await asyncio.to_thread(main, ["stability", "ranges", "accept", "loans/m", *span, *why])
+            assert status == 0, capsys.readouterr().err
+        ranges = {
+            range_.metric: range_ for range_ in (await fleet.client.registry.get_model(name=MODEL)).healthy_ranges
+        }
+        assert ranges[CALIBRATION].residuals == 720
+        assert 0.96 < ranges[CALIBRATION].low < 0.98 and 1.015 < ranges[CALIBRATION].high < 1.0257
+
+        found = []
+        for chunk in [*analysis[1:], car_loan.reference().chunks()[0]]:
+            await producer.produce(chunk)
+            said = await producer.stability()
+            metrics = {metric.metric: metric for metric in said.metrics}
+            assert metrics[NE].state == pb.ModelStability.STABLE, metrics[NE].explanation
+            found.append((said.state, said.culprit_metric, round(metrics[CALIBRATION].value.value, 3)))
+        stable, unstable = pb.ModelStability.STABLE, pb.ModelStability.UNSTABLE
+        assert [state for state, _, _ in found] == [stable] * 5 + [unstable] * 5, found
+        assert {metric for state, metric, _ in found if state == unstable} == {CALIBRATION}
+        assert tuple(value for _, _, value in found[5:]) == car_loan.FAULTY_CALIBRATIONS
+
+
+async def serve(fleet: StabilityFleet) -> None:
+    """Registers the model and has it serve."""
+    registry = fleet.client.registry
+    prediction = registry_pb2.Prediction(
+        id=REPAID,
+        attribution_window=Duration(seconds=int(CHUNK.total_seconds())),
+        # Chunks are compared as a whole, their labels complete.
+        min_label_coverage=0.9999,
+    )
+    type_ = registry_pb2.ModelType(team="teams/feed", regions=["regions/eu"], predictions=[prediction])
+    await registry.create_model_type(model_type_id="loans", model_type=type_)
+    spec = ServingSpec(command=["serve"], flavor="flavors/cpu", units_per_replica=1)
+    await registry.create_model(parent=LOANS, model_id="m", model=registry_pb2.Model(serving_spec=spec))
+    share = ModelShare(model=MODEL, share_basis_points=10_000)
+    await registry.adopt_serving(
+        model_type=LOANS,
+        role_changes=[registry_pb2.RoleChange(model=MODEL, role=registry_pb2.Model.HOLDOUT)],
+        splits=[RegionSplit(region="regions/eu", shares=[share])],
+    )
