@@ -1,4 +1,4 @@
-"""The car loans as predictions and late labels: the reference proposes the ranges, and the analysis is judged by them."""
+"""The car loans as predictions and late labels: ranges from the reference, the analysis judged by them."""
 
 from __future__ import annotations
 
@@ -122,6 +122,6 @@ async def serve(fleet: StabilityFleet) -> None:
     share = ModelShare(model=MODEL, share_basis_points=10_000)
     await registry.adopt_serving(
         model_type=LOANS,
-        role_changes=[registry_pb2.RoleChange(model=MODEL, role=registry_pb2.Model.HOLDOUT)],
+        role_changes=[registry_pb2.RoleChange(model=MODEL, role=registry_pb2.Model.BASELINE)],
         splits=[RegionSplit(region="regions/eu", shares=[share])],
     )

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from modelfleetd.clock import Clock
 from modelfleetd.errors import FieldViolation, InvalidFields
 from modelfleetd.kit.db import Database
+from modelfleetd.stability.domain.delays import Delays
 from modelfleetd.stability.domain.fleet import HealthyRange, Metric, Role, ServiceLevel, Tier, WatchedModel, completed
 from modelfleetd.stability.domain.history import STEP, History, of_minutes
-from modelfleetd.stability.domain.looks import DelaysOf
 from modelfleetd.stability.domain.maturity import mature_before, minute_after, minute_of
 from modelfleetd.stability.domain.points import Span
 from modelfleetd.stability.domain.ranges import DEFAULT_PAGES_PER_WEEK, Proposal, propose_model
@@ -24,6 +24,9 @@ from modelfleetd.stability.domain.retention import TOTALS_5MIN
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.registry import DeclaredType
 from modelfleetd.stability.store.history import read_histories, read_routes
+
+# The delays of labels by (model, prediction), of which each comes with its attribution window.
+DelaysOf: TypeAlias = Callable[[Mapping[tuple[str, str], timedelta]], Awaitable[Mapping[tuple[str, str], Delays]]]
 
 MOST_HISTORY: Final = timedelta(days=35)
 _USUAL_HISTORY: Final = timedelta(days=28)
@@ -100,6 +103,8 @@ class Proposer:
         volumes: Mapping[str, History] = {}
         if watched is not None and watched.role is Role.BASELINE:
             volumes = await read_routes(self._database, declared.name, wanted, span)
+        late = {(model, name): predictions[name].attribution_window for name, (_, waits) in found.items() if waits}
+        delays = await self._delays_of(late)
         propose = functools.partial(
             propose_model,
             {name: found[name][0] if name in found else _nothing(span) for name in wanted},
@@ -108,9 +113,7 @@ class Proposer:
             target=self._target(declared, watched),
             pages_per_week=pages,
             width=width,
-            delays={
-                name: self._delays_of((model, name), predictions[name]) for name, (_, waits) in found.items() if waits
-            },
+            delays={name: each for (_, name), each in delays.items()},
             current=_current(declared, watched, wanted),
         )
         return await asyncio.to_thread(propose)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from modelfleet.stability.v1 import stability_pb2 as pb
-from modelfleetd.errors import invalid
+from modelfleetd.errors import PartUnavailable, invalid
 from modelfleetd.names import MODEL, MODEL_TYPE
 from modelfleetd.stability.api.base import Base, Context
-from modelfleetd.stability.domain.criteria import checked, confidence_or_default
+from modelfleetd.stability.domain.criteria import DeclaredPrediction, Limits, checked, confidence_or_default
+from modelfleetd.stability.domain.fleet import HealthyRange, Metric
 from modelfleetd.stability.wire import series as wire
 
 
@@ -20,7 +21,7 @@ class Series(Base):
         prediction = declared.predictions.get(request.prediction or next(iter(declared.predictions)))
         if prediction is None:
             raise invalid("prediction", f"must be one that the model type declares: {', '.join(declared.predictions)}")
-        points, total = await self._reader.series(
+        found = await self._reader.series(
             request.model,
             prediction,
             *wire.times(request),
@@ -28,7 +29,20 @@ class Series(Base):
             confidence=confidence,
             matured_only=request.matured_only,
         )
-        return wire.series(points, total)
+        return wire.series(found, *self._ranges(request.model, prediction))
+
+    def _ranges(
+        self, model: str, prediction: DeclaredPrediction
+    ) -> tuple[HealthyRange | Limits | None, HealthyRange | Limits | None]:
+        """Returns the ranges in force of calibration and NE: of a model that does not serve, the declared ones."""
+        try:
+            watched = self._fleet.view().models.get(model)
+        except PartUnavailable:
+            watched = None
+        if watched is None:
+            return prediction.calibration_range, prediction.ne_range
+        calibration, ne = (watched.ranges.get((prediction.id, each)) for each in (Metric.CALIBRATION, Metric.NE))
+        return calibration, ne
 
     async def JudgeModel(self, request: pb.JudgeModelRequest, context: Context) -> pb.Judgement:
         model_type, _ = MODEL.parse(request.model, "model")

@@ -48,6 +48,7 @@ class Evidence:
     waiting: Sums = NOTHING
     first_waiting: int | None = None  # the oldest minute with events that wait for labels
     rejected: int = 0
+    malformed: int = 0  # of these: rows that cannot be right, unlike duplicates and what came too late
     seen: int = 0  # predictions, also those that do not count without a label
 
     def __add__(self, other: Evidence) -> Evidence:
@@ -57,6 +58,7 @@ class Evidence:
             self.waiting + other.waiting,
             min(oldest, default=None),
             self.rejected + other.rejected,
+            self.malformed + other.malformed,
             self.seen + other.seen,
         )
 

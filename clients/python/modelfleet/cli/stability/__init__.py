@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from modelfleet.cli.session import FleetGroup
+from modelfleet.cli.stability.alerts import alert, silence
+from modelfleet.cli.stability.ingest import ingest
 from modelfleet.cli.stability.ranges import ranges
 from modelfleet.cli.stability.series import judge, show
 from modelfleet.cli.stability.slo import rules, slo
@@ -18,6 +20,6 @@ def group() -> None:
 
 
 for command in (
-    status, list_, get, top, show, judge, ranges, slo, rules,
+    status, list_, get, top, show, judge, ranges, slo, rules, alert, silence, ingest,
 ):  # fmt: skip
     group.add_command(command)

@@ -47,6 +47,10 @@ class Batch(_message.Message):
     """How many of 1,000 requests the producer sends, chosen by their request id, so that predictions and labels agree without
     knowing of each other: `modelfleet.columns.sampled` says which. 1 to 1000; 0 is 1000. Rows of other requests are
     refused as NOT_SAMPLED, so that a producer that samples otherwise is noticed. Of predictions and labels only.
+
+    With the two halves of a request id as 64-bit integers, most significant byte first, and m(x) the function of SplitMix64
+    (x + 0x9E3779B97F4A7C15; then x ^ x >> 30, times 0xBF58476D1CE4E5B9; x ^ x >> 27, times 0x94D049BB133111EB; x ^ x >> 31),
+    a request is chosen where ((m(m(lower) ^ upper) >> 32) * 1000) >> 32 is below `sample_permille`.
     """
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -371,7 +375,7 @@ class RejectedRows(_message.Message):
     rows: _builtins.int
     """How many."""
     first_row: _builtins.int
-    """The first such row, from 0."""
+    """The first such row, from 0. Of statistics, rows are numbered through: exposure, then positives, then bins."""
     def __init__(
         self,
         *,
@@ -420,7 +424,9 @@ class QuerySeriesRequest(_message.Message):
 
     @_builtins.property
     def resolution(self) -> _duration_pb2.Duration:
-        """Width of a point: 1 min (default), 5 min or 1 h; points begin at its multiples in UTC. At most 2,000 points."""
+        """Width of a point: 1 min, 5 min or 1 h; points begin at its multiples in UTC. Default: the narrowest that makes at most
+        2,000 points. At most 10,000 points. Statistics are kept by the minute for 8 d, by 5 min for 35 d, by the hour for 400 d.
+        """
 
     def __init__(
         self,
@@ -450,6 +456,11 @@ class QuerySeriesResponse(_message.Message):
     POINTS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     BINS_FIELD_NUMBER: _builtins.int
+    DELAY_POSITIVES_FIELD_NUMBER: _builtins.int
+    delay_positives: _builtins.float
+    """Positives that the delays of labels were learned from, the newer ones counting more: see `corrected_calibration`. 0: no
+    label has matured yet; until then labels are taken to come evenly over the attribution window.
+    """
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
         """Oldest first; spans without examples are left out."""
@@ -460,7 +471,9 @@ class QuerySeriesResponse(_message.Message):
 
     @_builtins.property
     def bins(self) -> _containers.RepeatedCompositeFieldContainer[Global___CalibrationBin]:
-        """Examples of the whole span by bin of their log-odds, bins without any left out; from the hours that lie within the span."""
+        """Examples of the whole span by bin of their log-odds, bins without any left out; from the whole hours
+        within the span whose labels are all there.
+        """
 
     def __init__(
         self,
@@ -468,10 +481,11 @@ class QuerySeriesResponse(_message.Message):
         points: _abc.Iterable[Global___Point] | None = ...,
         total: Global___Point | None = ...,
         bins: _abc.Iterable[Global___CalibrationBin] | None = ...,
+        delay_positives: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bins", b"bins", "points", b"points", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bins", b"bins", "delay_positives", b"delay_positives", "points", b"points", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -614,7 +628,7 @@ class Point(_message.Message):
     labels should have come by now over all predicted positives; of IGNORED, examples with a label over all predictions.
     """
     binned_calibration_error: _builtins.float
-    """Σ over bins (W_bin / W) · |mean prediction − mean label|; only of spans of whole hours that have bins."""
+    """Σ over bins (W_bin / W) · |mean prediction − mean label|; only of spans of whole hours whose labels are all there."""
     rejected_share: _builtins.float
     """Rejected rows over all rows, in [0, 1]."""
     @_builtins.property
