@@ -11,6 +11,7 @@ from modelfleetd.kit.worker import Periodic
 from modelfleetd.stability import migrations
 from modelfleetd.stability.api import StabilityServicer
 from modelfleetd.stability.intake_metrics import IntakeMetrics
+from modelfleetd.stability.judging import Judge
 from modelfleetd.stability.reader import Reader
 from modelfleetd.stability.registry import Registry
 from modelfleetd.stability.store import Store
@@ -39,7 +40,9 @@ async def build(service: Service) -> None:
     if service.config.metrics_listen:
         await service.enter(_published(metrics))
     server = service.server(roles=service.registry_roles(), team_of=registry.team_of)
-    servicer = StabilityServicer(registry, Writer(store, service.clock), Reader(store, service.clock), metrics)
+    servicer = StabilityServicer(
+        registry, Writer(store, service.clock), Reader(store, service.clock), metrics, Judge(store, service.clock)
+    )
     server.add(servicer, stability_pb2_grpc.add_StabilityServiceServicer_to_server)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from modelfleetd.stability.api.judge import Judging
 from modelfleetd.stability.api.series import Series
 from modelfleetd.stability.api.writes import Writes
 
 
-class StabilityServicer(Writes, Series):
+class StabilityServicer(Writes, Series, Judging):
     """All of them."""

@@ -8,6 +8,7 @@ import grpc
 
 from modelfleet.stability.v1 import stability_pb2_grpc
 from modelfleetd.stability.intake_metrics import IntakeMetrics
+from modelfleetd.stability.judging import Judge
 from modelfleetd.stability.reader import Reader
 from modelfleetd.stability.registry import Registry
 from modelfleetd.stability.writer import Writer
@@ -18,8 +19,11 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class Base(stability_pb2_grpc.StabilityServiceServicer):
     """What the methods work with."""
 
-    def __init__(self, registry: Registry, writer: Writer, reader: Reader, metrics: IntakeMetrics) -> None:
+    def __init__(
+        self, registry: Registry, writer: Writer, reader: Reader, metrics: IntakeMetrics, judge: Judge
+    ) -> None:
         self._registry = registry
         self._writer = writer
         self._reader = reader
         self._metrics = metrics
+        self._judge = judge

@@ -1,12 +1,12 @@
-"""Reading: series and judgements."""
+"""Reading series."""
 
 from __future__ import annotations
 
 from modelfleet.stability.v1 import stability_pb2 as pb
 from modelfleetd.errors import invalid
-from modelfleetd.names import MODEL, MODEL_TYPE
+from modelfleetd.names import MODEL
 from modelfleetd.stability.api.base import Base, Context
-from modelfleetd.stability.domain.criteria import checked, confidence_or_default
+from modelfleetd.stability.domain.criteria import confidence_or_default
 from modelfleetd.stability.wire import series as wire
 
 
@@ -29,19 +29,3 @@ class Series(Base):
             matured_only=request.matured_only,
         )
         return wire.series(points, total)
-
-    async def JudgeModel(self, request: pb.JudgeModelRequest, context: Context) -> pb.Judgement:
-        model_type, _ = MODEL.parse(request.model, "model")
-        if request.baseline:
-            baseline_type, _ = MODEL.parse(request.baseline, "baseline")
-            if baseline_type != model_type or request.baseline == request.model:
-                raise invalid("baseline", f"must be another model of {MODEL_TYPE.format(model_type)}")
-        declared = await self._registry.declared_of_model(request.model)
-        if request.baseline:
-            await self._registry.check_models([("baseline", request.baseline)])
-        criteria = checked(wire.criteria(request), declared.predictions, has_baseline=bool(request.baseline))
-        start, end = wire.times(request)
-        if start is None:
-            raise invalid("start_time", "is required")
-        found = await self._reader.judge(declared, request.model, request.baseline, criteria, start, end)
-        return wire.judgement(found)

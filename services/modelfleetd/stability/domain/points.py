@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from modelfleetd.errors import invalid
 from modelfleetd.stability.domain.estimates import Estimate, base_rate, calibration, normalized_entropy
@@ -48,6 +49,7 @@ class Evidence:
     waiting: Sums = NOTHING
     first_waiting: int | None = None  # the oldest minute with events that wait for labels
     rejected: int = 0
+    malformed: int = 0  # of these: rows that cannot be right, unlike duplicates and what came too late
 
     def __add__(self, other: Evidence) -> Evidence:
         oldest = [minute for minute in (self.first_waiting, other.first_waiting) if minute is not None]
@@ -56,6 +58,7 @@ class Evidence:
             self.waiting + other.waiting,
             min(oldest, default=None),
             self.rejected + other.rejected,
+            self.malformed + other.malformed,
         )
 
     @property
@@ -65,6 +68,9 @@ class Evidence:
     def only_matured(self) -> Evidence:
         """Returns the evidence without events that wait for labels."""
         return replace(self, waiting=NOTHING)
+
+
+NO_EVIDENCE: Final = Evidence()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelfleetd.kit.db import Connection, Record
+from modelfleetd.stability.domain.columns import Reason
 from modelfleetd.stability.domain.exact import Integers
 from modelfleetd.stability.domain.points import Evidence, Span
 from modelfleetd.stability.domain.summary import ExposureRows, Places, PositiveRows
 from modelfleetd.stability.domain.sums import Exposure, Positives, Sums
 
+# Rows that could have counted, had they come once and in time.
+WELL_FORMED = [reason.value for reason in Reason if reason.name in {"DUPLICATE", "TOO_LATE", "NOT_SAMPLED"}]
 _EXPOSURE, _POSITIVES = Exposure.names()[1:], Positives.names()[1:]
 
 
@@ -52,7 +55,8 @@ def _read(table: str, sums: Sequence[str]) -> str:
 _READ_EXPOSURE = _read("exposure", _EXPOSURE)
 _READ_POSITIVES = _read("positives", _POSITIVES)
 _READ_REJECTIONS = """
-SELECT series, CASE WHEN $4 = 0 THEN $2 ELSE minute / $4 * $4 END AS start, sum(n)::bigint AS n
+SELECT series, CASE WHEN $4 = 0 THEN $2 ELSE minute / $4 * $4 END AS start, sum(n)::bigint AS n,
+       coalesce(sum(n) FILTER (WHERE reason <> ALL ($5::int[])), 0)::bigint AS malformed
 FROM rejections WHERE series = ANY ($1::int[]) AND minute >= $2 AND minute < $3 GROUP BY 1, 2
 """
 
@@ -102,8 +106,9 @@ async def read_evidence(
         for record in await conn.fetch(_READ_POSITIVES, *key, mature_before):
             sums = Sums(positives=Positives(*_numbers(record, ("n", *_POSITIVES))))
             found[record["series"]][record["start"]] += _evidence(record, sums)
-        for record in await conn.fetch(_READ_REJECTIONS, *key):
-            found[record["series"]][record["start"]] += Evidence(rejected=record["n"])
+        for record in await conn.fetch(_READ_REJECTIONS, *key, WELL_FORMED):
+            rejected = Evidence(rejected=record["n"], malformed=record["malformed"])
+            found[record["series"]][record["start"]] += rejected
     return found
 
 

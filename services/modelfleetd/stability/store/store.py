@@ -15,7 +15,8 @@ from modelfleetd.kit.db import Connection, Database
 from modelfleetd.stability.domain.batch import BatchId, Outcome
 from modelfleetd.stability.domain.exact import Integers
 from modelfleetd.stability.domain.points import Evidence, Span
-from modelfleetd.stability.store import batches, statistics
+from modelfleetd.stability.domain.replay import Past, Timing
+from modelfleetd.stability.store import batches, past, statistics
 from modelfleetd.stability.store.shelves import Shelves
 
 # Producers repeat a batch within minutes; this is what they are promised.
@@ -107,6 +108,23 @@ class Store:
             wanted = {number: mature_before[pair] for number, pair in series.items()}
             found = await statistics.read_evidence(conn, wanted, span, resolution)
         return {series[number]: parts for number, parts in found.items()}
+
+    async def pasts(
+        self, timings: Mapping[tuple[str, str], Timing], start: int, moments: Sequence[int]
+    ) -> dict[tuple[str, str], Past]:
+        """Returns what was known of models' predictions at moments of the past; nothing of those without examples.
+
+        Args:
+            timings: for each (model, prediction) how long its labels take.
+            start: the minute from which events count.
+            moments: minutes, at whose beginnings is asked; ascending.
+        """
+        await self._remember_series([pair for pair in timings if pair not in self._series])
+        series = {self._series[pair]: pair for pair in timings if pair in self._series}
+        async with self._database.transaction(readonly=True) as conn:
+            wanted = {number: timings[pair] for number, pair in series.items()}
+            found = await past.read_pasts(conn, wanted, start, moments) if wanted else {}
+        return {series[number]: each for number, each in found.items()}
 
     async def sweep(self, now: datetime) -> None:
         """Drops what nothing waits for any more, and forgets old batches."""

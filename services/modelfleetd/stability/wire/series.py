@@ -1,4 +1,4 @@
-"""Series and judgements."""
+"""Series."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from modelfleet.stability.v1 import stability_pb2 as pb
-from modelfleetd.kit.codec import duration_from_proto, from_proto, timestamp_from_proto, to_proto
-from modelfleetd.stability.domain.criteria import Criterion
-from modelfleetd.stability.domain.judge import Judgement
+from modelfleetd.kit.codec import duration_from_proto, timestamp_from_proto, to_proto
 from modelfleetd.stability.domain.points import Point
 
 
-def criteria(request: pb.JudgeModelRequest) -> tuple[Criterion, ...]:
-    return tuple(from_proto(criterion, Criterion) for criterion in request.criteria)
-
-
 def times(
-    request: pb.QuerySeriesRequest | pb.JudgeModelRequest,
+    request: pb.QuerySeriesRequest | pb.JudgeModelRequest | pb.ReplayJudgementsRequest,
 ) -> tuple[datetime | None, datetime | None]:
     """Returns start and end as far as they are given."""
     return (
@@ -35,7 +29,3 @@ def series(points: Sequence[Point], total: Point) -> pb.QuerySeriesResponse:
     return pb.QuerySeriesResponse(
         points=[to_proto(point, pb.Point) for point in points], total=to_proto(total, pb.Point)
     )
-
-
-def judgement(found: Judgement) -> pb.Judgement:
-    return to_proto(found, pb.Judgement)
