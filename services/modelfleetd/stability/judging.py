@@ -87,7 +87,7 @@ class Judge:
         Raises:
             InvalidFields: the moments are none, or too many; or a criterion cannot be replayed.
         """
-        moments = moments_between(start, end, step or _STEP, self._clock.now())
+        moments = moments_between(start, end, _STEP if step is None else step, self._clock.now())
         first = minute_of(start)
         criteria = demanded(Span(first, moments[-1]))
         _check_replayable(criteria, declared)

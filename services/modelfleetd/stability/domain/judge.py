@@ -282,7 +282,7 @@ def _inconclusive(asked: _Asked, sums: Sums, text: str, missing: int | None, of:
 
 def _expected(case: Case, sums: Sums, missing: int) -> datetime | None:
     """Returns when that many more positives will have come at the present rate."""
-    if case.span.end_time <= case.now:
+    if case.span.end_time < case.now:
         # No event can be added to a span in the past; all that may still come is labels.
         return _first_maturity(case)
     # What waits is missing among the positives, so the time that it came in is left out too.
