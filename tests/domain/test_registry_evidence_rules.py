@@ -31,7 +31,8 @@ from modelfleetd.registry.domain.evidence import (
 from modelfleetd.registry.domain.evidence_checks import complete_risk
 from modelfleetd.registry.domain.evidence_rules import MAX_ROWS, judge
 from modelfleetd.registry.domain.evidence_verdicts import Evidence, Judgement, Lack, Verdict
-from modelfleetd.registry.domain.rules import EXPECTATIONS, Violations, check_evidence_rules, check_model_type
+from modelfleetd.registry.domain.rules import EXPECTATIONS, check_evidence_rules, check_model_type
+from modelfleetd.registry.domain.violations import Violations
 from tests.support.evidence import BASELINE, MODEL, NOW, assessment, report, result, risk, rule
 from tests.support.registry import model_type
 

@@ -209,6 +209,7 @@ def test_defaults_are_written_out() -> None:
             missing_label=MissingLabel.NEGATIVE,
             calibration_range=Range(low=0.5, high=2.0),
             min_positives=10,
+            min_label_coverage=0.5,
         ),
     )
     assert checked.demand_source is not None

@@ -58,6 +58,7 @@ class _Snapshot:
         principal: str | None = None,
         token: str | Callable[[], str] | None = None,
         tls: Tls | None = None,
+        client: Any = None,
     ) -> None:
         """Makes a snapshot; it is loaded and followed once it is started (`with`).
 
@@ -71,6 +72,8 @@ class _Snapshot:
             principal: see `modelfleet.Client`; likewise `token` and `tls`.
             token: see `principal`.
             tls: see `principal`.
+            client: asks the registry in place of a client made from the arguments above (`modelfleet.Client`; an
+                `AsyncClient` for an `AsyncSnapshot`). It is left open at the end.
 
         Raises:
             ValueError: there are too many model types, or the connection cannot be made so (`modelfleet.Client`).
@@ -83,7 +86,8 @@ class _Snapshot:
         self._following = Following(model_types, on_baseline)
         self._following.on_state = self._show
         self._show(self._following.state)
-        self._client = self._client_class(**self._connection)
+        self._owns_client = client is None
+        self._client = self._client_class(**self._connection) if client is None else client
         self._prepare()
 
     def _prepare(self) -> None:
@@ -220,7 +224,8 @@ class Snapshot(_Snapshot):
         self._closing.set()
         while self._thread is not None and self._thread.is_alive():
             # Cancels what is under way; a call that began just before is met the next time.
-            self._client.close()
+            if self._owns_client:
+                self._client.close()
             self._thread.join(0.05)
         self._save_if_due(at_the_end=True)
 
@@ -317,7 +322,8 @@ class AsyncSnapshot(_Snapshot):
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
-        await self._client.close()
+        if self._owns_client:
+            await self._client.close()
         try:
             async with asyncio.timeout(_LAST_SAVE_SECONDS):
                 if self._saver is not None:

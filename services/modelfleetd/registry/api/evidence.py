@@ -25,7 +25,8 @@ from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import ModelType
 from modelfleetd.registry.domain.revisions import Edits
-from modelfleetd.registry.domain.rules import Violations, check_evidence_rules
+from modelfleetd.registry.domain.rules import check_evidence_rules
+from modelfleetd.registry.domain.violations import Violations
 
 # Of usual size: writes that are decided together are no more than some of them.
 _BYTES_OF_AN_ENTRY = 32 * 1024

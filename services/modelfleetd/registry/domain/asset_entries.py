@@ -14,7 +14,8 @@ from modelfleetd.registry.domain.edits import changed, created, current, deleted
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.masks import merge
 from modelfleetd.registry.domain.revisions import Edit, Edits
-from modelfleetd.registry.domain.rules import MAX_ITEMS, MAX_TEXT, MAX_URI, Violations, check_labels
+from modelfleetd.registry.domain.rules import MAX_ITEMS, MAX_TEXT, MAX_URI, check_labels
+from modelfleetd.registry.domain.violations import Violations
 
 # Assets that may change in one revision, when what they belong to goes.
 MAX_FREED: Final = 100

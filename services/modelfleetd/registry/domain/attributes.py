@@ -15,8 +15,9 @@ from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.masks import merge
 from modelfleetd.registry.domain.resource import Json
 from modelfleetd.registry.domain.revisions import Edits
-from modelfleetd.registry.domain.rules import MAX_PROSE, Violations
+from modelfleetd.registry.domain.rules import MAX_PROSE
 from modelfleetd.registry.domain.schemas import ExtensionSchema, SchemaTarget
+from modelfleetd.registry.domain.violations import Violations
 
 MAX_FILTERABLE: Final = 20
 # Of one target: each write of an entry is checked against all of them.

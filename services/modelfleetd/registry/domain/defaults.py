@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from modelfleetd.registry.domain.resources import DemandSource, MissingLabel, Prediction, PrometheusDemand, Range
+from modelfleetd.registry.domain.resources import (
+    DemandSource,
+    HealthyRange,
+    MissingLabel,
+    Prediction,
+    PrometheusDemand,
+    Range,
+)
 from modelfleetd.registry.domain.serving import WHOLE
 
 
@@ -17,7 +24,13 @@ def complete_prediction(prediction: Prediction) -> Prediction:
         missing_label=prediction.missing_label or MissingLabel.NEGATIVE,
         calibration_range=prediction.calibration_range or Range(low=0.5, high=2.0),
         min_positives=prediction.min_positives or 10,
+        min_label_coverage=prediction.min_label_coverage or 0.5,
     )
+
+
+def complete_range(healthy: HealthyRange) -> HealthyRange:
+    """Returns a healthy range with its defaults written out."""
+    return replace(healthy, window=healthy.window or timedelta(hours=1))
 
 
 def complete_demand(demand: DemandSource) -> DemandSource:

@@ -20,6 +20,7 @@ from modelfleetd.registry.domain.dependencies import Dependencies, follow_up, re
 from modelfleetd.registry.domain.evidence_entries import deleted as deleted_evidence
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.masks import merge
+from modelfleetd.registry.domain.monitoring import expect_declared
 from modelfleetd.registry.domain.resources import (
     Model,
     ModelRole,
@@ -124,11 +125,13 @@ def delete_model_type(ledger: Ledger, name: str, etag: str) -> Edits:
 
 def create_model(ledger: Ledger, asked: Model, uid: str) -> Edits:
     """Decides CreateModel: registers a candidate, its serving spec complete and with its digest."""
-    if ledger.model_type(asked.model_type) is None:
+    model_type = ledger.model_type(asked.model_type)
+    if model_type is None:
         raise ResourceNotFound(asked.model_type)
     edits.refuse_existing(ledger, asked.name)
     refuse_launch_owned(asked)
     model = rules.check_model(replace(asked, tier_grant=None))
+    expect_declared(model, None, model_type)
     _expect_conforming(ledger, model)
     tiers.refuse_raise(None, model)
     spec = None if model.serving_spec is None else model.serving_spec.complete()
@@ -149,6 +152,9 @@ def update_model(ledger: Ledger, asked: Model, mask: Sequence[str]) -> Edits:
         instead="register a new model instead",
     )
     model = rules.check_model(merged)
+    model_type = ledger.model_type(model.model_type)
+    assert model_type is not None
+    expect_declared(model, current, model_type)
     _expect_conforming(ledger, model)
     tiers.refuse_raise(current, model)
     model, requests = tiers.settled(ledger, current, model)

@@ -29,10 +29,10 @@ from modelfleetd.registry.domain.rules import (
     MAX_PROSE,
     MAX_TEXT,
     MAX_URI,
-    Violations,
     check_numbers,
     check_words,
 )
+from modelfleetd.registry.domain.violations import Violations
 
 MAX_RESULTS: Final = 2000
 MAX_COMPARATORS: Final = 50

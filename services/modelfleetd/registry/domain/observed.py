@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelfleetd.registry.domain.rules import Violations
 from modelfleetd.registry.domain.serving import WHOLE
+from modelfleetd.registry.domain.violations import Violations
 
 MAX_STATUSES: Final = 1000
 MAX_MODELS: Final = 100

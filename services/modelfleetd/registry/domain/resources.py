@@ -126,6 +126,42 @@ class Prediction:
     calibration_range: Range | None = None
     ne_range: Range | None = None
     min_positives: int = 0
+    min_label_coverage: float = 0.0
+
+
+class Metric(enum.Enum):
+    """What is measured of a prediction."""
+
+    CALIBRATION = 1
+    NE = 2
+    VOLUME = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthyRange:
+    """The range that one metric of one prediction stays in while all is well."""
+
+    prediction: str
+    metric: Metric | None = None
+    low: float = 0.0
+    high: float = 0.0
+    hour_of_week_factors: tuple[float, ...] = ()
+    window: timedelta | None = None
+    history_start_time: datetime | None = None
+    history_end_time: datetime | None = None
+    residuals: int = 0
+    pages_per_week: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceLevel:
+    """What a model's users may expect of it; zeros: as its tier has it."""
+
+    stability: float = 0.0
+    coverage: float = 0.0
+    availability: float = 0.0
+    min_success_share: float = 0.0
+    max_latency_p99_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +218,8 @@ class ModelType(Resource):
     evidence_rules: tuple[EvidenceRule, ...] = ()
     lint_waivers: tuple[LintWaiver, ...] = ()
     launch_policy: str = ""
+    service_level: ServiceLevel | None = None
+    healthy_ranges: tuple[HealthyRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +236,7 @@ class Model(Resource):
     attributes: Mapping[str, Json] = field(default_factory=dict)
     tier_grant: TierGrant | None = field(default=None, metadata=DERIVED)
     lint_waivers: tuple[LintWaiver, ...] = ()
+    healthy_ranges: tuple[HealthyRange, ...] = ()
 
     @property
     def model_type(self) -> str:

@@ -17,8 +17,9 @@ from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.registry.domain.resources import Model, ModelRole, ModelType
 from modelfleetd.registry.domain.revisions import Edit, Edits
-from modelfleetd.registry.domain.rules import Violations, check_splits
+from modelfleetd.registry.domain.rules import check_splits
 from modelfleetd.registry.domain.serving import RegionSplit
+from modelfleetd.registry.domain.violations import Violations
 
 
 class Outcome(enum.Enum):

@@ -11,11 +11,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd import names
-from modelfleetd.errors import FieldViolation, InvalidFields
-from modelfleetd.names import Pattern
-from modelfleetd.registry.domain.defaults import complete_demand, complete_prediction
+from modelfleetd.registry.domain.defaults import complete_demand, complete_prediction, complete_range
 from modelfleetd.registry.domain.evidence import EvidenceRule
 from modelfleetd.registry.domain.lint_rules import RULE_IDS
+from modelfleetd.registry.domain.monitoring import check_ranges, check_service_level
 from modelfleetd.registry.domain.resource import Json
 from modelfleetd.registry.domain.resources import (
     DemandSource,
@@ -29,6 +28,7 @@ from modelfleetd.registry.domain.resources import (
     Team,
 )
 from modelfleetd.registry.domain.serving import WHOLE, RegionSplit, ServingSpec
+from modelfleetd.registry.domain.violations import Violations
 from modelfleetd.registry.domain.waivers import MAX_AHEAD, LintWaiver
 
 MAX_TEXT: Final = 200
@@ -50,52 +50,6 @@ UNBINDABLE: Final = (Role.ADMIN, Role.SERVICE)
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-class Violations:
-    """Collects what is wrong, below one path."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.found: list[FieldViolation] = []
-
-    def expect(self, holds: bool, path: str, description: str) -> None:
-        """Notes a violation at a path below this one's unless something holds."""
-        if not holds:
-            self.found.append(FieldViolation(f"{self.path}.{path}" if self.path else path, description))
-
-    def below(self, path: str) -> Violations:
-        """Returns one for what is below a path of this one; what it collects is collected here."""
-        made = Violations(f"{self.path}.{path}" if self.path else path)
-        made.found = self.found
-        return made
-
-    def text(self, value: str, path: str, longest: int, *, least: int = 0) -> None:
-        """Expects a text of some length."""
-        if not least <= len(value) <= longest:
-            wanted = f"at most {longest}" if least == 0 else f"{least} to {longest}"
-            self.expect(False, path, f"must have {wanted} characters")
-
-    def count(self, values: Sequence[object] | Mapping[str, object], path: str, most: int) -> None:
-        """Expects no more than so many."""
-        self.expect(len(values) <= most, path, f"must have at most {most} entries")
-
-    def name(self, value: str, pattern: Pattern, path: str) -> None:
-        """Expects a resource name."""
-        self.expect(pattern.match(value) is not None, path, pattern.expectation)
-
-    def unique(self, values: Sequence[str], path: str, item: str = "") -> None:
-        """Expects that nothing is named twice."""
-        seen: set[str] = set()
-        for index, value in enumerate(values):
-            if value in seen:
-                self.expect(False, f"{path}[{index}]{item}", f"{value!r} is there twice; name each once")
-            seen.add(value)
-
-    def raise_if_any(self) -> None:
-        """Raises InvalidFields with everything that was found."""
-        if self.found:
-            raise InvalidFields(self.found)
 
 
 def check_team(team: Team) -> Team:
@@ -167,6 +121,9 @@ def check_model_type(model_type: ModelType) -> ModelType:
         _prometheus(wrong, model_type.demand_source.prometheus, len(model_type.regions), "demand_source.prometheus")
     if model_type.launch_policy:
         wrong.name(model_type.launch_policy, names.LAUNCH_POLICY, "launch_policy")
+    if model_type.service_level is not None:
+        check_service_level(wrong, model_type.service_level, "service_level")
+    check_ranges(wrong, model_type.healthy_ranges, [prediction.id for prediction in model_type.predictions])
     check_labels(wrong, model_type.labels)
     _attributes(wrong, model_type.attributes)
     _waivers(wrong, model_type.lint_waivers)
@@ -176,6 +133,7 @@ def check_model_type(model_type: ModelType) -> ModelType:
         model_type,
         predictions=tuple(map(complete_prediction, model_type.predictions)),
         demand_source=None if model_type.demand_source is None else complete_demand(model_type.demand_source),
+        healthy_ranges=tuple(map(complete_range, model_type.healthy_ranges)),
     )
 
 
@@ -185,6 +143,7 @@ def _prediction(wrong: Violations, prediction: Prediction, path: str) -> None:
     in_bounds = window is None or timedelta(seconds=1) <= window <= timedelta(days=30)
     wrong.expect(in_bounds, f"{path}.attribution_window", "must be 1 s to 30 d")
     wrong.expect(0 <= prediction.min_positives <= 1_000_000, f"{path}.min_positives", "must be 1 to 1,000,000")
+    wrong.expect(0 <= prediction.min_label_coverage <= 1, f"{path}.min_label_coverage", "must be 0 to 1")
     for name, bounds in (("calibration_range", prediction.calibration_range), ("ne_range", prediction.ne_range)):
         if bounds is not None:
             is_range = math.isfinite(bounds.low) and math.isfinite(bounds.high) and 0 <= bounds.low <= bounds.high
@@ -226,8 +185,9 @@ def check_model(model: Model) -> Model:
     wrong.expect(model.serving_spec is not None, "serving_spec", "is required")
     if model.serving_spec is not None:
         _serving_spec(wrong, model.serving_spec, "serving_spec")
+    check_ranges(wrong, model.healthy_ranges, None)
     wrong.raise_if_any()
-    return model
+    return replace(model, healthy_ranges=tuple(map(complete_range, model.healthy_ranges)))
 
 
 def _serving_spec(wrong: Violations, spec: ServingSpec, path: str) -> None:

@@ -32,7 +32,8 @@ from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.resource import Tier
 from modelfleetd.registry.domain.resources import Model, ModelType
 from modelfleetd.registry.domain.revisions import Edit, Edits
-from modelfleetd.registry.domain.rules import MAX_PROSE, MAX_TEXT, MAX_URI, Violations
+from modelfleetd.registry.domain.rules import MAX_PROSE, MAX_TEXT, MAX_URI
+from modelfleetd.registry.domain.violations import Violations
 
 # What has a tier: types have one, models may have another one than their type.
 E = TypeVar("E", ModelType, Model)

@@ -24,7 +24,8 @@ from modelfleetd.registry.domain.naming import (
 )
 from modelfleetd.registry.domain.patterns import what_is_wrong_with
 from modelfleetd.registry.domain.revisions import Edit, Edits
-from modelfleetd.registry.domain.rules import MAX_PROSE, MAX_TEXT, Violations
+from modelfleetd.registry.domain.rules import MAX_PROSE, MAX_TEXT
+from modelfleetd.registry.domain.violations import Violations
 
 MAX_FIELDS: Final = 20
 MAX_WORDS: Final = 1000

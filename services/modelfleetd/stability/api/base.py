@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from modelfleet.stability.v1 import stability_pb2_grpc
+from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
 from modelfleetd.stability.judging import Judge
 from modelfleetd.stability.reader import Reader
@@ -20,10 +21,17 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
     """What the methods work with."""
 
     def __init__(
-        self, registry: Registry, writer: Writer, reader: Reader, metrics: IntakeMetrics, judge: Judge
+        self,
+        registry: Registry,
+        writer: Writer,
+        reader: Reader,
+        fleet: Fleet,
+        metrics: IntakeMetrics,
+        judge: Judge,
     ) -> None:
         self._registry = registry
         self._writer = writer
         self._reader = reader
+        self._fleet = fleet
         self._metrics = metrics
         self._judge = judge

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from modelfleet.stability.v1 import stability_pb2 as pb
 from modelfleetd.errors import invalid
 from modelfleetd.names import MODEL, MODEL_TYPE
 from modelfleetd.stability.api.base import Base, Context
-from modelfleetd.stability.domain.demands import Demanded, demanded
+from modelfleetd.stability.domain.demands import Demanded, Ranges, demanded
 from modelfleetd.stability.registry import DeclaredType
 from modelfleetd.stability.wire import judge as wire
 from modelfleetd.stability.wire.series import times
+
+_READY_SECONDS: Final = 2.0
 
 JudgeRequest: TypeAlias = pb.JudgeModelRequest | pb.ReplayJudgementsRequest
 
@@ -50,8 +52,14 @@ class Judging(Base):
         declared = await self._registry.declared_of_model(request.model)
         if request.baseline:
             await self._registry.check_models([("baseline", request.baseline)])
-        wanted = demanded(wire.criteria(request), declared.predictions, {}, has_baseline=bool(request.baseline))
+        ranges = {} if request.criteria else await self._ranges(request.model)
+        wanted = demanded(wire.criteria(request), declared.predictions, ranges, has_baseline=bool(request.baseline))
         start, end = times(request)
         if start is None:
             raise invalid("start_time", "is required")
         return declared, wanted, start, end
+
+    async def _ranges(self, model: str) -> Ranges:
+        """Returns the healthy ranges in force; waits a moment where this replica has just started."""
+        await self._fleet.wait_ready(_READY_SECONDS)
+        return self._fleet.healthy_ranges(model)

@@ -12,6 +12,7 @@ from modelfleetd.errors import FieldViolation, InvalidFields
 
 DEFAULT_CONFIDENCE: Final = 0.99
 DEFAULT_MIN_POSITIVES: Final = 10
+DEFAULT_LABEL_COVERAGE: Final = 0.5
 MOST_POSITIVES: Final = 1_000_000
 
 
@@ -59,6 +60,7 @@ class DeclaredPrediction:
     calibration_range: Limits
     ne_range: Limits | None
     min_positives: int
+    min_label_coverage: float = DEFAULT_LABEL_COVERAGE
 
     def criterion(self) -> Criterion:
         """Returns what the registry itself demands."""

@@ -95,6 +95,29 @@ class ServiceLevel:
     max_latency_p99_ms: float  # 0: whatever it is
 
 
+_BY_TIER: Final = {
+    Tier.TIER0: 0.999,
+    Tier.TIER1: 0.995,
+    Tier.TIER2: 0.99,
+    Tier.TIER3: 0.98,
+    Tier.TIER4: 0.95,
+    Tier.UNSTATED: 0.95,
+}
+_COVERAGE: Final = 0.9
+_MIN_SUCCESS_SHARE: Final = 0.99
+
+
+def completed(level: ServiceLevel, tier: Tier) -> ServiceLevel:
+    """Returns a service level with what its tier gives in the place of zeros."""
+    return ServiceLevel(
+        stability=level.stability or _BY_TIER[tier],
+        coverage=level.coverage or _COVERAGE,
+        availability=level.availability or _BY_TIER[tier],
+        min_success_share=level.min_success_share or _MIN_SUCCESS_SHARE,
+        max_latency_p99_ms=level.max_latency_p99_ms,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class WatchedModel:
     """A model that serves."""

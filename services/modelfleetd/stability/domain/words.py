@@ -142,7 +142,7 @@ def span(length: timedelta) -> str:
     minutes = length // timedelta(minutes=1)
     if minutes < 60:
         return f"{minutes} min"
-    units = (("d", minutes // 1440), ("h", minutes // 60 % 24), ("min", minutes % 60))
+    units = ((minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))
     return " ".join(f"{number} {unit}" for number, unit in units if number)
 
 

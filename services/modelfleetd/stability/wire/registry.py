@@ -9,6 +9,7 @@ from modelfleet.registry.v1 import registry_pb2
 from modelfleetd.kit.codec import duration_from_proto, from_proto
 from modelfleetd.stability.domain.criteria import (
     DEFAULT_CALIBRATION,
+    DEFAULT_LABEL_COVERAGE,
     DEFAULT_MIN_POSITIVES,
     DeclaredPrediction,
     Limits,
@@ -26,6 +27,7 @@ def declared_prediction(prediction: registry_pb2.Prediction) -> DeclaredPredicti
         calibration_range=_range(prediction, "calibration_range") or DEFAULT_CALIBRATION,
         ne_range=_range(prediction, "ne_range"),
         min_positives=prediction.min_positives or DEFAULT_MIN_POSITIVES,
+        min_label_coverage=prediction.min_label_coverage or DEFAULT_LABEL_COVERAGE,
     )
 
 
