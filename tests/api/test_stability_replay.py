@@ -119,7 +119,7 @@ async def test_the_replay_of_mature_events_says_what_was_said_whatever_the_ages_
     fleet: StabilityFleet,
 ) -> None:
     events = history([timedelta(seconds=s) for s in (1, 50, 95, 200, 301, 599)], of_bounds=False)
-    asked = {"baseline": OLD, "criteria": criteria(include_immature=False)}
+    asked: dict[str, Any] = {"baseline": OLD, "criteria": criteria(include_immature=False)}
     said = await live(fleet, events, asked)
     answer = await replay(fleet, **asked)
     assert replayed(answer) == said
@@ -140,7 +140,7 @@ async def test_with_immature_events_it_says_the_same_where_labels_come_at_the_en
     fleet: StabilityFleet,
 ) -> None:
     events = history([timedelta(minutes=m) - MICROSECOND for m in (1, 2, 3, 6, 8, 10)], of_bounds=True)
-    asked = {"baseline": OLD, "criteria": criteria(include_immature=True)}
+    asked: dict[str, Any] = {"baseline": OLD, "criteria": criteria(include_immature=True)}
     said = await live(fleet, events, asked)
     assert replayed(await replay(fleet, **asked)) == said
     assert first(said, FAIL) is not None
@@ -151,7 +151,7 @@ async def test_with_immature_events_it_knows_no_label_before_it_came_and_none_la
 ) -> None:
     events = history([timedelta(seconds=s) for s in (5, 70, 130, 260, 400, 590)], of_bounds=False)
     of_calibration = pb.Criterion(prediction=CLICK, calibration=pb.Limits(low=0.7, high=1.4), include_immature=True)
-    asked = {"criteria": [of_calibration]}
+    asked: dict[str, Any] = {"criteria": [of_calibration]}
     known = list(map(positives, await live(fleet, events, asked)))
     again = list(map(positives, replayed(await replay(fleet, **asked))))
     assert all(later <= sooner for later, sooner in zip(again, known, strict=True))
@@ -177,7 +177,7 @@ async def test_examples_that_came_with_their_labels_count_at_once_on_both_sides(
     for time in times:
         labels = [1] * 4 + [0] * 96
         await fleet.write(fleet.examples([0.04] * 100, labels, event_time=[time] * 100, model=NEW))
-    asked = {"baseline": OLD, "criteria": criteria(include_immature=False)}
+    asked: dict[str, Any] = {"baseline": OLD, "criteria": criteria(include_immature=False)}
     judged = await fleet.client.stability.judge_model(model=NEW, start_time=START, **asked)
     by_metric = {finding.metric: finding for finding in judged.findings}
     # Labels of the last 11 min may still come on the one side; on the other all are there.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from modelfleetd.stability.domain import words as say
 from modelfleetd.stability.domain.criteria import Criterion
 from modelfleetd.stability.domain.exact import Integers
-from modelfleetd.stability.domain.judge import Case, Verdict, compare, judge
+from modelfleetd.stability.domain.judge import Case, Verdict, compare, verdict_of
 from modelfleetd.stability.domain.maturity import AGE_BOUNDS, MINUTE_MICROS, completion, mature_before, moment_of
 from modelfleetd.stability.domain.points import Evidence, Span
 from modelfleetd.stability.domain.sums import Exposure, Positives, Sums
@@ -185,8 +185,7 @@ def replay(
     for index, moment in enumerate(moments):
         span, now = Span(start, moment), moment_of(moment)
         cases = [_case(pasts[each.prediction], each, span, now, index) for each in demanded(span)]
-        found = judge(cases, span)
-        replayed.append(Replayed(now, found.verdict, found.explanation))
+        replayed.append(Replayed(now, *verdict_of(cases)))
     first = {verdict: next((each for each in replayed if each.verdict is verdict), None) for verdict in Verdict}
     failed, passed = first[Verdict.FAIL], first[Verdict.PASS]
     return Course(

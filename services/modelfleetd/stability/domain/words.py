@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from modelfleetd.stability.domain.criteria import Limits
 from modelfleetd.stability.domain.estimates import Estimate
-from modelfleetd.stability.domain.points import Point
+from modelfleetd.stability.domain.sums import Sums
 
 
 def number(value: float) -> str:
@@ -30,8 +30,8 @@ def subject(prediction: str, metric: str) -> str:
     return f"{metric} of {prediction}"
 
 
-def measured(what: str, estimate: Estimate, confidence: float, point: Point) -> str:
-    positives, examples = count(point.positives, "positive"), count(point.examples, "example")
+def measured(what: str, estimate: Estimate, confidence: float, sums: Sums) -> str:
+    positives, examples = count(sums.positives.n, "positive"), count(sums.examples, "example")
     return f"{what} is {_with_interval(estimate, confidence)} by {positives} among {examples}"
 
 
@@ -48,9 +48,9 @@ def no_example(what: str) -> str:
     return f"{what} is not known: there is no example yet to judge it by"
 
 
-def equal_labels(what: str, point: Point) -> str:
-    kind = "positive" if point.positives else "negative"
-    return f"{what} is not defined: all {count(point.examples, 'example')} are {kind}"
+def equal_labels(what: str, sums: Sums) -> str:
+    kind = "positive" if sums.positives.n else "negative"
+    return f"{what} is not defined: all {count(sums.examples, 'example')} are {kind}"
 
 
 def no_positive(prediction: str, examples: int, expected: float) -> str:
@@ -64,7 +64,7 @@ def overpredicting(seen: str, low: float, limits: Limits, confidence: float) -> 
     )
 
 
-def compared(what: str, values: tuple[float, float], ratio: Estimate, confidence: float, allowed: str) -> str:
+def compared(what: str, values: Sequence[float], ratio: Estimate, confidence: float, allowed: str) -> str:
     ours, theirs = values
     interval = f"{percent(confidence)} interval {_change(ratio.low)} to {_change(ratio.high)}"
     return (
@@ -78,12 +78,11 @@ def between(limits: Limits) -> str:
     return f"{_change(limits.low)} to {_change(limits.high)}"
 
 
-def not_comparable(what: str, ours: Point, theirs: Point) -> str:
-    ours_first = ours.positives <= theirs.positives
-    who, point = ("the candidate", ours) if ours_first else ("the baseline", theirs)
+def not_comparable(what: str, ours: Sums, theirs: Sums) -> str:
+    who, sums = ("the candidate", ours) if ours.positives.n <= theirs.positives.n else ("the baseline", theirs)
     return (
-        f"{what} cannot be compared: {who} has {count(point.positives, 'positive')} "
-        f"among {count(point.examples, 'matured example')}"
+        f"{what} cannot be compared: {who} has {count(sums.positives.n, 'positive')} "
+        f"among {count(sums.examples, 'matured example')}"
     )
 
 
