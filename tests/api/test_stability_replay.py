@@ -85,7 +85,7 @@ async def live(fleet: StabilityFleet, events: list[Event], asked: dict[str, Any]
         fleet.clock.set((now - at()).total_seconds())
         await write(fleet, events, now - timedelta(minutes=1), now)
         found = await fleet.client.stability.judge_model(model=NEW, start_time=START, **asked)
-        said.append((now, found.verdict, found.explanation))
+        said.append((now, int(found.verdict), found.explanation))
     return said
 
 

@@ -25,12 +25,13 @@ class _Additive:
         return tuple(field.name for field in fields(cls))
 
     def __add__(self, other: Self) -> Self:
-        values = _values(type(self))
+        kind: Any = type(self)
+        values = _values(kind)
         return type(self)(*map(operator.add, values(self), values(other)))
 
 
 @functools.cache
-def _values(kind: type[_Additive]) -> Callable[[_Additive], tuple[Any, ...]]:
+def _values(kind: Any) -> Callable[[_Additive], tuple[Any, ...]]:
     """Returns what reads all fields at once; `astuple` would copy each of them, deeply."""
     return operator.attrgetter(*kind.names())
 

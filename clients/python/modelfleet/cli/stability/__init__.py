@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 from modelfleet.cli.session import FleetGroup
-from modelfleet.cli.stability.series import judge, show
+from modelfleet.cli.stability.judge import judge
+from modelfleet.cli.stability.replay import replay
+from modelfleet.cli.stability.series import show
 
 
 @click.group(cls=FleetGroup)
@@ -13,5 +15,5 @@ def group() -> None:
     """Are the predictions still right?"""
 
 
-for command in (show, judge):
+for command in (show, judge, replay):
     group.add_command(command)
