@@ -7,7 +7,7 @@ import click
 from modelfleet.cli.session import FleetGroup
 from modelfleet.cli.stability.judge import judge
 from modelfleet.cli.stability.replay import replay
-from modelfleet.cli.stability.series import show
+from modelfleet.cli.stability.show import show
 
 
 @click.group(cls=FleetGroup)
