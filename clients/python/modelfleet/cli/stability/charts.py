@@ -91,8 +91,8 @@ def _calibration(what: str, points: Sequence[pb.Point], width: int) -> Chart:
         points[begun:], width, lambda p: _value(p.calibration if is_final(p) else p.corrected_calibration)
     )
     series = [
-        *_range(points, width, lambda p: p.calibration_range, window),
         *_interval(points, width, best_calibration, window),
+        *_range(points, width, lambda p: p.calibration_range, window),
         *_drawn("labels still to come", immature, window, "immature"),
         *_drawn("corrected for their delay", corrected, window, "corrected"),
         *_drawn("calibration", plain, window, "value"),
@@ -112,8 +112,8 @@ def _entropy(what: str, points: Sequence[pb.Point], width: int) -> Chart | None:
     line = _line(points, width, lambda p: _value(p.ne) if is_final(p) else math.nan)
     partly = _line(points[_first_waiting(points) :], width, lambda p: _value(p.ne))
     series = [
-        *_range(points, width, lambda p: p.ne_range, window),
         *_interval(points, width, lambda p: p.ne, window),
+        *_range(points, width, lambda p: p.ne_range, window),
         *(_drawn("of those that are mature", partly, window, "immature") if not partly.is_begin else ()),
         *_drawn("normalized entropy", line, window, "value"),
         *_outside(points, lambda p: p.ne, lambda p: p.ne_range, window),
