@@ -81,6 +81,7 @@ async def test_a_name_of_nothing_is_not_found(empty: Fleet, service: str) -> Non
         "modelfleet.dev/LaunchPolicy": "launchPolicies/nope",
         "modelfleet.dev/LaunchDecision": "launchDecisions/nope",
         "modelfleet.dev/Launch": "launches/nope",
+        "modelfleet.dev/Slo": "slos/nope",
     }
     async with empty.channel(service) as channel:
         seen = 0

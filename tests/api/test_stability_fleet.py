@@ -18,7 +18,9 @@ CALIBRATION, NE, VOLUME = (
 )
 
 
-def healthy(metric: monitoring_pb2.HealthyRange.Metric.ValueType, low: float, high: float) -> monitoring_pb2.HealthyRange:
+def healthy(
+    metric: monitoring_pb2.HealthyRange.Metric.ValueType, low: float, high: float
+) -> monitoring_pb2.HealthyRange:
     return monitoring_pb2.HealthyRange(prediction=CLICK, metric=metric, low=low, high=high)
 
 

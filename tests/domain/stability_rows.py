@@ -13,9 +13,9 @@ import numpy as np
 
 from modelfleetd.stability.domain import losses
 from modelfleetd.stability.domain.columns import Examples
-from modelfleetd.stability.domain.exact import SCALE
+from modelfleetd.stability.domain.exact import SCALE, Integers
 from modelfleetd.stability.domain.maturity import MINUTE_MICROS, micros
-from modelfleetd.stability.domain.summary import ExposureRows, PositiveRows, summarise_examples
+from modelfleetd.stability.domain.summary import Places, Statistics, summarise_examples
 from modelfleetd.stability.domain.sums import Exposure, Positives, Sums
 
 NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
@@ -48,8 +48,9 @@ def examples(rows: Sequence[Row], *, weighted: bool = True) -> Examples:
     )
 
 
-def totals(exposures: ExposureRows, positives: PositiveRows) -> dict[tuple[int, int, int], Sums]:
+def totals(statistics: Statistics) -> dict[tuple[int, int, int], Sums]:
     """Returns the sums by model, prediction and minute."""
+    exposures, positives = statistics.exposure, statistics.positives
     found: dict[tuple[int, int, int], Sums] = defaultdict(Sums)
     for index, key in enumerate(_keys(exposures)):
         found[key] += Sums(Exposure(int(exposures.counts[index]), *(c[index] for c in exposures.columns)))
@@ -58,10 +59,20 @@ def totals(exposures: ExposureRows, positives: PositiveRows) -> dict[tuple[int, 
     return dict(found)
 
 
+def bin_totals(statistics: Statistics) -> dict[tuple[int, int, int, int], tuple[int, ...]]:
+    """Returns Σw, Σwp and Σwy by model, prediction, hour (of its first minute) and bin."""
+    found: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
+    rows = statistics.bins
+    keys = zip(*(column.tolist() for column in _columns(rows.places)), strict=True)
+    for key, sums in zip(keys, zip(*rows.columns, strict=True), strict=True):
+        found[key] = tuple(one + more for one, more in zip(found.get(key, (0, 0, 0)), sums, strict=True))
+    return found
+
+
 def total(rows: Sequence[Row], *, weighted: bool = True) -> Sums:
     """Returns the sums of all rows."""
     everything = Sums()
-    for sums in totals(*summarise_examples(examples(rows, weighted=weighted))).values():
+    for sums in totals(summarise_examples(examples(rows, weighted=weighted))).values():
         everything += sums
     return everything
 
@@ -103,6 +114,10 @@ def oracle(rows: Sequence[Row]) -> Sums:
 def scaled(value: float) -> int:
     """Returns the nearest multiple of 2^-40, halves to even, in units of it."""
     return round(math.ldexp(value, SCALE.bit_length() - 1))
+
+
+def _columns(places: Places) -> tuple[Integers, ...]:
+    return places.model, places.prediction, places.minute, places.age
 
 
 def _keys(rows: Any) -> list[tuple[int, int, int]]:

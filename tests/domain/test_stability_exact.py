@@ -34,7 +34,7 @@ def test_sums_are_those_of_plain_integers(given_rows: list[Row]) -> None:
     by_key: dict[tuple[int, int, int], list[Row]] = {}
     for row in given_rows:
         by_key.setdefault((row.model, row.prediction, row.minute), []).append(row)
-    found = totals(*summarise_examples(examples(given_rows)))
+    found = totals(summarise_examples(examples(given_rows)))
     start = min((minute for _, _, minute in found), default=0) - min((r.minute for r in given_rows), default=0)
     assert found == {(m, p, t + start): oracle(group) for (m, p, t), group in by_key.items()}
 
@@ -46,19 +46,19 @@ def test_no_permutation_and_no_batching_changes_a_bit(given_rows: list[Row], ran
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     merged: dict[tuple[int, int, int], Sums] = {}
     for index in range(batches):
-        for key, sums in totals(*summarise_examples(examples(shuffled[index::batches]))).items():
+        for key, sums in totals(summarise_examples(examples(shuffled[index::batches]))).items():
             merged[key] = merged.get(key, Sums()) + sums
-    assert merged == totals(*summarise_examples(examples(given_rows)))
+    assert merged == totals(summarise_examples(examples(given_rows)))
 
 
 @given(rows)
 @settings(max_examples=60, deadline=None)
 def test_labels_that_come_late_end_in_the_sums_of_labels_known_at_once(given_rows: list[Row]) -> None:
     batch = examples(given_rows)
-    at_once = totals(*summarise_examples(batch))
+    at_once = totals(summarise_examples(batch))
     positive = np.flatnonzero(batch.label)
     ages = np.arange(len(positive), dtype=np.int64) % 5
-    late = totals(expose(scored(batch)), count_positives(pick(scored(batch), positive), ages))
+    late = totals(expose(scored(batch)) + count_positives(pick(scored(batch), positive), ages))
     assert late == at_once
 
 
@@ -92,7 +92,7 @@ def test_logits_and_their_probabilities_agree() -> None:
     logits = np.log(drawn.value / (1 - drawn.value))
     as_logits = summary.Scored(drawn.model, drawn.prediction, drawn.event, logits, True, None)
     as_scores = summary.Scored(drawn.model, drawn.prediction, drawn.event, drawn.value, False, None)
-    for one, other in zip(expose(as_logits).columns, expose(as_scores).columns, strict=True):
+    for one, other in zip(expose(as_logits).exposure.columns, expose(as_scores).exposure.columns, strict=True):
         assert one == pytest.approx(other, rel=1e-9)
 
 
@@ -101,8 +101,8 @@ def test_extreme_logits_stay_finite_and_bounded() -> None:
     extreme = np.array([1e308, -1e308, 745.0, -745.0])
     rows_of = summary.Scored(drawn.model, drawn.prediction, drawn.event, extreme, True, None)
     ages = np.zeros(4, dtype=np.int64)
-    assert expose(rows_of).columns[4][0] == 200 * SCALE
-    assert count_positives(rows_of, ages).columns[3][0] == 0
+    assert expose(rows_of).exposure.columns[4][0] == 200 * SCALE
+    assert count_positives(rows_of, ages).positives.columns[3][0] == 0
 
 
 def test_buckets_of_age_grow_by_half_octaves() -> None:

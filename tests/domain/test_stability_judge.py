@@ -10,12 +10,12 @@ import pytest
 from modelfleetd.errors import InvalidFields
 from modelfleetd.stability.domain import shortfall
 from modelfleetd.stability.domain.criteria import Criterion, DeclaredPrediction, Limits, checked
-from modelfleetd.stability.domain.estimates import NO_DATA, Estimate, State, calibration
+from modelfleetd.stability.domain.estimates import calibration
 from modelfleetd.stability.domain.judge import Case, Comparison, Finding, Judgement, Metric, Verdict, judge
 from modelfleetd.stability.domain.maturity import minute_of
 from modelfleetd.stability.domain.points import Evidence, Span
 from modelfleetd.stability.domain.sums import NOTHING, Sums
-from modelfleetd.stability.domain.window_verdict import Stability, verdict_of_model, verdict_of_window
+from modelfleetd.stability.domain.window_verdict import Stability, verdict_of_model
 from tests.domain.stability_rows import Row, total
 
 NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
@@ -177,25 +177,6 @@ def test_the_shortfall_counts_positives_as_they_are_not_as_they_weigh() -> None:
     uneven = total([Row(0.1, 1, 100.0)] + [Row(0.1, 1, 1.0)] * 9)
     assert uneven.effective_positives == pytest.approx(109**2 / 10_009)
     assert shortfall.for_pass(uneven, 10) == math.ceil((10 - 109**2 / 10_009) * 10 / (109**2 / 10_009))
-
-
-def test_a_window_is_unknown_before_it_is_anything_on_too_little_evidence() -> None:
-    limits = Limits(0.9, 1.1)
-
-    def verdict(candidate: Sums, **rules: float) -> Stability:
-        given = {"min_positives": 10, "alpha": 1.7e-4} | rules
-        return verdict_of_window(calibration(candidate, 0.99), candidate, limits, **given)  # type: ignore[arg-type]
-
-    assert verdict(sums(900, 900)) is Stability.STABLE
-    assert verdict(sums(1300, 900)) is Stability.UNSTABLE
-    assert verdict(sums(20, 20)) is Stability.UNKNOWN  # the interval is wider than the range
-    assert verdict(sums(40, 20)) is Stability.UNSTABLE
-    assert verdict(sums(20, 5)) is Stability.UNKNOWN
-    assert verdict(sums(8, 0)) is Stability.UNKNOWN
-    assert verdict(sums(9, 0)) is Stability.UNSTABLE
-    assert verdict(sums(1300, 900), coverage=0.5, coverage_floor=0.9) is Stability.UNKNOWN
-    assert verdict_of_window(NO_DATA, NOTHING, limits, min_positives=1, alpha=0.01) is Stability.UNKNOWN
-    assert Estimate(State.VALUE).known
 
 
 def test_a_model_is_as_its_worst_prediction() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,14 +17,15 @@ from modelfleetd.kit.db import Connection, Database
 from modelfleetd.stability.domain.batch import BatchId, Outcome
 from modelfleetd.stability.domain.columns import Keys, Predictions, Reason, RejectedRows
 from modelfleetd.stability.domain.exact import SCALE
-from modelfleetd.stability.domain.maturity import live_shelves, micros
+from modelfleetd.stability.domain.maturity import live_shelves, micros, minute_of
 from modelfleetd.stability.domain.points import Span
-from modelfleetd.stability.domain.summary import ExposureRows, Places
-from modelfleetd.stability.store import Store, batches, statistics, waiting
+from modelfleetd.stability.domain.summary import ExposureRows, Places, Statistics
+from modelfleetd.stability.store import Store, batches, waiting
 from tests.support.stability import NOW, at
 
 WINDOW = timedelta(hours=3)
 MODEL = "modelTypes/ctr/models/new"
+MINUTE = minute_of(NOW)
 BATCH = BatchId("modelTypes/ctr", "test", 1, b"digest")
 
 
@@ -44,9 +46,10 @@ async def series_of(store: Store, count: int = 1) -> Any:
     return await store.series_of(models, ["click"], [(index, 0) for index in range(count)])
 
 
-def exposure(minute: int, n: int, value: int) -> ExposureRows:
+def exposure(minute: int, n: int, value: int) -> dict[bool, Statistics]:
     zero = np.zeros(1, dtype=np.int64)
-    return ExposureRows(Places(zero, zero, zero + minute, zero), zero + n, ((value,),) * 7)
+    rows = ExposureRows(Places(zero, zero, zero + minute, zero), zero + n, ((value,),) * 7)
+    return {True: replace(Statistics.none(), exposure=rows)}
 
 
 def some_predictions(count: int, seed: int = 1) -> Predictions:
@@ -74,36 +77,15 @@ async def plan(database: Database | Connection, statement: str, *arguments: obje
 async def test_sums_grow_beyond_64_bits(store: Store, database: Database) -> None:
     series = await series_of(store)
     large = 2**93
-    for _ in range(3):
-        async with database.transaction() as conn:
-            await statistics.add_exposure(conn, series, exposure(100, 1, large), known=True)
-    async with database.transaction(readonly=True) as conn:
-        found = await statistics.read_evidence(conn, {int(series[0, 0]): 0}, Span(0, 200), 0)
-    evidence = found[int(series[0, 0])][0]
-    assert (evidence.total.exposure.n, evidence.total.exposure.w2l2) == (3, 3 * large)
-    assert evidence.total.weight == 3 * large / SCALE
-
-
-async def test_reading_a_span_costs_what_the_span_holds_and_not_what_was_ever_written(
-    store: Store, database: Database
-) -> None:
-    series = await series_of(store, 5)
-    for table, keys in (("exposure", ""), ("positives", "0, ")):
-        sums = "1, 1, 1, 1, 1, 1" + (", 1" if table == "exposure" else "")
-        await database.execute(
-            f"INSERT INTO {table} SELECT series, minute, true, {keys}1, {sums} FROM unnest($1::int[]) AS series, "
-            "generate_series(1, 20000) AS minute",
-            series[:, 0].tolist(),
-        )
-        await database.execute(f"ANALYZE {table}")
-    for statement in (statistics._READ_EXPOSURE, statistics._READ_POSITIVES):
-        shown = await plan(database, statement, [int(series[0, 0])], 19_900, 20_001, 5, 0)
-        assert "Seq Scan" not in shown, shown
-        assert "Index" in shown
-    pair = (f"{MODEL}0", "click")
-    found = await store.evidence({pair: 0}, Span(19_900, 20_001), 5)
-    assert len(found[pair]) == 21
-    assert sum(part.total.examples for part in found[pair].values()) == 101
+    for sequence in range(1, 4):
+        async with store.write(replace(BATCH, sequence=sequence), NOW, MINUTE) as write:
+            await write.add(series, exposure(MINUTE, 1, large))
+    evidence = (await store.evidence({(f"{MODEL}0", "click"): 0}, Span(MINUTE - 90, MINUTE + 1), NOW))[
+        f"{MODEL}0", "click"
+    ]
+    (found,) = evidence.values()
+    assert (found.total.exposure.n, found.total.exposure.w2l2) == (3, 3 * large)
+    assert found.total.weight == 3 * large / SCALE
 
 
 async def test_repeated_predictions_are_found_by_index_on_the_shelves_that_they_may_lie_on(
@@ -167,19 +149,19 @@ async def test_a_series_that_a_failover_lost_is_made_again(store: Store, databas
     series = await series_of(store)
     await database.execute("DELETE FROM series")
     with pytest.raises(PartUnavailable):
-        async with store.write(BATCH) as write:
-            await statistics.add_exposure(write.conn, series, exposure(100, 1, 1), known=True)
+        async with store.write(BATCH, NOW) as write:
+            await write.add(series, exposure(MINUTE, 1, 1))
     series = await series_of(store)
-    async with store.write(BATCH) as write:
+    async with store.write(BATCH, NOW) as write:
         assert write.written is None
-        await statistics.add_exposure(write.conn, series, exposure(100, 1, 1), known=True)
+        await write.add(series, exposure(MINUTE, 1, 1))
 
 
 async def test_a_batch_that_fails_leaves_nothing_behind(store: Store, database: Database) -> None:
     series = await series_of(store)
     with pytest.raises(RuntimeError):
-        async with store.write(BATCH) as write:
-            await statistics.add_exposure(write.conn, series, exposure(100, 1, 1), known=True)
+        async with store.write(BATCH, NOW) as write:
+            await write.add(series, exposure(MINUTE, 1, 1))
             raise RuntimeError
     assert await database.fetchval("SELECT count(*) FROM exposure") == 0
     assert await database.fetchval("SELECT count(*) FROM batches") == 0
@@ -187,12 +169,12 @@ async def test_a_batch_that_fails_leaves_nothing_behind(store: Store, database: 
 
 async def test_outcomes_are_remembered_for_a_week(store: Store, database: Database) -> None:
     outcome = Outcome(5, (RejectedRows(Reason.BAD_SCORE, 2, 1),))
-    async with store.write(BATCH) as write:
+    async with store.write(BATCH, NOW) as write:
         await write.conclude(outcome)
     await store.sweep(NOW)
-    async with store.write(BATCH) as write:
+    async with store.write(BATCH, NOW) as write:
         assert write.written == Outcome(5, outcome.rejected, duplicate=True)
     await database.execute("UPDATE batches SET create_time = now() - interval '8 days'")
     await batches.forget(database, timedelta(days=7))
-    async with store.write(BATCH) as write:
+    async with store.write(BATCH, NOW) as write:
         assert write.written is None

@@ -22,7 +22,7 @@ from modelfleetd.errors import FleetError
 from modelfleetd.kit.auth import RoleSource, TeamOf, no_team
 from modelfleetd.kit.config import ServiceConfig, add_arguments
 from modelfleetd.kit.db import Database
-from modelfleetd.kit.metrics import CallMetrics, MetricsServer
+from modelfleetd.kit.metrics import CallMetrics, MetricsServer, Text
 from modelfleetd.kit.migrations import migrate
 from modelfleetd.kit.server import MESSAGE_BYTES, Server
 from modelfleetd.kit.telemetry import Telemetry, configure_logging
@@ -57,6 +57,7 @@ class Service:
         self.id = f"{name}-{uuid.uuid4()}"
         self.telemetry = Telemetry.of(name, config)
         self.metrics = CallMetrics()
+        self._texts: list[Text] = []
         self._build = build
         self._stack = AsyncExitStack()
         self._workers: list[Worker] = []
@@ -104,6 +105,10 @@ class Service:
         """Has something done at the end, after the server has drained and workers have ended."""
         self._stack.push_async_callback(act)
 
+    def publish(self, text: Text) -> None:
+        """Has Prometheus told more, in its text format: what is too much for the client library."""
+        self._texts.append(text)
+
     def work(self, *workers: Worker) -> None:
         """Has workers run as long as the service does."""
         self._workers.extend(workers)
@@ -141,7 +146,7 @@ class Service:
             await self._build(self)
             await self._stack.enter_async_context(Workers(self._workers))
             if self.config.metrics_listen:
-                self._stack.callback(MetricsServer(self.config.metrics_listen, self.metrics).close)
+                self._stack.callback(MetricsServer(self.config.metrics_listen, self.metrics, self._texts).close)
             if self._server is not None:
                 await self._server.start()
                 self._stack.push_async_callback(self._server.stop)

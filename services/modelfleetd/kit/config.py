@@ -34,6 +34,12 @@ class ServiceConfig:
     stability_address: str = _option(f"127.0.0.1:{STABILITY_PORT}", "where stability answers")
 
     prometheus_url: str = _option("", "Prometheus that demand is read from, http://host:port; empty: none")
+    alertmanager_url: tuple[str, ...] = _option(
+        (), "Alertmanagers that are told of alerts, http://host:port; of a cluster all, comma-separated; empty: none"
+    )
+    dashboard_url: str = _option(
+        "", "Grafana dashboard of models that alerts link to; var-type and var-model are added; empty: no link"
+    )
     recordings_uri: str = _option(
         "",
         "root of recordings, the same for capacity and its agents: a local folder, or a URI (s3://bucket/folder, gs://…)",
@@ -110,6 +116,9 @@ class ServiceConfig:
             check_database_url(self.database_url)
         if self.prometheus_url and not self.prometheus_url.startswith(("http://", "https://")):
             raise ValueError("--prometheus-url must be http://host:port or https://host:port")
+        for flag, urls in (("alertmanager", self.alertmanager_url), ("dashboard", (self.dashboard_url,))):
+            if any(url and not url.startswith(("http://", "https://")) for url in urls):
+                raise ValueError(f"--{flag}-url must be http://host:port or https://host:port")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("--tls-cert and --tls-key go together")
         if self.jwt_jwks and not self.jwt_issuer:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from modelfleet.stability.v1 import stability_pb2_grpc
 from modelfleetd.kit.app import Service, run_service
+from modelfleetd.kit.auth import TeamOf
+from modelfleetd.kit.db import Connection, Database
 from modelfleetd.kit.worker import Periodic
+from modelfleetd.names import SILENCE
 from modelfleetd.stability import migrations
+from modelfleetd.stability.alertmanager import Alertmanager
+from modelfleetd.stability.alerts import DERIVE_SECONDS, Delivery, Deriving
 from modelfleetd.stability.api import StabilityServicer
+from modelfleetd.stability.budgets import BudgetKeeper
+from modelfleetd.stability.domain.alerting import Known
+from modelfleetd.stability.domain.fleet import WatchedModel
+from modelfleetd.stability.evaluator import TICK_SECONDS, Evaluator
 from modelfleetd.stability.fleet import TEAMS_SECONDS, Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
 from modelfleetd.stability.judging import Judge
 from modelfleetd.stability.reader import Reader
 from modelfleetd.stability.registry import Registry
-from modelfleetd.stability.store import Store
+from modelfleetd.stability.store import Store, silences
 from modelfleetd.stability.writer import Writer
 
 _SWEEP_SECONDS = 300.0
@@ -32,20 +41,72 @@ async def _published(metrics: IntakeMetrics) -> AsyncIterator[None]:
 
 async def build(service: Service) -> None:
     """Composes stability."""
-    store = Store(await service.database("stability", migrations))
+    database = await service.database("stability", migrations)
+    store = Store(database)
     registry = Registry(service.client.registry, service.clock)
     fleet = await service.enter(Fleet(service.client))
     metrics = IntakeMetrics()
+    evaluator = Evaluator(database, fleet, service.client.registry, service.clock, service.id)
+    service.at_end(evaluator.resign)
+    budgets = BudgetKeeper(database, fleet)
     service.work(
         Periodic("stability sweep", _SWEEP_SECONDS, lambda: store.sweep(service.clock.now()), service.clock),
         Periodic("read who is on call", TEAMS_SECONDS, fleet.read_teams, service.clock),
+        Periodic("evaluation", TICK_SECONDS, evaluator.tick, service.clock, jitter=0.0),
+        Periodic("slices sweep", _SWEEP_SECONDS, evaluator.sweep, service.clock),
     )
     if service.config.metrics_listen:
         await service.enter(_published(metrics))
-    server = service.server(roles=service.registry_roles(), team_of=registry.team_of)
-    reader, judge = Reader(store, service.clock), Judge(store, service.clock)
-    servicer = StabilityServicer(registry, Writer(store, service.clock), reader, fleet, metrics, judge)
+    alerting = work_of_alerts(service, database, fleet)
+    server = service.server(roles=service.registry_roles(), team_of=team_of(database, registry.team_of))
+    writer, reader = Writer(store, service.clock), Reader(store, service.clock)
+    servicer = StabilityServicer(
+        registry,
+        writer,
+        reader,
+        fleet,
+        metrics,
+        evaluator,
+        budgets,
+        database,
+        service.clock,
+        alerting.wake,
+        Judge(store, service.clock),
+    )
     server.add(servicer, stability_pb2_grpc.add_StabilityServiceServicer_to_server)
+
+
+def work_of_alerts(service: Service, database: Database, fleet: Fleet) -> Periodic:
+    """Has alerts derived and delivered; returns what is woken when silences change."""
+    deliveries = []
+    for url in service.config.alertmanager_url:
+        alertmanager = Alertmanager(url)
+        service.at_end(alertmanager.close)
+        deliveries.append(Delivery(alertmanager, database, service.clock, service.config.dashboard_url))
+
+    def deliver() -> None:
+        for delivery in deliveries:
+            delivery.wake()
+
+    async def known(conn: Connection, models: Sequence[WatchedModel]) -> Mapping[str, Known]:
+        return {}
+
+    deriving = Deriving(database, fleet.view, known, service.clock, deliver)
+    periodic = Periodic("derive alerts", DERIVE_SECONDS, deriving.round, service.clock)
+    service.work(periodic, *deliveries, Periodic("forget old alerts", _SWEEP_SECONDS, deriving.forget, service.clock))
+    return periodic
+
+
+def team_of(database: Database, in_registry: TeamOf) -> TeamOf:
+    """Returns what maps the names of silences, model types and models to teams."""
+
+    async def find(name: str) -> str | None:
+        if SILENCE.match(name):
+            resource = await silences.resource_of(database, name)
+            return None if resource is None else await in_registry(resource)
+        return await in_registry(name)
+
+    return find
 
 
 def main(argv: Sequence[str] | None = None) -> int:

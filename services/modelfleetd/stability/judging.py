@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,6 +16,7 @@ from modelfleetd.stability.domain.judge import Case, Judgement, compare, judge
 from modelfleetd.stability.domain.maturity import mature_before, minute_of
 from modelfleetd.stability.domain.points import NO_EVIDENCE, Evidence, Span, span_between
 from modelfleetd.stability.domain.replay import Course, Past, Pasts, replay, timing
+from modelfleetd.stability.domain.retention import EXPOSURE, TOTALS_5MIN, TOTALS_HOUR, Table
 from modelfleetd.stability.registry import DeclaredType
 from modelfleetd.stability.store import Store
 
@@ -22,6 +24,8 @@ MOST_MOMENTS: Final = 2_000
 _STEP: Final = timedelta(minutes=5)
 _LONGEST: Final = timedelta(days=92)
 _MINUTE: Final = timedelta(minutes=1)
+# The finest rows that there still are.
+_TABLES: Final = (EXPOSURE, TOTALS_5MIN, TOTALS_HOUR)
 
 
 class Judge:
@@ -51,13 +55,15 @@ class Judge:
         windows = {each.prediction: declared.predictions[each.prediction].attribution_window for each in criteria}
         before = {key: mature_before(now, window) for key, window in windows.items()}
         models = [model, baseline] if baseline else [model]
-        found = await self._evidence(models, before, span)
+        found = await self._evidence(models, before, span, now)
+        for pair, rows in (await self._store.malformed([*found], span)).items():
+            found[pair] = replace(found[pair], malformed=rows)
         waiting = [
             each.prediction
             for each in criteria
             if each.compares and any(found[name, each.prediction].first_waiting is not None for name in models)
         ]
-        settled = await self._settled(models, {key: before[key] for key in waiting}, span)
+        settled = await self._settled(models, {key: before[key] for key in waiting}, span, now)
 
         def case(criterion: Criterion) -> Case:
             key = criterion.prediction
@@ -87,14 +93,17 @@ class Judge:
         Raises:
             InvalidFields: the moments are none, or too many; or a criterion cannot be replayed.
         """
-        moments = moments_between(start, end, _STEP if step is None else step, self._clock.now())
-        first = minute_of(start)
+        now = self._clock.now()
+        moments = moments_between(start, end, _STEP if step is None else step, now)
+        table = next((each for each in _TABLES if minute_of(start) >= each.read_from(now)), _TABLES[-1])
+        # Of a row that began earlier nobody knows which events are of this bake.
+        first = -(-minute_of(start) // table.width) * table.width
         criteria = demanded(Span(first, moments[-1]))
-        _check_replayable(criteria, declared)
+        _check_replayable(criteria, declared, table)
         windows = {each.prediction: declared.predictions[each.prediction].attribution_window for each in criteria}
         models = [model, baseline] if baseline else [model]
         timings = {(name, key): timing(window) for name in models for key, window in windows.items()}
-        found = await self._store.pasts(timings, first, moments)
+        found = await self._store.pasts(timings, table, first, moments)
         nothing = Past.of_nothing(len(moments))
 
         def pasts(key: str, window: timedelta) -> Pasts:
@@ -106,21 +115,21 @@ class Judge:
         return await asyncio.to_thread(replay, by_prediction, demanded, first, moments)
 
     async def _settled(
-        self, models: Sequence[str], before: dict[str, int], span: Span
+        self, models: Sequence[str], before: dict[str, int], span: Span, now: datetime
     ) -> dict[tuple[str, str], Evidence]:
         """Returns the evidence of the minutes that are mature."""
         found: dict[tuple[str, str], Evidence] = {}
         for end in set(before.values()):
             if end > span.start:
                 keys = {key: end for key, each in before.items() if each == end}
-                found |= await self._evidence(models, keys, Span(span.start, min(end, span.end)))
+                found |= await self._evidence(models, keys, Span(span.start, min(end, span.end)), now)
         return found
 
     async def _evidence(
-        self, models: Sequence[str], before: dict[str, int], span: Span
+        self, models: Sequence[str], before: dict[str, int], span: Span, now: datetime
     ) -> dict[tuple[str, str], Evidence]:
         wanted = {(name, key): minute for name in models for key, minute in before.items()}
-        found = await self._store.evidence(wanted, span)
+        found = await self._store.evidence(wanted, span, now)
         return {pair: sum(found.get(pair, {}).values(), NO_EVIDENCE) for pair in wanted}
 
 
@@ -148,15 +157,18 @@ def moments_between(start: datetime, end: datetime | None, step: timedelta, now:
     return moments
 
 
-def _check_replayable(criteria: Sequence[Criterion], declared: DeclaredType) -> None:
-    violations = [
-        FieldViolation(
-            f"criteria[{index}].include_immature",
-            f"cannot be replayed: an example of {criterion.prediction} counts from its label on, and when negative "
-            "labels came is not kept",
-        )
-        for index, criterion in enumerate(criteria)
-        if criterion.include_immature and declared.predictions[criterion.prediction].ignores_missing
-    ]
+def _check_replayable(criteria: Sequence[Criterion], declared: DeclaredType, table: Table) -> None:
+    violations = []
+    for index, criterion in enumerate(criteria):
+        if criterion.include_immature and declared.predictions[criterion.prediction].ignores_missing:
+            why = (
+                f"an example of {criterion.prediction} counts from its label on, and when negative labels came is "
+                "not kept"
+            )
+        elif criterion.include_immature and table is not EXPOSURE:
+            why = f"ages of labels are kept for {EXPOSURE.kept.days} d only, and the start is longer ago"
+        else:
+            continue
+        violations.append(FieldViolation(f"criteria[{index}].include_immature", f"cannot be replayed: {why}"))
     if violations:
         raise InvalidFields(violations)

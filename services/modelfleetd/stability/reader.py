@@ -44,7 +44,7 @@ class Reader:
         minutes = _minutes(resolution or RESOLUTIONS[0], span)
         before = mature_before(now, prediction.attribution_window)
         key = (model, prediction.id)
-        found = (await self._store.evidence({key: before}, span, minutes)).get(key, {})
+        found = (await self._store.evidence({key: before}, span, now, minutes)).get(key, {})
 
         def point(part: Span, evidence: Evidence) -> Point:
             return make_point(part, evidence, confidence=confidence, mature_before=before, matured_only=matured_only)

@@ -77,15 +77,25 @@ class Registry:
             ResourceNotFound: there is no such model.
             NotConfigured: its type declares no predictions.
         """
+        await self.expect_model(model)
+        return await self.declared(MODEL_TYPE.format(MODEL.parse(model)[0]), "model")
+
+    async def expect_model(self, model: str) -> None:
+        """Raises ResourceNotFound where there is no such model."""
         if await self._model(model) is None:
             raise ResourceNotFound(model)
-        return await self.declared(MODEL_TYPE.format(MODEL.parse(model)[0]), "model")
 
     async def check_models(self, models: Sequence[tuple[str, str]]) -> None:
         """Raises ReferenceNotFound for the first of (field, model) that does not exist."""
         for path, model in models:
             if await self._model(model) is None:
                 raise ReferenceNotFound(path, model)
+
+    async def check_exists(self, path: str, name: str) -> None:
+        """Raises ReferenceNotFound where there is no such model type or model."""
+        found = await (self._type(name) if MODEL_TYPE.match(name) else self._model(name))
+        if found is None:
+            raise ReferenceNotFound(path, name)
 
     async def team_of(self, name: str) -> str | None:
         """Returns the team of a model type or model; None where it does not exist or is something else."""

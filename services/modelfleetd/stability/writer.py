@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -34,14 +34,17 @@ from modelfleetd.stability.domain.exact import Integers
 from modelfleetd.stability.domain.maturity import MINUTE_MICROS, Shelving, age_buckets, live_shelves
 from modelfleetd.stability.domain.summary import (
     Scored,
+    Statistics,
     count_positives,
     count_refusals,
+    count_seen,
     expose,
     pick,
     scored,
     summarise_examples,
+    unseen,
 )
-from modelfleetd.stability.store import Store, Write, statistics, waiting
+from modelfleetd.stability.store import Store, Write, waiting
 
 K = TypeVar("K", bound=Keys)
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -82,15 +85,14 @@ class Writer:
 
     async def examples(self, sender: Sender, raw: RawBatch) -> Outcome:
         """Writes examples whose labels are known."""
-        rows, refusals = await asyncio.to_thread(decode_examples, raw, self._clock.now())
-        exposures, positives = await asyncio.to_thread(summarise_examples, rows)
+        now = self._clock.now()
+        rows, refusals = await asyncio.to_thread(decode_examples, raw, now)
+        counted = await asyncio.to_thread(summarise_examples, rows)
         series = await self._series(sender, rows, refusals)
-        async with self._store.write(sender.batch) as write:
+        async with self._store.write(sender.batch, now, _oldest(rows.event, refusals)) as write:
             if write.written is not None:
                 return write.written
-            await statistics.add_exposure(write.conn, series, exposures, known=True)
-            await statistics.add_positives(write.conn, series, positives, known=True)
-            return await self._conclude(write, series, len(rows), refusals)
+            return await self._conclude(write, series, len(rows), refusals, {True: counted})
 
     async def predictions(self, sender: Sender, raw: RawBatch) -> Outcome:
         """Writes predictions, joined with labels that came before them."""
@@ -100,7 +102,7 @@ class Writer:
         rows, refusals = _without_repeated(rows, refusals, series, np.zeros(len(rows), np.int64), rows.event)
         shelves = sender.shelving.shelves(rows.event, rows.prediction)
         await self._store.shelves.make(np.unique(shelves).tolist())
-        async with self._store.write(sender.batch) as write:
+        async with self._store.write(sender.batch, now, _oldest(rows.event, refusals)) as write:
             if write.written is not None:
                 return write.written
             await waiting.take_turn(write.conn, sender.batch.model_type)
@@ -108,12 +110,13 @@ class Writer:
             known = await waiting.known_predictions(write.conn, keys, rows, sender.live_shelves(now))
             refusals += refuse(rows, rows.event // MINUTE_MICROS, known, Reason.DUPLICATE)
             rows = take(rows, _all_but(known, len(rows)))
-            late = await self._join_predictions(write, sender, series, rows)
-            return await self._conclude(write, series, len(rows), refusals, late)
+            counted, late = await self._join_predictions(write, sender, series, rows)
+            return await self._conclude(write, series, len(rows), refusals, {False: counted}, late)
 
     async def labels(self, sender: Sender, raw: RawBatch) -> Outcome:
         """Writes labels, joined with the predictions that came before them."""
-        rows, refusals = await asyncio.to_thread(decode_labels, raw, self._clock.now())
+        now = self._clock.now()
+        rows, refusals = await asyncio.to_thread(decode_labels, raw, now)
         series = await self._series(sender, rows, refusals)
         taken = len(rows)
         # A negative says nothing where a missing label means one.
@@ -122,17 +125,17 @@ class Writer:
         rows, refusals = _without_repeated(rows, refusals, series, rows.label.astype(np.int64), rows.time)
         shelves = sender.shelving.shelves(rows.time, rows.prediction)
         await self._store.shelves.make(np.unique(shelves).tolist())
-        async with self._store.write(sender.batch) as write:
+        async with self._store.write(sender.batch, now, _oldest(rows.time, refusals)) as write:
             if write.written is not None:
                 return write.written
             await waiting.take_turn(write.conn, sender.batch.model_type)
-            joined, refused = await self._join_labels(write, sender, series, rows)
-            return await self._conclude(write, series, taken + joined, refusals + refused)
+            joined, refused, counted = await self._join_labels(write, sender, series, rows)
+            return await self._conclude(write, series, taken + joined, refusals + refused, {False: counted})
 
     async def _join_predictions(
         self, write: Write, sender: Sender, series: Integers, rows: Predictions
-    ) -> Refusals | None:
-        """Counts new predictions; returns labels that had come for them, but too late."""
+    ) -> tuple[Statistics, Refusals]:
+        """Has new predictions wait; returns what they count, and labels that had come for them, but too late."""
         keys = _of(series, rows)
         early = await waiting.find_labels(write.conn, keys, rows)
         in_time = early.time <= rows.event[early.place] + sender.shelving.windows[rows.prediction[early.place]]
@@ -140,18 +143,23 @@ class Writer:
         label[early.place[in_time]] = early.label[in_time]
         shelves = sender.shelving.shelves(rows.event, rows.prediction)
         await waiting.keep_predictions(write.conn, keys, shelves, rows, label)
-        counted = ~sender.ignoring[rows.prediction] | (label >= 0)
-        await statistics.add_exposure(write.conn, series, expose(pick(scored(rows), counted)), known=False)
+        ignored = sender.ignoring[rows.prediction]
+        counted = expose(pick(scored(rows), ~ignored))
+        if ignored.any():
+            # Seen is every one of them, and counted is what has a label.
+            seen = count_seen(take(rows, ignored), rows.event[ignored])
+            counted += seen + unseen(expose(pick(scored(rows), ignored & (label >= 0))))
         time = np.zeros(len(rows), dtype=np.int64)
         time[early.place] = early.time
         positive = label == 1
         ages = age_buckets(rows.event[positive], time[positive])
-        counts = count_positives(pick(scored(rows), positive), ages)
-        await statistics.add_positives(write.conn, series, counts, known=False)
-        return refuse(rows, rows.event // MINUTE_MICROS, early.place[~in_time], Reason.TOO_LATE)
+        counted += count_positives(pick(scored(rows), positive), ages)
+        return counted, refuse(rows, rows.event // MINUTE_MICROS, early.place[~in_time], Reason.TOO_LATE)
 
-    async def _join_labels(self, write: Write, sender: Sender, series: Integers, rows: Labels) -> tuple[int, Refusals]:
-        """Gives predictions their labels, keeps labels without one; returns how many, and those refused."""
+    async def _join_labels(
+        self, write: Write, sender: Sender, series: Integers, rows: Labels
+    ) -> tuple[int, Refusals, Statistics]:
+        """Gives predictions their labels, keeps the other ones; returns how many, those refused, what they count."""
         keys = _of(series, rows)
         found = await waiting.find_predictions(write.conn, keys, rows)
         given = take(rows, found.place)
@@ -164,21 +172,21 @@ class Writer:
         given, first = take(given, new), found.label[new] < 0
         await waiting.mark_predictions(write.conn, _of(series, given), found.shelf[new], given)
 
+        counted = Statistics.none()
         for is_logit in (False, True):
             of_kind = found.is_logit[new] == is_logit
             columns = (found.event[new], found.value[new])
             examples = Scored(given.model, given.prediction, *columns, is_logit, found.weight[new])
             # Without labels these do not count, so their exposure comes with the first label.
             exposed = of_kind & first & sender.ignoring[given.prediction]
-            await statistics.add_exposure(write.conn, series, expose(pick(examples, exposed)), known=False)
+            counted += unseen(expose(pick(examples, exposed)))
             positive = of_kind & (given.label == 1)
             ages = age_buckets(examples.event[positive], given.time[positive])
-            counts = count_positives(pick(examples, positive), ages)
-            await statistics.add_positives(write.conn, series, counts, known=False)
+            counted += count_positives(pick(examples, positive), ages)
 
         early = take(rows, _all_but(found.place, len(rows)))
         kept, refused = await self._keep_labels(write, sender, series, early)
-        return len(given) + kept, refusals + refused
+        return len(given) + kept, refusals + refused, counted
 
     async def _keep_labels(self, write: Write, sender: Sender, series: Integers, rows: Labels) -> tuple[int, Refusals]:
         """Has labels wait for their predictions; returns how many, and those that wait already."""
@@ -205,12 +213,20 @@ class Writer:
         return await self._store.series_of(sender.models, predictions, pairs)
 
     async def _conclude(
-        self, write: Write, series: Integers, accepted: int, refusals: Refusals, late: Refusals | None = None
+        self,
+        write: Write,
+        series: Integers,
+        accepted: int,
+        refusals: Refusals,
+        counted: Mapping[bool, Statistics],
+        late: Refusals | None = None,
     ) -> Outcome:
-        """Counts what was refused, in this batch and of labels that it made find their prediction; ends the batch."""
+        """Adds what counts, by whether the labels are known; ends the batch.
+
+        Counts what was refused, too, in this batch and of labels that it made find their prediction.
+        """
         everything = refusals if late is None else refusals + late
-        placed = everything.within(*series.shape)
-        await statistics.add_rejections(write.conn, series, *count_refusals(placed))
+        await write.add(series, counted, count_refusals(everything.within(*series.shape)))
         return await write.conclude(Outcome(accepted, refusals.summary()))
 
 
@@ -221,6 +237,12 @@ def _without_repeated(
     if not again.any():
         return rows, refusals
     return take(rows, ~again), refusals + refuse(rows, time // MINUTE_MICROS, again, Reason.DUPLICATE)
+
+
+def _oldest(time: Integers, refusals: Refusals) -> int | None:
+    """Returns the minute of the oldest event that is counted, be it as refused."""
+    minutes = np.concatenate((time // MINUTE_MICROS, refusals.minute))
+    return int(minutes.min()) if len(minutes) else None
 
 
 def _of(series: Integers, rows: Rows) -> Integers:

@@ -26,9 +26,10 @@ _SPACES_OF_PROSE = 3
 
 _STYLES = {
     "SUCCEEDED": "green", "PASS": "green", "HELD": "green", "TRUE": "green", "BASELINE": "green",
-    "FAILED": "red", "FAIL": "red", "ERROR": "red",
+    "STABLE": "green", "AVAILABLE": "green",
+    "FAILED": "red", "FAIL": "red", "ERROR": "red", "UNSTABLE": "red", "UNAVAILABLE": "red",
     "ROLLED_BACK": "yellow", "ROLLING_BACK": "yellow", "CANCELLED": "yellow", "INCONCLUSIVE": "yellow",
-    "EXPIRED": "yellow",
+    "EXPIRED": "yellow", "UNKNOWN": "yellow",
     "STARTING": "cyan", "CERTIFYING": "cyan",
     "SHIFTING": "cyan", "PREPARING": "cyan", "FINALIZING": "cyan", "ESTIMATING": "cyan", "SEARCHING": "cyan",
 }  # fmt: skip

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import grpc
 
 from modelfleet.stability.v1 import stability_pb2_grpc
+from modelfleetd.clock import Clock
+from modelfleetd.kit.db import Database
+from modelfleetd.stability.budgets import BudgetKeeper
+from modelfleetd.stability.evaluator import Evaluator
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
 from modelfleetd.stability.judging import Judge
@@ -27,6 +32,11 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         reader: Reader,
         fleet: Fleet,
         metrics: IntakeMetrics,
+        evaluator: Evaluator,
+        budgets: BudgetKeeper,
+        database: Database,
+        clock: Clock,
+        silences_changed: Callable[[], None],
         judge: Judge,
     ) -> None:
         self._registry = registry
@@ -34,4 +44,9 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         self._reader = reader
         self._fleet = fleet
         self._metrics = metrics
+        self._evaluator = evaluator
+        self._budgets = budgets
+        self._database = database
+        self._clock = clock
+        self._silences_changed = silences_changed
         self._judge = judge

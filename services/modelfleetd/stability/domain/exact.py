@@ -10,6 +10,7 @@ for sums. Resolution: 2^-40, about 9.1e-13; weights of 0.001 still leave Σw² s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -24,13 +25,25 @@ SCALE: Final = 1 << SCALE_BITS
 
 # Rows that are worked on at once: their columns stay in the cache, and their sums in 63 bits.
 BLOCK: Final = 8192
-# Below this a sum of a block of scaled addends cannot overflow an int64.
-_NARROW: Final = float(1 << 49)
+# Adding this to a number rounds it to an integer, half to even, which the low bits of the sum then are.
+_ROUNDER: Final = 1.5 * (1 << 52)
+_ROUNDER_BITS: Final = int(np.float64(_ROUNDER).view(np.int64))
+# Below this a block's scaled addends are rounded that way, and cannot overflow an int64 together.
+NARROW: Final = float(1 << (50 - SCALE_BITS))
 # Wider addends are cut in two here; both halves of a block's sum then fit.
 _LIMB_BITS: Final = 48
 _LIMB: Final = float(1 << _LIMB_BITS)
 _HALF_BITS: Final = 31
 _HALF_MASK: Final = (1 << _HALF_BITS) - 1
+# Integers up to here add up exactly as floats.
+_EXACT: Final = float(1 << 53)
+_SCATTER_BITS: Final = 26
+_SCATTER: Final = float(1 << _SCATTER_BITS)
+
+
+def columns(count: int) -> Floats:
+    """Returns memory for columns of a block. Were they a power of two apart, the cache would hold few of them."""
+    return np.empty((count, BLOCK + 72))[:, :BLOCK]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,35 @@ class GroupSums:
     keys: Integers
     counts: Integers
     columns: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Rows of a block that have the same key and stand together."""
+
+    rows: int
+    starts: npt.NDArray[np.intp]
+    keys: Integers
+    counts: Integers
+
+    @classmethod
+    def of(cls, keys: Integers) -> Runs:
+        """Returns the runs of a block's keys, of which there is at least one."""
+        changes = keys[1:] != keys[:-1]
+        if not changes.any():
+            return cls(len(keys), _FIRST, keys[:1], np.array([len(keys)]))
+        starts = np.concatenate((_FIRST, np.flatnonzero(changes) + 1))
+        return cls(len(keys), starts, keys[starts], np.diff(starts, append=len(keys)))
+
+    def merged(self, keys: Integers) -> Runs:
+        """Returns the runs of wider keys, one for each of these."""
+        if len(keys) == 1:
+            return Runs(self.rows, self.starts, keys, self.counts)
+        first = np.concatenate((_FIRST, np.flatnonzero(keys[1:] != keys[:-1]) + 1))
+        return Runs(self.rows, self.starts[first], keys[first], np.add.reduceat(self.counts, first))
+
+
+_FIRST: Final = np.zeros(1, dtype=np.intp)
 
 
 def in_runs(keys: Integers) -> npt.NDArray[np.intp] | None:
@@ -52,42 +94,106 @@ def in_runs(keys: Integers) -> npt.NDArray[np.intp] | None:
 class GroupSummer:
     """Adds up columns by key, block after block. The caller fills `scratch` and calls `add`."""
 
+    def __init__(self, count: int) -> None:
+        self.scratch: Floats = columns(count)
+        self._scaled: Integers = np.empty((count, BLOCK), dtype=np.int64)
+        self._sums = _Sums(count)
+
+    def add(self, runs: Runs, bound: float) -> None:
+        """Adds the first rows of `scratch`, which is overwritten.
+
+        Args:
+            runs: of the rows.
+            bound: none of the addends is larger than this, and none is negative.
+        """
+        values, scaled = self.scratch[:, : runs.rows], self._scaled[:, : runs.rows]
+        np.multiply(values, float(SCALE), out=values)
+        if bound < NARROW:
+            np.add(values, _ROUNDER, out=values)
+            low = _run_sums(values.view(np.int64), runs.starts)
+            # Wraps around and back.
+            low -= runs.counts * np.int64(_ROUNDER_BITS)
+            self._sums.append(runs.keys, runs.counts, low)
+            return
+        np.rint(values, out=values)
+        # Exact in floating point: these are integers of at most 53 significant bits, cut at a power of two.
+        upper = np.floor(values * (1.0 / _LIMB))
+        np.subtract(values, upper * _LIMB, out=values)
+        np.copyto(scaled, values, casting="unsafe")
+        low = _run_sums(scaled, runs.starts)
+        np.copyto(scaled, upper, casting="unsafe")
+        self._sums.append(runs.keys, runs.counts, low, _run_sums(scaled, runs.starts))
+
+    def result(self) -> GroupSums:
+        """Returns the sums, in the order of the keys."""
+        return self._sums.result()
+
+
+class ScatterSummer:
+    """Adds up columns by key and bin, block after block, where rows of one bin do not stand together."""
+
+    def __init__(self, columns: int, bin_bits: int) -> None:
+        self._bin_bits = bin_bits
+        self._scratch: Floats = np.empty(BLOCK)
+        self._sums = _Sums(columns)
+
+    def add(self, runs: Runs, bins: Integers, columns: Sequence[Floats], bound: float) -> None:
+        """Adds rows.
+
+        Args:
+            runs: of the rows.
+            bins: of each row, below 2^`bin_bits`; overwritten.
+            columns: of the rows.
+            bound: none of the addends is larger than this, and none is negative.
+        """
+        cells = len(runs.keys) << self._bin_bits
+        if len(runs.keys) > 1:
+            bins += np.repeat(np.arange(0, cells, 1 << self._bin_bits), runs.counts)
+        counts = np.bincount(bins, minlength=cells)
+        found = np.flatnonzero(counts)
+        low = np.empty((len(columns), len(found)), dtype=np.int64)
+        high = np.zeros_like(low)
+        values = self._scratch[: runs.rows]
+        for place, column in enumerate(columns):
+            np.multiply(column, float(SCALE), out=values)
+            np.rint(values, out=values)
+            if bound * SCALE * runs.rows <= _EXACT:
+                low[place] = np.bincount(bins, values, cells)[found]
+                continue
+            # Cut in three parts that add up exactly as floats: addends up to 2^88, as those of 2^48 times the largest
+            # weight are, lose none of their 53 significant bits.
+            upper = np.floor(values * (1.0 / _LIMB))
+            np.subtract(values, upper * _LIMB, out=values)
+            middle = np.floor(values * (1.0 / _SCATTER))
+            np.subtract(values, middle * _SCATTER, out=values)
+            low[place] = np.bincount(bins, values, cells)[found]
+            low[place] += np.bincount(bins, middle, cells)[found].astype(np.int64) << _SCATTER_BITS
+            high[place] = np.bincount(bins, upper, cells)[found]
+        keys = (runs.keys[found >> self._bin_bits] << self._bin_bits) | (found & ((1 << self._bin_bits) - 1))
+        self._sums.append(keys, counts[found], low, high)
+
+    def result(self) -> GroupSums:
+        """Returns the sums, in the order of the keys."""
+        return self._sums.result()
+
+
+class _Sums:
+    """Sums of blocks: high · 2^48 + low."""
+
     def __init__(self, columns: int) -> None:
         self._columns = columns
-        self.scratch: Floats = np.empty((columns, BLOCK))
-        self._scaled: Integers = np.empty((columns, BLOCK), dtype=np.int64)
         self._keys: list[Integers] = []
         self._counts: list[Integers] = []
         self._high: list[Integers] = []
         self._low: list[Integers] = []
 
-    def add(self, keys: Integers) -> None:
-        """Adds the first `len(keys)` columns of `scratch`, which is overwritten. None of them is negative."""
-        rows = len(keys)
-        if rows == 0:
-            return
-        starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-        values, scaled = self.scratch[:, :rows], self._scaled[:, :rows]
-        np.multiply(values, float(SCALE), out=values)
-        np.rint(values, out=values)
-        self._keys.append(keys[starts])
-        self._counts.append(np.diff(starts, append=rows))
-        if values.max() < _NARROW:
-            np.copyto(scaled, values, casting="unsafe")
-            low = _run_sums(scaled, starts)
-            self._low.append(low)
-            self._high.append(np.zeros_like(low))
-            return
-        # Exact in floating point: these are integers of at most 53 significant bits, cut at a power of two.
-        upper = np.floor(values * (1.0 / _LIMB))
-        np.subtract(values, upper * _LIMB, out=values)
-        np.copyto(scaled, values, casting="unsafe")
-        self._low.append(_run_sums(scaled, starts))
-        np.copyto(scaled, upper, casting="unsafe")
-        self._high.append(_run_sums(scaled, starts))
+    def append(self, keys: Integers, counts: Integers, low: Integers, high: Integers | None = None) -> None:
+        self._keys.append(keys)
+        self._counts.append(counts)
+        self._low.append(low)
+        self._high.append(np.zeros_like(low) if high is None else high)
 
     def result(self) -> GroupSums:
-        """Returns the sums, in the order of the keys."""
         if not self._keys:
             none = np.empty(0, dtype=np.int64)
             return GroupSums(none, none, tuple(() for _ in range(self._columns)))

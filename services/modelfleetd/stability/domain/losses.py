@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from modelfleetd.stability.domain.exact import Floats
+from modelfleetd.stability.domain.exact import Floats, columns
 
 # Probabilities are clipped for the logarithm only: a loss is at most 27.6.
 CLIP: Final = 1e-12
@@ -42,3 +42,48 @@ def positive_losses(value: Floats, *, is_logit: bool) -> Floats:
 def _softplus(value: Floats) -> Floats:
     """ln(1 + e^x) without overflow."""
     return np.maximum(value, 0.0) + np.log1p(np.exp(-np.abs(value)))
+
+
+class Block:
+    """Probabilities, losses and log-odds of one block of values after the other, in memory that stays in the cache.
+
+    The same numbers as the functions above give, to the last bit: what they have in common is computed once.
+
+    Args:
+        is_logit: what the values are.
+        positives: whether `positive_losses` are wanted.
+    """
+
+    def __init__(self, *, is_logit: bool, positives: bool = False) -> None:
+        self._is_logit = is_logit
+        self._positives = positives
+        self._memory: Floats = columns(6)
+        self.probabilities: Floats = self._memory[0]
+        self.negative_losses: Floats = self._memory[1]
+        self.positive_losses: Floats = self._memory[2]
+        self.log_odds: Floats = self._memory[3]
+
+    def load(self, value: Floats) -> None:
+        """Takes a block; what was there of the one before is overwritten."""
+        p, l0, l1, x, one, other = self._memory[:, : len(value)]
+        if self._is_logit:
+            np.clip(value, -MAX_LOGIT, MAX_LOGIT, out=x)
+            size = np.abs(x, out=one)
+            small = np.exp(np.negative(size, out=l0), out=p)
+            rest = np.log1p(small, out=other)
+            # max(x, 0) is half of x + |x|, exactly.
+            np.add(np.multiply(np.add(size, x, out=l0), 0.5, out=l0), rest, out=l0)
+            if self._positives:
+                np.add(np.multiply(np.subtract(size, x, out=l1), 0.5, out=l1), rest, out=l1)
+            whole = np.add(small, 1.0, out=one)
+            np.copyto(small, 1.0, where=value >= 0.0)
+            np.divide(small, whole, out=p)
+        else:
+            p = value
+            np.clip(value, CLIP, 1.0 - CLIP, out=one)
+            np.log(one, out=x)
+            if self._positives:
+                np.negative(x, out=l1)
+            np.negative(np.log1p(np.negative(one, out=one), out=l0), out=l0)
+            np.add(x, l0, out=x)
+        self.probabilities, self.negative_losses, self.positive_losses, self.log_odds = p, l0, l1, x

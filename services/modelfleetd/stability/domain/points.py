@@ -50,6 +50,7 @@ class Evidence:
     first_waiting: int | None = None  # the oldest minute with events that wait for labels
     rejected: int = 0
     malformed: int = 0  # of these: rows that cannot be right, unlike duplicates and what came too late
+    seen: int = 0  # predictions, also those that do not count without a label
 
     def __add__(self, other: Evidence) -> Evidence:
         oldest = [minute for minute in (self.first_waiting, other.first_waiting) if minute is not None]
@@ -59,6 +60,7 @@ class Evidence:
             min(oldest, default=None),
             self.rejected + other.rejected,
             self.malformed + other.malformed,
+            self.seen + other.seen,
         )
 
     @property

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
 
 import numpy as np
 
-from modelfleetd.stability.domain.columns import Bytes, Examples, Predictions, Refusals
-from modelfleetd.stability.domain.exact import BLOCK, SCALE_BITS, Floats, GroupSummer, GroupSums, Integers, in_runs
-from modelfleetd.stability.domain.losses import negative_losses, positive_losses, probabilities
+from modelfleetd.stability.domain.bins import bins_of
+from modelfleetd.stability.domain.columns import Bytes, Examples, Predictions, Refusals, Rows
+from modelfleetd.stability.domain.exact import (
+    BLOCK,
+    SCALE_BITS,
+    Floats,
+    GroupSummer,
+    GroupSums,
+    Integers,
+    Runs,
+    ScatterSummer,
+    in_runs,
+)
+from modelfleetd.stability.domain.losses import Block
 from modelfleetd.stability.domain.maturity import MINUTE_MICROS
+from modelfleetd.stability.domain.sums import Exposure, Positives
 
 _AGE_BITS: Final = 6
 _INDEX_BITS: Final = 8
+# Bins stand where an age does.
+_BIN_BITS: Final = _AGE_BITS
+
+Columns: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +43,33 @@ class Places:
     age: Integers  # bucket of the labels' age
 
 
+_NONE: Final = np.empty(0, dtype=np.int64)
+_NOWHERE: Final = Places(_NONE, _NONE, _NONE, _NONE)
+
+
 @dataclass(frozen=True, slots=True)
 class ExposureRows:
     """Exposure by model, prediction and minute; columns as the fields of sums.Exposure, the count apart."""
 
     places: Places
     counts: Integers
-    columns: tuple[tuple[int, ...], ...]
+    columns: Columns
+    seen: Integers | None = None  # predictions, also those that do not count without a label; None: as the count
+
+    @classmethod
+    def none(cls) -> ExposureRows:
+        return cls(_NOWHERE, _NONE, ((),) * len(Exposure.names()[1:]))
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __add__(self, other: ExposureRows) -> ExposureRows:
+        seen = np.concatenate((self.predictions, other.predictions))
+        return ExposureRows(*_both(self, other), seen)
+
+    @property
+    def predictions(self) -> Integers:
+        return self.counts if self.seen is None else self.seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +78,63 @@ class PositiveRows:
 
     places: Places
     counts: Integers
-    columns: tuple[tuple[int, ...], ...]
+    columns: Columns
+
+    @classmethod
+    def none(cls) -> PositiveRows:
+        return cls(_NOWHERE, _NONE, ((),) * len(Positives.names()[1:]))
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __add__(self, other: PositiveRows) -> PositiveRows:
+        return PositiveRows(*_both(self, other))
+
+
+@dataclass(frozen=True, slots=True)
+class BinRows:
+    """Σw, Σwp and Σwy by model, prediction, hour and bin: the places' minute is the hour's first, their age the bin."""
+
+    places: Places
+    columns: Columns
+
+    @classmethod
+    def none(cls) -> BinRows:
+        return cls(_NOWHERE, ((),) * 3)
+
+    def __len__(self) -> int:
+        return len(self.places.minute)
+
+    def __add__(self, other: BinRows) -> BinRows:
+        return BinRows(_joined(self.places, other.places), _longer(self.columns, other.columns))
+
+
+@dataclass(frozen=True, slots=True)
+class RejectionRows:
+    """Rows that were not taken, by model, prediction, minute and reason: the number in the place of the age."""
+
+    places: Places
+    counts: Integers
+
+    @classmethod
+    def none(cls) -> RejectionRows:
+        return cls(_NOWHERE, _NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What some rows add. Groups may come more than once; their order says nothing."""
+
+    exposure: ExposureRows
+    positives: PositiveRows
+    bins: BinRows
+
+    @classmethod
+    def none(cls) -> Statistics:
+        return cls(ExposureRows.none(), PositiveRows.none(), BinRows.none())
+
+    def __add__(self, other: Statistics) -> Statistics:
+        return Statistics(self.exposure + other.exposure, self.positives + other.positives, self.bins + other.bins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +154,11 @@ def scored(rows: Examples | Predictions) -> Scored:
     return Scored(rows.model, rows.prediction, rows.event, rows.value, rows.is_logit, rows.weight)
 
 
-def summarise_examples(rows: Examples) -> tuple[ExposureRows, PositiveRows]:
+def summarise_examples(rows: Examples) -> Statistics:
     """Returns the statistics of rows whose labels are known: their labels have age 0."""
     everything = scored(rows)
     chosen = np.flatnonzero(rows.label)
-    positives = pick(everything, chosen)
-    return expose(everything), count_positives(positives, np.zeros(len(chosen), dtype=np.int64))
+    return expose(everything) + count_positives(pick(everything, chosen), np.zeros(len(chosen), dtype=np.int64))
 
 
 def pick(rows: Scored, chosen: Integers | np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Scored:
@@ -76,24 +168,25 @@ def pick(rows: Scored, chosen: Integers | np.ndarray[tuple[int], np.dtype[np.boo
     return Scored(*columns, rows.is_logit, weight)
 
 
-def expose(rows: Scored) -> ExposureRows:
+def expose(rows: Scored) -> Statistics:
     """Returns the exposure of rows: as if every label were negative."""
-    keys = _keys(rows, None)
-    if (order := in_runs(keys)) is not None:
-        rows, keys = pick(rows, order), keys[order]
     weighted = rows.weight is not None
-    summer = GroupSummer(7 if weighted else 4)
-    for start in range(0, len(keys), BLOCK):
-        block = slice(start, start + BLOCK)
-        value = rows.value[block]
-        out = summer.scratch[:, : len(value)]
-        p, loss = probabilities(value, is_logit=rows.is_logit), negative_losses(value, is_logit=rows.is_logit)
-        if rows.weight is None:
-            out[0], out[2] = p, loss
-            np.multiply(p, 1.0 - p, out=out[1])
+    terms = Block(is_logit=rows.is_logit)
+    summer, binned = GroupSummer(7 if weighted else 4), ScatterSummer(2 if weighted else 1, _BIN_BITS)
+    for runs, value, w in _blocks(rows, None):
+        terms.load(value)
+        out = summer.scratch[:, : runs.rows]
+        p, loss = terms.probabilities, terms.negative_losses
+        most = max(1.0, float(loss.max()))
+        if w is None:
+            out[0] = p
+            np.subtract(1.0, p, out=out[1])
+            np.multiply(p, out[1], out=out[1])
+            out[2] = loss
             np.multiply(loss, loss, out=out[3])
+            summer.add(runs, most * most)
+            binned.add(_hours(runs), bins_of(terms.log_odds), (p,), 1.0)
         else:
-            w = rows.weight[block]
             w2 = w * w
             out[0], out[1] = w, w2
             np.multiply(w, p, out=out[2])
@@ -101,34 +194,39 @@ def expose(rows: Scored) -> ExposureRows:
             np.multiply(w, loss, out=out[4])
             np.multiply(w2, loss, out=out[5])
             np.multiply(w2, loss * loss, out=out[6])
-        summer.add(keys[block])
-    sums = summer.result()
+            heaviest = max(1.0, float(w.max()))
+            binned.add(_hours(runs), bins_of(terms.log_odds), (w, out[2]), heaviest)
+            summer.add(runs, (heaviest * most) ** 2)
+    sums, bins = summer.result(), binned.result()
     if weighted:
-        return ExposureRows(_places(sums.keys), sums.counts, sums.columns)
-    ones = _ones(sums)
-    wp, w2pq, wl, w2l2 = sums.columns
-    return ExposureRows(_places(sums.keys), sums.counts, (ones, ones, wp, w2pq, wl, wl, w2l2))
+        w_by_bin, wp_by_bin = bins.columns
+        exposure = ExposureRows(_places(sums.keys), sums.counts, sums.columns)
+    else:
+        w_by_bin, (wp_by_bin,) = _ones(bins), bins.columns
+        ones = _ones(sums)
+        wp, w2pq, wl, w2l2 = sums.columns
+        exposure = ExposureRows(_places(sums.keys), sums.counts, (ones, ones, wp, w2pq, wl, wl, w2l2))
+    nothing = (0,) * len(w_by_bin)
+    return Statistics(exposure, PositiveRows.none(), BinRows(_bin_places(bins.keys), (w_by_bin, wp_by_bin, nothing)))
 
 
-def count_positives(rows: Scored, age: Integers) -> PositiveRows:
+def count_positives(rows: Scored, age: Integers) -> Statistics:
     """Returns what positive rows change: the loss of a positive in place of that of a negative."""
-    keys = _keys(rows, age)
-    if (order := in_runs(keys)) is not None:
-        rows, keys = pick(rows, order), keys[order]
     weighted = rows.weight is not None
-    summer = GroupSummer(8 if weighted else 4)
-    for start in range(0, len(keys), BLOCK):
-        block = slice(start, start + BLOCK)
-        value = rows.value[block]
-        out = summer.scratch[:, : len(value)]
-        l1 = positive_losses(value, is_logit=rows.is_logit)
-        l0 = negative_losses(value, is_logit=rows.is_logit)
-        if rows.weight is None:
+    terms = Block(is_logit=rows.is_logit, positives=True)
+    summer, binned = GroupSummer(8 if weighted else 4), ScatterSummer(1 if weighted else 0, _BIN_BITS)
+    for runs, value, w in _blocks(rows, age):
+        terms.load(value)
+        out = summer.scratch[:, : runs.rows]
+        l0, l1 = terms.negative_losses, terms.positive_losses
+        most = max(1.0, float(l0.max()), float(l1.max()))
+        if w is None:
             out[0], out[1] = l1, l0
             np.multiply(l1, l1, out=out[2])
             np.multiply(l0, l0, out=out[3])
+            summer.add(runs, most * most)
+            binned.add(_hours(runs), bins_of(terms.log_odds), (), 1.0)
         else:
-            w = rows.weight[block]
             w2 = w * w
             out[0], out[1] = w, w2
             np.multiply(w, l1, out=out[2])
@@ -137,34 +235,75 @@ def count_positives(rows: Scored, age: Integers) -> PositiveRows:
             np.multiply(w2, l0, out=out[5])
             np.multiply(w2, l1 * l1, out=out[6])
             np.multiply(w2, l0 * l0, out=out[7])
-        summer.add(keys[block])
-    sums = summer.result()
+            heaviest = max(1.0, float(w.max()))
+            binned.add(_hours(runs), bins_of(terms.log_odds), (w,), heaviest)
+            summer.add(runs, (heaviest * most) ** 2)
+    sums, bins = summer.result(), binned.result()
     if weighted:
         sw, sw2, wl1, wl0, w2l1, w2l0, w2l11, w2l00 = sums.columns
+        (wy_by_bin,) = bins.columns
     else:
         sw = sw2 = _ones(sums)
         wl1, wl0, w2l11, w2l00 = sums.columns
         w2l1, w2l0 = wl1, wl0
+        wy_by_bin = _ones(bins)
     # Differences of the scaled sums, so that exposure and positives together are the sum of the rows' true losses.
     columns = (sw, sw2, w2l1, _minus(wl1, wl0), _minus(w2l1, w2l0), _minus(w2l11, w2l00))
-    return PositiveRows(_places(sums.keys), sums.counts, columns)
+    nothing = (0,) * len(wy_by_bin)
+    return Statistics(
+        ExposureRows.none(),
+        PositiveRows(_places(sums.keys), sums.counts, columns),
+        BinRows(_bin_places(bins.keys), (nothing, nothing, wy_by_bin)),
+    )
 
 
-def count_refusals(refusals: Refusals) -> tuple[Places, Integers]:
-    """Returns how many rows were refused by model, prediction, minute and, in the place of the age, reason."""
+def count_seen(rows: Rows, event: Integers) -> Statistics:
+    """Returns that predictions came, whose examples count only once their label has."""
+    keys = _join(rows.model, rows.prediction, event // MINUTE_MICROS, np.zeros(len(rows), dtype=np.int64))
+    found, counts = np.unique(keys, return_counts=True)
+    nothing = ((0,) * len(found),) * len(Exposure.names()[1:])
+    exposure = ExposureRows(_places(found), np.zeros_like(counts), nothing, counts)
+    return Statistics(exposure, PositiveRows.none(), BinRows.none())
+
+
+def unseen(statistics: Statistics) -> Statistics:
+    """Returns statistics of examples that were counted as seen before."""
+    exposure = statistics.exposure
+    return replace(statistics, exposure=replace(exposure, seen=np.zeros_like(exposure.counts)))
+
+
+def count_refusals(refusals: Refusals) -> RejectionRows:
+    """Returns how many rows were refused by model, prediction, minute and reason."""
     keys = _join(refusals.model, refusals.prediction, refusals.minute, refusals.reason.astype(np.int64))
     found, counts = np.unique(keys, return_counts=True)
-    return _places(found), counts
+    return RejectionRows(_places(found), counts)
 
 
-def _keys(rows: Scored, age: Integers | None) -> Integers:
-    return _join(rows.model, rows.prediction, rows.event // MINUTE_MICROS, age)
+def _blocks(rows: Scored, age: Integers | None) -> Iterator[tuple[Runs, Floats, Floats | None]]:
+    """Gives some rows at a time, those of one key together: where their keys change, their values, their weights."""
+    for start in range(0, len(rows.value), BLOCK):
+        block = slice(start, start + BLOCK)
+        minute = rows.event[block] // MINUTE_MICROS
+        keys = _join(rows.model[block], rows.prediction[block], minute, None if age is None else age[block])
+        value, weight = rows.value[block], None if rows.weight is None else rows.weight[block]
+        if (order := in_runs(keys)) is not None:
+            keys, value = keys[order], value[order]
+            weight = None if weight is None else weight[order]
+        yield Runs.of(keys), value, weight
 
 
 def _join(model: Bytes, prediction: Bytes, minute: Integers, age: Integers | None) -> Integers:
-    keys = (minute << _INDEX_BITS) | model
-    keys = (keys << _INDEX_BITS) | prediction
-    return keys << _AGE_BITS if age is None else (keys << _AGE_BITS) | age
+    keys = minute << _INDEX_BITS
+    # Most batches are of one model and one prediction, the first.
+    if model.any():
+        keys |= model
+    keys <<= _INDEX_BITS
+    if prediction.any():
+        keys |= prediction
+    keys <<= _AGE_BITS
+    if age is not None:
+        keys |= age
+    return keys
 
 
 def _places(keys: Integers) -> Places:
@@ -174,9 +313,35 @@ def _places(keys: Integers) -> Places:
     return Places(model, prediction, keys >> (_AGE_BITS + 2 * _INDEX_BITS), age)
 
 
+def _hours(runs: Runs) -> Runs:
+    """Returns the runs of whole hours, whatever the age."""
+    series = (runs.keys >> _AGE_BITS) & ((1 << 2 * _INDEX_BITS) - 1)
+    hour = (runs.keys >> (_AGE_BITS + 2 * _INDEX_BITS)) // 60
+    return runs.merged((hour << 2 * _INDEX_BITS) | series)
+
+
+def _bin_places(keys: Integers) -> Places:
+    places = _places(keys)
+    return Places(places.model, places.prediction, places.minute * 60, places.age)
+
+
 def _ones(sums: GroupSums) -> tuple[int, ...]:
     return tuple(count << SCALE_BITS for count in sums.counts.tolist())
 
 
 def _minus(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(a - b for a, b in zip(one, other, strict=True))
+
+
+def _both(one: ExposureRows | PositiveRows, other: ExposureRows | PositiveRows) -> tuple[Places, Integers, Columns]:
+    counts = np.concatenate((one.counts, other.counts))
+    return _joined(one.places, other.places), counts, _longer(one.columns, other.columns)
+
+
+def _joined(one: Places, other: Places) -> Places:
+    names = ("model", "prediction", "minute", "age")
+    return Places(*(np.concatenate((getattr(one, name), getattr(other, name))) for name in names))
+
+
+def _longer(one: Columns, other: Columns) -> Columns:
+    return tuple(ours + theirs for ours, theirs in zip(one, other, strict=True))

@@ -26,13 +26,22 @@ def percent(share: float) -> str:
     return f"{share * 100:.6g} %"
 
 
+def share(value: float) -> str:
+    return f"{value * 100:.0f} %"
+
+
+def over(start: datetime, end: datetime) -> str:
+    """From when to when, in UTC; the day of the end only where it is another one."""
+    return f"over {start:%Y-%m-%d %H:%M} to {end:{'%H:%M' if start.date() == end.date() else '%Y-%m-%d %H:%M'}} UTC"
+
+
 def subject(prediction: str, metric: str) -> str:
     return f"{metric} of {prediction}"
 
 
 def measured(what: str, estimate: Estimate, confidence: float, sums: Sums) -> str:
     positives, examples = count(sums.positives.n, "positive"), count(sums.examples, "example")
-    return f"{what} is {_with_interval(estimate, confidence)} by {positives} among {examples}"
+    return f"{what} is {with_interval(estimate, confidence)} by {positives} among {examples}"
 
 
 def position(estimate: Estimate, limits: Limits) -> str:
@@ -145,7 +154,8 @@ def span(length: timedelta) -> str:
     return " ".join(f"{number} {unit}" for number, unit in units if number)
 
 
-def _with_interval(estimate: Estimate, confidence: float) -> str:
+def with_interval(estimate: Estimate, confidence: float) -> str:
+    """The value and the interval that it has at a confidence."""
     low, high = number(estimate.low), number(estimate.high)
     return f"{number(estimate.value)} ({percent(confidence)} interval {low} to {high})"
 

@@ -1,129 +1,174 @@
-"""Exposure, positives and rejections by minute: added to, and summed up again."""
+"""Exposure, positives, bins and rejections: added to. Every write reaches all widths of time in its own transaction.
+
+Rows by 5 min and by hour are added to like those by minute, not made of these later: so they are right at any moment,
+and what comes for a minute that is not kept any more still reaches the wider ones.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import functools
+import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
-from modelfleetd.kit.db import Connection, Record
-from modelfleetd.stability.domain.columns import Reason
+from modelfleetd.kit.db import Connection
 from modelfleetd.stability.domain.exact import Integers
-from modelfleetd.stability.domain.points import Evidence, Span
-from modelfleetd.stability.domain.summary import ExposureRows, Places, PositiveRows
-from modelfleetd.stability.domain.sums import Exposure, Positives, Sums
+from modelfleetd.stability.domain.retention import (
+    BINS,
+    EXPOSURE,
+    POSITIVES,
+    POSITIVES_HOUR,
+    REJECTIONS,
+    TOTALS_5MIN,
+    TOTALS_HOUR,
+    Table,
+)
+from modelfleetd.stability.domain.summary import BinRows, Places, RejectionRows, Statistics
+from modelfleetd.stability.domain.sums import Exposure, Positives
 
-# Rows that could have counted, had they come once and in time.
-WELL_FORMED = [reason.value for reason in Reason if reason.name in {"DUPLICATE", "TOO_LATE", "NOT_SAMPLED"}]
-_EXPOSURE, _POSITIVES = Exposure.names()[1:], Positives.names()[1:]
-
-
-def _upsert(table: str, keys: Sequence[str], sums: Sequence[str]) -> str:
-    """Adds groups to their rows. Always in the order of the keys, so that no two writers wait for each other."""
-    columns = (*keys, "known", "n", *sums)
-    types = ["int[]"] * len(keys) + ["bigint[]"] + ["text[]"] * len(sums)
-    arrays = ", ".join(f"${index}::{kind}" for index, kind in enumerate(types, start=2))
-    given = ", ".join((*keys, "$1::boolean", "n", *(f"{name}::numeric" for name in sums)))
-    added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in ("n", *sums))
-    return f"""
-        INSERT INTO {table} ({", ".join(columns)})
-        SELECT {given} FROM unnest({arrays}) AS given ({", ".join((*keys, "n", *sums))}) ORDER BY {", ".join(keys)}
-        ON CONFLICT ({", ".join((*keys[:2], "known", *keys[2:]))}) DO UPDATE SET {added}
-    """
+EXPOSURE_SUMS: Final = Exposure.names()[1:]
+POSITIVE_SUMS: Final = Positives.names()[1:]
+# Columns of totals: the exposure, and the positives whatever their age.
+EXPOSURE_COLUMNS: Final = ("seen", "n", *EXPOSURE_SUMS)
+POSITIVE_COLUMNS: Final = tuple(f"p_{name}" for name in Positives.names())
+_COUNTS: Final = frozenset({"seen", "n", "p_n", "rejected"})
 
 
-_ADD_EXPOSURE = _upsert("exposure", ("series", "minute"), _EXPOSURE)
-_ADD_POSITIVES = _upsert("positives", ("series", "minute", "age"), _POSITIVES)
-_ADD_REJECTIONS = """
-INSERT INTO rejections (series, minute, reason, n)
-SELECT * FROM unnest($1::int[], $2::int[], $3::int[], $4::bigint[]) AS given (series, minute, reason, n)
-ORDER BY series, minute, reason
-ON CONFLICT (series, minute, reason) DO UPDATE SET n = rejections.n + excluded.n
-"""
-
-
-def _read(table: str, sums: Sequence[str]) -> str:
-    totals = ", ".join(f"sum({name}) AS {name}" for name in sums)
-    # Without a resolution ($4 = 0) all is one span.
-    return f"""
-        SELECT series, CASE WHEN $4 = 0 THEN $2 ELSE minute / $4 * $4 END AS start, known OR minute < $5 AS mature,
-               min(minute) AS first, sum(n)::bigint AS n, {totals}
-        FROM {table} WHERE series = ANY ($1::int[]) AND minute >= $2 AND minute < $3 GROUP BY 1, 2, 3
-    """
-
-
-_READ_EXPOSURE = _read("exposure", _EXPOSURE)
-_READ_POSITIVES = _read("positives", _POSITIVES)
-_READ_REJECTIONS = """
-SELECT series, CASE WHEN $4 = 0 THEN $2 ELSE minute / $4 * $4 END AS start, sum(n)::bigint AS n,
-       coalesce(sum(n) FILTER (WHERE reason <> ALL ($5::int[])), 0)::bigint AS malformed
-FROM rejections WHERE series = ANY ($1::int[]) AND minute >= $2 AND minute < $3 GROUP BY 1, 2
-"""
-
-
-async def add_exposure(conn: Connection, series: Integers, rows: ExposureRows, *, known: bool) -> None:
-    """Adds exposure. `series` gives the number of each model's (first index) prediction (second index)."""
-    if len(rows.counts):
-        places, counts = rows.places, rows.counts.tolist()
-        keys = (_series(series, places), places.minute.tolist())
-        await conn.execute(_ADD_EXPOSURE, known, *keys, counts, *_texts(rows.columns))
-
-
-async def add_positives(conn: Connection, series: Integers, rows: PositiveRows, *, known: bool) -> None:
-    """Adds positives."""
-    if len(rows.counts):
-        places, counts = rows.places, rows.counts.tolist()
-        keys = (_series(series, places), places.minute.tolist(), places.age.tolist())
-        await conn.execute(_ADD_POSITIVES, known, *keys, counts, *_texts(rows.columns))
-
-
-async def add_rejections(conn: Connection, series: Integers, places: Places, counts: Integers) -> None:
-    """Adds rows that were not taken; the places' age is the number of the reason."""
-    if len(counts):
-        keys = (_series(series, places), places.minute.tolist(), places.age.tolist())
-        await conn.execute(_ADD_REJECTIONS, *keys, counts.tolist())
-
-
-async def read_evidence(
-    conn: Connection, series: Mapping[int, int], span: Span, resolution: int
-) -> dict[int, dict[int, Evidence]]:
-    """Returns the evidence of some series by the first minute of each part of a span.
+def _add(table: Table, keys: Sequence[str], given: Sequence[str], added: Mapping[str, str]) -> str:
+    """Returns a statement that adds groups to their rows, in the order of the keys: no two writers wait for each other.
 
     Args:
-        conn: with a transaction that sees one snapshot throughout.
-        series: for each series the first minute that is not mature.
-        span: what to read.
-        resolution: minutes of a part; 0: the whole span is one.
+        table: to add to.
+        keys: of its rows beside the minute.
+        given: names of the arrays that are given, in order; the first is the minute from which on rows are written.
+        added: what is added to each column, by its name.
     """
-    found: dict[int, dict[int, Evidence]] = {number: defaultdict(Evidence) for number in series}
-    # Predictions differ in their windows, and so in what is mature; usually there are one or two.
-    for mature_before in set(series.values()):
-        numbers = [number for number, before in series.items() if before == mature_before]
-        key = (numbers, span.start, span.end, resolution)
-        for record in await conn.fetch(_READ_EXPOSURE, *key, mature_before):
-            sums = Sums(exposure=Exposure(*_numbers(record, ("n", *_EXPOSURE))))
-            found[record["series"]][record["start"]] += _evidence(record, sums)
-        for record in await conn.fetch(_READ_POSITIVES, *key, mature_before):
-            sums = Sums(positives=Positives(*_numbers(record, ("n", *_POSITIVES))))
-            found[record["series"]][record["start"]] += _evidence(record, sums)
-        for record in await conn.fetch(_READ_REJECTIONS, *key, WELL_FORMED):
-            rejected = Evidence(rejected=record["n"], malformed=record["malformed"])
-            found[record["series"]][record["start"]] += rejected
+    kinds = {
+        "series": "int[]",
+        "minute": "int[]",
+        "known": "boolean[]",
+        "age": "int[]",
+        "bin": "int[]",
+        "reason": "int[]",
+    }
+    arrays = ", ".join(
+        f"${index}::{kinds.get(name, 'bigint[]' if name in _COUNTS else 'text[]')}"
+        for index, name in enumerate(given, start=2)
+    )
+    names = ("series", "minute", *keys)
+    grouped = {**dict.fromkeys(names), "minute": f"minute / {table.width} * {table.width}"}
+    chosen = ", ".join(f"{grouped[name] or name} AS {name}" for name in names)
+    sums = ", ".join(f"sum({value}) AS {name}" for name, value in added.items())
+    positions = ", ".join(str(index + 1) for index in range(len(names)))
+    changes = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in added)
+    return f"""
+        INSERT INTO {table.name} ({", ".join((*names, *added))})
+        SELECT {chosen}, {sums} FROM unnest({arrays}) AS given ({", ".join(given)})
+        WHERE minute >= $1 GROUP BY {positions} ORDER BY {positions}
+        ON CONFLICT ({", ".join(names)}) DO UPDATE SET {changes}
+    """
+
+
+def _same(names: Sequence[str]) -> dict[str, str]:
+    return {name: name if name in _COUNTS else f"{name}::numeric" for name in names}
+
+
+_ADD_EXPOSURE = _add(EXPOSURE, ("known",), ("series", "minute", "known", *EXPOSURE_COLUMNS), _same(EXPOSURE_COLUMNS))
+_GIVEN_POSITIVES = ("series", "minute", "known", "age", "n", *POSITIVE_SUMS)
+_ADD_POSITIVES, _ADD_POSITIVES_HOUR = (
+    _add(table, ("known", "age"), _GIVEN_POSITIVES, _same(("n", *POSITIVE_SUMS)))
+    for table in (POSITIVES, POSITIVES_HOUR)
+)
+_TOTALS: Final = (*EXPOSURE_COLUMNS, *POSITIVE_COLUMNS, "rejected")
+_ADD_TOTALS = {
+    table: _add(table, ("known",), ("series", "minute", "known", *_TOTALS), _same(_TOTALS))
+    for table in (TOTALS_5MIN, TOTALS_HOUR)
+}
+_ADD_BINS = _add(BINS, ("bin",), ("series", "minute", "bin", "w", "wp", "wy"), _same(("w", "wp", "wy")))
+_ADD_REJECTIONS = _add(REJECTIONS, ("reason",), ("series", "minute", "reason", "n"), _same(("n",)))
+
+
+async def add(
+    conn: Connection, series: Integers, rows: Mapping[bool, Statistics], rejected: RejectionRows, now: datetime
+) -> None:
+    """Adds statistics to all that is kept of their minutes. Once a transaction, so that no two wait for each other.
+
+    Args:
+        conn: with an open transaction.
+        series: the number of each model's (first index) prediction (second index).
+        rows: by whether the labels of these examples are all known; else they come until the attribution window ends.
+        rejected: rows that were not taken.
+        now: decides what is kept.
+    """
+    exposure, positives, rejections = _exposure(series, rows), _positives(series, rows), _rejections(series, rejected)
+    if exposure[0]:
+        await conn.execute(_ADD_EXPOSURE, EXPOSURE.written_from(now), *exposure)
+    if positives[0]:
+        await conn.execute(_ADD_POSITIVES, POSITIVES.written_from(now), *positives)
+        await conn.execute(_ADD_POSITIVES_HOUR, POSITIVES_HOUR.written_from(now), *positives)
+    totals = _totals(exposure, positives, rejections)
+    if totals[0]:
+        for table, statement in _ADD_TOTALS.items():
+            await conn.execute(statement, table.written_from(now), *totals)
+    bins = functools.reduce(operator.add, (each.bins for each in rows.values()), BinRows.none())
+    if len(bins):
+        columns = (*_keys(series, bins.places), bins.places.age.tolist(), *_texts(bins.columns))
+        await conn.execute(_ADD_BINS, BINS.written_from(now), *columns)
+    if rejections[0]:
+        await conn.execute(_ADD_REJECTIONS, REJECTIONS.written_from(now), *rejections)
+
+
+def _exposure(series: Integers, rows: Mapping[bool, Statistics]) -> list[list[Any]]:
+    """Returns the columns series, minute, known, seen, n and the sums."""
+    found: list[list[Any]] = [[] for _ in range(3 + len(EXPOSURE_COLUMNS))]
+    for known, each in rows.items():
+        made = each.exposure
+        columns = (*_keys(series, made.places), [known] * len(made), made.predictions.tolist(), made.counts.tolist())
+        _extend(found, (*columns, *_texts(made.columns)))
     return found
 
 
-def _evidence(record: Record, sums: Sums) -> Evidence:
-    if record["mature"]:
-        return Evidence(matured=sums)
-    return Evidence(waiting=sums, first_waiting=record["first"])
+def _positives(series: Integers, rows: Mapping[bool, Statistics]) -> list[list[Any]]:
+    """Returns the columns series, minute, known, age, n and the sums."""
+    found: list[list[Any]] = [[] for _ in range(4 + len(POSITIVE_COLUMNS))]
+    for known, each in rows.items():
+        made = each.positives
+        columns = (*_keys(series, made.places), [known] * len(made), made.places.age.tolist(), made.counts.tolist())
+        _extend(found, (*columns, *_texts(made.columns)))
+    return found
 
 
-def _numbers(record: Record, columns: Sequence[str]) -> list[int]:
-    return [int(record[name]) for name in columns]
+def _rejections(series: Integers, rejected: RejectionRows) -> list[list[Any]]:
+    """Returns the columns series, minute, reason and n."""
+    return [*_keys(series, rejected.places), rejected.places.age.tolist(), rejected.counts.tolist()]
 
 
-def _series(series: Integers, places: Places) -> Any:
-    return series[places.model, places.prediction].tolist()
+def _totals(exposure: list[list[Any]], positives: list[list[Any]], rejections: list[list[Any]]) -> list[list[Any]]:
+    """Returns the columns of totals: the rows of all three, each with nothing of the others."""
+    ours, theirs, others = len(exposure[0]), len(positives[0]), len(rejections[0])
+    found = [exposure[place] + positives[place] + rejections[place] for place in range(2)]
+    found.append(exposure[2] + positives[2] + [False] * others)
+    found += [column + [0] * (theirs + others) for column in exposure[3:5]]
+    found += [column + ["0"] * (theirs + others) for column in exposure[5:]]
+    found.append([0] * ours + positives[4] + [0] * others)
+    found += [["0"] * ours + column + ["0"] * others for column in positives[5:]]
+    found.append([0] * (ours + theirs) + rejections[3])
+    return found
+
+
+def _extend(found: list[list[Any]], columns: Sequence[list[Any]]) -> None:
+    for column, more in zip(found, columns, strict=True):
+        column += more
+
+
+def _keys(series: Integers, places: Places) -> tuple[list[int], list[int]]:
+    return _series(series, places), places.minute.tolist()
+
+
+def _series(series: Integers, places: Places) -> list[int]:
+    numbers: list[int] = series[places.model, places.prediction].tolist()
+    return numbers
 
 
 def _texts(columns: Sequence[Sequence[int]]) -> list[list[str]]:

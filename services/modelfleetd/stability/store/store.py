@@ -16,7 +16,10 @@ from modelfleetd.stability.domain.batch import BatchId, Outcome
 from modelfleetd.stability.domain.exact import Integers
 from modelfleetd.stability.domain.points import Evidence, Span
 from modelfleetd.stability.domain.replay import Past, Timing
-from modelfleetd.stability.store import batches, past, statistics
+from modelfleetd.stability.domain.retention import Table
+from modelfleetd.stability.domain.summary import RejectionRows, Statistics
+from modelfleetd.stability.store import batches, past, rollups, statistics
+from modelfleetd.stability.store.partitions import Partitions
 from modelfleetd.stability.store.shelves import Shelves
 
 # Producers repeat a batch within minutes; this is what they are promised.
@@ -33,13 +36,23 @@ ON CONFLICT DO NOTHING
 """
 
 
+_NO_REJECTIONS: Final = RejectionRows.none()
+
+
 class Write:
     """The transaction in which one batch is written."""
 
-    def __init__(self, conn: Connection, batch: BatchId, written: Outcome | None) -> None:
+    def __init__(self, conn: Connection, batch: BatchId, now: datetime, written: Outcome | None) -> None:
         self.conn = conn
         self._batch = batch
+        self._now = now
         self.written = written  # the outcome where the batch was written before: then there is nothing to do
+
+    async def add(
+        self, series: Integers, rows: Mapping[bool, Statistics], rejected: RejectionRows = _NO_REJECTIONS
+    ) -> None:
+        """Adds what the batch says; once. See `statistics.add`."""
+        await statistics.add(self.conn, series, rows, rejected, self._now)
 
     async def conclude(self, outcome: Outcome) -> Outcome:
         """Keeps the outcome, to answer a repetition with."""
@@ -55,22 +68,30 @@ class Store:
         # Numbers of series never change, so they may be kept.
         self._series: dict[tuple[str, str], int] = {}
         self.shelves = Shelves(database)
+        self.partitions = Partitions(database)
 
     @asynccontextmanager
-    async def write(self, batch: BatchId) -> AsyncIterator[Write]:
+    async def write(self, batch: BatchId, now: datetime, oldest: int | None = None) -> AsyncIterator[Write]:
         """Begins the transaction of a batch; waits for one that writes the same batch.
+
+        Args:
+            batch: what is written.
+            now: the time.
+            oldest: minute of its oldest event; None where all are of predictions that are there.
 
         Raises:
             SequenceReused: it was written before with other content.
             PartUnavailable: the database cannot be reached, or has lost what is remembered of it.
         """
+        await self.partitions.make(now, oldest)
         try:
             async with self._database.transaction() as conn:
-                yield Write(conn, batch, await batches.claim(conn, batch))
+                yield Write(conn, batch, now, await batches.claim(conn, batch))
         except (asyncpg.ForeignKeyViolationError, asyncpg.CheckViolationError) as error:
-            # A series or a shelf that was there is gone: a standby took over without the last commits.
+            # A series, a shelf or a partition that was there is gone: a standby took over without the last commits.
             self._series.clear()
             self.shelves.forget()
+            self.partitions.forget()
             raise PartUnavailable("database") from error
 
     async def series_of(
@@ -91,13 +112,14 @@ class Store:
         return numbers
 
     async def evidence(
-        self, mature_before: Mapping[tuple[str, str], int], span: Span, resolution: int = 0
+        self, mature_before: Mapping[tuple[str, str], int], span: Span, now: datetime, resolution: int = 0
     ) -> dict[tuple[str, str], dict[int, Evidence]]:
         """Returns the evidence of models' predictions by the first minute of each part of a span.
 
         Args:
             mature_before: for each (model, prediction) the first minute that is not mature.
             span: what to read.
+            now: decides what is kept.
             resolution: minutes of a part; 0: the whole span is one.
         """
         await self._remember_series([pair for pair in mature_before if pair not in self._series])
@@ -106,29 +128,43 @@ class Store:
             return {}
         async with self._database.transaction(readonly=True) as conn:
             wanted = {number: mature_before[pair] for number, pair in series.items()}
-            found = await statistics.read_evidence(conn, wanted, span, resolution)
+            found = await rollups.read_evidence(conn, wanted, span, resolution, now)
         return {series[number]: parts for number, parts in found.items()}
 
+    async def malformed(self, pairs: Sequence[tuple[str, str]], span: Span) -> dict[tuple[str, str], int]:
+        """Returns how many rows of models' predictions were refused because they cannot be right; not where none was.
+
+        Reasons are kept as long as statistics by the minute.
+        """
+        await self._remember_series([pair for pair in pairs if pair not in self._series])
+        series = {self._series[pair]: pair for pair in pairs if pair in self._series}
+        async with self._database.transaction(readonly=True) as conn:
+            found = await past.read_malformed(conn, [*series], span)
+        return {series[number]: rows for number, rows in found.items()}
+
     async def pasts(
-        self, timings: Mapping[tuple[str, str], Timing], start: int, moments: Sequence[int]
+        self, timings: Mapping[tuple[str, str], Timing], table: Table, start: int, moments: Sequence[int]
     ) -> dict[tuple[str, str], Past]:
         """Returns what was known of models' predictions at moments of the past; nothing of those without examples.
 
         Args:
             timings: for each (model, prediction) how long its labels take.
-            start: the minute from which events count.
+            table: whose rows are read: those by minute, or wider ones.
+            start: the minute from which events count; the first of a row.
             moments: minutes, at whose beginnings is asked; ascending.
         """
         await self._remember_series([pair for pair in timings if pair not in self._series])
         series = {self._series[pair]: pair for pair in timings if pair in self._series}
         async with self._database.transaction(readonly=True) as conn:
             wanted = {number: timings[pair] for number, pair in series.items()}
-            found = await past.read_pasts(conn, wanted, start, moments) if wanted else {}
+            found = await past.read_pasts(conn, wanted, table, start, moments) if wanted else {}
         return {series[number]: each for number, each in found.items()}
 
     async def sweep(self, now: datetime) -> None:
-        """Drops what nothing waits for any more, and forgets old batches."""
+        """Makes room for the days to come; drops what nothing waits for any more, and what is old."""
+        await self.partitions.make(now)
         await self.shelves.drop_expired(now)
+        await self.partitions.drop_old(now)
         await batches.forget(self._database, _BATCHES_KEPT)
 
     async def _remember_series(self, pairs: Sequence[tuple[str, str]]) -> None:

@@ -8,6 +8,9 @@ from modelfleet.cli.session import FleetGroup
 from modelfleet.cli.stability.judge import judge
 from modelfleet.cli.stability.replay import replay
 from modelfleet.cli.stability.show import show
+from modelfleet.cli.stability.slo import rules, slo
+from modelfleet.cli.stability.status import get, list_, status
+from modelfleet.cli.stability.top import top
 
 
 @click.group(cls=FleetGroup)
@@ -15,5 +18,7 @@ def group() -> None:
     """Are the predictions still right?"""
 
 
-for command in (show, judge, replay):
+for command in (
+    status, list_, get, top, show, judge, replay, slo, rules,
+):  # fmt: skip
     group.add_command(command)

@@ -30,7 +30,7 @@ from modelfleet.common.v1 import serving_pb2 as modelfleet_dot_common_dot_v1_dot
 from modelfleet.registry.v1 import registry_pb2 as modelfleet_dot_registry_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelfleet/stability/v1/slos.proto\x12\x17modelfleet.stability.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"modelfleet/common/v1/serving.proto\x1a%modelfleet/registry/v1/registry.proto\"\xc0\x03\n\x03Slo\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x31\n\nmodel_type\x18\x02 \x01(\tB\x1d\xfa\x41\x1a\n\x18modelfleet.dev/ModelType\x12(\n\x05model\x18\x03 \x01(\tB\x19\xfa\x41\x16\n\x14modelfleet.dev/Model\x12\x30\n\x04role\x18\x04 \x01(\x0e\x32\".modelfleet.registry.v1.Model.Role\x12(\n\x04tier\x18\x05 \x01(\x0e\x32\x1a.modelfleet.common.v1.Tier\x12&\n\x04team\x18\x06 \x01(\tB\x18\xfa\x41\x15\n\x13modelfleet.dev/Team\x12)\n\x06period\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\nobjectives\x18\x08 \x03(\x0b\x32\".modelfleet.stability.v1.Objective\x12\x31\n\revaluate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp:.\xea\x41+\n\x12modelfleet.dev/Slo\x12\nslos/{slo}*\x04slos2\x03slo\"\xac\x02\n\tObjective\x12\x35\n\x04kind\x18\x01 \x01(\x0e\x32\'.modelfleet.stability.v1.Objective.Kind\x12\x0e\n\x06target\x18\x02 \x01(\x01\x12\x0c\n\x04good\x18\x03 \x01(\x03\x12\x0b\n\x03\x62\x61\x64\x18\x04 \x01(\x03\x12\x0f\n\x07unknown\x18\x05 \x01(\x03\x12\x18\n\x0b\x62udget_left\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x35\n\nburn_rates\x18\x07 \x03(\x0b\x32!.modelfleet.stability.v1.BurnRate\"K\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tSTABILITY\x10\x01\x12\x0c\n\x08\x43OVERAGE\x10\x02\x12\x10\n\x0c\x41VAILABILITY\x10\x03\x42\x0e\n\x0c_budget_left\"\xf4\x02\n\x08\x42urnRate\x12<\n\x08response\x18\x01 \x01(\x0e\x32*.modelfleet.stability.v1.BurnRate.Response\x12.\n\x0blong_window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cshort_window\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x66\x61\x63tor\x18\x04 \x01(\x01\x12\x1b\n\x0elong_burn_rate\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fshort_burn_rate\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x0b\n\x03\x62\x61\x64\x18\x07 \x01(\x05\x12\x0e\n\x06\x66iring\x18\x08 \x01(\x08\":\n\x08Response\x12\x18\n\x14RESPONSE_UNSPECIFIED\x10\x00\x12\x08\n\x04PAGE\x10\x01\x12\n\n\x06TICKET\x10\x02\x42\x11\n\x0f_long_burn_rateB\x12\n\x10_short_burn_rate\":\n\rGetSloRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12modelfleet.dev/Slo\"Z\n\x0fListSlosRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\"W\n\x10ListSlosResponse\x12*\n\x04slos\x18\x01 \x03(\x0b\x32\x1c.modelfleet.stability.v1.Slo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelfleet/stability/v1/slos.proto\x12\x17modelfleet.stability.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"modelfleet/common/v1/serving.proto\x1a%modelfleet/registry/v1/registry.proto\"\xd1\x03\n\x03Slo\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x31\n\nmodel_type\x18\x02 \x01(\tB\x1d\xfa\x41\x1a\n\x18modelfleet.dev/ModelType\x12(\n\x05model\x18\x03 \x01(\tB\x19\xfa\x41\x16\n\x14modelfleet.dev/Model\x12\x30\n\x04role\x18\x04 \x01(\x0e\x32\".modelfleet.registry.v1.Model.Role\x12(\n\x04tier\x18\x05 \x01(\x0e\x32\x1a.modelfleet.common.v1.Tier\x12&\n\x04team\x18\x06 \x01(\tB\x18\xfa\x41\x15\n\x13modelfleet.dev/Team\x12)\n\x06period\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\nobjectives\x18\x08 \x03(\x0b\x32\".modelfleet.stability.v1.Objective\x12\x31\n\revaluate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07on_call\x18\n \x01(\t:.\xea\x41+\n\x12modelfleet.dev/Slo\x12\nslos/{slo}*\x04slos2\x03slo\"\xac\x02\n\tObjective\x12\x35\n\x04kind\x18\x01 \x01(\x0e\x32\'.modelfleet.stability.v1.Objective.Kind\x12\x0e\n\x06target\x18\x02 \x01(\x01\x12\x0c\n\x04good\x18\x03 \x01(\x03\x12\x0b\n\x03\x62\x61\x64\x18\x04 \x01(\x03\x12\x0f\n\x07unknown\x18\x05 \x01(\x03\x12\x18\n\x0b\x62udget_left\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x35\n\nburn_rates\x18\x07 \x03(\x0b\x32!.modelfleet.stability.v1.BurnRate\"K\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tSTABILITY\x10\x01\x12\x0c\n\x08\x43OVERAGE\x10\x02\x12\x10\n\x0c\x41VAILABILITY\x10\x03\x42\x0e\n\x0c_budget_left\"\xf4\x02\n\x08\x42urnRate\x12<\n\x08response\x18\x01 \x01(\x0e\x32*.modelfleet.stability.v1.BurnRate.Response\x12.\n\x0blong_window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cshort_window\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x66\x61\x63tor\x18\x04 \x01(\x01\x12\x1b\n\x0elong_burn_rate\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fshort_burn_rate\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x0b\n\x03\x62\x61\x64\x18\x07 \x01(\x05\x12\x0e\n\x06\x66iring\x18\x08 \x01(\x08\":\n\x08Response\x12\x18\n\x14RESPONSE_UNSPECIFIED\x10\x00\x12\x08\n\x04PAGE\x10\x01\x12\n\n\x06TICKET\x10\x02\x42\x11\n\x0f_long_burn_rateB\x12\n\x10_short_burn_rate\":\n\rGetSloRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12modelfleet.dev/Slo\"Z\n\x0fListSlosRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\"W\n\x10ListSlosResponse\x12*\n\x04slos\x18\x01 \x03(\x0b\x32\x1c.modelfleet.stability.v1.Slo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,19 +50,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSLOREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETSLOREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022modelfleet.dev/Slo'
   _globals['_SLO']._serialized_start=264
-  _globals['_SLO']._serialized_end=712
-  _globals['_OBJECTIVE']._serialized_start=715
-  _globals['_OBJECTIVE']._serialized_end=1015
-  _globals['_OBJECTIVE_KIND']._serialized_start=924
-  _globals['_OBJECTIVE_KIND']._serialized_end=999
-  _globals['_BURNRATE']._serialized_start=1018
-  _globals['_BURNRATE']._serialized_end=1390
-  _globals['_BURNRATE_RESPONSE']._serialized_start=1293
-  _globals['_BURNRATE_RESPONSE']._serialized_end=1351
-  _globals['_GETSLOREQUEST']._serialized_start=1392
-  _globals['_GETSLOREQUEST']._serialized_end=1450
-  _globals['_LISTSLOSREQUEST']._serialized_start=1452
-  _globals['_LISTSLOSREQUEST']._serialized_end=1542
-  _globals['_LISTSLOSRESPONSE']._serialized_start=1544
-  _globals['_LISTSLOSRESPONSE']._serialized_end=1631
+  _globals['_SLO']._serialized_end=729
+  _globals['_OBJECTIVE']._serialized_start=732
+  _globals['_OBJECTIVE']._serialized_end=1032
+  _globals['_OBJECTIVE_KIND']._serialized_start=941
+  _globals['_OBJECTIVE_KIND']._serialized_end=1016
+  _globals['_BURNRATE']._serialized_start=1035
+  _globals['_BURNRATE']._serialized_end=1407
+  _globals['_BURNRATE_RESPONSE']._serialized_start=1310
+  _globals['_BURNRATE_RESPONSE']._serialized_end=1368
+  _globals['_GETSLOREQUEST']._serialized_start=1409
+  _globals['_GETSLOREQUEST']._serialized_end=1467
+  _globals['_LISTSLOSREQUEST']._serialized_start=1469
+  _globals['_LISTSLOSREQUEST']._serialized_end=1559
+  _globals['_LISTSLOSRESPONSE']._serialized_start=1561
+  _globals['_LISTSLOSRESPONSE']._serialized_end=1648
 # @@protoc_insertion_point(module_scope)

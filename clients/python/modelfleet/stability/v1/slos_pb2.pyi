@@ -40,6 +40,7 @@ class Slo(_message.Message):
     PERIOD_FIELD_NUMBER: _builtins.int
     OBJECTIVES_FIELD_NUMBER: _builtins.int
     EVALUATE_TIME_FIELD_NUMBER: _builtins.int
+    ON_CALL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """slos/{model_type} of its baseline, slos/{model_type}.{model} of any other model."""
     model_type: _builtins.str
@@ -52,6 +53,8 @@ class Slo(_message.Message):
     """How critical it is."""
     team: _builtins.str
     """The team that owns it."""
+    on_call: _builtins.str
+    """Who is on call, as the team says."""
     @_builtins.property
     def period(self) -> _duration_pb2.Duration:
         """What budgets are counted over: the last 30 days."""
@@ -76,10 +79,11 @@ class Slo(_message.Message):
         period: _duration_pb2.Duration | None = ...,
         objectives: _abc.Iterable[Global___Objective] | None = ...,
         evaluate_time: _timestamp_pb2.Timestamp | None = ...,
+        on_call: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate_time", b"evaluate_time", "period", b"period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate_time", b"evaluate_time", "model", b"model", "model_type", b"model_type", "name", b"name", "objectives", b"objectives", "period", b"period", "role", b"role", "team", b"team", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate_time", b"evaluate_time", "model", b"model", "model_type", b"model_type", "name", b"name", "objectives", b"objectives", "on_call", b"on_call", "period", b"period", "role", b"role", "team", b"team", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -130,13 +134,15 @@ class Objective(_message.Message):
     target: _builtins.float
     """The share of minutes that shall be good."""
     good: _builtins.int
-    """Minutes of the period that were good."""
+    """Minutes of the period that were good. The period is counted in whole hours, with the current one as far as it has come."""
     bad: _builtins.int
     """Minutes that were bad."""
     unknown: _builtins.int
-    """Minutes that do not count, or for which nothing is known."""
+    """Minutes in which it was not known. They do not count; nor do minutes that were not evaluated."""
     budget_left: _builtins.float
-    """What is left of the budget, as a share of all of it: 1 is untouched, below 0 is overdrawn; unset: no minute counted."""
+    """What is left of the budget, as a share of all of it: 1 is untouched, below 0 is overdrawn; unset: no minute counted.
+    The budget is (1 - target) of the minutes that count, good + bad: smaller until there are 30 days of them.
+    """
     @_builtins.property
     def burn_rates(self) -> _containers.RepeatedCompositeFieldContainer[Global___BurnRate]:
         """How fast the budget is being spent, by the pairs of windows that alerts look at; none for COVERAGE."""
@@ -285,7 +291,9 @@ class ListSlosRequest(_message.Message):
     filter: _builtins.str
     """Only those that fit (AIP-160), over role, tier, team and model_type: `tier <= TIER1`. Others are refused by name."""
     order_by: _builtins.str
-    """`name` (default), or `budget_left`: the smallest budget left first."""
+    """`name` (default), or `budget_left`: the smallest budget left, of stability or availability, first; with ` desc` after
+    it the other way around.
+    """
     def __init__(
         self,
         *,

@@ -1,0 +1,114 @@
+"""`modelfleet stability top`: the worst models, live."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from modelfleet import wording
+from modelfleet.cli import render, tables
+from modelfleet.cli.session import Session, with_session
+from modelfleet.cli.stability import standing_view as view
+from modelfleet.cli.stability.status import FILTER
+from modelfleet.cli.watching import updates
+from modelfleet.stability.v1 import stability_pb2 as pb
+
+_STATES: Final = (
+    pb.ModelStability.UNSTABLE,
+    pb.ModelStability.UNKNOWN,
+    pb.ModelStability.STABLE,
+    pb.ModelStability.NOT_APPLICABLE,
+)
+# Lines above and below the table.
+_FRAME: Final = 4
+
+
+@click.command("top")
+@FILTER
+@click.option("--limit", type=click.IntRange(1, 1000), help="Models to show. Default: as many as fit, at least 10.")
+@with_session
+def top(session: Session, fitting: str, limit: int | None) -> None:
+    """Watch the worst models with what is wrong with them; Ctrl-C ends it.
+
+    Where nothing is a terminal, it is printed once; with -o json or yaml each change is printed as it comes.
+    """
+    board = Board()
+    changes = updates(lambda: session.client.stability.watch_stability(filter=fitting), lambda _: False)
+    try:
+        if not session.is_table:
+            for change in changes:
+                if change.models or change.removed:
+                    render.emit(session, render.as_data(change))
+            return
+        terminal = Console()
+        if not terminal.is_terminal:
+            # All that fit come first, then a message without any.
+            for change in changes:
+                board.take(change)
+                if not change.models:
+                    break
+            render.console().print(board.picture(limit or 10))
+            return
+        with Live(console=terminal, auto_refresh=False, screen=sys.stdin.isatty()) as live:
+            for change in changes:
+                board.take(change)
+                live.update(board.picture(limit or max(10, terminal.height - _FRAME)), refresh=True)
+    except KeyboardInterrupt:
+        click.echo("", err=True)
+
+
+class Board:
+    """What a watch has told so far."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, pb.ModelStability] = {}
+        self._evaluated = pb.WatchStabilityResponse()
+
+    def take(self, change: pb.WatchStabilityResponse) -> None:
+        """Takes what a message says."""
+        self._models |= {model.model: model for model in change.models}
+        for name in change.removed:
+            self._models.pop(name, None)
+        if change.HasField("evaluate_time"):
+            self._evaluated = change
+
+    def picture(self, most: int, now: datetime | None = None) -> RenderableType:
+        """The worst of them."""
+        models = sorted(self._models.values(), key=_rank)
+        unstable = sum(model.state == pb.ModelStability.UNSTABLE for model in models)
+        unavailable = sum(model.availability.state == pb.Availability.UNAVAILABLE for model in models)
+        unknown = sum(model.state == pb.ModelStability.UNKNOWN for model in models)
+        counted = f"{unstable} unstable, {unavailable} unavailable, {unknown} unknown of {len(models)}"
+        style = "bold red" if unstable or unavailable else "bold green"
+        evaluated = self._evaluated.evaluate_time
+        when = f"  evaluated {render.clock(evaluated)} UTC" if evaluated.seconds else "  not evaluated yet"
+        rows = [_row(model, now or datetime.now(UTC)) for model in models[:most]]
+        table = tables.FittedTable(["MODEL", "STATE", "REQUESTS", "WHAT", "VALUE", "RANGE", "FOR", "TIER"], rows)
+        more = [Text(f"and {len(models) - most} more", style="dim")] if len(models) > most else []
+        return Group(Text.assemble((counted, style), (when, "dim")), table, *more)
+
+
+def _row(model: pb.ModelStability, now: datetime) -> list[str]:
+    metric = view.decisive(model)
+    return [
+        wording.short_model(model.model),
+        view.state(model),
+        view.availability(model),
+        view.culprit(model),
+        view.value(metric),
+        view.limits(metric),
+        render.age(model.since, now),
+        render.enum(model, "tier"),
+    ]
+
+
+def _rank(model: pb.ModelStability) -> tuple[bool, int, int, float, str]:
+    """The worst first, as lists have them."""
+    is_bad = model.state == pb.ModelStability.UNSTABLE or model.availability.state == pb.Availability.UNAVAILABLE
+    return not is_bad, _STATES.index(model.state), model.tier or 9, -model.request_rate, model.model

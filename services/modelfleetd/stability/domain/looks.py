@@ -1,0 +1,203 @@
+"""What an evaluation looks at: which metrics of which series, how far back, and what is found there."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from modelfleetd.stability.domain.criteria import DeclaredPrediction
+from modelfleetd.stability.domain.delays import Delays
+from modelfleetd.stability.domain.fleet import HealthyRange, Metric, Role, WatchedModel
+from modelfleetd.stability.domain.maturity import DELIVERY, completion
+from modelfleetd.stability.domain.points import Span
+from modelfleetd.stability.domain.window_verdict import Flags
+from modelfleetd.stability.domain.windows import (
+    Case,
+    MinuteSeries,
+    WindowVerdict,
+    decide_many,
+    empty_series,
+    minutes_needed,
+)
+
+Pair: TypeAlias = tuple[str, str]  # a model and a prediction
+DelaysOf: TypeAlias = Callable[[Pair, DeclaredPrediction], Delays]
+
+# Up to here all minutes that any metric looks at are kept as one; beyond, what matures is kept apart from what is new.
+_TOGETHER: Final = 480
+# Reaches are rounded up, so that series share them and a change of delays seldom moves one.
+_ROUNDED: Final = 60
+_MINUTE: Final = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Minutes before now: from the oldest, inclusive, to the newest, exclusive."""
+
+    oldest: int
+    newest: int = 0
+
+    def at(self, now: int) -> Span:
+        return Span(now - self.oldest, now - self.newest)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One metric of one model, and where its minutes are."""
+
+    pair: Pair
+    healthy: HealthyRange
+    prediction: DeclaredPrediction
+    delays: Delays
+    reach: Reach
+    # Where the series' newest minutes are. NE is found there too where labels are known at once.
+    young: Reach
+    # Of VOLUME: all series of the route.
+    route: tuple[Pair, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """All that an evaluation looks at."""
+
+    # Metrics in the order in which their predictions are declared.
+    by_model: Mapping[str, Sequence[Look]]
+
+    @property
+    def wanted(self) -> dict[Reach, list[Pair]]:
+        """The series by their reach."""
+        found: defaultdict[Reach, dict[Pair, None]] = defaultdict(dict)
+        for looks in self.by_model.values():
+            for look in looks:
+                for reach in (look.reach, look.young):
+                    found[reach].update(dict.fromkeys((look.pair, *look.route)))
+        return {reach: list(pairs) for reach, pairs in found.items()}
+
+
+def looks_at(models: Iterable[WatchedModel], delays_of: DelaysOf) -> Looks:
+    """Returns what is to be looked at of models that serve."""
+    routes: defaultdict[str, list[WatchedModel]] = defaultdict(list)
+    for model in models:
+        routes[model.model_type].append(model)
+    by_model: dict[str, list[Look]] = {}
+    for route in routes.values():
+        by_model |= {model.name: [] for model in route}
+        # Declared by the type, so the same for all of its models.
+        for prediction in route[0].predictions.values():
+            for look in _of_prediction(route, prediction, delays_of):
+                by_model[look.pair[0]].append(look)
+    return Looks(by_model)
+
+
+def _of_prediction(
+    route: Sequence[WatchedModel], prediction: DeclaredPrediction, delays_of: DelaysOf
+) -> Iterable[Look]:
+    pairs = tuple((model.name, prediction.id) for model in route)
+    judged = [
+        (pair, healthy)
+        for model, pair in zip(route, pairs, strict=True)
+        for metric in Metric
+        # Volume is the route's, and said of its main model.
+        if (metric is not Metric.VOLUME or model.role is Role.BASELINE)
+        and (healthy := model.ranges.get((prediction.id, metric))) is not None
+    ]
+    if not judged:
+        return
+    delays = {pair: delays_of(pair, prediction) for pair in pairs}
+    # Series of a route share their reach, so that they can be added up.
+    young, matured = _reaches([healthy for _, healthy in judged], prediction, delays.values())
+    for pair, healthy in judged:
+        is_volume = healthy.metric is Metric.VOLUME
+        reach = matured if healthy.metric is Metric.NE else young
+        yield Look(pair, healthy, prediction, delays[pair], reach, young, pairs if is_volume else ())
+
+
+def _reaches(
+    ranges: Sequence[HealthyRange], prediction: DeclaredPrediction, delays: Iterable[Delays]
+) -> tuple[Reach, Reach]:
+    """Returns how far back the newest minutes are kept, and those that NE looks at."""
+    most = max(minutes_needed(healthy, prediction) for healthy in ranges)
+    if most <= _TOGETHER:
+        together = Reach(_rounded(most))
+        return together, together
+    widest = max(healthy.window // _MINUTE for healthy in ranges)
+    lag = max(_label_age(prediction, each) for each in set(delays))
+    need = [2 * widest + lag + DELIVERY // _MINUTE]
+    # Examples that are sent with their labels may be as late as these.
+    need += [minutes_needed(healthy, prediction) for healthy in ranges if healthy.metric is Metric.VOLUME]
+    mature = int(completion(prediction.attribution_window) / _MINUTE)
+    return Reach(_rounded(max(need))), Reach(_rounded(most), mature // _ROUNDED * _ROUNDED)
+
+
+def _label_age(prediction: DeclaredPrediction, delays: Delays) -> int:
+    """Returns an age in minutes from which on enough labels have come for windows of any width."""
+    if prediction.ignores_missing:
+        return 0
+    ages = np.arange(int(prediction.attribution_window / _MINUTE) + 1, dtype=np.float64)
+    return int(np.argmax(delays.shares(ages) >= prediction.min_label_coverage))
+
+
+def _rounded(minutes: int) -> int:
+    return -(-minutes // _ROUNDED) * _ROUNDED
+
+
+def decide_looks(
+    looks: Looks, series: Mapping[Reach, tuple[Sequence[Pair], MinuteSeries]], now: datetime
+) -> dict[str, list[WindowVerdict]]:
+    """Returns the verdicts of each model's metrics, in the order of `looks`.
+
+    Args:
+        looks: what to look at.
+        series: by reach, which series there are, row by row, and their minutes.
+        now: the moment, cut to the minute.
+    """
+    rows = {reach: {pair: row for row, pair in enumerate(pairs)} for reach, (pairs, _) in series.items()}
+    known_at_once = {reach: _known_at_once(found) for reach, (_, found) in series.items()}
+
+    def reach_of(look: Look) -> Reach:
+        return look.young if known_at_once[look.young][rows[look.young][look.pair]] else look.reach
+
+    cases: defaultdict[Reach, list[tuple[Look, Case]]] = defaultdict(list)
+    routes: defaultdict[Reach, list[Look]] = defaultdict(list)
+    for look in (look for found in looks.by_model.values() for look in found):
+        if look.route:
+            routes[look.reach].append(look)
+        else:
+            reach = reach_of(look)
+            case = Case(rows[reach][look.pair], look.healthy, look.prediction, look.delays)
+            cases[reach].append((look, case))
+    verdicts: dict[int, WindowVerdict] = {}
+    for reach, found in cases.items():
+        decided = decide_many(series[reach][1], [case for _, case in found], now)
+        verdicts |= {id(look): verdict for (look, _), verdict in zip(found, decided, strict=True)}
+    for reach, volumes in routes.items():
+        members = [[rows[reach][pair] for pair in look.route] for look in volumes]
+        together = [Case(row, look.healthy, look.prediction, look.delays) for row, look in enumerate(volumes)]
+        decided = decide_many(_added_up(series[reach][1], members), together, now)
+        verdicts |= {id(look): verdict for look, verdict in zip(volumes, decided, strict=True)}
+    return {model: [verdicts[id(look)] for look in found] for model, found in looks.by_model.items()}
+
+
+def _known_at_once(series: MinuteSeries) -> Flags:
+    """Says which series have examples, and none whose label comes later."""
+    found: Flags = np.any(series.examples > 0, axis=1) & ~np.any(series.waiting > 0, axis=1)
+    return found
+
+
+# What a verdict by volume looks at.
+_OF_VOLUME: Final = ("examples", "seen", "waiting", "positives")
+
+
+def _added_up(series: MinuteSeries, members: Sequence[Sequence[int]]) -> MinuteSeries:
+    """Returns the sums of some rows, group by group."""
+    found = empty_series(series.start, len(members), series.minutes)
+    for name in _OF_VOLUME:
+        column, total = getattr(series, name), getattr(found, name)
+        for group, rows in enumerate(members):
+            total[group] = column[list(rows)].sum(axis=0)
+    return found

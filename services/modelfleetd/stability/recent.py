@@ -1,0 +1,188 @@
+"""The newest minutes of all watched series, in memory: as far back as verdicts look, refreshed by what has changed.
+
+A block is a matrix of series × minutes before now. Series whose labels come within hours are in one block, up to now.
+Where labels take longer, NE looks so far back that a series is in two: its newest minutes, and those that mature now.
+What has matured hardly ever changes, so it is looked through for changes now and then only; minutes that mature are
+read at once. It costs 17 numbers a series and minute of memory, and each round what has changed, whatever was ever
+written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from modelfleetd.kit.db import Connection, Database
+from modelfleetd.stability.domain.exact import SCALE, Floats
+from modelfleetd.stability.domain.looks import Pair, Reach
+from modelfleetd.stability.domain.points import Span
+from modelfleetd.stability.domain.windows import MinuteSeries
+from modelfleetd.stability.store import minutes
+from modelfleetd.stability.store.minutes import EXPOSURE_COLUMNS, POSITIVES_COLUMNS, Rows, Seen
+
+# Rounds from one look through what has matured to the next.
+MATURED_ROUNDS: Final = 10
+
+# Of which everything is read by one statement.
+_MOST_SERIES: Final = 500
+
+_NO_MINUTES: Final = Span(0, 0)
+_EXPOSURE: Final = tuple(EXPOSURE_COLUMNS)[2:]
+_POSITIVES: Final = tuple(POSITIVES_COLUMNS)[2:]
+_COUNTS: Final = ("n", "waiting")  # all other columns are in units of 2^-40
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """Series of one reach."""
+
+    reach: Reach
+    pairs: tuple[Pair, ...]
+    span: Span = _NO_MINUTES
+    # Columns × series × minutes.
+    exposure: Floats = field(init=False)
+    positives: Floats = field(init=False)
+    # Which rows hold all that there is within the span.
+    is_read: npt.NDArray[np.bool_] = field(init=False)
+    seen: Seen | None = None
+    rounds: int = 0
+
+    def __post_init__(self) -> None:
+        width = self.reach.oldest - self.reach.newest
+        self.exposure = np.zeros((len(_EXPOSURE), len(self.pairs), width))
+        self.positives = np.zeros((len(_POSITIVES), len(self.pairs), width))
+        self.is_read = np.zeros(len(self.pairs), dtype=bool)
+
+    def with_pairs(self, pairs: tuple[Pair, ...]) -> Block:
+        """Returns a block of other series; what is known of those that stay is kept."""
+        if pairs == self.pairs:
+            return self
+        made = Block(self.reach, pairs, self.span, self.seen, self.rounds)
+        places = {pair: row for row, pair in enumerate(self.pairs)}
+        kept = [(row, places[pair]) for row, pair in enumerate(pairs) if pair in places]
+        if kept:
+            new, old = (list(rows) for rows in zip(*kept, strict=True))
+            made.exposure[:, new], made.positives[:, new] = self.exposure[:, old], self.positives[:, old]
+            made.is_read[new] = self.is_read[old]
+        return made
+
+    def move(self, now: int) -> int:
+        """Moves on to another minute; returns the first minute that is new."""
+        span, before = self.reach.at(now), self.span
+        passed = span.start - before.start
+        if not 0 <= passed < span.end - span.start:
+            self.forget()
+            before = Span(span.start, span.start)
+        elif passed:
+            for columns in (self.exposure, self.positives):
+                columns[..., :-passed] = columns[..., passed:]
+                columns[..., -passed:] = 0.0
+        self.span = span
+        return before.end
+
+    def forget(self) -> None:
+        """Forgets all that was read."""
+        self.exposure[:], self.positives[:], self.is_read[:] = 0.0, 0.0, False
+        self.seen = None
+
+    def put(self, row_of: Mapping[int, int], exposure: Rows, positives: Rows) -> None:
+        """Puts minutes into their places."""
+        for columns, names, rows in ((self.exposure, _EXPOSURE, exposure), (self.positives, _POSITIVES, positives)):
+            if not len(rows):
+                continue
+            numbers = np.array(sorted(row_of))
+            places = np.array([row_of[number] for number in numbers.tolist()])
+            row = places[np.searchsorted(numbers, rows["series"])]
+            minute = rows["minute"] - self.span.start
+            for place, name in enumerate(names):
+                columns[place, row, minute] = rows[name] * (1.0 if name in _COUNTS else 1.0 / SCALE)
+
+    def series(self) -> MinuteSeries:
+        """Returns all that is known, as verdicts look at it."""
+        exposed = dict(zip(_EXPOSURE, self.exposure, strict=True))
+        came = dict(zip(_POSITIVES, self.positives, strict=True))
+        return MinuteSeries(
+            start=self.span.start,
+            examples=exposed["n"],
+            weight=exposed["w"],
+            weight_squares=exposed["w2"],
+            expected=exposed["wp"],
+            expected_variance=exposed["w2pq"],
+            loss=exposed["wl"] + came["wl"],
+            loss_by_squares=exposed["w2l"] + came["w2l"],
+            loss_squares=exposed["w2l2"] + came["w2l2"],
+            positives=came["n"],
+            observed=came["w"],
+            observed_squares=came["w2"],
+            positive_loss=came["w2l1"],
+            waiting=exposed["waiting"],
+            waiting_expected=exposed["waiting_wp"],
+            seen=exposed["n"],
+        )
+
+
+class Recent:
+    """All blocks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._blocks: dict[Reach, Block] = {}
+        # Numbers of series never change.
+        self._numbers: dict[Pair, int] = {}
+
+    async def read(self, wanted: Mapping[Reach, Sequence[Pair]], now: int) -> Mapping[Reach, Block]:
+        """Returns what is known now of series, by how far back they are looked at.
+
+        Args:
+            wanted: series by their reach.
+            now: the minute.
+        """
+        blocks = {
+            reach: self._blocks[reach].with_pairs(tuple(pairs)) if reach in self._blocks else Block(reach, tuple(pairs))
+            for reach, pairs in wanted.items()
+        }
+        # Whatever fails on the way leaves blocks that have lost minutes.
+        self._blocks = {}
+        async with self._database.transaction(readonly=True) as conn:
+            seen = await minutes.seen_now(conn)
+            unknown = {pair for pairs in wanted.values() for pair in pairs} - self._numbers.keys()
+            if unknown:
+                self._numbers |= await minutes.find_series(conn, sorted(unknown))
+            for block in blocks.values():
+                await self._refresh(conn, block, now, seen)
+        self._blocks = blocks
+        return blocks
+
+    def forget(self) -> None:
+        """Forgets all that was read."""
+        self._blocks, self._numbers = {}, {}
+
+    async def _refresh(self, conn: Connection, block: Block, now: int, seen: Seen) -> None:
+        if block.seen is not None and not block.seen.is_followed_by(seen):
+            block.forget()
+        new_from = block.move(now)
+        row_of = {self._numbers[pair]: row for row, pair in enumerate(block.pairs) if pair in self._numbers}
+        read = {number: row for number, row in row_of.items() if block.is_read[row]}
+        unread = {number: row for number, row in row_of.items() if not block.is_read[row]}
+        looks_through = block.reach.newest == 0 or block.rounds % MATURED_ROUNDS == 0
+        if read:
+            since = block.seen.transaction if looks_through and block.seen is not None else None
+            block.put(read, *await minutes.read_changed(conn, list(read), block.span, new_from, since))
+        # All that there is of some may be much: never more than fits into a statement's time.
+        for numbers in _in_parts(list(unread)):
+            found = await minutes.read_changed(conn, numbers, block.span, block.span.start, None)
+            await asyncio.to_thread(block.put, unread, *found)
+        block.is_read[list(unread.values())] = True
+        block.rounds += 1
+        if looks_through or block.seen is None:
+            block.seen = seen
+
+
+def _in_parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    for begin in range(0, len(numbers), _MOST_SERIES):
+        yield numbers[begin : begin + _MOST_SERIES]
