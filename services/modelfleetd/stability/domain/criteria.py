@@ -24,7 +24,7 @@ class Limits:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}"
+        return f"{self.low:.4g} to {self.high:.4g}"
 
 
 DEFAULT_CALIBRATION: Final = Limits(0.5, 2.0)

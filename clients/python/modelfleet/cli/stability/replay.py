@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any
 
@@ -32,6 +32,8 @@ _MARKS = {
     serving_pb2.ERROR: ("!", "bold magenta", "cannot be judged"),
 }
 _MOST_IN_A_LINE = 120
+# A verdict that goes to and fro says the same again and again.
+_MOST_CHANGES = 12
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _time(given: Point, option: str) -> datetime:
 
 def _screen(bake: _Bake, found: pb.ReplayJudgementsResponse, step: Duration, width: int) -> Iterator[Text]:
     against = f" against {render.short(bake.baseline)}" if bake.baseline else ""
-    start, last = moment(bake.start), moment(found.moments[-1].time)
+    start, last = _minute(bake.start), moment(found.moments[-1].time)
     every = f"every {render.duration(step)}, {render.count(len(found.moments), 'moment')}"
     head = f"{wording.short_model(bake.model)}{against}, {start:%Y-%m-%d %H:%M} to {_clock(last, start)} UTC, {every}"
     yield Text(head, style="bold")
@@ -152,19 +154,21 @@ def _screen(bake: _Bake, found: pb.ReplayJudgementsResponse, step: Duration, wid
 
 def _timeline(moments: Sequence[pb.Replayed], width: int) -> Iterator[Text]:
     """A character a moment; each line begins with the time of its first."""
-    room = width - 8
+    days = moment(moments[-1].time) - moment(moments[0].time)
+    form = "%H:%M" if days < timedelta(days=1) else "%d %b %H:%M"
+    room = width - len("24 Nov 22:25  ")
     # Tens begin lines, so that a place in a line can be counted out.
     a_line = max(10, room - room % 10)
     for first in range(0, len(moments), a_line):
         line = moments[first : first + a_line]
         marks = [_MARKS.get(each.verdict, ("·", "")) for each in line]
-        clock = moment(line[0].time)
-        yield Text.assemble((f"{clock:%H:%M}  ", "dim"), *(mark[:2] for mark in marks))
+        clock = f"{moment(line[0].time):{form}}  "
+        yield Text.assemble((clock, "dim"), *(mark[:2] for mark in marks))
 
 
 def _changes(bake: _Bake, found: pb.ReplayJudgementsResponse) -> Any:
     """A row for each change of the verdict."""
-    start = moment(bake.start)
+    start = _minute(bake.start)
     firsts = [next(run) for _, run in groupby(found.moments, key=lambda each: each.verdict)]
     rows = [
         [
@@ -173,9 +177,16 @@ def _changes(bake: _Bake, found: pb.ReplayJudgementsResponse) -> Any:
             render.enum(each, "verdict"),
             each.explanation,
         ]
-        for each in firsts
+        for each in firsts[:_MOST_CHANGES]
     ]
+    if len(firsts) > _MOST_CHANGES:
+        rows.append(["…", "", "", f"{len(firsts) - _MOST_CHANGES} changes more; -o json has every moment"])
     return render.table(["FROM (UTC)", "AFTER", "VERDICT", "WHY"], rows)
+
+
+def _minute(stamp: Timestamp) -> datetime:
+    """The minute from which events are judged."""
+    return moment(stamp).replace(second=0, microsecond=0)
 
 
 def _clock(time: datetime, start: datetime) -> str:
