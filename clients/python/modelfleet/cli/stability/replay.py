@@ -108,7 +108,8 @@ def _of_launch(session: Session, launch: str) -> _Bake:
     shifted = next((event.time for event in events if event.type == "WeightShifted"), None)
     if shifted is None:
         raise click.ClickException(f"{found.name} has never given its candidate traffic: there is nothing to replay")
-    end = found.end_time if found.HasField("end_time") else None
+    # The judge is asked at whole minutes; the last one sees all of the launch.
+    end = Timestamp(seconds=(found.end_time.seconds // 60 + 1) * 60) if found.HasField("end_time") else None
     demanded = [_criterion(wanted, found.baseline) for wanted in found.policy.stability_gate.criteria]
     return _Bake(found.candidate, found.baseline, shifted, end, demanded, found)
 
