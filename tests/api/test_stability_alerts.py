@@ -79,9 +79,9 @@ def stamp(moment: datetime) -> Timestamp:
 
 
 def silence(resource: str = CTR, hours: float = 2, **fields: Any) -> pb.Silence:
-    return pb.Silence(
-        **{"resource": resource, "reason": "migration", "end_time": stamp(NOW + timedelta(hours=hours))} | fields
-    )
+    made = pb.Silence(resource=resource, reason="migration", end_time=stamp(NOW + timedelta(hours=hours)))
+    made.MergeFrom(pb.Silence(**fields))
+    return made
 
 
 def names(found: Sequence[pb.Alert]) -> list[str]:

@@ -125,7 +125,10 @@ INVALID: dict[str, tuple[Call, str]] = {
     "series backwards": (query(start_time=at(), end_time=at()), "start_time"),
     "series resolution": (query(resolution=Duration(seconds=61)), "resolution"),
     "series negative resolution": (query(resolution=Duration(seconds=-60)), "resolution"),
-    "series of too many points": (query(start_time=at(days=-2)), "resolution"),
+    "series of too many points": (query(start_time=at(days=-7.5), resolution=Duration(seconds=60)), "resolution"),
+    "series of minutes that are gone": (
+        query(start_time=at(days=-9), end_time=at(days=-8.9), resolution=Duration(seconds=60)), "resolution"),
+    "series of more than a year": (query(start_time=at(days=-600)), "resolution"),
     "series confidence": (query(confidence=1.0), "confidence"),
     "series confidence not a number": (query(confidence=float("nan")), "confidence"),
     "judge no model": (judge(model="x"), "model"),

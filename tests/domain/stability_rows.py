@@ -111,6 +111,20 @@ def oracle(rows: Sequence[Row]) -> Sums:
     return Sums(Exposure(**exposure), Positives(**positives))
 
 
+def bin_oracle(rows: Sequence[Row]) -> dict[tuple[int, int, int, int], tuple[int, ...]]:
+    """Returns the sums by hour and bin, likewise."""
+    found: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
+    start = micros(NOW) // MINUTE_MICROS - 120
+    for row in rows:
+        p = min(max(row.p, losses.CLIP), 1 - losses.CLIP)
+        log_odds = float((np.log(np.array([p])) - np.log1p(np.array([-p])))[0])
+        number = min(31, max(0, math.floor((log_odds + 8) * 2)))
+        key = (row.model, row.prediction, (start + row.minute) // 60 * 60, number)
+        addends = (scaled(row.w), scaled(row.w * row.p), scaled(row.w) * row.y)
+        found[key] = tuple(one + more for one, more in zip(found.get(key, (0, 0, 0)), addends, strict=True))
+    return found
+
+
 def scaled(value: float) -> int:
     """Returns the nearest multiple of 2^-40, halves to even, in units of it."""
     return round(math.ldexp(value, SCALE.bit_length() - 1))

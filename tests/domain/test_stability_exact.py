@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelfleetd.stability.domain import summary
+from modelfleetd.stability.domain import losses, summary
+from modelfleetd.stability.domain.bins import bins_of
 from modelfleetd.stability.domain.exact import BLOCK, SCALE
+from modelfleetd.stability.domain.losses import Block
 from modelfleetd.stability.domain.maturity import AGE_BOUNDS, MINUTE_MICROS, age_buckets
-from modelfleetd.stability.domain.summary import count_positives, expose, pick, scored, summarise_examples
-from modelfleetd.stability.domain.sums import Sums
-from tests.domain.stability_rows import Row, examples, oracle, total, totals
+from modelfleetd.stability.domain.summary import Statistics, count_positives, expose, pick, scored, summarise_examples
+from tests.domain.stability_rows import Row, bin_oracle, bin_totals, examples, oracle, total, totals
 
 rows = st.lists(
     st.builds(
@@ -39,27 +40,35 @@ def test_sums_are_those_of_plain_integers(given_rows: list[Row]) -> None:
     assert found == {(m, p, t + start): oracle(group) for (m, p, t), group in by_key.items()}
 
 
+@given(rows)
+@settings(deadline=None)
+def test_bins_are_those_of_plain_integers(given_rows: list[Row]) -> None:
+    assert bin_totals(summarise_examples(examples(given_rows))) == bin_oracle(given_rows)
+
+
 @given(rows, st.randoms(use_true_random=False), st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 def test_no_permutation_and_no_batching_changes_a_bit(given_rows: list[Row], random: object, batches: int) -> None:
     shuffled = list(given_rows)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    merged: dict[tuple[int, int, int], Sums] = {}
+    merged = Statistics.none()
     for index in range(batches):
-        for key, sums in totals(summarise_examples(examples(shuffled[index::batches]))).items():
-            merged[key] = merged.get(key, Sums()) + sums
-    assert merged == totals(summarise_examples(examples(given_rows)))
+        merged += summarise_examples(examples(shuffled[index::batches]))
+    at_once = summarise_examples(examples(given_rows))
+    assert totals(merged) == totals(at_once)
+    assert bin_totals(merged) == bin_totals(at_once)
 
 
 @given(rows)
 @settings(max_examples=60, deadline=None)
 def test_labels_that_come_late_end_in_the_sums_of_labels_known_at_once(given_rows: list[Row]) -> None:
     batch = examples(given_rows)
-    at_once = totals(summarise_examples(batch))
+    at_once = summarise_examples(batch)
     positive = np.flatnonzero(batch.label)
     ages = np.arange(len(positive), dtype=np.int64) % 5
-    late = totals(expose(scored(batch)) + count_positives(pick(scored(batch), positive), ages))
-    assert late == at_once
+    late = expose(scored(batch)) + count_positives(pick(scored(batch), positive), ages)
+    assert totals(late) == totals(at_once)
+    assert bin_totals(late) == bin_totals(at_once)
 
 
 @pytest.mark.parametrize("weighted", [True, False])
@@ -78,6 +87,7 @@ def test_many_blocks_and_mixed_keys_sum_like_one_row_after_the_other(weighted: b
         )
     ]
     assert total(drawn, weighted=weighted) == oracle(drawn)
+    assert bin_totals(summarise_examples(examples(drawn, weighted=weighted))) == bin_oracle(drawn)
 
 
 def test_the_largest_addends_fit() -> None:
@@ -85,6 +95,7 @@ def test_the_largest_addends_fit() -> None:
     sums = total(drawn)
     assert sums == oracle(drawn)
     assert sums.positives.w2l2 > 2**60 * SCALE // 1000
+    assert bin_totals(summarise_examples(examples(drawn))) == bin_oracle(drawn)
 
 
 def test_logits_and_their_probabilities_agree() -> None:
@@ -103,6 +114,25 @@ def test_extreme_logits_stay_finite_and_bounded() -> None:
     ages = np.zeros(4, dtype=np.int64)
     assert expose(rows_of).exposure.columns[4][0] == 200 * SCALE
     assert count_positives(rows_of, ages).positives.columns[3][0] == 0
+
+
+@given(st.lists(st.floats(-1e308, 1e308), min_size=1, max_size=50), st.booleans())
+def test_a_blocks_terms_are_those_of_each_value_to_the_last_bit(values: list[float], is_logit: bool) -> None:
+    given_values = np.array(values) if is_logit else np.abs(np.array(values)) / 1e308
+    block = Block(is_logit=is_logit, positives=True)
+    block.load(given_values)
+    x = np.clip(given_values, -losses.MAX_LOGIT, losses.MAX_LOGIT) if is_logit else given_values
+    # Beyond the bounds of a loss, the probability differs by less than the sums resolve.
+    assert block.probabilities.tolist() == losses.probabilities(x, is_logit=is_logit).tolist()
+    assert block.negative_losses.tolist() == losses.negative_losses(given_values, is_logit=is_logit).tolist()
+    assert block.positive_losses.tolist() == losses.positive_losses(given_values, is_logit=is_logit).tolist()
+
+
+def test_bins_are_of_equal_width_and_open_at_the_ends() -> None:
+    edges = np.arange(-8.0, 8.0, 0.5)
+    assert bins_of(edges.copy()).tolist() == list(range(32))
+    assert bins_of(edges[1:] - 1e-9).tolist() == list(range(31))
+    assert bins_of(np.array([-1e9, -8.1, 8.0, 1e9])).tolist() == [0, 0, 31, 31]
 
 
 def test_buckets_of_age_grow_by_half_octaves() -> None:

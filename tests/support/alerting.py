@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from modelfleetd.clock import ManualClock, SystemClock
-from modelfleetd.kit.db import Connection, Database
+from modelfleetd.kit.db import Database
 from modelfleetd.kit.migrations import migrate
 from modelfleetd.stability import migrations
 from modelfleetd.stability.alertmanager import Alertmanager as Client
@@ -121,7 +121,7 @@ class Alerting:
             for row in rows
         ]
 
-    async def _known(self, _: Connection, models: Sequence[WatchedModel]) -> Mapping[str, Known]:
+    def _known(self, _: int, models: Sequence[WatchedModel]) -> Mapping[str, Known]:
         return {model.name: self.known[model.name] for model in models if model.name in self.known}
 
     async def add_replica(

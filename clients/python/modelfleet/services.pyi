@@ -2117,6 +2117,8 @@ class AsyncStability:
         end_time: timestamp_pb2.Timestamp | datetime | None = ...,
         pages_per_week: float = ...,
         predictions: Iterable[str] = ...,
+        window: duration_pb2.Duration | timedelta | None = ...,
+        include_history: bool = ...,
     ) -> stability_pb2.ProposeRangesResponse:
         """Proposes healthy ranges from a history that was healthy, with their replay on it."""
     async def get_model_stability(
@@ -4480,6 +4482,8 @@ class Stability:
         end_time: timestamp_pb2.Timestamp | datetime | None = ...,
         pages_per_week: float = ...,
         predictions: Iterable[str] = ...,
+        window: duration_pb2.Duration | timedelta | None = ...,
+        include_history: bool = ...,
     ) -> stability_pb2.ProposeRangesResponse:
         """Proposes healthy ranges from a history that was healthy, with their replay on it."""
     def get_model_stability(

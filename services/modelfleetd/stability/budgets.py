@@ -14,6 +14,8 @@ from modelfleetd.stability.domain.slices import MINUTES_OF_HOUR, Objective, Slic
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.store import slices
 
+# How often is looked whether a minute has been evaluated: for metrics, and so that calls find little to do.
+BUDGET_SECONDS: Final = 5.0
 KEPT: Final = (Objective.STABILITY, Objective.AVAILABILITY)
 # SLOs whose whole period is read at a time: 43 kB each.
 _AT_ONCE: Final = 100

@@ -21,9 +21,9 @@ from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.db import Database
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.stability.domain.availability import Interval, Report, judged, since
-from modelfleetd.stability.domain.delays import prior
+from modelfleetd.stability.domain.delays import Delays
 from modelfleetd.stability.domain.fleet import WatchedFleet, WatchedModel
-from modelfleetd.stability.domain.looks import DelaysOf, Looks, decide_looks, looks_at
+from modelfleetd.stability.domain.looks import Looks, Pair, decide_looks, looks_at
 from modelfleetd.stability.domain.maturity import minute_of, moment_of
 from modelfleetd.stability.domain.rollup import Row
 from modelfleetd.stability.domain.slices import Objective, Slice
@@ -43,6 +43,8 @@ LEASE_SECONDS: Final = 75.0
 # Budgets are counted over 30 days.
 _SLICES_KEPT: Final = timedelta(days=35)
 _REGISTRY_SECONDS: Final = 3.0
+# How labels are delayed is learned by the hour.
+_DELAYS_MINUTES: Final = 10
 
 AfterRound = Callable[[], Awaitable[object]]
 
@@ -50,26 +52,36 @@ AfterRound = Callable[[], Awaitable[object]]
 class Evaluator:
     """What is known of each model now. `tick` is called every second."""
 
-    def __init__(self, database: Database, fleet: Fleet, registry: AsyncRegistry, clock: Clock, holder: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        learned: Callable[[Mapping[Pair, timedelta]], Awaitable[Mapping[Pair, Delays]]],
+        fleet: Fleet,
+        registry: AsyncRegistry,
+        clock: Clock,
+        holder: str,
+    ) -> None:
         """Makes it.
 
         Args:
             database: of stability.
+            learned: returns how labels are delayed, of series with their attribution windows.
             fleet: who serves.
             registry: which is told by the agents how requests fare.
             clock: says which minute it is.
             holder: tells this process from every other.
         """
         self._database = database
+        self._learned = learned
         self._fleet = fleet
         self._registry = registry
         self._clock = clock
         self._holder = holder
         self._recent = Recent(database)
-        self._looks: tuple[Mapping[str, WatchedModel] | None, DelaysOf | None, Looks] = (None, None, Looks({}))
+        self._looks: tuple[Mapping[str, WatchedModel] | None, Looks] = (None, Looks({}))
+        self._delays: Mapping[Pair, Delays] = {}
+        self._delays_read = 0
         self._rows: tuple[WatchedFleet | None, int | None, list[Row]] = (None, None, [])
-        # How labels are delayed; exchanged as a whole when that is learned anew.
-        self.delays_of: DelaysOf = lambda _, prediction: prior(prediction.attribution_window)
         # The newest evaluation: its minute, the registry's revision that it went by, and what it said.
         self.minute: int | None = None
         self.revision = 0
@@ -151,7 +163,7 @@ class Evaluator:
 
     async def _found(self, view: WatchedFleet, minute: int) -> dict[str, Standing]:
         """Returns what is to be said of each model at a minute."""
-        looks = self._looks_at(view.models)
+        looks = await self._looks_at(view.models, minute)
         blocks = await self._recent.read(looks.wanted, minute)
         observed = await self._reports()
         now = moment_of(minute)
@@ -169,10 +181,25 @@ class Evaluator:
             found[name] = stand(model, verdicts[name], availability, intervals, before, now)
         return found
 
-    def _looks_at(self, models: Mapping[str, WatchedModel]) -> Looks:
-        if self._looks[:2] != (models, self.delays_of):
-            self._looks = (models, self.delays_of, looks_at(models.values(), self.delays_of))
-        return self._looks[2]
+    async def _looks_at(self, models: Mapping[str, WatchedModel], minute: int) -> Looks:
+        """Returns what is to be looked at; that changes with the fleet, and with what is learned of its labels."""
+        is_old = not 0 <= minute - self._delays_read < _DELAYS_MINUTES
+        if self._looks[0] is models and not is_old:
+            return self._looks[1]
+        windows = {
+            (name, prediction.id): prediction.attribution_window
+            for name, model in models.items()
+            for prediction in model.predictions.values()
+        }
+        known = {} if is_old else {pair: self._delays[pair] for pair in windows.keys() & self._delays.keys()}
+        missing = {
+            pair: window for pair, window in windows.items() if pair not in known or known[pair].window != window
+        }
+        self._delays = {**known, **(await self._learned(missing) if missing else {})}
+        self._delays_read = minute if is_old else self._delays_read
+        looks = await asyncio.to_thread(looks_at, models.values(), self._delays)
+        self._looks = (models, looks)
+        return looks
 
     async def _reports(self) -> Mapping[str, Mapping[str, Report]]:
         """Returns what agents last reported, by model and region; nothing where the registry does not answer."""

@@ -21,8 +21,9 @@ from modelfleetd.stability.domain.fleet import FunnelStage, Metric, Tier, Watche
 from modelfleetd.stability.domain.maturity import minute_of, moment_of
 from modelfleetd.stability.domain.slices import Objective, Slice
 from modelfleetd.stability.domain.slo import PAIRS, WINDOWS, Response, target_of
-from modelfleetd.stability.domain.standing import MetricStanding, ModelState, Standing
+from modelfleetd.stability.domain.standing import ModelState, Standing
 from modelfleetd.stability.domain.window_verdict import Stability
+from modelfleetd.stability.domain.windows import WindowVerdict
 
 MOST_MODELS: Final = 2000
 # Older evaluations say nothing about now.
@@ -227,7 +228,7 @@ class _Page:
         for metric in standing.metrics:
             self._metric(f'{labels},prediction="{metric.prediction}"', metric)
 
-    def _metric(self, labels: str, metric: MetricStanding) -> None:
+    def _metric(self, labels: str, metric: WindowVerdict) -> None:
         by_metric = f'{labels},metric="{_METRIC_NAMES[metric.metric]}"'
         self.add("modelfleet_stability_range_low", by_metric, metric.limits.low)
         self.add("modelfleet_stability_range_high", by_metric, metric.limits.high)

@@ -2,9 +2,9 @@
 
 A block is a matrix of series × minutes before now. Series whose labels come within hours are in one block, up to now.
 Where labels take longer, NE looks so far back that a series is in two: its newest minutes, and those that mature now.
-What has matured hardly ever changes, so it is looked through for changes now and then only; minutes that mature are
-read at once. It costs 17 numbers a series and minute of memory, and each round what has changed, whatever was ever
-written.
+The latter are read from the rows by 5 minutes, which are few and are kept for long; and since what has matured hardly
+ever changes, it is looked through for changes now and then only, while what matures is read at once. All costs 18
+numbers a series and minute of memory, and each round what has changed, whatever was ever written.
 """
 
 from __future__ import annotations
@@ -23,18 +23,15 @@ from modelfleetd.stability.domain.looks import Pair, Reach
 from modelfleetd.stability.domain.points import Span
 from modelfleetd.stability.domain.windows import MinuteSeries
 from modelfleetd.stability.store import minutes
-from modelfleetd.stability.store.minutes import EXPOSURE_COLUMNS, POSITIVES_COLUMNS, Rows, Seen
+from modelfleetd.stability.store.minutes import SUMS, Rows, Seen
 
 # Rounds from one look through what has matured to the next.
 MATURED_ROUNDS: Final = 10
-
 # Of which everything is read by one statement.
 _MOST_SERIES: Final = 500
-
 _NO_MINUTES: Final = Span(0, 0)
-_EXPOSURE: Final = tuple(EXPOSURE_COLUMNS)[2:]
-_POSITIVES: Final = tuple(POSITIVES_COLUMNS)[2:]
-_COUNTS: Final = ("n", "waiting")  # all other columns are in units of 2^-40
+_PLACES: Final = {name: place for place, name in enumerate(SUMS)}
+_COUNTS: Final = frozenset({"seen", "n", "waiting", "p_n"})  # all others are in units of 2^-40
 
 
 @dataclass(slots=True, eq=False)
@@ -44,9 +41,8 @@ class Block:
     reach: Reach
     pairs: tuple[Pair, ...]
     span: Span = _NO_MINUTES
-    # Columns × series × minutes.
-    exposure: Floats = field(init=False)
-    positives: Floats = field(init=False)
+    # SUMS × series × minutes, in natural units.
+    sums: Floats = field(init=False)
     # Which rows hold all that there is within the span.
     is_read: npt.NDArray[np.bool_] = field(init=False)
     seen: Seen | None = None
@@ -54,8 +50,7 @@ class Block:
 
     def __post_init__(self) -> None:
         width = self.reach.oldest - self.reach.newest
-        self.exposure = np.zeros((len(_EXPOSURE), len(self.pairs), width))
-        self.positives = np.zeros((len(_POSITIVES), len(self.pairs), width))
+        self.sums = np.zeros((len(SUMS), len(self.pairs), width))
         self.is_read = np.zeros(len(self.pairs), dtype=bool)
 
     def with_pairs(self, pairs: tuple[Pair, ...]) -> Block:
@@ -67,8 +62,7 @@ class Block:
         kept = [(row, places[pair]) for row, pair in enumerate(pairs) if pair in places]
         if kept:
             new, old = (list(rows) for rows in zip(*kept, strict=True))
-            made.exposure[:, new], made.positives[:, new] = self.exposure[:, old], self.positives[:, old]
-            made.is_read[new] = self.is_read[old]
+            made.sums[:, new], made.is_read[new] = self.sums[:, old], self.is_read[old]
         return made
 
     def move(self, now: int) -> int:
@@ -79,50 +73,46 @@ class Block:
             self.forget()
             before = Span(span.start, span.start)
         elif passed:
-            for columns in (self.exposure, self.positives):
-                columns[..., :-passed] = columns[..., passed:]
-                columns[..., -passed:] = 0.0
+            self.sums[..., :-passed] = self.sums[..., passed:]
+            self.sums[..., -passed:] = 0.0
         self.span = span
         return before.end
 
     def forget(self) -> None:
         """Forgets all that was read."""
-        self.exposure[:], self.positives[:], self.is_read[:] = 0.0, 0.0, False
+        self.sums[:], self.is_read[:] = 0.0, False
         self.seen = None
 
-    def put(self, row_of: Mapping[int, int], exposure: Rows, positives: Rows) -> None:
+    def put(self, row_of: Mapping[int, int], found: Sequence[Rows]) -> None:
         """Puts minutes into their places."""
-        for columns, names, rows in ((self.exposure, _EXPOSURE, exposure), (self.positives, _POSITIVES, positives)):
-            if not len(rows):
-                continue
-            numbers = np.array(sorted(row_of))
-            places = np.array([row_of[number] for number in numbers.tolist()])
-            row = places[np.searchsorted(numbers, rows["series"])]
-            minute = rows["minute"] - self.span.start
-            for place, name in enumerate(names):
-                columns[place, row, minute] = rows[name] * (1.0 if name in _COUNTS else 1.0 / SCALE)
+        numbers = np.array(sorted(row_of))
+        places = np.array([row_of[number] for number in numbers.tolist()])
+        for rows in found:
+            series, minute = places[np.searchsorted(numbers, rows["series"])], rows["minute"] - self.span.start
+            for name in rows.dtype.names or ():
+                if name in _PLACES:
+                    self.sums[_PLACES[name], series, minute] = rows[name] * (1.0 if name in _COUNTS else 1.0 / SCALE)
 
     def series(self) -> MinuteSeries:
         """Returns all that is known, as verdicts look at it."""
-        exposed = dict(zip(_EXPOSURE, self.exposure, strict=True))
-        came = dict(zip(_POSITIVES, self.positives, strict=True))
+        of = dict(zip(SUMS, self.sums, strict=True))
         return MinuteSeries(
             start=self.span.start,
-            examples=exposed["n"],
-            weight=exposed["w"],
-            weight_squares=exposed["w2"],
-            expected=exposed["wp"],
-            expected_variance=exposed["w2pq"],
-            loss=exposed["wl"] + came["wl"],
-            loss_by_squares=exposed["w2l"] + came["w2l"],
-            loss_squares=exposed["w2l2"] + came["w2l2"],
-            positives=came["n"],
-            observed=came["w"],
-            observed_squares=came["w2"],
-            positive_loss=came["w2l1"],
-            waiting=exposed["waiting"],
-            waiting_expected=exposed["waiting_wp"],
-            seen=exposed["n"],
+            examples=of["n"],
+            weight=of["w"],
+            weight_squares=of["w2"],
+            expected=of["wp"],
+            expected_variance=of["w2pq"],
+            loss=of["wl"] + of["p_wl"],
+            loss_by_squares=of["w2l"] + of["p_w2l"],
+            loss_squares=of["w2l2"] + of["p_w2l2"],
+            positives=of["p_n"],
+            observed=of["p_w"],
+            observed_squares=of["p_w2"],
+            positive_loss=of["p_w2l1"],
+            waiting=of["waiting"],
+            waiting_expected=of["waiting_wp"],
+            seen=of["seen"],
         )
 
 
@@ -169,14 +159,15 @@ class Recent:
         row_of = {self._numbers[pair]: row for row, pair in enumerate(block.pairs) if pair in self._numbers}
         read = {number: row for number, row in row_of.items() if block.is_read[row]}
         unread = {number: row for number, row in row_of.items() if not block.is_read[row]}
-        looks_through = block.reach.newest == 0 or block.rounds % MATURED_ROUNDS == 0
+        by_five = block.reach.is_matured
+        looks_through = not by_five or block.rounds % MATURED_ROUNDS == 0
         if read:
             since = block.seen.transaction if looks_through and block.seen is not None else None
-            block.put(read, *await minutes.read_changed(conn, list(read), block.span, new_from, since))
+            block.put(read, await minutes.read_changed(conn, list(read), block.span, new_from, since, by_five=by_five))
         # All that there is of some may be much: never more than fits into a statement's time.
         for numbers in _in_parts(list(unread)):
-            found = await minutes.read_changed(conn, numbers, block.span, block.span.start, None)
-            await asyncio.to_thread(block.put, unread, *found)
+            found = await minutes.read_changed(conn, numbers, block.span, block.span.start, None, by_five=by_five)
+            await asyncio.to_thread(block.put, unread, found)
         block.is_read[list(unread.values())] = True
         block.rounds += 1
         if looks_through or block.seen is None:

@@ -52,14 +52,14 @@ class Judging(Base):
         declared = await self._registry.declared_of_model(request.model)
         if request.baseline:
             await self._registry.check_models([("baseline", request.baseline)])
-        ranges = {} if request.criteria else await self._ranges(request.model)
+        ranges = {} if request.criteria else await self._healthy_ranges(request.model)
         wanted = demanded(wire.criteria(request), declared.predictions, ranges, has_baseline=bool(request.baseline))
         start, end = times(request)
         if start is None:
             raise invalid("start_time", "is required")
         return declared, wanted, start, end
 
-    async def _ranges(self, model: str) -> Ranges:
+    async def _healthy_ranges(self, model: str) -> Ranges:
         """Returns the healthy ranges in force; waits a moment where this replica has just started."""
         await self._fleet.wait_ready(_READY_SECONDS)
         return self._fleet.healthy_ranges(model)

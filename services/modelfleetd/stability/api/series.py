@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from modelfleet.stability.v1 import stability_pb2 as pb
-from modelfleetd.errors import invalid
+from modelfleetd.errors import PartUnavailable, invalid
 from modelfleetd.names import MODEL
 from modelfleetd.stability.api.base import Base, Context
-from modelfleetd.stability.domain.criteria import confidence_or_default
+from modelfleetd.stability.domain.criteria import DeclaredPrediction, Limits, confidence_or_default
+from modelfleetd.stability.domain.fleet import HealthyRange, Metric
 from modelfleetd.stability.wire import series as wire
 
 
@@ -20,7 +21,7 @@ class Series(Base):
         prediction = declared.predictions.get(request.prediction or next(iter(declared.predictions)))
         if prediction is None:
             raise invalid("prediction", f"must be one that the model type declares: {', '.join(declared.predictions)}")
-        points, total = await self._reader.series(
+        found = await self._reader.series(
             request.model,
             prediction,
             *wire.times(request),
@@ -28,4 +29,15 @@ class Series(Base):
             confidence=confidence,
             matured_only=request.matured_only,
         )
-        return wire.series(points, total)
+        return wire.series(found, *self._ranges(request.model, prediction))
+
+    def _ranges(
+        self, model: str, prediction: DeclaredPrediction
+    ) -> tuple[HealthyRange | Limits | None, HealthyRange | Limits | None]:
+        """Returns the ranges in force of calibration and NE, also of a model that does not serve yet."""
+        try:
+            ranges = self._fleet.healthy_ranges(model)
+        except PartUnavailable:
+            ranges = {}
+        calibration = ranges.get((prediction.id, Metric.CALIBRATION), prediction.calibration_range)
+        return calibration, ranges.get((prediction.id, Metric.NE), prediction.ne_range)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
@@ -26,13 +26,14 @@ from modelfleetd.stability.domain.windows import (
 )
 
 Pair: TypeAlias = tuple[str, str]  # a model and a prediction
-DelaysOf: TypeAlias = Callable[[Pair, DeclaredPrediction], Delays]
 
 # Up to here all minutes that any metric looks at are kept as one; beyond, what matures is kept apart from what is new.
 _TOGETHER: Final = 480
 # Reaches are rounded up, so that series share them and a change of delays seldom moves one.
 _ROUNDED: Final = 60
 _MINUTE: Final = timedelta(minutes=1)
+# Minutes that are kept as one of what has matured.
+_WIDE: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Reach:
 
     oldest: int
     newest: int = 0
+
+    @property
+    def is_matured(self) -> bool:
+        """Whether it holds only what has matured, by 5 minutes."""
+        return self.newest > 0
 
     def at(self, now: int) -> Span:
         return Span(now - self.oldest, now - self.newest)
@@ -79,8 +85,8 @@ class Looks:
         return {reach: list(pairs) for reach, pairs in found.items()}
 
 
-def looks_at(models: Iterable[WatchedModel], delays_of: DelaysOf) -> Looks:
-    """Returns what is to be looked at of models that serve."""
+def looks_at(models: Iterable[WatchedModel], delays: Mapping[Pair, Delays]) -> Looks:
+    """Returns what is to be looked at of models that serve, whose labels are delayed so."""
     routes: defaultdict[str, list[WatchedModel]] = defaultdict(list)
     for model in models:
         routes[model.model_type].append(model)
@@ -89,13 +95,13 @@ def looks_at(models: Iterable[WatchedModel], delays_of: DelaysOf) -> Looks:
         by_model |= {model.name: [] for model in route}
         # Declared by the type, so the same for all of its models.
         for prediction in route[0].predictions.values():
-            for look in _of_prediction(route, prediction, delays_of):
+            for look in _of_prediction(route, prediction, delays):
                 by_model[look.pair[0]].append(look)
     return Looks(by_model)
 
 
 def _of_prediction(
-    route: Sequence[WatchedModel], prediction: DeclaredPrediction, delays_of: DelaysOf
+    route: Sequence[WatchedModel], prediction: DeclaredPrediction, delays: Mapping[Pair, Delays]
 ) -> Iterable[Look]:
     pairs = tuple((model.name, prediction.id) for model in route)
     judged = [
@@ -108,9 +114,8 @@ def _of_prediction(
     ]
     if not judged:
         return
-    delays = {pair: delays_of(pair, prediction) for pair in pairs}
     # Series of a route share their reach, so that they can be added up.
-    young, matured = _reaches([healthy for _, healthy in judged], prediction, delays.values())
+    young, matured = _reaches([healthy for _, healthy in judged], prediction, [delays[pair] for pair in pairs])
     for pair, healthy in judged:
         is_volume = healthy.metric is Metric.VOLUME
         reach = matured if healthy.metric is Metric.NE else young
@@ -126,12 +131,13 @@ def _reaches(
         together = Reach(_rounded(most))
         return together, together
     widest = max(healthy.window // _MINUTE for healthy in ranges)
-    lag = max(_label_age(prediction, each) for each in set(delays))
+    lag = max(_label_age(prediction, each) for each in delays)
     need = [2 * widest + lag + DELIVERY // _MINUTE]
     # Examples that are sent with their labels may be as late as these.
     need += [minutes_needed(healthy, prediction) for healthy in ranges if healthy.metric is Metric.VOLUME]
-    mature = int(completion(prediction.attribution_window) / _MINUTE)
-    return Reach(_rounded(max(need))), Reach(_rounded(most), mature // _ROUNDED * _ROUNDED)
+    mature = -(-completion(prediction.attribution_window) // _MINUTE)
+    # Five minutes are kept as one, and mature when the last of them is.
+    return Reach(_rounded(max(need))), Reach(_rounded(most), mature + _WIDE)
 
 
 def _label_age(prediction: DeclaredPrediction, delays: Delays) -> int:

@@ -26,7 +26,8 @@ _POSITIVES = """
     w2l2   numeric NOT NULL
 """
 _TOTALS = """
-    rejected bigint NOT NULL CHECK (rejected >= 0),
+    rejected  bigint NOT NULL CHECK (rejected >= 0),
+    malformed bigint NOT NULL CHECK (malformed >= 0),
     p_n    bigint NOT NULL CHECK (p_n >= 0),
     p_w    numeric NOT NULL,
     p_w2   numeric NOT NULL,
@@ -75,7 +76,8 @@ CREATE TABLE rejections (
     PRIMARY KEY (series, minute, reason)
 ) PARTITION BY RANGE (minute);
 
--- The same by 5 minutes and by hour: the exposure, the positives whatever their age (p_), the rows that were not taken.
+-- The same by 5 minutes and by hour: the exposure, the positives whatever their age (p_), the rows that were not taken
+-- and of these the ones that cannot be right, unlike repeated ones and what came too late.
 -- Every write adds to all widths at once, so that rows by hour hold what comes when its minute is not kept any more.
 CREATE TABLE totals_5min (
     series integer NOT NULL,
@@ -163,20 +165,23 @@ BEGIN
 
     CREATE TEMPORARY TABLE old_totals ON COMMIT DROP AS
     SELECT series, minute, known, n AS seen, n, w, w2, wp, w2pq, wl, w2l, w2l2, 0::bigint AS rejected,
+           0::bigint AS malformed,
            0::bigint AS p_n, 0::numeric AS p_w, 0::numeric AS p_w2, 0::numeric AS p_w2l1, 0::numeric AS p_wl,
            0::numeric AS p_w2l, 0::numeric AS p_w2l2
     FROM old_exposure
     UNION ALL
-    SELECT series, minute, known, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n, w, w2, w2l1, wl, w2l, w2l2 FROM old_positives
+    SELECT series, minute, known, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n, w, w2, w2l1, wl, w2l, w2l2 FROM old_positives
     UNION ALL
-    SELECT series, minute, false, 0, 0, 0, 0, 0, 0, 0, 0, 0, n, 0, 0, 0, 0, 0, 0, 0 FROM old_rejections;
+    SELECT series, minute, false, 0, 0, 0, 0, 0, 0, 0, 0, 0, n, CASE WHEN reason IN (5, 6) THEN 0 ELSE n END,
+           0, 0, 0, 0, 0, 0, 0
+    FROM old_rejections;
     FOR part IN SELECT * FROM (VALUES ('totals_5min', 5, today - 35 * 1440), ('totals_hour', 60, 0))
         AS kept (name, width, oldest)
     LOOP
         EXECUTE format(
             'INSERT INTO %I SELECT series, minute / %s * %s, known, sum(seen), sum(n), sum(w), sum(w2), sum(wp), '
-            'sum(w2pq), sum(wl), sum(w2l), sum(w2l2), sum(rejected), sum(p_n), sum(p_w), sum(p_w2), sum(p_w2l1), '
-            'sum(p_wl), sum(p_w2l), sum(p_w2l2) FROM old_totals WHERE minute >= %s GROUP BY 1, 2, 3',
+            'sum(w2pq), sum(wl), sum(w2l), sum(w2l2), sum(rejected), sum(malformed), sum(p_n), sum(p_w), sum(p_w2), '
+            'sum(p_w2l1), sum(p_wl), sum(p_w2l), sum(p_w2l2) FROM old_totals WHERE minute >= %s GROUP BY 1, 2, 3',
             part.name, part.width, part.width, part.oldest
         );
     END LOOP;

@@ -6,7 +6,7 @@ seen has changed since. That needs nothing of the writers, and misses nothing, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -16,15 +16,14 @@ import numpy.typing as npt
 
 from modelfleetd.kit.db import Connection
 from modelfleetd.stability.domain.points import Span
-from modelfleetd.stability.domain.sums import Exposure, Positives
 from modelfleetd.stability.store.copying import copied_rows
+from modelfleetd.stability.store.statistics import EXPOSURE_COLUMNS, POSITIVE_COLUMNS
 
-_EXPOSURE: Final = Exposure.names()[1:]
-_POSITIVES: Final = Positives.names()[1:]
-_KEYS: Final = {"series": ">i4", "minute": ">i4"}
-Rows = npt.NDArray[np.void]  # with the columns below as fields
-EXPOSURE_COLUMNS: Final = _KEYS | dict.fromkeys(("n", *_EXPOSURE, "waiting", "waiting_wp"), ">f8")
-POSITIVES_COLUMNS: Final = _KEYS | dict.fromkeys(("n", *_POSITIVES), ">f8")
+Rows = npt.NDArray[np.void]  # with `series`, `minute` and some of SUMS as fields
+
+_EXPOSED: Final = (*EXPOSURE_COLUMNS, "waiting", "waiting_wp")
+# Counts, and sums in units of 2^-40: exposure, what of it waits for labels, and positives whatever their age.
+SUMS: Final = (*_EXPOSED, *POSITIVE_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +43,30 @@ SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS transaction, pg_
 """
 
 
-def _read(table: str, sums: str) -> str:
+def _read(table: str, sums: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Returns a query, and the types of its columns."""
     # A minute is summed up anew as a whole when any of its rows has changed.
-    return f"""
+    query = f"""
         WITH changed AS (
             SELECT DISTINCT series, minute FROM {table}
             WHERE minute >= $2 AND minute < $3 AND series = ANY ($1::int[])
               AND (minute >= $4 OR age(xmin) <= age((($5::bigint) % 4294967296)::text::xid))
         )
-        SELECT series, minute, sum(n)::float8, {sums} FROM {table} JOIN changed USING (series, minute)
-        GROUP BY series, minute
+        SELECT series, minute, {", ".join(sums.values())} FROM {table} JOIN changed USING (series, minute)
+        WHERE minute >= $2 AND minute < $3 AND series = ANY ($1::int[]) GROUP BY series, minute
     """
+    return query, {"series": ">i4", "minute": ">i4"} | dict.fromkeys(sums, ">f8")
 
 
-def _sums(names: Sequence[str]) -> str:
-    return ", ".join(f"sum({name})::float8" for name in names)
-
-
-_WAITING = """
-coalesce(sum(n) FILTER (WHERE NOT known), 0)::float8, coalesce(sum(wp) FILTER (WHERE NOT known), 0)::float8
-"""
-_READ_EXPOSURE = _read("exposure", f"{_sums(_EXPOSURE)}, {_WAITING}")
-_READ_POSITIVES = _read("positives", _sums(_POSITIVES))
+_EXPOSURE: Final = {name: f"sum({name})::float8" for name in EXPOSURE_COLUMNS} | {
+    "waiting": "coalesce(sum(n) FILTER (WHERE NOT known), 0)::float8",
+    "waiting_wp": "coalesce(sum(wp) FILTER (WHERE NOT known), 0)::float8",
+}
+_BY_MINUTE: Final = (
+    _read("exposure", _EXPOSURE),
+    _read("positives", {name: f"sum({name.removeprefix('p_')})::float8" for name in POSITIVE_COLUMNS}),
+)
+_BY_FIVE: Final = (_read("totals_5min", _EXPOSURE | {name: f"sum({name})::float8" for name in POSITIVE_COLUMNS}),)
 _FIND_SERIES = """
 SELECT id, series.model, series.prediction FROM series
 JOIN unnest($1::text[], $2::text[]) AS given (model, prediction) USING (model, prediction)
@@ -87,9 +88,9 @@ async def find_series(conn: Connection, wanted: Sequence[tuple[str, str]]) -> di
 
 
 async def read_changed(
-    conn: Connection, series: Sequence[int], span: Span, new_from: int, since: int | None
-) -> tuple[Rows, Rows]:
-    """Returns the exposure and the positives of minutes that are new or have changed; sums in units of 2^-40.
+    conn: Connection, series: Sequence[int], span: Span, new_from: int, since: int | None, *, by_five: bool
+) -> list[Rows]:
+    """Returns the sums of minutes that are new or have changed.
 
     Args:
         conn: with a transaction that sees one snapshot throughout.
@@ -97,7 +98,8 @@ async def read_changed(
         span: what to read.
         new_from: from this minute on everything is read.
         since: before it, what transactions from this one on have written; None: nothing.
+        by_five: read the rows by 5 minutes, as if all of it were of the first one.
     """
-    key = (list(series), span.start if since is not None else new_from, span.end, new_from, since)
-    exposure = await copied_rows(conn, _READ_EXPOSURE, EXPOSURE_COLUMNS, *key)
-    return exposure, await copied_rows(conn, _READ_POSITIVES, POSITIVES_COLUMNS, *key)
+    arguments = (list(series), span.start if since is not None else new_from, span.end, new_from, since)
+    queries = _BY_FIVE if by_five else _BY_MINUTE
+    return [await copied_rows(conn, query, columns, *arguments) for query, columns in queries]

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from modelfleetd.kit.db import Connection
+from modelfleetd.stability.domain.columns import Reason
 from modelfleetd.stability.domain.exact import Integers
 from modelfleetd.stability.domain.retention import (
     BINS,
@@ -32,7 +33,10 @@ POSITIVE_SUMS: Final = Positives.names()[1:]
 # Columns of totals: the exposure, and the positives whatever their age.
 EXPOSURE_COLUMNS: Final = ("seen", "n", *EXPOSURE_SUMS)
 POSITIVE_COLUMNS: Final = tuple(f"p_{name}" for name in Positives.names())
-_COUNTS: Final = frozenset({"seen", "n", "p_n", "rejected"})
+REJECTED_COLUMNS: Final = ("rejected", "malformed")
+_COUNTS: Final = frozenset({"seen", "n", "p_n", *REJECTED_COLUMNS})
+# Rows that could have counted, had they come once and in time.
+WELL_FORMED = [reason.value for reason in Reason if reason.name in {"DUPLICATE", "TOO_LATE", "NOT_SAMPLED"}]
 
 
 def _add(table: Table, keys: Sequence[str], given: Sequence[str], added: Mapping[str, str]) -> str:
@@ -80,7 +84,7 @@ _ADD_POSITIVES, _ADD_POSITIVES_HOUR = (
     _add(table, ("known", "age"), _GIVEN_POSITIVES, _same(("n", *POSITIVE_SUMS)))
     for table in (POSITIVES, POSITIVES_HOUR)
 )
-_TOTALS: Final = (*EXPOSURE_COLUMNS, *POSITIVE_COLUMNS, "rejected")
+_TOTALS: Final = (*EXPOSURE_COLUMNS, *POSITIVE_COLUMNS, *REJECTED_COLUMNS)
 _ADD_TOTALS = {
     table: _add(table, ("known",), ("series", "minute", "known", *_TOTALS), _same(_TOTALS))
     for table in (TOTALS_5MIN, TOTALS_HOUR)
@@ -153,7 +157,8 @@ def _totals(exposure: list[list[Any]], positives: list[list[Any]], rejections: l
     found += [column + ["0"] * (theirs + others) for column in exposure[5:]]
     found.append([0] * ours + positives[4] + [0] * others)
     found += [["0"] * ours + column + ["0"] * others for column in positives[5:]]
-    found.append([0] * (ours + theirs) + rejections[3])
+    malformed = [0 if reason in WELL_FORMED else n for reason, n in zip(*rejections[2:], strict=True)]
+    found += [[0] * (ours + theirs) + column for column in (rejections[3], malformed)]
     return found
 
 

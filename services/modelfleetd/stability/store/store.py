@@ -12,13 +12,16 @@ import numpy as np
 
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.db import Connection, Database
+from modelfleetd.names import MODEL, MODEL_TYPE
 from modelfleetd.stability.domain.batch import BatchId, Outcome
+from modelfleetd.stability.domain.delays import NO_AGES, Delays, learn
 from modelfleetd.stability.domain.exact import Integers
 from modelfleetd.stability.domain.points import Evidence, Span
 from modelfleetd.stability.domain.replay import Past, Timing
 from modelfleetd.stability.domain.retention import Table
+from modelfleetd.stability.domain.series import NOTHING_STORED, Stored
 from modelfleetd.stability.domain.summary import RejectionRows, Statistics
-from modelfleetd.stability.store import batches, past, rollups, statistics
+from modelfleetd.stability.store import batches, delays, past, rollups, statistics
 from modelfleetd.stability.store.partitions import Partitions
 from modelfleetd.stability.store.shelves import Shelves
 
@@ -159,6 +162,43 @@ class Store:
             wanted = {number: timings[pair] for number, pair in series.items()}
             found = await past.read_pasts(conn, wanted, table, start, moments) if wanted else {}
         return {series[number]: each for number, each in found.items()}
+
+    async def series(
+        self, model: str, prediction: str, span: Span, resolution: int, mature_before: int, now: datetime
+    ) -> Stored:
+        """Returns what is stored of a model's prediction over a span, in points of so many minutes."""
+        pair = (model, prediction)
+        await self._remember_series([pair] if pair not in self._series else [])
+        if pair not in self._series:
+            return NOTHING_STORED
+        async with self._database.transaction(readonly=True) as conn:
+            return await rollups.read_series(conn, self._series[pair], span, resolution, mature_before, now)
+
+    async def delays(self, wanted: Mapping[tuple[str, str], timedelta]) -> Mapping[tuple[str, str], Delays]:
+        """Returns how the labels of models' predictions are delayed.
+
+        Args:
+            wanted: the attribution window of each (model, prediction).
+        """
+        others = {pair: (MODEL_TYPE.format(MODEL.parse(pair[0])[0]), pair[1]) for pair in wanted}
+        async with self._database.connection() as conn:
+            learned = await delays.read(conn, sorted({*wanted, *others.values()}))
+        ages = {subject: each.ages for subject, each in learned.items()}
+        return {
+            pair: learn(window, ages.get(pair, NO_AGES), ages.get(others[pair], NO_AGES))
+            for pair, window in wanted.items()
+        }
+
+    async def all_series(self) -> dict[int, tuple[str, str]]:
+        """Returns the model and the prediction of every series."""
+        async with self._database.connection() as conn:
+            return await delays.all_series(conn)
+
+    @asynccontextmanager
+    async def learning(self) -> AsyncIterator[Connection | None]:
+        """Begins the transaction of whoever learns how labels are delayed; None while another one does."""
+        async with self._database.transaction() as conn:
+            yield conn if await delays.learn_alone(conn) else None
 
     async def sweep(self, now: datetime) -> None:
         """Makes room for the days to come; drops what nothing waits for any more, and what is old."""

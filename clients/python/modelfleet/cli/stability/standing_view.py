@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from modelfleet import wording
-from modelfleet.cli import render
+from modelfleet.cli import render, tables
 from modelfleet.stability.v1 import stability_pb2 as pb
 
 BAD = "state = UNSTABLE OR availability.state = UNAVAILABLE"
@@ -48,7 +49,7 @@ def number(figure: float) -> str:
 
 def state(model: pb.ModelStability) -> str:
     """Whether it is stable."""
-    return render.enum(model, "state")
+    return "" if model.state == pb.ModelStability.NOT_APPLICABLE else render.enum(model, "state")
 
 
 def availability(model: pb.ModelStability) -> str:
@@ -63,23 +64,37 @@ def success(model: pb.ModelStability) -> str:
     if not found.requests:
         return "no agent reports requests to it" if not found.HasField("observe_time") else "it has no requests"
     latency = f", p99 {found.latency_p99_ms:.3g} ms" if found.HasField("latency_p99_ms") else ""
-    share = math.floor(found.success_share * 10_000) / 100
-    return f"{share:g}% of {render.count(found.requests, 'request')} succeed{latency}"
+    return f"{_succeeding(model):g}% of {render.count(found.requests, 'request')} succeed{latency}"
+
+
+def what(model: pb.ModelStability) -> str:
+    """What is wrong, in two words."""
+    is_down = model.state != pb.ModelStability.UNSTABLE and model.availability.state == pb.Availability.UNAVAILABLE
+    return "requests" if is_down else culprit(model)
+
+
+def measured(model: pb.ModelStability) -> str:
+    """The figure of what is wrong."""
+    return f"{_succeeding(model):.3g}% succeed" if what(model) == "requests" else value(decisive(model))
+
+
+def _succeeding(model: pb.ModelStability) -> float:
+    """Percent of the requests; never rounded up to all."""
+    return math.floor(model.availability.success_share * 10_000) / 100
 
 
 COLUMNS: list[render.Column] = [
     ("MODEL", lambda m: wording.short_model(m.model)),
     ("STATE", state),
     ("REQUESTS", availability),
-    ("CULPRIT", culprit),
-    ("VALUE", lambda m: value(decisive(m))),
-    ("RANGE", lambda m: limits(decisive(m))),
-    ("SINCE", lambda m: render.clock(m.since)),
+    ("WHAT", what),
+    ("VALUE", measured),
+    ("RANGE", lambda m: limits(decisive(m)) if what(m) != "requests" else ""),
+    ("FOR", lambda m: render.age(m.since) if what(m) != "requests" else ""),
     ("TIER", lambda m: render.enum(m, "tier")),
     ("ROLE", lambda m: render.enum(m, "role")),
     ("TEAM", lambda m: render.short(m.team)),
 ]
-
 METRIC_COLUMNS: list[render.Column] = [
     ("PREDICTION", lambda m: m.prediction),
     ("METRIC", lambda m: render.enum(m, "metric")),
@@ -87,10 +102,24 @@ METRIC_COLUMNS: list[render.Column] = [
     ("VALUE", value),
     ("RANGE", limits),
     ("WINDOW", lambda m: f"{m.start_time.ToDatetime():%H:%M}–{m.end_time.ToDatetime():%H:%M}"),
-    ("POSITIVES", lambda m: f"{m.positives:,}"),
-    ("EXAMPLES", lambda m: f"{m.examples:,}"),
+    ("POSITIVES", lambda m: f"{m.positives:,} of {m.examples:,}"),
     ("LABELS", lambda m: f"{m.label_coverage:.0%}"),
 ]
+
+
+# Where lines are short, what is said elsewhere too goes first.
+_GAP: Final = 2
+_LEFT_OUT: Final = ("TEAM", "ROLE", "REQUESTS", "TIER", "FOR", "LABELS", "WINDOW")
+
+
+def table(columns: Sequence[render.Column], messages: Sequence[Any], width: int) -> tables.FittedTable:
+    """A line a message, with those columns that say anything, as many as there is room for."""
+    shown = {name: [cell(message) for message in messages] for name, cell in columns}
+    shown = {name: cells for name, cells in shown.items() if any(cells)}
+    for name in _LEFT_OUT:
+        if sum(max(len(name), *map(len, cells)) + _GAP for name, cells in shown.items()) > width + _GAP:
+            shown.pop(name, None)
+    return tables.FittedTable(list(shown), zip(*shown.values(), strict=True))
 
 
 def what_to_do(model: pb.ModelStability) -> Iterator[str]:

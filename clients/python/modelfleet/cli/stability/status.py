@@ -59,21 +59,20 @@ def status(session: Session, by: str, fitting: str) -> None:
     console.print()
     console.print(render.table(["", "AVAILABLE", "UNAVAILABLE", "NOT REPORTED"], _two_by_two(total)))
     console.print()
-    console.print(render.table(_GROUP_HEADERS, ([*_group(group, by)] for group in answer.groups)))
+    console.print(
+        render.table([by.replace("-", " ").upper(), *_GROUP_HEADERS], ([*_group(group, by)] for group in answer.groups))
+    )
     if worst:
         console.print()
-        console.print(
-            render.table([name for name, _ in view.COLUMNS], ([c(m) for _, c in view.COLUMNS] for m in worst))
-        )
-        wrong = sum((total.unstable, total.unavailable_stable))
-        if wrong > len(worst):
-            click.echo(f"and more: modelfleet stability list --filter '{bad}'")
+        console.print(view.table(view.COLUMNS, worst, console.width))
+        if len(worst) == _WORST:
+            click.echo(f"All of them: modelfleet stability list --filter '{bad}'")
         first = worst[0].model.removeprefix("modelTypes/").replace("/models/", "/")
         click.echo(f"What is wrong with the first: modelfleet stability get {first}")
 
 
 _NOTHING = "No model serves yet. What does is set by launches: modelfleet launch create TYPE/MODEL"
-_GROUP_HEADERS: Final = ["GROUP", "MODELS", "STABLE", "UNSTABLE", "UNKNOWN", "NOT APPLICABLE", "SHARE", "OF TRAFFIC"]
+_GROUP_HEADERS: Final = ["MODELS", "STABLE", "UNSTABLE", "UNKNOWN", "NOT APPLICABLE", "SHARE", "OF TRAFFIC"]
 
 
 def _headline(answer: pb.RollUpStabilityResponse) -> Text:
@@ -88,7 +87,7 @@ def _headline(answer: pb.RollUpStabilityResponse) -> Text:
             said += f", with {_share(total, 'stable_traffic_share')} of their traffic"
         said += "."
     style = "bold red" if total.unstable else "bold green" if total.stable else "bold"
-    return Text.assemble((said, style), f"  Evaluated at {render.clock(answer.evaluate_time)} UTC.")
+    return Text.assemble((said, style), f"\nEvaluated at {render.clock(answer.evaluate_time)} UTC.")
 
 
 def _share(group: pb.StabilityGroup, field: Literal["stable_share", "stable_traffic_share"]) -> str:
@@ -118,8 +117,12 @@ def _group(group: pb.StabilityGroup, by: str) -> Iterator[str]:
 def list_(session: Session, fitting: str) -> None:
     """List the stability of the models that serve, the worst first."""
     nothing = "No model fits the filter." if fitting else _NOTHING
-    models = session.client.stability.list_model_stabilities_all(page_size=1000, filter=fitting)
-    render.listing(session, models, view.COLUMNS, nothing)
+    models = list(session.client.stability.list_model_stabilities_all(page_size=1000, filter=fitting))
+    if session.is_table and models:
+        console = render.console()
+        console.print(view.table(view.COLUMNS, models, console.width))
+    else:
+        render.listing(session, models, view.COLUMNS, nothing)
 
 
 @click.command("get")
@@ -134,7 +137,7 @@ def get(session: Session, model: str) -> None:
     console = render.console()
     name = found.model.removeprefix("modelTypes/").replace("/models/", "/")
     style = {pb.ModelStability.UNSTABLE: "bold red", pb.ModelStability.STABLE: "bold green"}.get(found.state, "bold")
-    console.print(Text.assemble((name, "bold"), "  ", (view.state(found), style)))
+    console.print(Text.assemble((name, "bold"), "  ", (render.enum(found, "state"), style)))
     console.print(Text(found.explanation))
     if found.role:
         served = f"{render.percent(found.share_basis_points)} of its route"
@@ -153,8 +156,7 @@ def get(session: Session, model: str) -> None:
         )
     if found.metrics:
         console.print()
-        rows = ([cell(metric) for _, cell in view.METRIC_COLUMNS] for metric in found.metrics)
-        console.print(render.table([name for name, _ in view.METRIC_COLUMNS], rows))
+        console.print(view.table(view.METRIC_COLUMNS, found.metrics, console.width))
     for metric in found.metrics:
         # The sentence of the first one stands above.
         if metric.state != pb.ModelStability.STABLE and metric.explanation not in found.explanation:

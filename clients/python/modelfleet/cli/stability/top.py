@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from typing import Final
 
 import click
@@ -11,8 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from modelfleet import wording
-from modelfleet.cli import render, tables
+from modelfleet.cli import render
 from modelfleet.cli.session import Session, with_session
 from modelfleet.cli.stability import standing_view as view
 from modelfleet.cli.stability.status import FILTER
@@ -53,12 +51,12 @@ def top(session: Session, fitting: str, limit: int | None) -> None:
                 board.take(change)
                 if not change.models:
                     break
-            render.console().print(board.picture(limit or 10))
+            render.console().print(board.picture(limit or 10, render.console().width))
             return
         with Live(console=terminal, auto_refresh=False, screen=sys.stdin.isatty()) as live:
             for change in changes:
                 board.take(change)
-                live.update(board.picture(limit or max(10, terminal.height - _FRAME)), refresh=True)
+                live.update(board.picture(limit or max(10, terminal.height - _FRAME), terminal.width), refresh=True)
     except KeyboardInterrupt:
         click.echo("", err=True)
 
@@ -78,7 +76,7 @@ class Board:
         if change.HasField("evaluate_time"):
             self._evaluated = change
 
-    def picture(self, most: int, now: datetime | None = None) -> RenderableType:
+    def picture(self, most: int, width: int) -> RenderableType:
         """The worst of them."""
         models = sorted(self._models.values(), key=_rank)
         unstable = sum(model.state == pb.ModelStability.UNSTABLE for model in models)
@@ -88,27 +86,14 @@ class Board:
         style = "bold red" if unstable or unavailable else "bold green"
         evaluated = self._evaluated.evaluate_time
         when = f"  evaluated {render.clock(evaluated)} UTC" if evaluated.seconds else "  not evaluated yet"
-        rows = [_row(model, now or datetime.now(UTC)) for model in models[:most]]
-        table = tables.FittedTable(["MODEL", "STATE", "REQUESTS", "WHAT", "VALUE", "RANGE", "FOR", "TIER"], rows)
+        table = view.table(view.COLUMNS, models[:most], width) if models else Text("No model fits.")
         more = [Text(f"and {len(models) - most} more", style="dim")] if len(models) > most else []
         return Group(Text.assemble((counted, style), (when, "dim")), table, *more)
 
 
-def _row(model: pb.ModelStability, now: datetime) -> list[str]:
-    metric = view.decisive(model)
-    return [
-        wording.short_model(model.model),
-        view.state(model),
-        view.availability(model),
-        view.culprit(model),
-        view.value(metric),
-        view.limits(metric),
-        render.age(model.since, now),
-        render.enum(model, "tier"),
-    ]
-
-
-def _rank(model: pb.ModelStability) -> tuple[bool, int, int, float, str]:
+def _rank(model: pb.ModelStability) -> tuple[bool, bool, int, int, float, str]:
     """The worst first, as lists have them."""
-    is_bad = model.state == pb.ModelStability.UNSTABLE or model.availability.state == pb.Availability.UNAVAILABLE
-    return not is_bad, _STATES.index(model.state), model.tier or 9, -model.request_rate, model.model
+    is_unstable = model.state == pb.ModelStability.UNSTABLE
+    is_unavailable = model.availability.state == pb.Availability.UNAVAILABLE
+    is_bad, is_both = is_unstable or is_unavailable, is_unstable and is_unavailable
+    return not is_bad, not is_both, _STATES.index(model.state), model.tier or 9, -model.request_rate, model.model

@@ -47,6 +47,10 @@ class Batch(_message.Message):
     """How many of 1,000 requests the producer sends, chosen by their request id, so that predictions and labels agree without
     knowing of each other: `modelfleet.columns.sampled` says which. 1 to 1000; 0 is 1000. Rows of other requests are
     refused as NOT_SAMPLED, so that a producer that samples otherwise is noticed. Of predictions and labels only.
+
+    With the two halves of a request id as 64-bit integers, most significant byte first, and m(x) the function of SplitMix64
+    (x + 0x9E3779B97F4A7C15; then x ^ x >> 30, times 0xBF58476D1CE4E5B9; x ^ x >> 27, times 0x94D049BB133111EB; x ^ x >> 31),
+    a request is chosen where ((m(m(lower) ^ upper) >> 32) * 1000) >> 32 is below `sample_permille`.
     """
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -371,7 +375,7 @@ class RejectedRows(_message.Message):
     rows: _builtins.int
     """How many."""
     first_row: _builtins.int
-    """The first such row, from 0."""
+    """The first such row, from 0. Of statistics, rows are numbered through: exposure, then positives, then bins."""
     def __init__(
         self,
         *,
@@ -420,7 +424,9 @@ class QuerySeriesRequest(_message.Message):
 
     @_builtins.property
     def resolution(self) -> _duration_pb2.Duration:
-        """Width of a point: 1 min (default), 5 min or 1 h; points begin at its multiples in UTC. At most 2,000 points."""
+        """Width of a point: 1 min, 5 min or 1 h; points begin at its multiples in UTC. Default: the narrowest that makes at most
+        2,000 points. At most 10,000 points. Statistics are kept by the minute for 8 d, by 5 min for 35 d, by the hour for 400 d.
+        """
 
     def __init__(
         self,
@@ -450,6 +456,11 @@ class QuerySeriesResponse(_message.Message):
     POINTS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     BINS_FIELD_NUMBER: _builtins.int
+    DELAY_POSITIVES_FIELD_NUMBER: _builtins.int
+    delay_positives: _builtins.float
+    """Positives that the delays of labels were learned from, the newer ones counting more: see `corrected_calibration`. 0: no
+    label has matured yet; until then labels are taken to come evenly over the attribution window.
+    """
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
         """Oldest first; spans without examples are left out."""
@@ -460,7 +471,9 @@ class QuerySeriesResponse(_message.Message):
 
     @_builtins.property
     def bins(self) -> _containers.RepeatedCompositeFieldContainer[Global___CalibrationBin]:
-        """Examples of the whole span by bin of their log-odds, bins without any left out; from the hours that lie within the span."""
+        """Examples of the whole span by bin of their log-odds, bins without any left out; from the whole hours
+        within the span whose labels are all there.
+        """
 
     def __init__(
         self,
@@ -468,10 +481,11 @@ class QuerySeriesResponse(_message.Message):
         points: _abc.Iterable[Global___Point] | None = ...,
         total: Global___Point | None = ...,
         bins: _abc.Iterable[Global___CalibrationBin] | None = ...,
+        delay_positives: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bins", b"bins", "points", b"points", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bins", b"bins", "delay_positives", b"delay_positives", "points", b"points", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -614,7 +628,7 @@ class Point(_message.Message):
     labels should have come by now over all predicted positives; of IGNORED, examples with a label over all predictions.
     """
     binned_calibration_error: _builtins.float
-    """Σ over bins (W_bin / W) · |mean prediction − mean label|; only of spans of whole hours that have bins."""
+    """Σ over bins (W_bin / W) · |mean prediction − mean label|; only of spans of whole hours whose labels are all there."""
     rejected_share: _builtins.float
     """Rejected rows over all rows, in [0, 1]."""
     @_builtins.property
@@ -1090,21 +1104,33 @@ class ProposeRangesRequest(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     PAGES_PER_WEEK_FIELD_NUMBER: _builtins.int
     PREDICTIONS_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    INCLUDE_HISTORY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model whose history is taken."""
     pages_per_week: _builtins.float
     """False alarms to allow: pages per model and week, over all its predictions and metrics. Above 0, at most 10; default 0.05."""
+    include_history: _builtins.bool
+    """Whether to answer with the values of the history, for a picture. Default false."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Start of the healthy history; default: 28 d before its end, or the model's first minute."""
+        """Start of the healthy history, at most 35 d before its end, which is as long as it is kept by 5 minutes. Default: 28 d
+        before, or the model's first minute.
+        """
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """End of the healthy history, not after the newest mature minute, which is the default."""
+        """End of the healthy history; what is not mature yet is left out. Default: now."""
 
     @_builtins.property
     def predictions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Predictions to propose for; empty: all that the model type declares."""
+
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """Width of the windows that the ranges are for: 5 min to 1 d, in multiples of 5 min. Default: for each range the one of
+        5 min, 15 min, 30 min, 1 h, 6 h and 1 d that sees faults soonest.
+        """
 
     def __init__(
         self,
@@ -1114,10 +1140,12 @@ class ProposeRangesRequest(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         pages_per_week: _builtins.float = ...,
         predictions: _abc.Iterable[_builtins.str] | None = ...,
+        window: _duration_pb2.Duration | None = ...,
+        include_history: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "model", b"model", "pages_per_week", b"pages_per_week", "predictions", b"predictions", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "include_history", b"include_history", "model", b"model", "pages_per_week", b"pages_per_week", "predictions", b"predictions", "start_time", b"start_time", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1188,6 +1216,7 @@ class RangeProposal(_message.Message):
     PAGES_FIELD_NUMBER: _builtins.int
     PAGE_TIMES_FIELD_NUMBER: _builtins.int
     WINDOWS_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     basis: Global___RangeProposal.Basis.ValueType
     """What it rests on."""
     explanation: _builtins.str
@@ -1195,7 +1224,7 @@ class RangeProposal(_message.Message):
     pages: _builtins.int
     """Pages that the proposed range would have sent over the history, with the model's service level."""
     windows: _builtins.int
-    """The history that was there: windows that were decidable."""
+    """The history that was there: windows that were decidable, those that overlap counted as one."""
     @_builtins.property
     def range(self) -> _monitoring_pb2.HealthyRange:
         """The range."""
@@ -1212,6 +1241,12 @@ class RangeProposal(_message.Message):
     def page_times(self) -> _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]:
         """When these would have been sent."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___RangePoint]:
+        """The values of the history with the range that holds for each; at most 2,000, the furthest out of each stretch. Only
+        with `include_history`.
+        """
+
     def __init__(
         self,
         *,
@@ -1223,14 +1258,49 @@ class RangeProposal(_message.Message):
         pages: _builtins.int = ...,
         page_times: _abc.Iterable[_timestamp_pb2.Timestamp] | None = ...,
         windows: _builtins.int = ...,
+        history: _abc.Iterable[Global___RangePoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "range", b"range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "current", b"current", "explanation", b"explanation", "outside", b"outside", "page_times", b"page_times", "pages", b"pages", "range", b"range", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "current", b"current", "explanation", b"explanation", "history", b"history", "outside", b"outside", "page_times", b"page_times", "pages", b"pages", "range", b"range", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RangeProposal: _TypeAlias = RangeProposal  # noqa: Y015
+
+@_typing.final
+class RangePoint(_message.Message):
+    """A window of a history, and the range that holds for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    END_TIME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """Its value."""
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the window."""
+
+    @_builtins.property
+    def range(self) -> Global___Limits:
+        """The range."""
+
+    def __init__(
+        self,
+        *,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        value: _builtins.float = ...,
+        range: Global___Limits | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "range", b"range", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RangePoint: _TypeAlias = RangePoint  # noqa: Y015
 
 @_typing.final
 class Outside(_message.Message):
