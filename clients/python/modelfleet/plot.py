@@ -51,7 +51,6 @@ _LIMIT_MARKERS = ("-", "·", "=", "¨")
 _LIMIT_STYLES = ("--", ":", "-.", (0, (8, 3)))
 _PANEL_INCHES = (9.0, 4.2)
 _DOTS_AN_INCH = 150
-_COLOURS_OF_A_PICTURE = 64
 _FEWEST_COLUMNS, _FEWEST_ROWS = 30, 8
 _STEPS_OF_TIME = (
     *(1, 2, 5, 10, 15, 30),
@@ -172,7 +171,7 @@ def _save_png(figure: Figure, path: Path | str) -> None:
 
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=_DOTS_AN_INCH)
-    image = Image.open(drawn).convert("RGB").quantize(_COLOURS_OF_A_PICTURE, dither=Image.Dither.NONE)
+    image = Image.open(drawn).convert("RGB").quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     image.save(path, format="png", optimize=True)
 
 

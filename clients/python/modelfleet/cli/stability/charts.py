@@ -16,6 +16,7 @@ _POSITIVES_FOR_SCALE = 10
 _ROOM = 0.15
 _WIDE = 8.0
 _SMALL, _LARGE = 0.5, 0.9
+_RANGES_FOR = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,16 @@ class _Line:
         return all(map(math.isnan, self.y))
 
 
-def is_outside(value: pb.Estimate, limits: pb.Limits) -> bool:
-    """Whether a value lies outside its range; what has neither does not."""
-    has_range = bool(limits.high) and value.state == pb.Estimate.VALUE
-    return has_range and not limits.low <= value.value <= limits.high
+def is_outside(value: pb.Estimate, limits: pb.Limits, width: int) -> bool:
+    """Whether a value lies outside its range; what has neither does not.
+
+    Ranges are for windows of about an hour. What is of less time (`width`, in seconds) strays further by chance: its
+    whole interval has to lie outside.
+    """
+    if not limits.high or value.state != pb.Estimate.VALUE:
+        return False
+    low, high = (value.low, value.high) if width < _RANGES_FOR else (value.value, value.value)
+    return low > limits.high or high < limits.low
 
 
 def is_final(point: pb.Point) -> bool:
@@ -48,9 +55,7 @@ def is_final(point: pb.Point) -> bool:
 
 def best_calibration(point: pb.Point) -> pb.Estimate:
     """Returns what is known best: the plain value once all labels are there, before that the corrected one."""
-    if is_final(point) or point.corrected_calibration.state != pb.Estimate.VALUE:
-        return point.calibration
-    return point.corrected_calibration
+    return point.calibration if is_final(point) else point.corrected_calibration
 
 
 def charts(what: str, answer: pb.QuerySeriesResponse, width_seconds: int, step: str) -> list[Chart]:
@@ -96,7 +101,7 @@ def _calibration(what: str, points: Sequence[pb.Point], width: int) -> Chart:
         *_drawn("labels still to come", immature, window, "immature"),
         *_drawn("corrected for their delay", corrected, window, "corrected"),
         *_drawn("calibration", plain, window, "value"),
-        *_outside(points, best_calibration, lambda p: p.calibration_range, window),
+        *_outside(points, best_calibration, lambda p: p.calibration_range, width, window),
     ]
     title = f"Calibration of {what}"
     wide = window[0] > 0 and window[1] / window[0] > _WIDE
@@ -114,9 +119,9 @@ def _entropy(what: str, points: Sequence[pb.Point], width: int) -> Chart | None:
     series = [
         *_interval(points, width, lambda p: p.ne, window),
         *_range(points, width, lambda p: p.ne_range, window),
-        *(_drawn("of those that are mature", partly, window, "immature") if not partly.is_begin else ()),
+        *_drawn("of those that are mature", partly, window, "immature"),
         *_drawn("normalized entropy", line, window, "value"),
-        *_outside(points, lambda p: p.ne, lambda p: p.ne_range, window),
+        *_outside(points, lambda p: p.ne, lambda p: p.ne_range, width, window),
     ]
     base = [Limit(1.0, "no better than the base rate")] if window[0] <= 1.0 <= window[1] else []
     return Chart(f"Normalized entropy of {what}", "", "lower is better", series, base, time_x=True, height=_LARGE)
@@ -177,7 +182,8 @@ def _interval(
 
 
 def _drawn(label: str, line: _Line, window: tuple[float, float], mark: str) -> Iterator[Series]:
-    if not line.is_empty:
+    # One value is what the line before it ends with.
+    if not line.is_begin or (mark == "value" and not line.is_empty):
         yield Series(label, line.x, _within(line.y, window), "line", mark=mark)  # type: ignore[arg-type]
 
 
@@ -185,9 +191,10 @@ def _outside(
     points: Sequence[pb.Point],
     estimate: Callable[[pb.Point], pb.Estimate],
     limits: Callable[[pb.Point], pb.Limits],
+    width: int,
     window: tuple[float, float],
 ) -> Iterator[Series]:
-    found = [point for point in points if is_outside(estimate(point), limits(point))]
+    found = [point for point in points if is_outside(estimate(point), limits(point), width)]
     if found:
         values = _within([estimate(point).value for point in found], window)
         yield Series("out of range", [_x(point) for point in found], values, "points", mark="bad")

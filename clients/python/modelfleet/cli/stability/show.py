@@ -112,21 +112,47 @@ class _Shown:
             f"{render.count(total.positives, 'positive')} among {render.count(total.examples, 'example')}"
         )
         if total.matured_share < 1:
-            yield Text(f"{total.matured_share:.0%} mature; the labels of the others are still to come")
-        outside = sum(is_outside(best_calibration(p), p.calibration_range) for p in self.answer.points)
-        if outside:
-            yield Text(f"calibration out of its range in {outside} of {len(self.answer.points)} points", style="red")
-        outside = sum(is_outside(point.ne, point.ne_range) for point in self.answer.points)
-        if outside:
-            yield Text(f"NE out of its range in {outside} of {len(self.answer.points)} points", style="red")
+            guess = (
+                "" if self.answer.delay_positives else "; how long they take is not known yet, so nothing is corrected"
+            )
+            yield Text(f"{total.matured_share:.0%} mature; the labels of the others are still to come{guess}")
+        outside = {
+            "calibration": [self._is_outside(best_calibration(p), p.calibration_range) for p in self.answer.points],
+            "NE": [self._is_outside(point.ne, point.ne_range) for point in self.answer.points],
+        }
+        for metric, points in outside.items():
+            if any(points):
+                yield Text(f"{metric} out of its range in {sum(points)} of {len(points)} points", style="red")
 
     def charts(self) -> list[Chart]:
         return charts(self._what, self.answer, _WIDTHS[self._resolution], _IN_WORDS[self._resolution])
 
+    def _is_outside(self, value: pb.Estimate, limits: pb.Limits) -> bool:
+        return is_outside(value, limits, _WIDTHS[self._resolution])
+
     def table(self) -> RenderableType:
         """A row a point, and one for all of them."""
-        rows = [_row(render.clock(point.start_time), point) for point in self.answer.points]
-        return render.table(_HEADERS, [*rows, _row("total", self.answer.total)])
+        rows = [self._row(render.clock(point.start_time), point) for point in self.answer.points]
+        return render.table(_HEADERS, [*rows, self._row("total", self.answer.total)])
+
+    def _row(self, label: str, point: pb.Point) -> list[str]:
+        base_rate = f"{point.base_rate.value:.4f}" if point.base_rate.state == pb.Estimate.VALUE else ""
+        corrected = "" if is_final(point) else figure(point.corrected_calibration)
+        marks = [
+            " !" if self._is_outside(best_calibration(point), point.calibration_range) else "",
+            " !" if self._is_outside(point.ne, point.ne_range) else "",
+        ]
+        return [
+            label,
+            figure(point.calibration) + marks[0],
+            corrected,
+            figure(point.ne) + marks[1],
+            base_rate,
+            str(point.examples),
+            str(point.positives),
+            f"{point.matured_share:.0%}",
+            f"{point.label_coverage:.0%}",
+        ]
 
 
 def _asked(
@@ -145,9 +171,17 @@ def _asked(
             start_time=_whole(ago(last), _WIDTHS[name]),
             resolution=Duration(seconds=_WIDTHS[name]),
         )
+        if not answer.delay_positives:
+            _without_guesses(answer)
         if answer.total.positives >= _FEWEST_POSITIVES * len(answer.points):
             break
     return name, answer
+
+
+def _without_guesses(answer: pb.QuerySeriesResponse) -> None:
+    """Takes away values that are corrected for a delay which nobody has seen yet."""
+    for point in (*answer.points, answer.total):
+        point.ClearField("corrected_calibration")
 
 
 def _whole(start: Timestamp, width: int) -> Timestamp:
@@ -163,23 +197,3 @@ def figure(value: pb.Estimate) -> str:
     if value.state != pb.Estimate.VALUE:
         return render.enum(value, "state").lower().replace("_", " ")
     return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
-
-
-def _row(label: str, point: pb.Point) -> list[str]:
-    base_rate = f"{point.base_rate.value:.4f}" if point.base_rate.state == pb.Estimate.VALUE else ""
-    corrected = "" if is_final(point) else figure(point.corrected_calibration)
-    marks = [
-        " !" if is_outside(best_calibration(point), point.calibration_range) else "",
-        " !" if is_outside(point.ne, point.ne_range) else "",
-    ]
-    return [
-        label,
-        figure(point.calibration) + marks[0],
-        corrected,
-        figure(point.ne) + marks[1],
-        base_rate,
-        str(point.examples),
-        str(point.positives),
-        f"{point.matured_share:.0%}",
-        f"{point.label_coverage:.0%}",
-    ]
