@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,7 +79,12 @@ def _printed(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     """What a command prints, on both of its outputs."""
     words = shlex.split(command, comments=True)
     if words[0] != "modelfleet" or {"|", ">", ";", "&&", "||"} & set(words):
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+        # `python` is the one that has what these examples need.
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path}
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False, env=environment
+        )
         return done.stdout + done.stderr
     capsys.readouterr()
     main(words[1:])
