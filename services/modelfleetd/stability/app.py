@@ -24,6 +24,7 @@ from modelfleetd.stability.domain.known import known_of
 from modelfleetd.stability.evaluator import TICK_SECONDS, Evaluator
 from modelfleetd.stability.fleet import TEAMS_SECONDS, Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
+from modelfleetd.stability.judging import Judge
 from modelfleetd.stability.learner import LEARN_SECONDS, DelayLearner
 from modelfleetd.stability.proposer import Proposer
 from modelfleetd.stability.published import MOST_MODELS, Published
@@ -86,6 +87,7 @@ async def build(service: Service) -> None:
         service.clock,
         alerting.wake,
         proposer,
+        Judge(store, service.clock),
     )
     server.add(servicer, stability_pb2_grpc.add_StabilityServiceServicer_to_server)
 
