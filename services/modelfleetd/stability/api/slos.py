@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Final
 
@@ -31,11 +31,12 @@ class _Listing:
     def __init__(self, budgets: Budgets, before: _Listing | None) -> None:
         self.budgets = budgets
         self._messages: dict[str, pb.Slo] = {}
-        if before is not None and before.budgets.fleet is budgets.fleet:
-            self.models, self._heads = before.models, before._heads
-        else:
-            self.models = {model.slo: model for model in budgets.fleet.models.values()}
-            self._heads = [(model, wire.head(model)) for model in self.models.values()]
+        goes_on = before is not None and before.budgets.fleet is budgets.fleet
+        models = {model.slo: model for model in budgets.fleet.models.values()}
+        self.models: Mapping[str, WatchedModel] = models
+        self.heads: Sequence[tuple[WatchedModel, pb.Slo]] = (
+            before.heads if before is not None and goes_on else [(model, wire.head(model)) for model in models.values()]
+        )
 
     def slo(self, model: WatchedModel) -> pb.Slo:
         """Returns the objectives of a model."""
@@ -50,7 +51,7 @@ class _Listing:
             return self.models.values()
         return (
             model
-            for model, head in self._heads
+            for model, head in self.heads
             if matches(where, lambda asked, head=head: _READINGS[asked.field.path].of(head, asked.key))  # type: ignore[misc]
         )
 
