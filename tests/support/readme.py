@@ -79,11 +79,10 @@ def _printed(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     """What a command prints, on both of its outputs."""
     words = shlex.split(command, comments=True)
     if words[0] != "modelfleet" or {"|", ">", ";", "&&", "||"} & set(words):
-        # `python` is the one that has what these examples need.
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path}
+        # `python` is the one that modelfleet is installed for.
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         done = subprocess.run(
-            ["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False, env=environment
+            ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False, env=environment
         )
         return done.stdout + done.stderr
     capsys.readouterr()

@@ -76,8 +76,8 @@ def _points(
         found.label_coverage.tolist(),
         found.bin_errors,
         found.rejected_share.tolist(),
-        _limits(calibration, ends),
-        _limits(ne, ends),
+        limits(calibration, ends),
+        limits(ne, ends),
         strict=True,
     )
     return [
@@ -112,7 +112,7 @@ def _estimates(found: Estimates) -> list[pb.Estimate]:
     return [pb.Estimate(state=state, value=value, low=low, high=high) for state, value, low, high in columns]
 
 
-def _limits(given: HealthyRange | Limits | None, ends: Sequence[int]) -> list[pb.Limits | None]:
+def limits(given: HealthyRange | Limits | None, ends: Sequence[int]) -> list[pb.Limits | None]:
     """Returns the limits of windows that end at these minutes."""
     if given is None:
         return [None] * len(ends)
