@@ -2174,8 +2174,9 @@ class AsyncStability:
         timeout: float | None = None,
         filter: str = ...,
     ) -> AsyncGenerator[stability_pb2.WatchStabilityResponse]:
-        """Streams the stability of models: first of all that fit, then of each whose state or culprit
-        changes, with a heartbeat while nothing does.
+        """Streams the stability of models: first of all that fit, at most 200 a message, then an
+        empty message; then of each whose state, culprit or availability changes, and at each
+        evaluation of those that are unstable or unavailable, whose figures move.
         """
     async def get_slo(
         self, request: slos_pb2.GetSloRequest | None = None, /, *, timeout: float | None = None, name: str = ...
@@ -4539,8 +4540,9 @@ class Stability:
         timeout: float | None = None,
         filter: str = ...,
     ) -> Generator[stability_pb2.WatchStabilityResponse]:
-        """Streams the stability of models: first of all that fit, then of each whose state or culprit
-        changes, with a heartbeat while nothing does.
+        """Streams the stability of models: first of all that fit, at most 200 a message, then an
+        empty message; then of each whose state, culprit or availability changes, and at each
+        evaluation of those that are unstable or unavailable, whose figures move.
         """
     def get_slo(
         self, request: slos_pb2.GetSloRequest | None = None, /, *, timeout: float | None = None, name: str = ...
