@@ -77,6 +77,10 @@ def demand(**fields: Any) -> Call:
 
 
 INVALID: dict[str, tuple[Call, str]] = {
+    "statistics without rows": (lambda c: c.write_statistics(batch=batch()), "exposure"),
+    "statistics of no bin": (lambda c: c.write_statistics(batch=batch(), bins={"model_index": b"\0"}), "bins.bin"),
+    "sampled examples": (examples(batch=batch(sample_permille=10)), "batch.sample_permille"),
+    "sample": (predictions(batch=batch(sample_permille=1001)), "batch.sample_permille"),
     "no batch": (lambda c: c.write_examples(model_index=b"\0"), "batch"),
     "type name": (examples(batch=batch(model_type="ctr")), "batch.model_type"),
     "no producer": (examples(batch=batch(producer="")), "batch.producer"),
@@ -203,7 +207,7 @@ async def test_a_message_beyond_the_limit_is_refused_before_it_is_read(fleet: St
 
 async def test_only_those_may_write_who_have_a_role_for_it(fleet: StabilityFleet) -> None:
     async with client_of(fleet.registry, fleet.stability, principal="mallory") as stranger:
-        for call in (examples(), predictions(), labels()):
+        for call in (examples(), predictions(), labels(), lambda c: c.write_statistics(batch=batch())):
             with pytest.raises(ModelfleetError) as caught:
                 await call(stranger.stability)
             assert caught.value.reason == "ROLE_MISSING"

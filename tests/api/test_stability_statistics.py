@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from modelfleet import columns
+from modelfleet import StabilityReporter, columns
 from modelfleet.errors import AlreadyExists, InvalidArgument
 from modelfleet.stability.v1 import stability_pb2 as pb
-from tests.support.stability import BUY, CLICK, LIKE, NEW, OLD, StabilityFleet, at, rejected, stability_fleet
+from modelfleetd.stability.app import build
+from tests.support.servers import running
+from tests.support.stability import BUY, CLICK, CTR, LIKE, NEW, OLD, StabilityFleet, at, rejected, stability_fleet
 
 
 @pytest.fixture
@@ -123,3 +126,40 @@ async def test_a_sample_is_of_requests_and_within_a_thousand(fleet: StabilityFle
             await fleet.write(request)
         assert [violation.field for violation in caught.value.violations] == ["batch.sample_permille"]
     assert await fleet.sums() == {}
+
+
+async def test_a_reporter_that_adds_up_leaves_the_bits_that_one_that_does_not_leaves(fleet: StabilityFleet) -> None:
+    rng = np.random.default_rng(4)
+    size = 30_000
+    now = np.datetime64("now", "us")
+    rows: dict[str, Any] = {
+        "event_time": now - rng.integers(0, 3600, size).astype("timedelta64[s]"),
+        "score": rng.beta(0.3, 9, size),
+        "label": (rng.random(size) < 0.2).astype(np.uint8),
+        "weight": rng.lognormal(0, 4, size).clip(0, 1e6),
+        "prediction": np.array([CLICK, BUY, LIKE])[rng.integers(0, 3, size)],
+    }
+    rows["score"][:7] = np.nan
+    # Reporters go by the machine's clock, and so must their service.
+    registry = fleet.registry.address
+    async with running("stability", build, fleet.database_url, registry_address=registry) as service:
+        for model, aggregate in ((OLD, False), (NEW, True)):
+            async with StabilityReporter(CTR, service.address, aggregate=aggregate, flush_seconds=0.05) as reporter:
+                for part in np.array_split(rng.permutation(size), 20):
+                    cut = {name: column[part] for name, column in rows.items()}
+                    await asyncio.to_thread(reporter.report_examples, model=model, **cut)
+                assert await reporter.aflush(60)
+                assert (reporter.counts.accepted, reporter.counts.dropped) == (size - 7, 0), reporter.error
+                assert reporter.counts.rejected == {"BAD_SCORE": 7}
+        expected = await everything(fleet, OLD)
+        assert len(expected) > 300
+        assert await everything(fleet, NEW) == expected
+
+        async with StabilityReporter(CTR, service.address) as reporter:
+            ids = rng.integers(0, 256, (1_000, 16), dtype=np.uint8)
+            for start in range(0, len(ids), 100):
+                named = ids[start : start + 100]
+                reporter.report_labels(model=NEW, prediction=LIKE, request_id=named[:10])
+                reporter.report_predictions(model=NEW, prediction=LIKE, request_id=named, score=np.full(100, 0.1))
+            assert await reporter.aflush(60)
+            assert (reporter.counts.accepted, reporter.counts.rejected) == (1_100, {})

@@ -231,7 +231,10 @@ class StabilityReporter:
 def _copy(name: str, value: Any) -> Any:
     """Returns what the caller can no longer change; conversion is left to the thread that sends."""
     if isinstance(value, np.ndarray):
-        return value.copy()
+        if value.dtype.hasobject:
+            return value.copy()
+        # Unlike `copy`, this does not let go of Python's lock, to wait for it while the thread that sends has it.
+        return np.frombuffer(value.tobytes(), value.dtype).reshape(value.shape)
     stands_for_all = (str,) if name in _NAMES else _MOMENTS if name in _TIMES else ()
     return value if isinstance(value, stands_for_all) else list(value)
 
