@@ -293,6 +293,15 @@ def test_a_replay_says_at_each_minute_what_was_said_then(seed: int, metric: Metr
         assert (again.immature, again.examples) == (then.immature, then.examples)
 
 
+def test_what_rounding_leaves_of_no_positive_is_no_positive() -> None:
+    # 0.6 - 0.1 - 0.2 - 0.3 is not 0 in binary: positives of the newest minutes, which the window judged does not hold.
+    made = without(series(examples=100.0, rate=0.004, positives=0.0), last=30)
+    made.observed[-3:] = made.observed_squares[-3:] = made.positives[-3:] = [0.3, 0.2, 0.1]
+    replayed = decide_all(made, replace(RANGE, window=timedelta(minutes=30)), CLICK, EVEN, NOW, NOW + 1)
+    assert replayed.end[0] < NOW - 3
+    assert not replayed.at(0, "click").estimate.known
+
+
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=5))
 @settings(max_examples=15, deadline=None)
 def test_many_are_decided_as_each_alone(seeds: list[int]) -> None:

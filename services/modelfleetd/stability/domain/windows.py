@@ -463,10 +463,15 @@ def _sliding(
     expected, observed = rest.between("expected", *older)[0], rest.between("observed", *older)[0]
     for age in range(1, complete + 1):
         _add((expected, observed), of_age(age))
+    # What rounding leaves of a positive that came and went is none, and not a very small one.
+    nothing = _RESIDUE * float(part.observed.sum())
     for lag in range(last + 1):
-        yield lag, expected, np.maximum(observed, 0.0)
+        yield lag, expected, np.where(observed > nothing, observed, 0.0)
         _add((expected, observed), of_age(lag + 1 + kind.width))
         _add((expected, observed), of_age(lag + 1), np.subtract)
+
+
+_RESIDUE: Final = 1e-10
 
 
 def _add(totals: tuple[Floats, Floats], addends: tuple[Floats, Floats], operation: np.ufunc = np.add) -> None:
