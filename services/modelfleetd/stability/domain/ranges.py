@@ -388,7 +388,8 @@ def _coverage(terms: Terms, width: int) -> float:
     running: Floats = np.zeros(minutes + 1)
     running[1:] = np.cumsum(terms.delays.shares(np.arange(minutes, dtype=np.float64) + 0.5))
     shares = (running[width:] - running[:-width]) / width
-    return float(shares[np.argmax(shares >= terms.prediction.min_label_coverage)])
+    enough = np.flatnonzero(shares >= terms.prediction.min_label_coverage)
+    return float(shares[enough[0] if len(enough) else -1])
 
 
 def _table_width(width: int) -> int:

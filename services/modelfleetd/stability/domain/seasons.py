@@ -7,6 +7,7 @@ Bayes after James and Stein).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,7 @@ _HOURS_OF_DAY: Final = 24
 # Windows further from the middle than this many times what is usual do not draw the centre towards them.
 _CLIP: Final = 3.0
 # Seasons are kept only where they explain this share of what varies: else 168 factors say nothing.
+_EVIDENT: Final = 2.0  # standard errors
 _WORTH: Final = 0.02
 
 
@@ -46,19 +48,24 @@ def centre(values: Values, weights: Floats, *, seasonal: bool) -> Centre:
         level = float(np.average(_drawn_in(log, np.full(len(log), np.median(log))), weights=weight))
         return Centre(level, None, log - level)
     cells, place = np.unique((values.ends[values.usable] - 1) // 60, return_inverse=True)
-    clipped = _drawn_in(log, _medians(log, hours_of_week(values.ends[values.usable])))
+    hours = hours_of_week(values.ends[values.usable])
+    # By hours of the day and by days of the week, as an incident may well be all that is known of an hour of the week.
+    rough = _medians(log, hours % _HOURS_OF_DAY)
+    clipped = _drawn_in(log, rough + _medians(log - rough, hours // _HOURS_OF_DAY))
     level = float(np.average(clipped, weights=weight))
     mass: Floats = np.bincount(place, weight).astype(np.float64)
     means = np.bincount(place, weight * (clipped - level)) / mass
     week = hours_of_week(cells * 60 + 1)
-    day_effect, day_without = _shrunk(means, mass, week % _HOURS_OF_DAY, _HOURS_OF_DAY)
+    # Hours that share a window are not independent of each other.
+    alone = min(1.0, 60.0 / values.width)
+    day_effect, day_without = _shrunk(means, mass, week % _HOURS_OF_DAY, _HOURS_OF_DAY, alone)
     rest = means - day_effect[week % _HOURS_OF_DAY]
-    week_effect, week_without = _shrunk(rest, mass, week, HOURS_OF_WEEK)
-    hours = day_effect[np.arange(HOURS_OF_WEEK) % _HOURS_OF_DAY] + week_effect
+    week_effect, week_without = _shrunk(rest, mass, week, HOURS_OF_WEEK, alone)
+    effect = day_effect[np.arange(HOURS_OF_WEEK) % _HOURS_OF_DAY] + week_effect
     residuals = log - level - (day_without + week_without)[place]
-    if np.mean(np.square(hours)) < _WORTH * np.mean(np.square(clipped - level)):
+    if np.mean(np.square(effect)) < _WORTH * np.mean(np.square(clipped - level)):
         return Centre(level, None, log - level)
-    return Centre(level, hours, residuals)
+    return Centre(level, effect, residuals)
 
 
 def _drawn_in(log: Floats, rough: Floats) -> Floats:
@@ -67,16 +74,24 @@ def _drawn_in(log: Floats, rough: Floats) -> Floats:
     return np.clip(log, rough - reach, rough + reach) if reach else log
 
 
-def _medians(log: Floats, hours: Integers) -> Floats:
-    """Returns for each value the median of its hour of the week."""
-    order = np.lexsort((log, hours))
-    first, last = (np.searchsorted(hours[order], hours, side) for side in ("left", "right"))
+def _medians(log: Floats, group: Integers) -> Floats:
+    """Returns for each value the median of its group."""
+    order = np.lexsort((log, group))
+    first, last = (np.searchsorted(group[order], group, side) for side in ("left", "right"))
     found: Floats = log[order][(first + last) // 2]
     return found
 
 
-def _shrunk(means: Floats, mass: Floats, group: Integers, groups: int) -> tuple[Floats, Floats]:
-    """Returns the effect of each group, and for each cell the effect that its group has without it."""
+def _shrunk(means: Floats, mass: Floats, group: Integers, groups: int, alone: float) -> tuple[Floats, Floats]:
+    """Returns the effect of each group, and for each cell the effect that its group has without it.
+
+    Args:
+        means: of the cells.
+        mass: what each says.
+        group: of each cell.
+        groups: how many there are.
+        alone: share of the groups that are independent of each other.
+    """
     total: Floats = np.bincount(group, mass, groups).astype(np.float64)
     number = np.bincount(group, minlength=groups)
     weighted: Floats = np.bincount(group, mass * means, groups).astype(np.float64)
@@ -88,7 +103,10 @@ def _shrunk(means: Floats, mass: Floats, group: Integers, groups: int) -> tuple[
     noise = within / size / freedom
     spare = np.divide(noise * size, total, out=np.full(groups, np.inf), where=total > 0)
     known = total > 0
-    between = max(0.0, float(np.mean(np.square(average[known]) - spare[known]))) if known.any() else 0.0
+    # Groups differ by as much as their averages vary beyond what chance lets them; what chance may do is no season.
+    between = float(np.mean(np.square(average[known]) - spare[known]))
+    if between <= _EVIDENT * math.sqrt(2.0 / (alone * int(np.count_nonzero(known)))) * float(np.mean(spare[known])):
+        between = 0.0
 
     def shrink(sums: Floats, masses: Floats) -> Floats:
         mean = np.divide(sums, masses, out=np.zeros(len(sums)), where=masses > 1e-12)

@@ -21,7 +21,8 @@ CONFIDENCE: Final = 0.95
 _ONE_SIGMA: Final = 0.6826895
 _FAR: Final = 0.99
 _FAR_SIGMAS: Final = 2.5758293
-_FEWEST_FOR_TAILS: Final = 100.0
+# With fewer, one incident would be a tail.
+_FEWEST_FOR_TAILS: Final = 200.0
 # A scale by a quantile knows as much as one by squares of this share of the values.
 _EFFICIENCY: Final = 0.6
 # Values beyond are incidents, or nothing that a range could hold.
@@ -176,7 +177,7 @@ def _dispersion(base: Values, residuals: Floats) -> tuple[float, float]:
 
 
 def _wander(residuals: Floats, variance: Floats, samples: float) -> float:
-    """Returns τ² for which two thirds of the residuals are within one sigma; 0 where chance explains what it would be."""
+    """Returns τ² for which two thirds of the residuals are within one sigma; 0 where chance explains as much."""
     low, high = 0.0, float(np.quantile(np.abs(residuals), _ONE_SIGMA)) ** 2
     excess = float(np.quantile(np.abs(residuals) / np.sqrt(variance + 1e-300), _ONE_SIGMA)) - 1.0
     if excess <= 1.0 / math.sqrt(2.0 * _EFFICIENCY * samples):
