@@ -21,6 +21,7 @@ from modelfleetd.stability.domain.retention import (
     EXPOSURE,
     POSITIVES,
     POSITIVES_HOUR,
+    TABLES,
     TOTALS_5MIN,
     TOTALS_HOUR,
     Table,
@@ -28,6 +29,9 @@ from modelfleetd.stability.domain.retention import (
 
 MODEL_SPEC: Final = ServingSpec(command=["serve"], flavor="flavors/cpu", units_per_replica=1)
 SERIES: Final = ("modelTypes/ctr/models/new", "click")
+_PARTITIONS: Final = """
+SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = ANY ($1::text[]::regclass[])
+"""
 # Series that one statement copies: it has to end in time.
 _AT_ONCE: Final = 2
 # Of each minute 10 examples of p = 0.1, of which one is a positive whose label came at its event.
@@ -63,7 +67,8 @@ async def fill(database: Database, now: datetime, *, days: int, series: int, age
         columns = {"series": np.ones_like(part), "minute": np.repeat(minutes, parts)}
         columns |= _sums(table, np.repeat(weight, parts) * examples, part, parts)
         await _copy(database, table.name, columns, series)
-    await database.execute("ANALYZE")
+    for record in await database.fetch(_PARTITIONS, [table.name for table in TABLES]):
+        await database.execute(f"ANALYZE {record['relname']}")
 
 
 def _sums(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from modelfleet.stability.v1 import stability_pb2 as pb
 from modelfleetd.errors import PartUnavailable, invalid
 from modelfleetd.names import MODEL
@@ -29,7 +31,8 @@ class Series(Base):
             confidence=confidence,
             matured_only=request.matured_only,
         )
-        return wire.series(found, *self._ranges(request.model, prediction))
+        # Thousands of points take a while to make, and others shall not wait for them.
+        return await asyncio.to_thread(wire.series, found, *self._ranges(request.model, prediction))
 
     def _ranges(
         self, model: str, prediction: DeclaredPrediction

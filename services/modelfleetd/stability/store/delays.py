@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelfleetd.kit.db import Connection
-from modelfleetd.stability.domain.delays import BUCKETS, AgeHistogram, histogram
+from modelfleetd.stability.domain.delays import BUCKETS, HALF_LIFE_HOURS, AgeHistogram, histogram
 from modelfleetd.stability.domain.exact import SCALE
 
 _LEARN_ALONE: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('stability delays', 0))"
@@ -17,12 +17,14 @@ _READ: Final = """
 SELECT subject, prediction, learned_until, positives, weights FROM delays
 JOIN unnest($1::text[], $2::text[]) AS given (subject, prediction) USING (subject, prediction)
 """
-# A series at a time: each looks into the index for the hours that it lacks, which usually is one.
-_READ_AGES: Final = """
-SELECT series, age, sum(n)::float8 AS n, sum(w)::float8 AS w
+# A series at a time: each looks into the index for the hours that it lacks, which usually is one. Each hour fades from
+# its end on, so that it does not matter when it is learned.
+_READ_AGES: Final = f"""
+SELECT series, age, sum(n * fading)::float8 AS n, sum(w::float8 * fading)::float8 AS w
 FROM unnest($1::int[], $2::int[], $3::int[]) AS given (series, first, stop)
 CROSS JOIN LATERAL (
-    SELECT age, n, w FROM positives_hour p
+    SELECT age, n, w, power(0.5::float8, (given.stop - 60 - minute) / {60 * HALF_LIFE_HOURS}) AS fading
+    FROM positives_hour p
     WHERE p.series = given.series AND minute >= given.first AND minute < given.stop AND NOT known OFFSET 0
 ) AS matured GROUP BY 1, 2
 """
