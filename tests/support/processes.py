@@ -71,18 +71,29 @@ async def capacity_process(
         yield running, await running.line()
 
 
-async def _serve(url: str, address: str, registry_address: str = "") -> None:
-    """Serves the registry; capacity where the address of a registry is given."""
+@asynccontextmanager
+async def stability_process(
+    url: str, registry_address: str, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Part, str]]:
+    """Runs stability as a process of its own; gives it and its address."""
+    arguments = (url, "127.0.0.1:0", registry_address, "stability")
+    async with part(__name__, *arguments, environment=environment) as running:
+        yield running, await running.line()
+
+
+async def _serve(url: str, address: str, registry_address: str = "", service_name: str = "capacity") -> None:
+    """Serves the registry; another service where the address of a registry is given."""
     from modelfleetd.capacity.app import build as capacity
     from modelfleetd.kit.app import Service
     from modelfleetd.kit.config import ServiceConfig
     from modelfleetd.registry.app import build as registry
+    from modelfleetd.stability.app import build as stability
 
     config = ServiceConfig(database_url=url, listen=address)
     name, build = "registry", registry
     if registry_address:
         config = dataclasses.replace(config, registry_address=registry_address)
-        name, build = "capacity", capacity
+        name, build = service_name, {"capacity": capacity, "stability": stability}[service_name]
     async with Service(name, build, config) as service:
         sys.stdout.write(f"{service.address}\n")
         sys.stdout.flush()
