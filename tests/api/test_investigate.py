@@ -165,7 +165,7 @@ async def test_one_screen_answers_what_somebody_asks_who_was_just_paged(database
         assert [each.name for each in known(found.upstream).types] == ["modelTypes/sourcing"]
         assert [(each.name, each.tier) for each in known(found.downstream).types] == [("modelTypes/home", "TIER2")]
         assert known(found.certificate).max_qps > 0
-        assert reason(found.alerts) == "stability keeps no alerts yet"
+        assert known(found.alerts) == []
         assert [problem.kind for problem in found.problems] == [Kind.IRRELEVANT, Kind.LAUNCH_PAUSED]
         assert known(found.response).action is Action.ABORT_LAUNCH
 
@@ -180,7 +180,7 @@ async def test_one_screen_answers_what_somebody_asks_who_was_just_paged(database
             "modelfleet mitigate ctr/new",
             "feed: on call pager, then bob, group:ranking",
             "own TIER3, required TIER2",
-            "unknown: stability keeps no alerts yet",
+            "none fires",
             "click       FAIL",
             "home TIER2",
             "sourcing TIER2",
@@ -328,7 +328,7 @@ async def test_the_command_prints_the_screen_or_the_same_as_data(
             data = json.loads(out)
             assert (status, err) == (0, "")
             assert data["model"] == NEW and data["team"]["on_call"] == "pager"
-            assert data["alerts"] == {"unknown": "stability keeps no alerts yet"}
+            assert data["alerts"] == []
             assert data["problems"][0]["kind"] == "IRRELEVANT"
             assert data["response"]["action"] == "ABORT_LAUNCH"
             status, out, err = await printed("investigate", "ctr/nope", *where)

@@ -157,6 +157,7 @@ async def test_a_models_own_tier_counts_and_without_other_services_the_rest_is_r
         assert [name for name, _ in _ranks(found)] == ["dark/models/old", "failing/models/old", "silent/models/old"]
         assert [incident.level for incident in found.incidents] == [2, 4, 7]
         assert found.not_seen == (
+            "alerts: stability does not answer",
             "launches in flight: launcher does not answer",
             "stability of 2 models: stability does not answer",
         )

@@ -25,6 +25,7 @@ from modelfleet.incidents import (
 )
 from modelfleet.launcher.v1 import launcher_pb2
 from modelfleet.registry.v1 import registry_pb2 as pb
+from modelfleet.stability.v1 import alerts_pb2
 from tests.support.incidents import (
     CTR,
     NEW,
@@ -52,6 +53,22 @@ def kinds(of: Route) -> list[Kind]:
 
 def test_a_route_that_serves_as_the_ledger_says_has_no_problem() -> None:
     assert problems_of(route(), NOW) == []
+
+
+def test_what_alerts_fire_for_is_a_problem_unless_it_was_seen_just_now() -> None:
+    def fires(kind: alerts_pb2.Alert.Kind.ValueType, **fields: Any) -> alerts_pb2.Alert:
+        return alerts_pb2.Alert(
+            name="alerts/a1", kind=kind, model=OLD, summary="It is off.", start_time=stamp(minutes=9), **fields
+        )
+
+    unstable = fires(alerts_pb2.Alert.UNSTABLE)
+    of_old = replace(route(), alerts=[unstable, fires(alerts_pb2.Alert.UNAVAILABLE, silence="silences/s1")])
+    failing, irrelevant = problems_of(of_old, NOW)
+    assert (failing.kind, failing.message) == (Kind.FAILING, "It is off (alerts/a1, silenced by silences/s1)")
+    assert (irrelevant.kind, irrelevant.since) == (Kind.IRRELEVANT, NOW - timedelta(minutes=9))
+    judged = replace(route(), alerts=[unstable], judgements={OLD: [judgement(serving_pb2.FAIL)]})
+    (problem,) = problems_of(judged, NOW)
+    assert "alerts/a1" not in problem.message, "the newest hour tells more than an alert"
 
 
 ROUTES: list[tuple[str, Route, list[Kind]]] = [

@@ -77,7 +77,7 @@ async def test_one_that_is_killed_around_its_commit_writes_a_minute_as_a_whole_o
     world: World, place: str
 ) -> None:
     environment = {"MODELFLEET_FAILPOINT": f"stability.{place}:kill"}
-    async with stability_process(world.url, world.registry, environment) as (process, _):
+    async with stability_process(world.url, world.registry, environment=environment) as (process, _):
         assert await asyncio.wait_for(process.process.wait(), 60) == -signal.SIGKILL
     is_written = place == "after_conclude"
     before = await world.evaluation()
@@ -94,7 +94,7 @@ async def test_one_that_is_killed_around_its_commit_writes_a_minute_as_a_whole_o
 
 async def test_one_that_was_stopped_past_its_lease_writes_nothing_when_it_goes_on(world: World) -> None:
     environment = {"MODELFLEET_FAILPOINT": "stability.before_conclude:stop"}
-    async with stability_process(world.url, world.registry, environment) as (stopped, its_address):
+    async with stability_process(world.url, world.registry, environment=environment) as (stopped, its_address):
         await until(lambda: _is_stopped(stopped.process.pid), timeout=60)
         old = await world.evaluation()
         assert old["minute"] is None

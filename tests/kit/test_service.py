@@ -34,6 +34,10 @@ def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
     assert _config("--registry-address", "b:2", MODELFLEET_REGISTRY_ADDRESS="a:1").registry_address == "b:2"
     assert _config(MODELFLEET_ADMINS="ada, group:sre,").admins == ("ada", "group:sre")
     assert _config("--max-calls", "7").max_calls == 7
+    assert _config("--alertmanager-url", "http://a:9093, http://b:9093").alertmanager_url == (
+        "http://a:9093",
+        "http://b:9093",
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,8 @@ def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
     [
         (["--tls-cert", "x"], "go together"),
         (["--prometheus-url", "prometheus:9090"], "--prometheus-url must be http://host:port"),
+        (["--alertmanager-url", "http://a:9093,b:9093"], "--alertmanager-url must be http://host:port"),
+        (["--dashboard-url", "grafana/d/models"], "--dashboard-url must be http://host:port"),
         (["--jwt-jwks", "x"], "--jwt-issuer"),
         (["--trace-ratio", "2"], "between 0 and 1"),
         (["--jwt-jwks", "x", "--jwt-issuer", "y", "--service-token-file", "z"], "--jwt-service-prefix"),

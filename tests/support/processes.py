@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -73,27 +74,24 @@ async def capacity_process(
 
 @asynccontextmanager
 async def stability_process(
-    url: str, registry_address: str, environment: Mapping[str, str] | None = None
+    url: str, registry_address: str, address: str = "127.0.0.1:0", environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[Part, str]]:
     """Runs stability as a process of its own; gives it and its address."""
-    arguments = (url, "127.0.0.1:0", registry_address, "stability")
-    async with part(__name__, *arguments, environment=environment) as running:
+    async with part(__name__, url, address, registry_address, "stability", environment=environment) as running:
         yield running, await running.line()
 
 
-async def _serve(url: str, address: str, registry_address: str = "", service_name: str = "capacity") -> None:
+async def _serve(url: str, address: str, registry_address: str = "", other: str = "capacity") -> None:
     """Serves the registry; another service where the address of a registry is given."""
-    from modelfleetd.capacity.app import build as capacity
     from modelfleetd.kit.app import Service
     from modelfleetd.kit.config import ServiceConfig
-    from modelfleetd.registry.app import build as registry
-    from modelfleetd.stability.app import build as stability
 
     config = ServiceConfig(database_url=url, listen=address)
-    name, build = "registry", registry
+    name = "registry"
     if registry_address:
         config = dataclasses.replace(config, registry_address=registry_address)
-        name, build = service_name, {"capacity": capacity, "stability": stability}[service_name]
+        name = other
+    build = importlib.import_module(f"modelfleetd.{name}.app").build
     async with Service(name, build, config) as service:
         sys.stdout.write(f"{service.address}\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""A real Prometheus with a past: samples are written as blocks before it starts."""
+"""A real Prometheus: with a past, written as blocks before it starts, or reading metrics as they come."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import yaml
 
 
 @contextmanager
@@ -38,13 +39,40 @@ def prometheus(folder: Path, samples: Iterable[tuple[str, float, str]]) -> Itera
         str(data),
     ]
     subprocess.run(create, check=True, capture_output=True, timeout=60)
-    configuration = folder / "prometheus.yml"
-    configuration.write_text("global: {}\n")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with _running(folder, data, {}) as url:
+        yield url
+
+
+@contextmanager
+def scraping_prometheus(folder: Path, address: str, rules: str) -> Iterator[str]:
+    """Runs Prometheus, which reads metrics each second, until the block ends; gives its URL.
+
+    Args:
+        folder: an empty one for its data.
+        address: host:port of the metrics.
+        rules: text of a file of rules.
+    """
+    written = folder / "rules.yml"
+    written.write_text(rules)
+    job = {"job_name": "modelfleet", "static_configs": [{"targets": [address]}]}
+    configuration = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(written)],
+        "scrape_configs": [job],
+    }
+    with _running(folder, folder / "data", configuration) as url:
+        yield url
+
+
+@contextmanager
+def _running(folder: Path, data: Path, configuration: Mapping[str, object]) -> Iterator[str]:
+    missing = [program for program in ("prometheus", "promtool") if shutil.which(program) is None]
+    assert not missing, f"{' and '.join(missing)} not found: install the Debian package `prometheus`"
+    written = folder / "prometheus.yml"
+    written.write_text(yaml.safe_dump({"global": {}, **configuration}))
+    address = free_address()
     command = [
-        "prometheus", f"--config.file={configuration}", f"--storage.tsdb.path={data}",
+        "prometheus", f"--config.file={written}", f"--storage.tsdb.path={data}",
         f"--web.listen-address={address}", "--storage.tsdb.retention.time=100y", "--log.level=error",
     ]  # fmt: skip
     with subprocess.Popen(command) as process:
@@ -53,6 +81,13 @@ def prometheus(folder: Path, samples: Iterable[tuple[str, float, str]]) -> Itera
             yield f"http://{address}"
         finally:
             process.terminate()
+
+
+def free_address() -> str:
+    """An address on this machine that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], address: str) -> None:
@@ -64,3 +99,10 @@ def _wait_until_ready(process: subprocess.Popen[bytes], address: str) -> None:
         except httpx.HTTPError:
             time.sleep(0.05)
     raise AssertionError(f"Prometheus did not become ready; it ended with {process.poll()}")
+
+
+def promtool(*arguments: str, text: bytes | None = None) -> None:
+    """Runs promtool, with text on its standard input; what it complains of is what fails."""
+    assert shutil.which("promtool"), "promtool not found: install the Debian package `prometheus`"
+    done = subprocess.run(["promtool", *arguments], input=text, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()

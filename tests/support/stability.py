@@ -49,6 +49,7 @@ class StabilityFleet:
             pb.WriteExamplesRequest: self.client.stability.write_examples,
             pb.WritePredictionsRequest: self.client.stability.write_predictions,
             pb.WriteLabelsRequest: self.client.stability.write_labels,
+            pb.WriteStatisticsRequest: self.client.stability.write_statistics,
         }
         answer: pb.WriteResponse = await methods[type(request)](request)
         return answer

@@ -4,7 +4,8 @@
         model_type = await client.registry.get_model_type(name="modelTypes/feed_ctr")
 
 `Client` is the same without `async`. Errors are the exceptions of `modelfleet.errors`. `Snapshot` and `AsyncSnapshot`
-keep the fleet in memory, for programs that ask it at every request. `TrafficRecorder` records what a gRPC client sends.
+keep the fleet in memory, for programs that ask it at every request. `TrafficRecorder` records what a gRPC client sends;
+`StabilityReporter` reports predictions and labels.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,19 @@ from modelfleet.transport import Tls
 
 if TYPE_CHECKING:
     from modelfleet.recordings import TrafficRecorder
+    from modelfleet.reporter import StabilityReporter
     from modelfleet.snapshot import AsyncSnapshot, Snapshot
 
-__all__ = ["AsyncClient", "AsyncSnapshot", "Client", "ModelfleetError", "Snapshot", "Tls", "TrafficRecorder"]
+__all__ = [
+    "AsyncClient",
+    "AsyncSnapshot",
+    "Client",
+    "ModelfleetError",
+    "Snapshot",
+    "StabilityReporter",
+    "Tls",
+    "TrafficRecorder",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,4 +41,8 @@ def __getattr__(name: str) -> Any:
         from modelfleet.recordings import TrafficRecorder
 
         return TrafficRecorder
+    if name == "StabilityReporter":
+        from modelfleet.reporter import StabilityReporter
+
+        return StabilityReporter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

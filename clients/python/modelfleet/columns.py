@@ -13,6 +13,8 @@
 or integers: microseconds since 1970-01-01 UTC. Request ids are UUIDs, 16-byte strings, or an array of 16 bytes a row.
 Columns are not checked here beyond what packing needs: the service checks them, and says which column or row is wrong.
 
+With `statistics` a producer adds its examples up itself, exactly as the service would, and sends a few sums.
+
 Not imported by `import modelfleet`: it needs numpy.
 """
 
@@ -26,6 +28,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from modelfleet import exact
 from modelfleet.stability.v1 import stability_pb2
 
 Values: TypeAlias = "npt.ArrayLike"
@@ -34,6 +37,7 @@ Names: TypeAlias = "str | Sequence[str] | npt.NDArray[Any]"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _ID_BYTES = 16
+_ALL_SAMPLED = 1000
 
 
 def pack_float64(values: Values) -> bytes:
@@ -148,10 +152,12 @@ def predictions(
     score: Values | None = None,
     logit: Values | None = None,
     weight: Values | None = None,
+    sample_permille: int = 0,
 ) -> stability_pb2.WritePredictionsRequest:
-    """Returns the request of WritePredictions: rows whose labels come later."""
+    """Returns the request of WritePredictions: rows whose labels come later, all or those that `sampled` marks."""
     times = pack_times(event_time)
-    batch, models, predicted = _batch(model_type, producer, sequence, model, prediction, len(times) // 8)
+    rows = len(times) // 8
+    batch, models, predicted = _batch(model_type, producer, sequence, model, prediction, rows, sample_permille)
     return stability_pb2.WritePredictionsRequest(
         batch=batch,
         model_index=models,
@@ -174,10 +180,12 @@ def labels(
     request_id: Iterable[uuid.UUID | bytes | str] | npt.NDArray[Any],
     label_time: Any,
     label: Values | None = None,
+    sample_permille: int = 0,
 ) -> stability_pb2.WriteLabelsRequest:
-    """Returns the request of WriteLabels; without `label` all are positive."""
+    """Returns the request of WriteLabels; without `label` all are positive. `sample_permille` as in `predictions`."""
     times = pack_times(label_time)
-    batch, models, predicted = _batch(model_type, producer, sequence, model, prediction, len(times) // 8)
+    rows = len(times) // 8
+    batch, models, predicted = _batch(model_type, producer, sequence, model, prediction, rows, sample_permille)
     return stability_pb2.WriteLabelsRequest(
         batch=batch,
         model_index=models,
@@ -188,13 +196,113 @@ def labels(
     )
 
 
+def statistics(
+    *,
+    model_type: str,
+    producer: str,
+    sequence: int,
+    model: Names,
+    prediction: Names,
+    event_time: Any,
+    label: Values,
+    score: Values | None = None,
+    logit: Values | None = None,
+    weight: Values | None = None,
+) -> stability_pb2.WriteStatisticsRequest:
+    """Returns the request of WriteStatistics: the sums of rows whose labels are known, to the bit as the service's.
+
+    A few hundred bytes for each model, prediction and minute, however many rows.
+
+    Raises:
+        ValueError: a row cannot be counted (score, weight or label), or not exactly one of score and logit is given.
+    """
+    times = np.frombuffer(pack_times(event_time), dtype="<i8")
+    models, model_index = index(model, len(times))
+    names, prediction_index = index(prediction, len(times))
+    if (score is None) == (logit is None):
+        raise ValueError("give score or logit, one of them")
+    value = np.ascontiguousarray(logit if score is None else score, dtype=np.float64)
+    weights = None if weight is None else np.ascontiguousarray(weight, dtype=np.float64)
+    labels_given = np.asarray(label)
+    for column, of in ((value, "score or logit"), (labels_given, "label"), (weights, "weight")):
+        if column is not None and len(column) != len(times):
+            raise ValueError(f"{of} has {len(column)} rows, event_time {len(times)}")
+    bad = np.flatnonzero(~exact.countable(value, is_logit=score is None, label=labels_given, weight=weights))
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} rows cannot be counted, the first is row {bad[0]}: scores are 0 to 1, logits finite, weights "
+            "0 to 1,000,000, labels 0 or 1; send these as examples, and the service counts why it refuses them"
+        )
+    made = exact.Statistics()
+    made.add(
+        np.frombuffer(model_index, np.uint8),
+        np.frombuffer(prediction_index, np.uint8),
+        times.astype(np.int64),
+        value,
+        is_logit=score is None,
+        label=labels_given.astype(np.uint8),
+        weight=weights,
+    )
+    batch = stability_pb2.Batch(
+        model_type=model_type, producer=producer, sequence=sequence, models=models, predictions=names
+    )
+    return statistics_request(batch, made)
+
+
+def statistics_request(batch: stability_pb2.Batch, made: exact.Statistics) -> stability_pb2.WriteStatisticsRequest:
+    """Returns the request of WriteStatistics for what was added up; numbers of models are places in the batch."""
+    exposure, positives, bins = made.rows()
+    request = stability_pb2.WriteStatisticsRequest(batch=batch, exposure=exposure, bins=bins)
+    # What has no rows is left out: its columns would be missing.
+    if positives.model_index:
+        request.positives.CopyFrom(positives)
+    return request
+
+
+def sampled(request_id: Iterable[uuid.UUID | bytes | str] | npt.NDArray[Any], permille: int) -> npt.NDArray[np.bool_]:
+    """Marks the requests to send where `permille` of 1,000 are: the same ones wherever it is asked.
+
+    A request is chosen by its id alone, so that whoever reports predictions and whoever reports labels agree. Say
+    `sample_permille` in the batches too: the service refuses other requests as NOT_SAMPLED. The ids that a smaller
+    number chooses are among those of a larger one.
+
+    Raises:
+        ValueError: permille is not within 1 to 1,000, or an id does not have 16 bytes.
+    """
+    if not 1 <= permille <= _ALL_SAMPLED:
+        raise ValueError("permille must be 1 to 1,000")
+    high, low = np.frombuffer(pack_request_ids(request_id), dtype=">u8").reshape(-1, 2).T.astype(np.uint64)
+    mixed = _mix(_mix(low) ^ high)
+    half = np.uint64(32)
+    return (mixed >> half) * np.uint64(_ALL_SAMPLED) >> half < np.uint64(permille)
+
+
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
 def _batch(
-    model_type: str, producer: str, sequence: int, model: Names, prediction: Names, rows: int
+    model_type: str,
+    producer: str,
+    sequence: int,
+    model: Names,
+    prediction: Names,
+    rows: int,
+    sample_permille: int = 0,
 ) -> tuple[stability_pb2.Batch, bytes, bytes]:
     models, model_index = index(model, rows)
     names, prediction_index = index(prediction, rows)
     batch = stability_pb2.Batch(
-        model_type=model_type, producer=producer, sequence=sequence, models=models, predictions=names
+        model_type=model_type,
+        producer=producer,
+        sequence=sequence,
+        models=models,
+        predictions=names,
+        sample_permille=sample_permille,
     )
     # Without an index all rows are of the first prediction.
     return batch, model_index, b"" if len(names) == 1 else prediction_index

@@ -18,7 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2
 from modelfleet.registry.v1 import registry_pb2
-from modelfleet.stability.v1 import stability_pb2
+from modelfleet.stability.v1 import alerts_pb2, stability_pb2
 from modelfleet.wording import count, percent, seconds, short
 
 # The launcher reports every route once a minute; the registry calls a report stale after as long.
@@ -108,6 +108,7 @@ class Route:
         launches: those in flight.
         last_launch: the newest one, whether it has ended or not.
         judgements: of stability, by model.
+        alerts: that fire.
     """
 
     model_type: registry_pb2.ModelType
@@ -115,6 +116,7 @@ class Route:
     launches: Sequence[launcher_pb2.Launch] = ()
     last_launch: launcher_pb2.Launch | None = None
     judgements: Mapping[str, Sequence[stability_pb2.Judgement]] = field(default_factory=dict)
+    alerts: Sequence[alerts_pb2.Alert] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +290,9 @@ def problems_of(route: Route, now: datetime) -> list[Problem]:
         *_stability_problems(route),
         *_criticality_problems(route),
     ]
+    # What was seen just now tells more than an alert about it.
+    seen = {(problem.kind, problem.model) for problem in found}
+    found += [problem for problem in _alert_problems(route) if (problem.kind, problem.model) not in seen]
     return sorted(found, key=lambda each: (_ORDER[each.kind], -each.share_basis_points, each.model, each.region))
 
 
@@ -413,6 +418,21 @@ def _stability_problems(route: Route) -> Iterable[Problem]:
             for finding in judgement.findings:
                 if finding.verdict == serving_pb2.FAIL:
                     yield Problem(Kind.IRRELEVANT, finding.explanation.rstrip("."), model, "", share)
+
+
+_ALERTED: Final = {
+    alerts_pb2.Alert.UNSTABLE: Kind.IRRELEVANT,
+    alerts_pb2.Alert.UNAVAILABLE: Kind.FAILING,
+    alerts_pb2.Alert.NOT_OBSERVED: Kind.NOT_REPORTED,
+}
+
+
+def _alert_problems(route: Route) -> Iterable[Problem]:
+    for alert in route.alerts:
+        quiet = f", silenced by {alert.silence}" if alert.silence else ""
+        message = f"{alert.summary.rstrip('.')} ({alert.name}{quiet})"
+        share = largest_share(route, alert.model)
+        yield Problem(_ALERTED[alert.kind], message, alert.model, "", share, _time(alert.start_time))
 
 
 def _criticality_problems(route: Route) -> Iterable[Problem]:

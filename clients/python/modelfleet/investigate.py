@@ -40,7 +40,7 @@ from modelfleet.launcher.v1 import launcher_pb2
 from modelfleet.lookup import Entry, NothingFound, find_entry
 from modelfleet.mitigate import Case, Response, respond
 from modelfleet.registry.v1 import registry_pb2, standard_pb2
-from modelfleet.stability.v1 import stability_pb2
+from modelfleet.stability.v1 import alerts_pb2, stability_pb2
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ WITHIN: Final = 0.25
 _TYPE_PART: Final = 0.7
 # How much of everything that grows is looked at.
 CHANGES: Final = 6
-_MOST_NEIGHBOURS, _MOST_FINDINGS = 30, 20
+_MOST_NEIGHBOURS, _MOST_FINDINGS, _MOST_ALERTS = 30, 20, 50
 # Types are looked through page by page only where the registry cannot find those that depend on one.
 _MOST_PAGES: Final = 3
 # A judgement is about the newest hour whose labels have come.
@@ -85,6 +85,7 @@ class Investigation:
         role: its role; empty where nobody knows.
         problems: what is wrong with the route now, the worst first, as far as it is known.
         statuses: what agents report, region by region.
+        alerts: that fire on the route.
         judgements: of stability: one for each attribution window; empty where there is nothing to be judged.
         launches: in flight on the route.
         ended_launches: the newest ones that have ended.
@@ -107,7 +108,7 @@ class Investigation:
     problems: tuple[Problem, ...]
     statuses: Answer[Sequence[registry_pb2.ServingStatus]]
     judgements: Answer[Sequence[stability_pb2.Judgement]]
-    alerts: Answer[Sequence[Message]]
+    alerts: Answer[Sequence[alerts_pb2.Alert]]
     launches: Answer[Sequence[launcher_pb2.Launch]]
     ended_launches: Answer[Sequence[launcher_pb2.Launch]]
     changes: Answer[Sequence[registry_pb2.Revision]]
@@ -162,6 +163,8 @@ class _Investigator:
             of_type = start(ask(registry.list_revisions, resource=name, page_size=CHANGES))
             warning = standard_pb2.Severity.WARNING
             lint = start(ask(registry.lint_entries, resource=name, min_severity=warning, page_size=_MOST_FINDINGS))
+            fires = f'state = FIRING AND model_type = "{name}"'
+            alerts = start(ask(self._client.stability.list_alerts, filter=fires, page_size=_MOST_ALERTS))
             downstream = start(self._downstream())
             model_type = await self._type()
             if not isinstance(model_type, Unknown):
@@ -176,6 +179,7 @@ class _Investigator:
         if self._missing:
             raise NothingFound(self._missing)
         in_flight = _items(active.result(), "launches")
+        firing = _items(alerts.result(), "alerts")
         reported = _items(statuses.result(), "statuses")
         now = datetime.now(UTC)
         problems: Sequence[Problem] = ()
@@ -187,6 +191,7 @@ class _Investigator:
                     () if isinstance(in_flight, Unknown) else in_flight,
                     _last(recent.result()),
                     _judged(self._model_name, judgements.result()),
+                    () if isinstance(firing, Unknown) else firing,
                 ),
                 now,
             )
@@ -204,7 +209,7 @@ class _Investigator:
             problems=tuple(problems),
             statuses=reported,
             judgements=judgements.result(),
-            alerts=Unknown("stability keeps no alerts yet"),
+            alerts=firing,
             launches=in_flight,
             ended_launches=_ended(recent.result()),
             changes=_merged(of_type.result(), of_model.result()),

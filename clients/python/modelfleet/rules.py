@@ -122,7 +122,7 @@ def _annotations(slo: pb.Slo, objective: pb.Objective, kind: str) -> dict[str, s
         "summary": f"{model} {_HAPPENS[kind]}",
         "description": (
             f"The budget of {short(slo.name)} ({objective.target:.12g} of minutes) burns at "
-            '{{ printf "%.1f" $value }} times its even rate.'
+            '{{ printf "%.0f" $value }} times its even rate.'
         ),
         "response": response,
         "budget": f"modelfleet stability slo get {short(slo.name)}",

@@ -39,6 +39,7 @@ JUDGED: Final = 50
 _AT_A_TIME: Final = 16
 _PAGE: Final = 1000
 _MOST_TYPES, _MOST_STATUSES, _MOST_LAUNCHES, _RECENT_LAUNCHES = 20_000, 50_000, 5_000, 200
+_MOST_ALERTS: Final = 5_000
 # Incidents whose models and teams are read for their own tiers and for whom to page.
 _MOST_READ: Final = 200
 
@@ -121,7 +122,7 @@ class _Triage:
     not_seen: list[str] = field(default_factory=list)
 
     async def run(self) -> Triage:
-        self.progress("reading the registry and the launches")
+        self.progress("reading the registry, the launches and the alerts")
         types, routes = await self._routes()
         now = datetime.now(UTC)
         self.progress(f"asking stability about the most critical of {len(routes)} model types")
@@ -140,7 +141,8 @@ class _Triage:
             teams=teams,
             routes=len(routes),
             judged=sum(len(route.judgements) for route in routes),
-            not_seen=tuple(self.not_seen),
+            # Asked for side by side, so that they come in any order.
+            not_seen=tuple(sorted(self.not_seen)),
             elapsed=self.asking.elapsed,
         )
 
@@ -158,18 +160,22 @@ class _Triage:
             types = [start(self._type(name)) for name in names] or [
                 start(self._pages("model types", registry.list_model_types, "model_types", _MOST_TYPES))
             ]
-            statuses, active, recent = [], [], []
+            statuses, active, recent, firing = [], [], [], []
             for of in names or [""]:
                 reports = registry.list_serving_statuses
                 statuses.append(start(self._pages("reports", reports, "statuses", _MOST_STATUSES, model_type=of)))
                 launches = partial(launcher.list_launches, model_type=of)
                 in_flight = partial(launches, active_only=True)
                 active.append(start(self._pages("launches in flight", in_flight, "launches", _MOST_LAUNCHES)))
+                fires = "state = FIRING" + (f' AND model_type = "{of}"' if of else "")
+                alerts = partial(self.client.stability.list_alerts, filter=fires)
+                firing.append(start(self._pages("alerts", alerts, "alerts", _MOST_ALERTS)))
                 recent.append(start(self.asking.ask(launches, page_size=1 if of else _RECENT_LAUNCHES)))
         found = [each for call in types for each in call.result() or ()]
         reported = [call.result() for call in statuses]
         by_type = _grouped(status for page in reported for status in page or ())
         in_flight_of = _grouped(launch for call in active for launch in call.result() or ())
+        firing_of = _grouped(alert for call in firing for alert in call.result() or ())
         answers = [call.result() for call in recent]
         newest: dict[str, launcher_pb2.Launch] = {}
         for launch in (one for page in answers if not isinstance(page, Unknown) for one in page.launches):
@@ -181,6 +187,7 @@ class _Triage:
                 by_type.get(model_type.name, []) if is_known else None,
                 in_flight_of.get(model_type.name, []),
                 newest.get(model_type.name),
+                alerts=firing_of.get(model_type.name, ()),
             )
             for model_type in found
         ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -19,8 +19,10 @@ import numpy as np
 from modelfleetd.clock import Clock
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.db import Connection, Database
+from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.names import ALERT
 from modelfleetd.stability.alertmanager import Alertmanager, Posted
+from modelfleetd.stability.delivery_metrics import DeliveryMetrics
 from modelfleetd.stability.domain import announcement as announced
 from modelfleetd.stability.domain.alert import Alert, Kind, State
 from modelfleetd.stability.domain.alerting import Known, Observed, derive
@@ -87,7 +89,7 @@ class Deriving:
         self,
         database: Database,
         view: Callable[[], WatchedFleet],
-        known: Callable[[Connection, Sequence[WatchedModel]], Awaitable[Mapping[str, Known]]],
+        known: Callable[[int, Sequence[WatchedModel]], Mapping[str, Known] | None],
         clock: Clock,
         changed: Callable[[], None],
     ) -> None:
@@ -96,7 +98,7 @@ class Deriving:
         Args:
             database: of stability.
             view: returns the models that serve; may raise PartUnavailable.
-            known: returns what the newest evaluation says of models.
+            known: returns what the evaluation of a minute, or a later one, says of models; None: it is not known yet.
             clock: that alerts begin and end by.
             changed: called when there is something to tell.
         """
@@ -115,6 +117,10 @@ class Deriving:
                 return
             transitions = await self._derive(conn, *progress)
             is_changed = await announcements.bring_up_to_date(conn, self._clock.now())
+            if is_changed:
+                failpoint("alerts.before_commit")
+        if is_changed:
+            failpoint("alerts.after_commit")
         for alert in transitions:
             _tell_log(alert)
         if is_changed:
@@ -146,7 +152,9 @@ class Deriving:
             await store.write_tenures(conn, changed)
             tenures = await store.tenures(conn, end_minute - LONGEST_WINDOW)
         firing = await store.firing(conn, now)
-        observed = await self._observed(conn, fleet, tenures, end_minute, {alert.model for alert in firing})
+        observed = await self._observed(fleet, tenures, end_minute, {alert.model for alert in firing})
+        if observed is None:
+            return []
         written = derive(firing, observed, now, fleet.revision, _new_name)
         await store.write(conn, written)
         await store.progressed(conn, evaluated.minute, fleet.revision)
@@ -154,9 +162,9 @@ class Deriving:
         return [alert for alert in written if _is_transition(before.get(alert.name), alert)]
 
     async def _observed(
-        self, conn: Connection, fleet: WatchedFleet, tenures: Sequence[Tenure], end_minute: int, alerted: set[str]
-    ) -> dict[str, Observed]:
-        """Returns what is known of each model; in detail of those that burn or have alerts."""
+        self, fleet: WatchedFleet, tenures: Sequence[Tenure], end_minute: int, alerted: set[str]
+    ) -> dict[str, Observed] | None:
+        """Returns what there is about each model, in detail of those that burn or have alerts; None: not known yet."""
         of_model: dict[str, list[Tenure]] = {}
         for tenure in tenures:
             of_model.setdefault(tenure.model, []).append(tenure)
@@ -172,22 +180,30 @@ class Deriving:
                 for kind in kinds
             }
             found[model.name] = Observed(model, rates)
-        known = await self._known(conn, [one.model for one in found.values() if any(one.burning.values())])
+        known = self._known(end_minute - 1, [one.model for one in found.values() if any(one.burning.values())])
+        if known is None:
+            return None
         return {name: replace(one, known=known.get(name, one.known)) for name, one in found.items()}
 
     async def _burning(
         self, models: Sequence[WatchedModel], tenures: Mapping[str, Sequence[Tenure]], end_minute: int
     ) -> dict[Kind, Burning]:
         slos = {tenure.slo for each in tenures.values() for tenure in each}
-        own = {}
-        for objective, recent in self._recent.items():
-            slices = await recent.until(end_minute, slos)
-            own[objective] = np.stack([own_minutes(tenures[model.name], slices, end_minute) for model in models])
-        own[Objective.COVERAGE] = coverage_slices(own[Objective.STABILITY])
-        return {
-            kind: burning(own[objective], np.array([target_of(model.service_level, objective) for model in models]))
-            for kind, objective in _OBJECTIVES.items()
-        }
+        slices = {objective: await recent.until(end_minute, slos) for objective, recent in self._recent.items()}
+
+        def compute() -> dict[Kind, Burning]:
+            own = {
+                objective: np.stack([own_minutes(tenures[model.name], of_slo, end_minute) for model in models])
+                for objective, of_slo in slices.items()
+            }
+            own[Objective.COVERAGE] = coverage_slices(own[Objective.STABILITY])
+            return {
+                kind: burning(own[each], np.array([target_of(model.service_level, each) for model in models]))
+                for kind, each in _OBJECTIVES.items()
+            }
+
+        # Beside the calls of others, which wait for no derivation.
+        return await asyncio.to_thread(compute)
 
     async def forget(self) -> None:
         """Forgets what is older than is promised."""
@@ -205,13 +221,15 @@ class Delivery:
         alertmanager: Alertmanager,
         database: Database,
         clock: Clock,
+        metrics: DeliveryMetrics,
         dashboard_url: str = "",
         resend: timedelta = RESEND,
     ) -> None:
-        self.name = f"alerts to {alertmanager.url}"
+        self.name = f"alerts to {alertmanager.host}"
         self._alertmanager = alertmanager
         self._database = database
         self._clock = clock
+        self._metrics = metrics
         self._dashboard_url = dashboard_url
         self._resend = resend
         self._woken = asyncio.Event()
@@ -226,9 +244,11 @@ class Delivery:
             self._woken.clear()
             try:
                 await self.round()
+                self._metrics.taken(self._alertmanager.host, self._clock.now().timestamp())
                 pause = self._resend.total_seconds()
                 retry = _FIRST_RETRY_SECONDS
             except PartUnavailable as error:
+                self._metrics.failed(self._alertmanager.host)
                 # What is to be told is in the database: nothing is lost meanwhile.
                 _log.warning("%s: %s Again in %.0f s", self.name, error, retry)
                 pause, retry = retry, min(2 * retry, self._resend.total_seconds())
@@ -245,6 +265,7 @@ class Delivery:
         for begin in range(0, len(due), _MOST_POSTED):
             part = due[begin : begin + _MOST_POSTED]
             await self._alertmanager.post([self._posted(each, now) for each in part])
+            failpoint("alerts.after_post")
             await store.delivered(self._database, [each.alert.name for each in part], now)
 
     def _posted(self, due: announcements.Due, now: datetime) -> Posted:

@@ -21,8 +21,9 @@ from modelfleetd.stability.domain.fleet import FunnelStage, Metric, Tier, Watche
 from modelfleetd.stability.domain.maturity import minute_of, moment_of
 from modelfleetd.stability.domain.slices import Objective, Slice
 from modelfleetd.stability.domain.slo import PAIRS, WINDOWS, Response, target_of
-from modelfleetd.stability.domain.standing import MetricStanding, ModelState, Standing
+from modelfleetd.stability.domain.standing import ModelState, Standing
 from modelfleetd.stability.domain.window_verdict import Stability
+from modelfleetd.stability.domain.windows import WindowVerdict
 
 MOST_MODELS: Final = 2000
 # Older evaluations say nothing about now.
@@ -40,6 +41,7 @@ METRICS: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
         "1 for each model that serves, with what others are joined to",
     ),
     "modelfleet_model_traffic_share": (_MODEL, "Share of its route's traffic, over all regions"),
+    "modelfleet_model_requests_per_second": (_MODEL, "Requests that it answers, over all regions, as agents report"),
     "modelfleet_stability_stable": (_MODEL, "1: every prediction is in its healthy ranges, 0: one is not"),
     "modelfleet_stability_state": ((*_MODEL, "state"), "1 for the state that stability is in, 0 for the others"),
     "modelfleet_stability_available": (_MODEL, "1: its requests succeed in time, 0: too many do not"),
@@ -221,13 +223,15 @@ class _Page:
             self.add("modelfleet_stability_stable", labels, standing.state is ModelState.STABLE)
         for state in ModelState:
             self.add("modelfleet_stability_state", f'{labels},state="{state.name}"', state is standing.state)
+        if standing.availability.observe_time is not None:
+            self.add("modelfleet_model_requests_per_second", labels, standing.availability.request_rate)
         available = standing.availability.state
         if available is not AvailabilityState.UNKNOWN:
             self.add("modelfleet_stability_available", labels, available is AvailabilityState.AVAILABLE)
         for metric in standing.metrics:
             self._metric(f'{labels},prediction="{metric.prediction}"', metric)
 
-    def _metric(self, labels: str, metric: MetricStanding) -> None:
+    def _metric(self, labels: str, metric: WindowVerdict) -> None:
         by_metric = f'{labels},metric="{_METRIC_NAMES[metric.metric]}"'
         self.add("modelfleet_stability_range_low", by_metric, metric.limits.low)
         self.add("modelfleet_stability_range_high", by_metric, metric.limits.high)

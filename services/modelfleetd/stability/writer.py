@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from modelfleetd.stability.domain.columns import (
 from modelfleetd.stability.domain.criteria import DeclaredPrediction
 from modelfleetd.stability.domain.duplicates import repeated
 from modelfleetd.stability.domain.exact import Integers
+from modelfleetd.stability.domain.given_statistics import RawStatistics, decode_statistics
 from modelfleetd.stability.domain.maturity import MINUTE_MICROS, Shelving, age_buckets, live_shelves
 from modelfleetd.stability.domain.summary import (
     Scored,
@@ -77,7 +78,7 @@ class Sender:
 
 
 class Writer:
-    """Writes the three kinds of batches."""
+    """Writes the four kinds of batches."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -88,17 +89,17 @@ class Writer:
         now = self._clock.now()
         rows, refusals = await asyncio.to_thread(decode_examples, raw, now)
         counted = await asyncio.to_thread(summarise_examples, rows)
-        series = await self._series(sender, rows, refusals)
+        series = await self._series(sender, rows.model, rows.prediction, refusals)
         async with self._store.write(sender.batch, now, _oldest(rows.event, refusals)) as write:
             if write.written is not None:
                 return write.written
-            return await self._conclude(write, series, len(rows), refusals, {True: counted})
+            return await self._conclude(write, series, len(rows), refusals, {True: counted}, rows.event)
 
     async def predictions(self, sender: Sender, raw: RawBatch) -> Outcome:
         """Writes predictions, joined with labels that came before them."""
         now = self._clock.now()
         rows, refusals = await asyncio.to_thread(decode_predictions, raw, now)
-        series = await self._series(sender, rows, refusals)
+        series = await self._series(sender, rows.model, rows.prediction, refusals)
         rows, refusals = _without_repeated(rows, refusals, series, np.zeros(len(rows), np.int64), rows.event)
         shelves = sender.shelving.shelves(rows.event, rows.prediction)
         await self._store.shelves.make(np.unique(shelves).tolist())
@@ -111,13 +112,13 @@ class Writer:
             refusals += refuse(rows, rows.event // MINUTE_MICROS, known, Reason.DUPLICATE)
             rows = take(rows, _all_but(known, len(rows)))
             counted, late = await self._join_predictions(write, sender, series, rows)
-            return await self._conclude(write, series, len(rows), refusals, {False: counted}, late)
+            return await self._conclude(write, series, len(rows), refusals, {False: counted}, rows.event, late)
 
     async def labels(self, sender: Sender, raw: RawBatch) -> Outcome:
         """Writes labels, joined with the predictions that came before them."""
         now = self._clock.now()
         rows, refusals = await asyncio.to_thread(decode_labels, raw, now)
-        series = await self._series(sender, rows, refusals)
+        series = await self._series(sender, rows.model, rows.prediction, refusals)
         taken = len(rows)
         # A negative says nothing where a missing label means one.
         rows = take(rows, (rows.label == 1) | sender.ignoring[rows.prediction])
@@ -130,7 +131,18 @@ class Writer:
                 return write.written
             await waiting.take_turn(write.conn, sender.batch.model_type)
             joined, refused, counted = await self._join_labels(write, sender, series, rows)
-            return await self._conclude(write, series, taken + joined, refusals + refused, {False: counted})
+            return await self._conclude(write, series, taken + joined, refusals + refused, {False: counted}, rows.time)
+
+    async def statistics(self, sender: Sender, raw: RawStatistics) -> Outcome:
+        """Adds sums that the producer has made."""
+        now = self._clock.now()
+        given, refusals = await asyncio.to_thread(decode_statistics, raw, now)
+        series = await self._series(sender, given.model, given.prediction, refusals)
+        async with self._store.write(sender.batch, now, _oldest(given.minute * MINUTE_MICROS, refusals)) as write:
+            if write.written is not None:
+                return write.written
+            newest = given.minute * MINUTE_MICROS
+            return await self._conclude(write, series, len(given.minute), refusals, given.counted, newest)
 
     async def _join_predictions(
         self, write: Write, sender: Sender, series: Integers, rows: Predictions
@@ -170,7 +182,7 @@ class Writer:
         new = ~too_late & ~settled
         refusals = refuse(given, minute, too_late, Reason.TOO_LATE) + refuse(given, minute, settled, Reason.DUPLICATE)
         given, first = take(given, new), found.label[new] < 0
-        await waiting.mark_predictions(write.conn, _of(series, given), found.shelf[new], given)
+        await waiting.mark_predictions(write.conn, found.at.pick(new), given.label)
 
         counted = Statistics.none()
         for is_logit in (False, True):
@@ -195,17 +207,19 @@ class Writer:
         again = take(rows, found.place)
         better = again.label > found.label
         replaced = take(again, better)
-        await waiting.mark_labels(write.conn, _of(series, replaced), found.shelf[better], replaced)
+        await waiting.mark_labels(write.conn, found.at.pick(better), replaced.label)
         fresh = take(rows, _all_but(found.place, len(rows)))
         shelves = sender.shelving.shelves(fresh.time, fresh.prediction)
         await waiting.keep_labels(write.conn, _of(series, fresh), shelves, fresh)
         refusals = refuse(again, again.time // MINUTE_MICROS, ~better, Reason.DUPLICATE)
         return len(replaced) + len(fresh), refusals
 
-    async def _series(self, sender: Sender, rows: Rows, refusals: Refusals) -> Integers:
+    async def _series(
+        self, sender: Sender, model: npt.NDArray[Any], prediction: npt.NDArray[Any], refusals: Refusals
+    ) -> Integers:
         """Returns the numbers of the series that the rows, taken or not, belong to."""
-        model = np.concatenate((rows.model, refusals.model)).astype(np.int64)
-        prediction = np.concatenate((rows.prediction, refusals.prediction)).astype(np.int64)
+        model = np.concatenate((model, refusals.model)).astype(np.int64)
+        prediction = np.concatenate((prediction, refusals.prediction)).astype(np.int64)
         inside = (model < len(sender.models)) & (prediction < len(sender.predictions))
         used = np.flatnonzero(np.bincount(model[inside] << 8 | prediction[inside]))
         pairs = list(zip((used >> 8).tolist(), (used & 0xFF).tolist(), strict=True))
@@ -219,6 +233,7 @@ class Writer:
         accepted: int,
         refusals: Refusals,
         counted: Mapping[bool, Statistics],
+        time: Integers,
         late: Refusals | None = None,
     ) -> Outcome:
         """Adds what counts, by whether the labels are known; ends the batch.
@@ -227,7 +242,8 @@ class Writer:
         """
         everything = refusals if late is None else refusals + late
         await write.add(series, counted, count_refusals(everything.within(*series.shape)))
-        return await write.conclude(Outcome(accepted, refusals.summary()))
+        newest = int(time.max()) if len(time) else None
+        return await write.conclude(Outcome(accepted, refusals.summary(), newest_event=newest))
 
 
 def _without_repeated(

@@ -19,7 +19,7 @@ from modelfleet.cli import render
 from modelfleet.cli.parameters import DURATION
 from modelfleet.cli.registry import describe_change
 from modelfleet.cli.session import Session, with_session
-from modelfleet.cli.stability.series import figure
+from modelfleet.cli.stability.show import figure
 from modelfleet.incidents import Kind, Problem
 from modelfleet.investigate import Investigation, Neighbours, investigate, plain
 from modelfleet.lookup import Ambiguous, NothingFound, described, typed
@@ -28,7 +28,7 @@ from modelfleet.stability.v1 import stability_pb2
 from modelfleet.wording import short_model
 
 # What a screen has room for; `-o json` has all of it.
-_PROBLEMS, _REGIONS, _PREDICTIONS, _CHANGES, _FINDINGS = 6, 6, 6, 4, 3
+_PROBLEMS, _ALERTS, _REGIONS, _PREDICTIONS, _CHANGES, _FINDINGS = 6, 3, 6, 6, 4, 3
 _INDENT = (0, 0, 0, 2)
 _HARMFUL = {Kind.UNAVAILABLE, Kind.FAILING, Kind.LAUNCH_FAILED, Kind.IRRELEVANT}
 
@@ -175,7 +175,7 @@ def _parts(found: Investigation) -> Iterator[tuple[str, RenderableType | Unknown
     yield "OWNER", _owner(found)
     yield "TIER", _tier(found)
     yield "LAUNCH", _launches(found)
-    yield "ALERTS", found.alerts if isinstance(found.alerts, Unknown) else Text(str(len(found.alerts)))
+    yield "ALERTS", _alerts(found)
     yield "TRAFFIC", _traffic(found)
     yield "STABILITY", _stability(found)
     yield "CHANGES", _changes(found)
@@ -222,6 +222,26 @@ def _launches(found: Investigation) -> RenderableType | Unknown:
     last = found.ended_launches[0]
     how = f"{render.short(last.name)} of {render.short(last.candidate)} {render.enum(last, 'state')}"
     return Text(f"none in flight; the last one, {how} {render.age(last.end_time)} ago")
+
+
+def _alerts(found: Investigation) -> RenderableType | Unknown:
+    """Those of the model first, pages before tickets."""
+    if isinstance(found.alerts, Unknown):
+        return found.alerts
+    alerts = sorted(found.alerts, key=lambda one: (one.model != found.model, one.severity))
+    lines = []
+    for one in alerts[:_ALERTS]:
+        severity = render.enum(one, "severity")
+        whose = f"{render.short(one.model)} " if one.model != found.model else ""
+        quiet = " (silenced)" if one.silence else ""
+        style = "red" if severity == "PAGE" else "yellow"
+        told = f" {whose}{render.enum(one, 'kind')} for {render.age(one.start_time)}{quiet}, {render.short(one.name)}: "
+        line = Text.assemble((severity.lower(), style), told, one.summary)
+        line.no_wrap, line.overflow = True, "ellipsis"
+        lines.append(line)
+    if len(alerts) > _ALERTS:
+        lines.append(Text(f"and {len(alerts) - _ALERTS} more", style="dim"))
+    return Group(*lines) if lines else Text("none fires")
 
 
 def _traffic(found: Investigation) -> RenderableType | Unknown:

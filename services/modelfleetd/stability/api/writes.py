@@ -1,4 +1,4 @@
-"""Writing: examples, predictions, labels."""
+"""Writing: examples, predictions, labels, statistics."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from modelfleet.stability.v1 import stability_pb2 as pb
 from modelfleetd.errors import FieldViolation, InvalidFields
 from modelfleetd.names import MODEL, MODEL_TYPE
 from modelfleetd.stability.api.base import Base, Context
+from modelfleetd.stability.domain.sampling import ALL_SAMPLED
 from modelfleetd.stability.wire import batches as wire
 from modelfleetd.stability.writer import Sender
 
 # Of models, and of predictions: their indexes are single bytes.
 _MOST_NAMES = 255
 _MOST_CHARACTERS = 200
+_WITH_REQUEST_IDS = (pb.WritePredictionsRequest, pb.WriteLabelsRequest)
 
 
 class Writes(Base):
@@ -32,6 +34,11 @@ class Writes(Base):
         outcome = await self._writer.labels(sender, wire.raw_batch(request, sender.windows))
         return wire.write_response(self._metrics.counted("labels", outcome))
 
+    async def WriteStatistics(self, request: pb.WriteStatisticsRequest, context: Context) -> pb.WriteResponse:
+        sender = await self._sender(request)
+        outcome = await self._writer.statistics(sender, wire.raw_statistics(request, sender.windows))
+        return wire.write_response(self._metrics.counted("statistics", outcome))
+
     async def _sender(self, request: wire.WriteRequest) -> Sender:
         """Checks what every batch carries; returns it with the declarations that its indexes point to.
 
@@ -41,7 +48,7 @@ class Writes(Base):
             NotConfigured: the model type declares no predictions.
         """
         batch = request.batch
-        found = _wrong(batch)
+        found = _wrong(batch, has_request_ids=isinstance(request, _WITH_REQUEST_IDS))
         if found:
             raise InvalidFields(found)
         declared = await self._registry.declared(batch.model_type, "batch.model_type")
@@ -58,13 +65,17 @@ class Writes(Base):
         return Sender(wire.batch_id(request), list(batch.models), predictions)
 
 
-def _wrong(batch: pb.Batch) -> list[FieldViolation]:
+def _wrong(batch: pb.Batch, *, has_request_ids: bool) -> list[FieldViolation]:
     (model_type,) = MODEL_TYPE.parse(batch.model_type, "batch.model_type")
     found = []
     if not 1 <= len(batch.producer) <= _MOST_CHARACTERS:
         found.append(FieldViolation("batch.producer", f"must have 1 to {_MOST_CHARACTERS} characters"))
     if batch.sequence < 1:
         found.append(FieldViolation("batch.sequence", "must be at least 1"))
+    if not 0 <= batch.sample_permille <= ALL_SAMPLED:
+        found.append(FieldViolation("batch.sample_permille", f"must be 1 to {ALL_SAMPLED}; 0: all requests are sent"))
+    elif batch.sample_permille and not has_request_ids:
+        found.append(FieldViolation("batch.sample_permille", "must be 0: these rows carry no request id to sample by"))
     for field, names in (("models", batch.models), ("predictions", batch.predictions)):
         if not 1 <= len(names) <= _MOST_NAMES:
             found.append(FieldViolation(f"batch.{field}", f"must have 1 to {_MOST_NAMES} entries"))

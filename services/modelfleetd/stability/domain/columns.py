@@ -18,6 +18,7 @@ import numpy.typing as npt
 from modelfleetd.errors import FieldViolation, InvalidFields
 from modelfleetd.stability.domain.exact import Floats, Integers
 from modelfleetd.stability.domain.maturity import FUTURE, MINUTE_MICROS, PAST, micros, patience
+from modelfleetd.stability.domain.sampling import ALL_SAMPLED, sampled
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
@@ -37,6 +38,8 @@ class Reason(enum.Enum):
     DUPLICATE = 5
     TOO_LATE = 6
     BAD_INDEX = 7
+    BAD_STATISTICS = 8
+    NOT_SAMPLED = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class RawBatch:
     weight: bytes = b""
     request_id: bytes = b""
     label_time_micros: bytes = b""
+    sample_permille: int = ALL_SAMPLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,7 @@ def decode_predictions(batch: RawBatch, now: datetime) -> tuple[Predictions, Ref
     weight = columns.optional("weight", _FLOAT64)
     columns.finish()
     columns.check_indexes()
+    columns.check_sampled(high, low)
     columns.check_scores(value, is_logit)
     columns.check_weights(weight)
     columns.check_times(event, earliest=columns.still_waiting())
@@ -211,6 +216,7 @@ def decode_labels(batch: RawBatch, now: datetime) -> tuple[Labels, Refusals]:
     columns.finish()
     label = np.ones(len(columns.row), dtype=np.uint8) if label is None else label
     columns.check_indexes()
+    columns.check_sampled(high, low)
     columns.check_labels(label)
     columns.check_times(time, earliest=np.full(len(batch.windows), micros(now - PAST)))
     columns.refuse(time <= columns.still_waiting()[columns.prediction], Reason.TOO_LATE)
@@ -286,6 +292,10 @@ class _Columns:
             self.refuse(bad, Reason.BAD_INDEX)
             # Whatever looks a prediction's window up by these rows has to find one.
             self.prediction = np.where(self.prediction < predictions, self.prediction, np.uint8(0))
+
+    def check_sampled(self, high: Integers, low: Integers) -> None:
+        if self._batch.sample_permille != ALL_SAMPLED:
+            self.refuse(~sampled(high, low, self._batch.sample_permille), Reason.NOT_SAMPLED)
 
     def check_scores(self, value: Floats, is_logit: bool) -> None:
         self.refuse(~np.isfinite(value) if is_logit else ~((value >= 0.0) & (value <= 1.0)), Reason.BAD_SCORE)

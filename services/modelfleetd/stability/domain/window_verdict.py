@@ -130,11 +130,12 @@ def judge_calibration(sums: WindowSums, low: Floats, high: Floats, demand: Deman
     rare_low = np.where(there, value * _ratio(k, most), _ratio(sums.effective_expected, most))
     rare_high = np.where(fewest > 0, value * _ratio(k, fewest), np.inf)
     reach = two_sided_z(CONFIDENCE) * _ratio(np.sqrt(sums.variance), sums.observed)
-    rare = sums.observed <= RARE * sums.weight
-    ends = np.where(rare, rare_low, np.maximum(0.0, value - reach)), np.where(rare, rare_high, value + reach)
+    rare, any_ = sums.observed <= RARE * sums.weight, sums.examples > 0
+    low_end = np.where(any_, np.where(rare, rare_low, np.maximum(0.0, value - reach)), 0.0)
+    high_end = np.where(any_, np.where(rare, rare_high, value + reach), 0.0)
     known = np.where(there, State.VALUE.value, State.UNDEFINED.value)
-    known = np.where(sums.examples > 0, known, State.NO_DATA.value)
-    state, reason = _by_value(value, *ends, low, high)
+    known = np.where(any_, known, State.NO_DATA.value)
+    state, reason = _by_value(value, low_end, high_end, low, high)
     few = k < demand.min_positives
     _set(state, reason, few, Stability.UNKNOWN, Reason.FEW)
     _set(state, reason, few & _too_few(sums, high), Stability.UNSTABLE, Reason.EVIDENCE)
@@ -142,7 +143,7 @@ def judge_calibration(sums: WindowSums, low: Floats, high: Floats, demand: Deman
     _set(state, reason, short, Stability.UNKNOWN, Reason.FEW)
     if short.any():
         _set(state, reason, short & _too_many(sums, low), Stability.UNSTABLE, Reason.EVIDENCE)
-    return _with_gaps(Judged(state, reason, known.astype(np.uint8), value, *ends), sums, demand)
+    return _with_gaps(Judged(state, reason, known.astype(np.uint8), value, low_end, high_end), sums, demand)
 
 
 def judge_entropy(sums: WindowSums, low: Floats, high: Floats, demand: Demand) -> Judged:

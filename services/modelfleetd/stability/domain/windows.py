@@ -51,8 +51,8 @@ from modelfleetd.stability.domain.window_verdict import (
 SETTLING: Final = 2
 
 _MINUTE: Final = timedelta(minutes=1)
-# Of series that are decided together: their columns stay in the cache.
-_ROWS: Final = 64
+# Of series that are decided together: more of them cost memory and save nothing.
+_ROWS: Final = 128
 # Wide windows are looked for in steps of a sixtieth of their width.
 _STEPS: Final = 60
 
@@ -91,10 +91,6 @@ class MinuteSeries:
     def end(self) -> int:
         """The minute after the last."""
         return self.start + self.minutes
-
-    def rows(self, chosen: Sequence[int]) -> MinuteSeries:
-        """Returns some of the series."""
-        return MinuteSeries(self.start, *(getattr(self, name)[list(chosen)] for name in COLUMNS))
 
     def between(self, start: int, end: int) -> MinuteSeries:
         """Returns the minutes of a span, whether or not they are known. Without arrivals."""
@@ -236,9 +232,10 @@ def decide_many(series: MinuteSeries, cases: Sequence[Case], now: datetime) -> l
         groups.setdefault(_Kind.of(case.healthy, case.prediction), []).append(index)
     found: dict[int, WindowVerdict] = {}
     for kind, indexes in groups.items():
+        part = series.between(minute_of(now) - kind.needed, minute_of(now))
         for first in range(0, len(indexes), _ROWS):
             chosen = indexes[first : first + _ROWS]
-            verdicts = _decide_group(series, kind, [cases[index] for index in chosen], minute_of(now))
+            verdicts = _decide_group(part, kind, [cases[index] for index in chosen])
             for place, index in enumerate(chosen):
                 found[index] = verdicts.at(place, cases[index].healthy.prediction)
     return [found[index] for index in range(len(cases))]
@@ -264,7 +261,7 @@ def decide_all(
         return _judge_volume(kind, _Cumulated(_matrix(series), kind.width), ends[np.newaxis], [healthy])
     cumulated = _Cumulated(_matrix(series), kind.width)
     if kind.metric is Metric.NE:
-        chosen = _choose_entropy(kind, cumulated, moments[np.newaxis])
+        chosen = _replay_entropy(kind, cumulated, moments)
         return _judge(kind, cumulated, chosen, moments[np.newaxis], [healthy])
     chosen = _replay_calibration(kind, series, cumulated, healthy, delays, moments)
     return _judge(kind, cumulated, chosen, moments[np.newaxis], [healthy])
@@ -272,8 +269,7 @@ def decide_all(
 
 def minutes_needed(healthy: HealthyRange, prediction: DeclaredPrediction) -> int:
     """Returns how many minutes before now a verdict may look at."""
-    kind = _Kind.of(healthy, prediction)
-    return 2 * kind.width + kind.maturity + kind.tolerance
+    return _Kind.of(healthy, prediction).needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +297,11 @@ class _Kind:
         return max(1, self.width // _STEPS)
 
     @property
+    def needed(self) -> int:
+        """Minutes before now that a verdict may look at."""
+        return 2 * self.width + self.maturity + self.tolerance
+
+    @property
     def tolerance(self) -> int:
         """Minutes that data may be late by, beyond the wait for labels of examples that are sent with them."""
         return DELIVERY // _MINUTE
@@ -309,10 +310,22 @@ class _Kind:
 class _Cumulated:
     """Sums of windows of a matrix of series, each the difference of two cumulated sums."""
 
-    def __init__(self, series: MinuteSeries, width: int) -> None:
-        self.series = series
+    def __init__(self, series: MinuteSeries, width: int, rows: Sequence[int] = (0,)) -> None:
+        self.start, self.end = series.start, series.end
         self.width = width
+        self._series, self._rows = series, list(rows)
         self._columns: dict[str, Floats] = {}
+
+    def column(self, name: str) -> Floats:
+        """Returns a column of the series that these are: rows × minutes."""
+        found: Floats = getattr(self._series, name)[self._rows]
+        return found
+
+    @property
+    def waits(self) -> Flags:
+        """Which series have examples whose labels come later: (series, 1)."""
+        found: Flags = np.any(self.column("waiting") > 0, axis=1, keepdims=True)
+        return found
 
     def window(self, column: str, ends: Integers) -> Floats:
         """Returns the sums of windows that end before these minutes: (series or 1, points)."""
@@ -320,12 +333,12 @@ class _Cumulated:
 
     def between(self, column: str, starts: Integers, ends: Integers) -> Floats:
         if column not in self._columns:
-            self._columns[column] = _cumulate(getattr(self.series, column))
+            self._columns[column] = _cumulate(self.column(column))
         return self.difference(self._columns[column], starts, ends)
 
     def difference(self, cumulated: Floats, starts: Integers, ends: Integers) -> Floats:
         """Returns the sums between minutes by a column that has been cumulated."""
-        high, low = (np.clip(minutes - self.series.start, 0, self.series.minutes) for minutes in (ends, starts))
+        high, low = (np.clip(minutes - self.start, 0, self.end - self.start) for minutes in (ends, starts))
         if len(ends) == 1:
             return cumulated[:, high[0]] - cumulated[:, low[0]]
         return np.take_along_axis(cumulated, high, axis=1) - np.take_along_axis(cumulated, low, axis=1)
@@ -346,27 +359,25 @@ class _Chosen:
     observed: Floats  # by then
 
 
-def _decide_group(series: MinuteSeries, kind: _Kind, cases: Sequence[Case], now: int) -> Verdicts:
-    oldest = now - 2 * kind.width - kind.maturity - kind.tolerance
-    part = series.rows([case.row for case in cases]).between(oldest, now)
-    cumulated = _Cumulated(part, kind.width)
+def _decide_group(series: MinuteSeries, kind: _Kind, cases: Sequence[Case]) -> Verdicts:
+    """Returns the verdicts of cases of one kind, at the end of the series."""
+    now, cumulated = series.end, _Cumulated(series, kind.width, [case.row for case in cases])
     ranges = [case.healthy for case in cases]
     moments = np.full((len(cases), 1), now)
     if kind.metric is Metric.VOLUME:
-        return _judge_volume(kind, cumulated, _newest_volume(kind, part, now), ranges)
+        return _judge_volume(kind, cumulated, _newest_volume(kind, cumulated, now), ranges)
     if kind.metric is Metric.NE:
-        return _judge(kind, cumulated, _choose_entropy(kind, cumulated, moments), moments, ranges)
+        return _judge(kind, cumulated, _choose_entropy(kind, cumulated, now), moments, ranges)
     return _judge(kind, cumulated, _choose_calibration(kind, cumulated, cases, now), moments, ranges)
 
 
 def _choose_calibration(kind: _Kind, cumulated: _Cumulated, cases: Sequence[Case], now: int) -> _Chosen:
     """Returns the newest decidable window of each series at one moment."""
-    series = cumulated.series
-    ages = np.arange(now - series.start, now - series.end, -1, dtype=np.float64) - 0.5
+    ages = np.arange(now - cumulated.start, now - cumulated.end, -1, dtype=np.float64) - 0.5
     shares = {id(case.delays): _shares(kind, case.delays, ages) for case in cases}
     share = np.stack([shares[id(case.delays)] for case in cases])
-    by_now = _cumulate(series.expected - series.waiting_expected * (1.0 - share))
-    waits = _waits(series)[:, 0].tolist()
+    by_now = _cumulate(cumulated.column("expected") - cumulated.column("waiting_expected") * (1.0 - share))
+    waits = cumulated.waits[:, 0].tolist()
     need = np.array([_label_lag(kind, case.delays) if wait else 0 for case, wait in zip(cases, waits, strict=True)])
     lags = np.arange(0, int(need.max()) + kind.width + 1, kind.step)
     ends = (now - lags)[np.newaxis]
@@ -475,34 +486,45 @@ def _come(series: MinuteSeries, start: int, end: int) -> Floats:
     return come
 
 
-def _choose_entropy(kind: _Kind, cumulated: _Cumulated, moments: Integers) -> _Chosen:
-    """Returns the newest decidable window of mature minutes, of each series at each moment: (series or 1, moments)."""
-    series = cumulated.series
-    lags = np.arange(kind.maturity, kind.maturity + kind.width + 1, kind.step)
-    newest = 0
-    if (series.waiting < series.examples).any():
-        lags = np.concatenate((np.arange(0, kind.maturity, kind.step), lags))
-        newest = int(np.searchsorted(lags, kind.maturity))
-    shape = np.broadcast_shapes(moments.shape, (len(series.examples), 1))
-    waits = _waits(series)
-    ends = np.broadcast_to(moments - np.where(waits, lags[newest], 0), shape).copy()
-    undecided = np.ones(shape, dtype=bool)
-    for lag in lags.tolist():
-        end = moments - lag
-        sums = _decisive_by_entropy(kind, cumulated, end)
-        found = undecided & is_decidable_by_entropy(sums, kind.demand) & ~_immature(kind, cumulated, end, moments)
-        # What never waits is judged when it is there, and looked back at by no more than the width.
-        found &= waits | (lag <= kind.width)
-        ends = np.where(found, end, ends)
-        undecided &= ~found
-        if not undecided.any():
+def _choose_entropy(kind: _Kind, cumulated: _Cumulated, now: int) -> _Chosen:
+    """Returns the newest decidable window of mature minutes, of each series at one moment."""
+    ends = now - _mature_lags(kind, cumulated)
+    found = _is_decidable_by_entropy(kind, cumulated, ends)
+    place = _first(found, default=np.zeros(len(found), dtype=np.int64))
+    return _by_entropy(cumulated, np.take_along_axis(ends, place[:, np.newaxis], axis=1))
+
+
+def _replay_entropy(kind: _Kind, cumulated: _Cumulated, moments: Integers) -> _Chosen:
+    """Returns the window of one series that would have been chosen at each moment."""
+    lags = _mature_lags(kind, cumulated)[0].tolist()
+    ends = moments - lags[0]
+    undecided = np.arange(len(moments))
+    for lag in lags:
+        end = (moments - lag)[undecided]
+        found = _is_decidable_by_entropy(kind, cumulated, end[np.newaxis])[0]
+        ends[undecided[found]] = end[found]
+        undecided = undecided[~found]
+        if not len(undecided):
             break
+    return _by_entropy(cumulated, ends[np.newaxis])
+
+
+def _mature_lags(kind: _Kind, cumulated: _Cumulated) -> Integers:
+    """Returns how long before now windows may end: (series, lags). Labels that come with their examples are there."""
+    newest = np.where(cumulated.waits, kind.maturity, 0)
+    return newest + np.arange(0, kind.width + 1, kind.step)
+
+
+def _is_decidable_by_entropy(kind: _Kind, cumulated: _Cumulated, ends: Integers) -> Flags:
+    chosen = _by_entropy(cumulated, ends)
+    squares = cumulated.window("observed_squares", ends)
+    return is_decidable_by_entropy(
+        _decisive(kind, cumulated, ends, chosen.expected, chosen.observed, squares), kind.demand
+    )
+
+
+def _by_entropy(cumulated: _Cumulated, ends: Integers) -> _Chosen:
     return _Chosen(ends, cumulated.window("expected", ends), cumulated.window("observed", ends))
-
-
-def _decisive_by_entropy(kind: _Kind, cumulated: _Cumulated, ends: Integers) -> WindowSums:
-    expected, observed = cumulated.window("expected", ends), cumulated.window("observed", ends)
-    return _decisive(kind, cumulated, ends, expected, observed, cumulated.window("observed_squares", ends))
 
 
 def _decisive(
@@ -548,7 +570,7 @@ def _judge(
     kind: _Kind, cumulated: _Cumulated, chosen: _Chosen, moments: Integers, ranges: Sequence[HealthyRange]
 ) -> Verdicts:
     """Returns the verdicts of the windows that were chosen: one range for each series."""
-    ends = chosen.ends
+    ends, by_entropy = chosen.ends, kind.metric is Metric.NE
     total, everything = cumulated.window("observed", ends), cumulated.window("expected", ends)
     weight, squares = cumulated.window("weight", ends), cumulated.window("weight_squares", ends)
     visible = np.divide(chosen.observed, total, out=np.zeros(total.shape), where=total > 0)
@@ -565,16 +587,15 @@ def _judge(
         observed=chosen.observed,
         observed_squares=cumulated.window("observed_squares", ends) * visible,
         label_coverage=_coverage(kind, cumulated, ends, chosen.expected),
-        loss=cumulated.window("loss", ends),
-        loss_by_squares=cumulated.window("loss_by_squares", ends),
-        loss_squares=cumulated.window("loss_squares", ends),
-        positive_loss=cumulated.window("positive_loss", ends),
+        **{name: cumulated.window(name, ends) if by_entropy else total for name in _LOSSES},
     )
     low, high = (np.stack(limits) for limits in zip(*map(_limits, ranges, ends), strict=True))
-    judge = judge_entropy if kind.metric is Metric.NE else judge_calibration
-    judged = judge(sums, low, high, kind.demand)
+    judged = (judge_entropy if by_entropy else judge_calibration)(sums, low, high, kind.demand)
     immature = _immature(kind, cumulated, ends, moments)
     return _flat(kind, judged, low, high, ends, immature, sums.label_coverage, sums.positives, sums.examples)
+
+
+_LOSSES: Final = ("loss", "loss_by_squares", "loss_squares", "positive_loss")
 
 
 def _judge_volume(kind: _Kind, cumulated: _Cumulated, ends: Integers, ranges: Sequence[HealthyRange]) -> Verdicts:
@@ -601,17 +622,11 @@ def _flat(
     return Verdicts(kind.metric, kind.width, kind.demand, flat, *arrays)  # type: ignore[arg-type]
 
 
-def _waits(series: MinuteSeries) -> Flags:
-    """Says which series have examples whose labels come later: (series, 1)."""
-    found: Flags = np.any(series.waiting > 0, axis=1, keepdims=True)
-    return found
-
-
-def _newest_volume(kind: _Kind, series: MinuteSeries, now: int) -> Integers:
+def _newest_volume(kind: _Kind, cumulated: _Cumulated, now: int) -> Integers:
     """Returns the end of each series' newest window of volume: (series, 1)."""
-    there = series.seen > 0
-    newest = np.where(there.any(axis=1), series.end - 1 - np.argmax(there[:, ::-1], axis=1), 0)
-    late = _lateness(kind, _waits(series)[:, 0])
+    there = cumulated.column("seen") > 0
+    newest = np.where(there.any(axis=1), cumulated.end - 1 - np.argmax(there[:, ::-1], axis=1), 0)
+    late = _lateness(kind, cumulated.waits[:, 0])
     return np.clip(newest, now - late, now - SETTLING)[:, np.newaxis]
 
 
@@ -631,12 +646,15 @@ def _lateness(kind: _Kind, waits: Flags) -> Integers:
 
 def _label_lag(kind: _Kind, delays: Delays) -> int:
     """Returns how long before now a window of even traffic has to end for enough of its labels to have come."""
+    return int(np.argmax(_coverage_by_lag(kind, delays) >= kind.demand.min_label_coverage))
+
+
+def _coverage_by_lag(kind: _Kind, delays: Delays) -> Floats:
+    """Returns the share of labels that has come, by how long before now a window ended, until all have."""
     ages = np.arange(kind.maturity + kind.width + 1, dtype=np.float64) + 0.5
-    shares = delays.shares(ages)
-    cumulated = np.concatenate(([0.0], np.cumsum(shares)))
-    coverage = (cumulated[kind.width :] - cumulated[: -kind.width]) / kind.width
-    enough = coverage >= kind.demand.min_label_coverage
-    return int(np.argmax(enough)) if enough.any() else kind.maturity
+    cumulated = np.concatenate(([0.0], np.cumsum(delays.shares(ages))))
+    found: Floats = (cumulated[kind.width :] - cumulated[: -kind.width]) / kind.width
+    return found
 
 
 def _shares(kind: _Kind, delays: Delays, ages: Floats) -> Floats:

@@ -47,6 +47,10 @@ class Batch(_message.Message):
     """How many of 1,000 requests the producer sends, chosen by their request id, so that predictions and labels agree without
     knowing of each other: `modelfleet.columns.sampled` says which. 1 to 1000; 0 is 1000. Rows of other requests are
     refused as NOT_SAMPLED, so that a producer that samples otherwise is noticed. Of predictions and labels only.
+
+    With the two halves of a request id as 64-bit integers, most significant byte first, and m(x) the function of SplitMix64
+    (x + 0x9E3779B97F4A7C15; then x ^ x >> 30, times 0xBF58476D1CE4E5B9; x ^ x >> 27, times 0x94D049BB133111EB; x ^ x >> 31),
+    a request is chosen where ((m(m(lower) ^ upper) >> 32) * 1000) >> 32 is below `sample_permille`.
     """
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -371,7 +375,7 @@ class RejectedRows(_message.Message):
     rows: _builtins.int
     """How many."""
     first_row: _builtins.int
-    """The first such row, from 0."""
+    """The first such row, from 0. Of statistics, rows are numbered through: exposure, then positives, then bins."""
     def __init__(
         self,
         *,
@@ -719,7 +723,9 @@ class JudgeModelRequest(_message.Message):
 
     @_builtins.property
     def criteria(self) -> _containers.RepeatedCompositeFieldContainer[Global___Criterion]:
-        """What is demanded, prediction by prediction. Empty: what the registry says of the model type's predictions."""
+        """What is demanded, prediction by prediction. Empty: the healthy ranges that are in force for the candidate, those by hour
+        of the week as wide as the widest hour of the span.
+        """
 
     def __init__(
         self,
@@ -756,17 +762,20 @@ class Criterion(_message.Message):
     """Id of the prediction."""
     max_ne_regression: _builtins.float
     """Most by which the candidate's NE may exceed the baseline's, as a ratio: 0.02 is 2 %. Judged like the ranges, on the
-    ratio's interval; needs a baseline, which needs the positives too. 0: not judged.
+    ratio's interval, over the minutes in which no example of either waits for its label; needs a baseline, which needs the
+    positives too. 0: not judged.
     """
     min_positives: _builtins.int
     """Fewest positives that a PASS may rest on: effective ones where weights differ. 1 to 1,000,000; default 10."""
     confidence: _builtins.float
-    """Confidence of the intervals, above 0.5 and below 1. Default 0.99."""
+    """Confidence of the intervals, above 0.5 and below 1. Default 0.99. It is that of one look: who looks often at a value on
+    the very edge of its range will see it outside more often than that.
+    """
     include_immature: _builtins.bool
     """Whether events whose attribution window has not ended count for calibration. Default false."""
     max_calibration_difference: _builtins.float
     """Most by which the candidate's calibration may differ from the baseline's, either way, as a ratio: 0.05 allows 1/1.05 to
-    1.05 times it. Judged like the ranges, on the ratio's interval; needs a baseline. 0: not judged.
+    1.05 times it. Judged like max_ne_regression. 0: not judged.
     """
     @_builtins.property
     def calibration(self) -> Global___Limits:
@@ -836,7 +845,7 @@ class Judgement(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     verdict: _serving_pb2.Verdict.ValueType
-    """FAIL where any finding fails, else INCONCLUSIVE where any is, else PASS."""
+    """FAIL where any finding fails, else ERROR where any is, else INCONCLUSIVE where any is, else PASS."""
     explanation: _builtins.str
     """One or two sentences with figures, for people."""
     @_builtins.property
@@ -918,7 +927,9 @@ class Finding(_message.Message):
     metric: Global___Finding.Metric.ValueType
     """What was looked at."""
     verdict: _serving_pb2.Verdict.ValueType
-    """PASS, FAIL or INCONCLUSIVE."""
+    """PASS, FAIL, INCONCLUSIVE; ERROR where more rows were refused as impossible than were taken: what is left is no fair
+    sample, and says nothing about the model.
+    """
     explanation: _builtins.str
     """One sentence with figures."""
     missing_positives: _builtins.int
@@ -973,19 +984,24 @@ class ReplayJudgementsRequest(_message.Message):
     """The model to compare with, as in JudgeModelRequest."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When the bake began: events from this time on are judged, at every moment."""
+        """When the bake began: events from this time on, rounded down to a minute, are judged at every moment. Of bakes that began
+        more than 8 d ago statistics are kept by 5 min, from 35 d by the hour, and the time is rounded up to these; immature
+        events cannot be included then. At most 92 d before `end_time`.
+        """
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """The last moment of judging; default: now."""
+        """The last moment of judging, rounded down to a minute; default, and at the latest: now."""
 
     @_builtins.property
     def criteria(self) -> _containers.RepeatedCompositeFieldContainer[Global___Criterion]:
-        """What is demanded, as in JudgeModelRequest."""
+        """What is demanded, as in JudgeModelRequest; healthy ranges are those in force now. `include_immature` cannot be
+        replayed where missing labels are IGNORED.
+        """
 
     @_builtins.property
     def step(self) -> _duration_pb2.Duration:
-        """Time between two moments of judging, at least 1 min; default 5 min; at most 2,000 moments."""
+        """Time between two moments of judging, whole minutes, at least 1 min; default 5 min; at most 2,000 moments."""
 
     def __init__(
         self,
@@ -1055,7 +1071,7 @@ class Replayed(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     verdict: _serving_pb2.Verdict.ValueType
-    """FAIL, INCONCLUSIVE or PASS."""
+    """PASS, FAIL, INCONCLUSIVE or ERROR, as in Judgement."""
     explanation: _builtins.str
     """Why, with figures."""
     @_builtins.property
@@ -1088,21 +1104,33 @@ class ProposeRangesRequest(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     PAGES_PER_WEEK_FIELD_NUMBER: _builtins.int
     PREDICTIONS_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    INCLUDE_HISTORY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model whose history is taken."""
     pages_per_week: _builtins.float
     """False alarms to allow: pages per model and week, over all its predictions and metrics. Above 0, at most 10; default 0.05."""
+    include_history: _builtins.bool
+    """Whether to answer with the values of the history, for a picture. Default false."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Start of the healthy history; default: 28 d before its end, or the model's first minute."""
+        """Start of the healthy history, at most 35 d before its end, which is as long as it is kept by 5 minutes. Default: 28 d
+        before, or the model's first minute.
+        """
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """End of the healthy history, not after the newest mature minute, which is the default."""
+        """End of the healthy history; what is not mature yet is left out. Default: now."""
 
     @_builtins.property
     def predictions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Predictions to propose for; empty: all that the model type declares."""
+
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """Width of the windows that the ranges are for: 5 min to 1 d, in multiples of 5 min. Default: for each range the one of
+        5 min, 15 min, 30 min, 1 h, 6 h and 1 d that sees faults soonest.
+        """
 
     def __init__(
         self,
@@ -1112,10 +1140,12 @@ class ProposeRangesRequest(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         pages_per_week: _builtins.float = ...,
         predictions: _abc.Iterable[_builtins.str] | None = ...,
+        window: _duration_pb2.Duration | None = ...,
+        include_history: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "model", b"model", "pages_per_week", b"pages_per_week", "predictions", b"predictions", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "include_history", b"include_history", "model", b"model", "pages_per_week", b"pages_per_week", "predictions", b"predictions", "start_time", b"start_time", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1186,6 +1216,7 @@ class RangeProposal(_message.Message):
     PAGES_FIELD_NUMBER: _builtins.int
     PAGE_TIMES_FIELD_NUMBER: _builtins.int
     WINDOWS_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     basis: Global___RangeProposal.Basis.ValueType
     """What it rests on."""
     explanation: _builtins.str
@@ -1193,7 +1224,7 @@ class RangeProposal(_message.Message):
     pages: _builtins.int
     """Pages that the proposed range would have sent over the history, with the model's service level."""
     windows: _builtins.int
-    """The history that was there: windows that were decidable."""
+    """The history that was there: windows that were decidable, those that overlap counted as one."""
     @_builtins.property
     def range(self) -> _monitoring_pb2.HealthyRange:
         """The range."""
@@ -1210,6 +1241,12 @@ class RangeProposal(_message.Message):
     def page_times(self) -> _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]:
         """When these would have been sent."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___RangePoint]:
+        """The values of the history with the range that holds for each; at most 2,000, the furthest out of each stretch. Only
+        with `include_history`.
+        """
+
     def __init__(
         self,
         *,
@@ -1221,14 +1258,49 @@ class RangeProposal(_message.Message):
         pages: _builtins.int = ...,
         page_times: _abc.Iterable[_timestamp_pb2.Timestamp] | None = ...,
         windows: _builtins.int = ...,
+        history: _abc.Iterable[Global___RangePoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "range", b"range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "current", b"current", "explanation", b"explanation", "outside", b"outside", "page_times", b"page_times", "pages", b"pages", "range", b"range", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "current", b"current", "explanation", b"explanation", "history", b"history", "outside", b"outside", "page_times", b"page_times", "pages", b"pages", "range", b"range", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RangeProposal: _TypeAlias = RangeProposal  # noqa: Y015
+
+@_typing.final
+class RangePoint(_message.Message):
+    """A window of a history, and the range that holds for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    END_TIME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """Its value."""
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the window."""
+
+    @_builtins.property
+    def range(self) -> Global___Limits:
+        """The range."""
+
+    def __init__(
+        self,
+        *,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        value: _builtins.float = ...,
+        range: Global___Limits | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "range", b"range", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RangePoint: _TypeAlias = RangePoint  # noqa: Y015
 
 @_typing.final
 class Outside(_message.Message):
@@ -1357,7 +1429,7 @@ class ModelStability(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricStability]:
-        """Metric by metric; not in lists and rolls unless asked for."""
+        """Metric by metric; in lists and watches only the culprit's, unless asked for."""
 
     @_builtins.property
     def availability(self) -> Global___Availability:
@@ -1486,7 +1558,7 @@ class Availability(_message.Message):
         UNAVAILABLE: Availability._State.ValueType  # 2
         """Too many fail, or they take too long."""
         UNKNOWN: Availability._State.ValueType  # 3
-        """No agent has reported on it lately, or it has no traffic."""
+        """No agent has reported on it within 3 min, there is no report to compare the last one with, or it has no traffic."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Whether they do."""
@@ -1498,7 +1570,7 @@ class Availability(_message.Message):
     UNAVAILABLE: Availability.State.ValueType  # 2
     """Too many fail, or they take too long."""
     UNKNOWN: Availability.State.ValueType  # 3
-    """No agent has reported on it lately, or it has no traffic."""
+    """No agent has reported on it within 3 min, there is no report to compare the last one with, or it has no traffic."""
 
     STATE_FIELD_NUMBER: _builtins.int
     SUCCESS_SHARE_FIELD_NUMBER: _builtins.int
@@ -1577,7 +1649,7 @@ class ListModelStabilitiesRequest(_message.Message):
     availability.state and culprit_metric: `state = UNSTABLE AND tier <= TIER1`. Others are refused by name.
     """
     show_metrics: _builtins.bool
-    """Whether `metrics` are given too."""
+    """Whether all `metrics` are given, and not the culprit's alone."""
     def __init__(
         self,
         *,
@@ -1607,7 +1679,9 @@ class ListModelStabilitiesResponse(_message.Message):
     """Set where there are more."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelStability]:
-        """The worst first: by state, then tier, then traffic."""
+        """The worst first: unstable and unavailable, unstable, unavailable, unknown, the rest; among these by tier, then traffic.
+        The order is of the newest evaluation, so that from page to page a model may move.
+        """
 
     @_builtins.property
     def evaluate_time(self) -> _timestamp_pb2.Timestamp:

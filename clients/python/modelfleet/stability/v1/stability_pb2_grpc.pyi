@@ -71,13 +71,15 @@ class StabilityServiceStub:
     RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
     """
     JudgeModel: _grpc.UnaryUnaryMultiCallable[_stability_pb2.JudgeModelRequest, _stability_pb2.Judgement]
-    """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same time span.
-    Reads only; the same question about the same data gets the same answer. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND,
-    REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED, PART_UNAVAILABLE.
+    """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same minutes. Reads
+    only; the same question about the same data gets the same answer. What keeps the judge from reading is an error of the
+    call and no verdict. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED
+    (the model type declares no predictions), PART_UNAVAILABLE.
     """
     ReplayJudgements: _grpc.UnaryUnaryMultiCallable[_stability_pb2.ReplayJudgementsRequest, _stability_pb2.ReplayJudgementsResponse]
     """Judges as JudgeModel would have judged at moments of the past, by the labels that had come by then: what would a gate
-    with these criteria have said, and when first? Labels' ages are known to half an octave. Errors: as JudgeModel.
+    with these criteria have said, and when first? Labels' ages are known to half an octave: each counts from the end of
+    its bucket on. Without immature events that makes no difference: their labels have all come. Errors: as JudgeModel.
     """
     ProposeRanges: _grpc.UnaryUnaryMultiCallable[_stability_pb2.ProposeRangesRequest, _stability_pb2.ProposeRangesResponse]
     """Proposes healthy ranges from a history that was healthy, with their replay on it. Changes nothing: whoever accepts a
@@ -85,7 +87,9 @@ class StabilityServiceStub:
     RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
     """
     GetModelStability: _grpc.UnaryUnaryMultiCallable[_stability_pb2.GetModelStabilityRequest, _stability_pb2.ModelStability]
-    """Reads whether a model is stable. Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE."""
+    """Reads whether a model is stable. One that exists but does not serve is not watched: it is UNKNOWN, with that explanation.
+    Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE.
+    """
     ListModelStabilities: _grpc.UnaryUnaryMultiCallable[_stability_pb2.ListModelStabilitiesRequest, _stability_pb2.ListModelStabilitiesResponse]
     """Lists the stability of the models that serve, the worst first."""
     RollUpStability: _grpc.UnaryUnaryMultiCallable[_stability_pb2.RollUpStabilityRequest, _stability_pb2.RollUpStabilityResponse]
@@ -93,8 +97,9 @@ class StabilityServiceStub:
     beside relevance.
     """
     WatchStability: _grpc.UnaryStreamMultiCallable[_stability_pb2.WatchStabilityRequest, _stability_pb2.WatchStabilityResponse]
-    """Streams the stability of models: first of all that fit, then of each whose state or culprit changes, with a heartbeat
-    while nothing does.
+    """Streams the stability of models: first of all that fit, at most 200 a message, then an empty message; then of each whose
+    state, culprit or availability changes, and at each evaluation of those that are unstable or unavailable, whose figures
+    move. A heartbeat at least every 10 s while nothing does. Whoever is slow gets the newest state, not what was between.
     """
     GetSlo: _grpc.UnaryUnaryMultiCallable[_slos_pb2.GetSloRequest, _slos_pb2.Slo]
     """Reads the objectives of a model with what is left of their budgets. Errors: RESOURCE_NOT_FOUND."""
@@ -157,13 +162,15 @@ class StabilityServiceAsyncStub(StabilityServiceStub):
     RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
     """
     JudgeModel: _aio.UnaryUnaryMultiCallable[_stability_pb2.JudgeModelRequest, _stability_pb2.Judgement]  # type: ignore[assignment]
-    """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same time span.
-    Reads only; the same question about the same data gets the same answer. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND,
-    REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED, PART_UNAVAILABLE.
+    """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same minutes. Reads
+    only; the same question about the same data gets the same answer. What keeps the judge from reading is an error of the
+    call and no verdict. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED
+    (the model type declares no predictions), PART_UNAVAILABLE.
     """
     ReplayJudgements: _aio.UnaryUnaryMultiCallable[_stability_pb2.ReplayJudgementsRequest, _stability_pb2.ReplayJudgementsResponse]  # type: ignore[assignment]
     """Judges as JudgeModel would have judged at moments of the past, by the labels that had come by then: what would a gate
-    with these criteria have said, and when first? Labels' ages are known to half an octave. Errors: as JudgeModel.
+    with these criteria have said, and when first? Labels' ages are known to half an octave: each counts from the end of
+    its bucket on. Without immature events that makes no difference: their labels have all come. Errors: as JudgeModel.
     """
     ProposeRanges: _aio.UnaryUnaryMultiCallable[_stability_pb2.ProposeRangesRequest, _stability_pb2.ProposeRangesResponse]  # type: ignore[assignment]
     """Proposes healthy ranges from a history that was healthy, with their replay on it. Changes nothing: whoever accepts a
@@ -171,7 +178,9 @@ class StabilityServiceAsyncStub(StabilityServiceStub):
     RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
     """
     GetModelStability: _aio.UnaryUnaryMultiCallable[_stability_pb2.GetModelStabilityRequest, _stability_pb2.ModelStability]  # type: ignore[assignment]
-    """Reads whether a model is stable. Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE."""
+    """Reads whether a model is stable. One that exists but does not serve is not watched: it is UNKNOWN, with that explanation.
+    Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE.
+    """
     ListModelStabilities: _aio.UnaryUnaryMultiCallable[_stability_pb2.ListModelStabilitiesRequest, _stability_pb2.ListModelStabilitiesResponse]  # type: ignore[assignment]
     """Lists the stability of the models that serve, the worst first."""
     RollUpStability: _aio.UnaryUnaryMultiCallable[_stability_pb2.RollUpStabilityRequest, _stability_pb2.RollUpStabilityResponse]  # type: ignore[assignment]
@@ -179,8 +188,9 @@ class StabilityServiceAsyncStub(StabilityServiceStub):
     beside relevance.
     """
     WatchStability: _aio.UnaryStreamMultiCallable[_stability_pb2.WatchStabilityRequest, _stability_pb2.WatchStabilityResponse]  # type: ignore[assignment]
-    """Streams the stability of models: first of all that fit, then of each whose state or culprit changes, with a heartbeat
-    while nothing does.
+    """Streams the stability of models: first of all that fit, at most 200 a message, then an empty message; then of each whose
+    state, culprit or availability changes, and at each evaluation of those that are unstable or unavailable, whose figures
+    move. A heartbeat at least every 10 s while nothing does. Whoever is slow gets the newest state, not what was between.
     """
     GetSlo: _aio.UnaryUnaryMultiCallable[_slos_pb2.GetSloRequest, _slos_pb2.Slo]  # type: ignore[assignment]
     """Reads the objectives of a model with what is left of their budgets. Errors: RESOURCE_NOT_FOUND."""
@@ -276,9 +286,10 @@ class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stability_pb2.JudgeModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stability_pb2.Judgement, _abc.Awaitable[_stability_pb2.Judgement]]:
-        """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same time span.
-        Reads only; the same question about the same data gets the same answer. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND,
-        REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED, PART_UNAVAILABLE.
+        """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same minutes. Reads
+        only; the same question about the same data gets the same answer. What keeps the judge from reading is an error of the
+        call and no verdict. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED
+        (the model type declares no predictions), PART_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -288,7 +299,8 @@ class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_stability_pb2.ReplayJudgementsResponse, _abc.Awaitable[_stability_pb2.ReplayJudgementsResponse]]:
         """Judges as JudgeModel would have judged at moments of the past, by the labels that had come by then: what would a gate
-        with these criteria have said, and when first? Labels' ages are known to half an octave. Errors: as JudgeModel.
+        with these criteria have said, and when first? Labels' ages are known to half an octave: each counts from the end of
+        its bucket on. Without immature events that makes no difference: their labels have all come. Errors: as JudgeModel.
         """
 
     @_abc_1.abstractmethod
@@ -308,7 +320,9 @@ class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stability_pb2.GetModelStabilityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stability_pb2.ModelStability, _abc.Awaitable[_stability_pb2.ModelStability]]:
-        """Reads whether a model is stable. Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE."""
+        """Reads whether a model is stable. One that exists but does not serve is not watched: it is UNKNOWN, with that explanation.
+        Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE.
+        """
 
     @_abc_1.abstractmethod
     def ListModelStabilities(
@@ -334,8 +348,9 @@ class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stability_pb2.WatchStabilityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_stability_pb2.WatchStabilityResponse], _abc.AsyncIterator[_stability_pb2.WatchStabilityResponse]]:
-        """Streams the stability of models: first of all that fit, then of each whose state or culprit changes, with a heartbeat
-        while nothing does.
+        """Streams the stability of models: first of all that fit, at most 200 a message, then an empty message; then of each whose
+        state, culprit or availability changes, and at each evaluation of those that are unstable or unavailable, whose figures
+        move. A heartbeat at least every 10 s while nothing does. Whoever is slow gets the newest state, not what was between.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,142 @@
+"""The car loans as predictions and late labels: ranges from the reference, the analysis judged by them."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from modelfleet.cli import main
+from modelfleet.common.v1.serving_pb2 import ModelShare, RegionSplit, ServingSpec
+from modelfleet.registry.v1 import monitoring_pb2, registry_pb2
+from modelfleet.stability.v1 import stability_pb2 as pb
+from tests.support import car_loan
+from tests.support.front_door import door
+from tests.support.stability import StabilityFleet, stability_fleet
+from tests.support.wait import until
+
+LOANS, MODEL, REPAID = "modelTypes/loans", "modelTypes/loans/models/m", "repaid"
+# A chunk takes six hours, and so do labels at most, so that a chunk is complete when the next one has been predicted.
+CHUNK = timedelta(hours=6)
+STEPS = 4  # in which a chunk is written
+LABELS_WITHIN = timedelta(minutes=270)
+CALIBRATION, NE = monitoring_pb2.HealthyRange.CALIBRATION, monitoring_pb2.HealthyRange.NE
+
+
+_OF: Any = {"model_type": LOANS, "model": MODEL, "prediction": REPAID}
+
+
+class Producer:
+    """Predicts chunk after chunk, and sends labels when they have come to be."""
+
+    def __init__(self, fleet: StabilityFleet, start: datetime) -> None:
+        self._fleet = fleet
+        self._end = int(start.timestamp() * 1e6)
+        self._rng = np.random.default_rng(1)
+        self._waiting: list[tuple[uuid.UUID, int, int]] = []
+
+    async def remember(self, loans: car_loan.Loans, start: datetime) -> None:
+        """Writes what is known already, as examples with their labels."""
+        width = int(CHUNK.total_seconds() * 1e6) // car_loan.CHUNK
+        event = int(start.timestamp() * 1e6) + np.arange(len(loans.score), dtype=np.int64) * width
+        examples = self._fleet.examples(loans.score, loans.label.astype(np.int8), event_time=event, **_OF)
+        assert (await self._fleet.write(examples)).accepted_rows == len(loans.score)
+
+    async def produce(self, chunk: car_loan.Loans) -> None:
+        """Has a chunk's time pass; writes its predictions as they are made, and labels as they come to be."""
+        count, width = len(chunk.score), int(CHUNK.total_seconds() * 1e6)
+        event = self._end + np.arange(count, dtype=np.int64) * width // count
+        came = event + self._rng.integers(0, int(LABELS_WITHIN.total_seconds() * 1e6), count)
+        for part in np.array_split(np.arange(count), STEPS):
+            self._end += width // STEPS
+            # Just before the minute that is evaluated when all this is written.
+            await self._fleet.clock.advance(self._end / 1e6 - self._fleet.clock.now().timestamp() - 30.0)
+            ids = [uuid.UUID(bytes=self._rng.bytes(16), version=4) for _ in part]
+            predictions = self._fleet.predictions(ids, chunk.score[part], event_time=event[part], **_OF)
+            assert (await self._fleet.write(predictions)).accepted_rows == len(part)
+            await self._send([*self._waiting, *zip(ids, came[part].tolist(), chunk.label[part].tolist(), strict=True)])
+
+    async def _send(self, labels: list[tuple[uuid.UUID, int, int]]) -> None:
+        self._waiting = [label for label in labels if label[1] > self._end]
+        ids, times, values = zip(*(label for label in labels if label[1] <= self._end), strict=True)
+        given = {"label_time": np.array(times), "label": np.array(values, dtype=np.int8)}
+        assert (await self._fleet.write(self._fleet.labels(ids, **given, **_OF))).accepted_rows == len(ids)
+
+    async def stability(self) -> pb.ModelStability:
+        """Lets the next minute begin; returns what is said of the model then."""
+        minute = self._end // 1_000_000
+        await self._fleet.clock.advance(minute - self._fleet.clock.now().timestamp())
+
+        async def said() -> pb.ModelStability | None:
+            # Whoever was at work when the clock moved looks at it again a little later.
+            await self._fleet.clock.advance(1.0)
+            found = await self._fleet.client.stability.get_model_stability(model=MODEL)
+            return found if found.evaluate_time.seconds == minute else None
+
+        return await until(said)
+
+
+async def test_the_last_five_chunks_are_unstable_by_calibration_and_none_is_by_ne(
+    database_url: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with stability_fleet(database_url) as fleet:
+        await serve(fleet)
+        start = fleet.clock.now().replace(minute=0, second=0)
+        producer = Producer(fleet, start)
+        analysis = car_loan.analysis().chunks()
+        await producer.remember(car_loan.reference(), start - 10 * CHUNK)
+        addresses = {"registry": fleet.registry.address, "stability": fleet.stability.address}
+        async with door(tmp_path_factory.mktemp("door"), addresses) as address:
+            span = ("--from", f"{start - 10 * CHUNK:%Y-%m-%dT%H:%MZ}", "--to", f"{start:%Y-%m-%dT%H:%MZ}")
+            why = ("--reason", "the reference period", "--window", "6h", "--yes", "--address", address)
+            status = await asyncio.to_thread(main, ["stability", "ranges", "accept", "loans/m", *span, *why])
+            assert status == 0, capsys.readouterr().err
+        ranges = {
+            range_.metric: range_ for range_ in (await fleet.client.registry.get_model(name=MODEL)).healthy_ranges
+        }
+        assert ranges[CALIBRATION].residuals == 720
+        assert 0.96 < ranges[CALIBRATION].low < 0.98 and 1.015 < ranges[CALIBRATION].high < 1.0257
+
+        found = []
+        await producer.produce(analysis[0])
+        # A chunk is judged when the next one has been predicted: by then it has all its labels.
+        for chunk in [*analysis[1:], car_loan.reference().chunks()[0]]:
+            await producer.produce(chunk)
+            said = await producer.stability()
+            metrics = {metric.metric: metric for metric in said.metrics}
+            assert metrics[NE].state == pb.ModelStability.STABLE, metrics[NE].explanation
+            found.append((said.state, said.culprit_metric, round(metrics[CALIBRATION].value.value, 3)))
+        stable, unstable = pb.ModelStability.STABLE, pb.ModelStability.UNSTABLE
+        assert [state for state, _, _ in found] == [stable] * 5 + [unstable] * 5, found
+        assert {metric for state, metric, _ in found if state == unstable} == {CALIBRATION}
+        assert tuple(value for _, _, value in found[5:]) == car_loan.FAULTY_CALIBRATIONS
+
+
+async def serve(fleet: StabilityFleet) -> None:
+    """Registers the model and has it serve."""
+    registry = fleet.client.registry
+    prediction = registry_pb2.Prediction(
+        id=REPAID,
+        attribution_window=Duration(seconds=int(CHUNK.total_seconds())),
+        # Chunks are compared as a whole, their labels complete.
+        min_label_coverage=0.99999,
+    )
+    type_ = registry_pb2.ModelType(team="teams/feed", regions=["regions/eu"], predictions=[prediction])
+    await registry.create_model_type(model_type_id="loans", model_type=type_)
+    spec = ServingSpec(command=["serve"], flavor="flavors/cpu", units_per_replica=1)
+    # As an experiment it has two ranges to share its false alarms; a baseline's volume would be a third.
+    roles = {"m": registry_pb2.Model.EXPERIMENT, "baseline": registry_pb2.Model.BASELINE}
+    changes = [registry_pb2.RoleChange(model=f"{LOANS}/models/{name}", role=role) for name, role in roles.items()]
+    for model in roles:
+        await registry.create_model(parent=LOANS, model_id=model, model=registry_pb2.Model(serving_spec=spec))
+    shares = [ModelShare(model=f"{LOANS}/models/{model}", share_basis_points=5_000) for model in roles]
+    await registry.adopt_serving(
+        model_type=LOANS,
+        role_changes=changes,
+        splits=[RegionSplit(region="regions/eu", shares=shares)],
+    )
