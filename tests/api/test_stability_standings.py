@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
@@ -15,6 +16,10 @@ from modelfleet.errors import InvalidArgument, NotFound
 from modelfleet.registry.v1 import monitoring_pb2, registry_pb2
 from modelfleet.stability.v1 import stability_pb2 as pb
 from modelfleetd.kit.codec import timestamp_to_proto
+from modelfleetd.kit.db import Database
+from modelfleetd.stability.domain.looks import Reach
+from modelfleetd.stability.domain.maturity import minute_of, moment_of
+from modelfleetd.stability.recent import Recent
 from tests.support.servers import client_of, running
 from tests.support.stability import CLICK, NOW, StabilityFleet, stability_fleet
 from tests.support.wait import until
@@ -149,6 +154,33 @@ async def test_what_changes_in_minutes_that_were_read_is_read_again_bit_for_bit(
         assert (found.positives, found.examples) == (exact.total.positives, exact.total.examples)
         assert found.value.value == pytest.approx(exact.total.calibration.value, rel=1e-12)
     assert found.examples == 1600
+
+
+async def test_minutes_in_memory_are_those_of_the_database_whatever_was_written_when(
+    fleet: StabilityFleet, database_url: str
+) -> None:
+    database = await Database.open(database_url, "stability", max_size=2)
+    wanted = {Reach(180): [(A, CLICK), (B, CLICK), (R, CLICK)], Reach(300, 60): [(B, CLICK), (A, CLICK)]}
+    kept, chance = Recent(database), np.random.default_rng(4)
+    now = minute_of(fleet.clock.now())
+    for passed in (0, 1, 1, 2, 7, 1):
+        now += passed
+        for model in (A, B):
+            ages = chance.integers(1, 200, 60).tolist()
+            await examples(fleet, model, [1, 0] * 30, event_time=[moment_of(now - age) for age in ages])
+        # What has matured is looked through every tenth round; here in every one.
+        for block in kept.blocks.values():
+            block.rounds = 0
+        found = await kept.read(wanted, now)
+        fresh = await Recent(database).read(wanted, now)
+        for reach, block in found.items():
+            assert np.array_equal(block.sums, fresh[reach].sums), (passed, reach)
+            assert block.sums.any()
+    total = found[Reach(180)].series().examples.sum()
+    rows = await fleet.fetch("SELECT sum(n)::int AS n FROM exposure WHERE minute >= $1 AND minute < $2", now - 180, now)
+    # But for what lies across the first minute, five of which are read as one.
+    assert abs(total - rows[0]["n"]) <= 12
+    await database.close()
 
 
 async def test_a_model_that_does_not_serve_is_not_watched_and_one_that_does_not_exist_is_not_found(

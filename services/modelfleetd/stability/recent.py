@@ -136,7 +136,7 @@ class Recent:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._blocks: dict[Reach, Block] = {}
+        self.blocks: dict[Reach, Block] = {}
         # Numbers of series never change.
         self._numbers: dict[Pair, int] = {}
 
@@ -148,11 +148,11 @@ class Recent:
             now: the minute.
         """
         blocks = {
-            reach: self._blocks[reach].with_pairs(tuple(pairs)) if reach in self._blocks else Block(reach, tuple(pairs))
+            reach: self.blocks[reach].with_pairs(tuple(pairs)) if reach in self.blocks else Block(reach, tuple(pairs))
             for reach, pairs in wanted.items()
         }
         # Whatever fails on the way leaves blocks that have lost minutes.
-        self._blocks = {}
+        self.blocks = {}
         async with self._database.transaction(readonly=True) as conn:
             seen = await minutes.seen_now(conn)
             unknown = {pair for pairs in wanted.values() for pair in pairs} - self._numbers.keys()
@@ -160,12 +160,12 @@ class Recent:
                 self._numbers |= await minutes.find_series(conn, sorted(unknown))
             for block in blocks.values():
                 await self._refresh(conn, block, now, seen)
-        self._blocks = blocks
+        self.blocks = blocks
         return blocks
 
     def forget(self) -> None:
         """Forgets all that was read."""
-        self._blocks, self._numbers = {}, {}
+        self.blocks, self._numbers = {}, {}
 
     async def _refresh(self, conn: Connection, block: Block, now: int, seen: Seen) -> None:
         if block.seen is not None and not block.seen.is_followed_by(seen):

@@ -75,7 +75,7 @@ def what(model: pb.ModelStability) -> str:
 
 def measured(model: pb.ModelStability) -> str:
     """The figure of what is wrong."""
-    return f"{_succeeding(model):.3g}% succeed" if what(model) == "requests" else value(decisive(model))
+    return f"{_succeeding(model):g}% succeed" if what(model) == "requests" else value(decisive(model))
 
 
 def _succeeding(model: pb.ModelStability) -> float:

@@ -1429,7 +1429,7 @@ class ModelStability(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricStability]:
-        """Metric by metric; not in lists and rolls unless asked for."""
+        """Metric by metric; in lists and watches only the culprit's, unless asked for."""
 
     @_builtins.property
     def availability(self) -> Global___Availability:
@@ -1558,7 +1558,7 @@ class Availability(_message.Message):
         UNAVAILABLE: Availability._State.ValueType  # 2
         """Too many fail, or they take too long."""
         UNKNOWN: Availability._State.ValueType  # 3
-        """No agent has reported on it lately, or it has no traffic."""
+        """No agent has reported on it within 3 min, there is no report to compare the last one with, or it has no traffic."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Whether they do."""
@@ -1570,7 +1570,7 @@ class Availability(_message.Message):
     UNAVAILABLE: Availability.State.ValueType  # 2
     """Too many fail, or they take too long."""
     UNKNOWN: Availability.State.ValueType  # 3
-    """No agent has reported on it lately, or it has no traffic."""
+    """No agent has reported on it within 3 min, there is no report to compare the last one with, or it has no traffic."""
 
     STATE_FIELD_NUMBER: _builtins.int
     SUCCESS_SHARE_FIELD_NUMBER: _builtins.int
@@ -1649,7 +1649,7 @@ class ListModelStabilitiesRequest(_message.Message):
     availability.state and culprit_metric: `state = UNSTABLE AND tier <= TIER1`. Others are refused by name.
     """
     show_metrics: _builtins.bool
-    """Whether `metrics` are given too."""
+    """Whether all `metrics` are given, and not the culprit's alone."""
     def __init__(
         self,
         *,
@@ -1679,7 +1679,9 @@ class ListModelStabilitiesResponse(_message.Message):
     """Set where there are more."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelStability]:
-        """The worst first: by state, then tier, then traffic."""
+        """The worst first: unstable and unavailable, unstable, unavailable, unknown, the rest; among these by tier, then traffic.
+        The order is of the newest evaluation, so that from page to page a model may move.
+        """
 
     @_builtins.property
     def evaluate_time(self) -> _timestamp_pb2.Timestamp:

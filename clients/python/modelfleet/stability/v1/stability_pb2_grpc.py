@@ -239,7 +239,8 @@ class StabilityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetModelStability(self, request, context):
-        """Reads whether a model is stable. Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE.
+        """Reads whether a model is stable. One that exists but does not serve is not watched: it is UNKNOWN, with that explanation.
+        Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -261,8 +262,9 @@ class StabilityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchStability(self, request, context):
-        """Streams the stability of models: first of all that fit, then of each whose state or culprit changes, with a heartbeat
-        while nothing does.
+        """Streams the stability of models: first of all that fit, at most 200 a message, then an empty message; then of each whose
+        state, culprit or availability changes, and at each evaluation of those that are unstable or unavailable, whose figures
+        move. A heartbeat at least every 10 s while nothing does. Whoever is slow gets the newest state, not what was between.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -87,7 +87,9 @@ class StabilityServiceStub:
     RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
     """
     GetModelStability: _grpc.UnaryUnaryMultiCallable[_stability_pb2.GetModelStabilityRequest, _stability_pb2.ModelStability]
-    """Reads whether a model is stable. Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE."""
+    """Reads whether a model is stable. One that exists but does not serve is not watched: it is UNKNOWN, with that explanation.
+    Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE.
+    """
     ListModelStabilities: _grpc.UnaryUnaryMultiCallable[_stability_pb2.ListModelStabilitiesRequest, _stability_pb2.ListModelStabilitiesResponse]
     """Lists the stability of the models that serve, the worst first."""
     RollUpStability: _grpc.UnaryUnaryMultiCallable[_stability_pb2.RollUpStabilityRequest, _stability_pb2.RollUpStabilityResponse]
@@ -95,8 +97,9 @@ class StabilityServiceStub:
     beside relevance.
     """
     WatchStability: _grpc.UnaryStreamMultiCallable[_stability_pb2.WatchStabilityRequest, _stability_pb2.WatchStabilityResponse]
-    """Streams the stability of models: first of all that fit, then of each whose state or culprit changes, with a heartbeat
-    while nothing does.
+    """Streams the stability of models: first of all that fit, at most 200 a message, then an empty message; then of each whose
+    state, culprit or availability changes, and at each evaluation of those that are unstable or unavailable, whose figures
+    move. A heartbeat at least every 10 s while nothing does. Whoever is slow gets the newest state, not what was between.
     """
     GetSlo: _grpc.UnaryUnaryMultiCallable[_slos_pb2.GetSloRequest, _slos_pb2.Slo]
     """Reads the objectives of a model with what is left of their budgets. Errors: RESOURCE_NOT_FOUND."""
@@ -175,7 +178,9 @@ class StabilityServiceAsyncStub(StabilityServiceStub):
     RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
     """
     GetModelStability: _aio.UnaryUnaryMultiCallable[_stability_pb2.GetModelStabilityRequest, _stability_pb2.ModelStability]  # type: ignore[assignment]
-    """Reads whether a model is stable. Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE."""
+    """Reads whether a model is stable. One that exists but does not serve is not watched: it is UNKNOWN, with that explanation.
+    Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE.
+    """
     ListModelStabilities: _aio.UnaryUnaryMultiCallable[_stability_pb2.ListModelStabilitiesRequest, _stability_pb2.ListModelStabilitiesResponse]  # type: ignore[assignment]
     """Lists the stability of the models that serve, the worst first."""
     RollUpStability: _aio.UnaryUnaryMultiCallable[_stability_pb2.RollUpStabilityRequest, _stability_pb2.RollUpStabilityResponse]  # type: ignore[assignment]
@@ -183,8 +188,9 @@ class StabilityServiceAsyncStub(StabilityServiceStub):
     beside relevance.
     """
     WatchStability: _aio.UnaryStreamMultiCallable[_stability_pb2.WatchStabilityRequest, _stability_pb2.WatchStabilityResponse]  # type: ignore[assignment]
-    """Streams the stability of models: first of all that fit, then of each whose state or culprit changes, with a heartbeat
-    while nothing does.
+    """Streams the stability of models: first of all that fit, at most 200 a message, then an empty message; then of each whose
+    state, culprit or availability changes, and at each evaluation of those that are unstable or unavailable, whose figures
+    move. A heartbeat at least every 10 s while nothing does. Whoever is slow gets the newest state, not what was between.
     """
     GetSlo: _aio.UnaryUnaryMultiCallable[_slos_pb2.GetSloRequest, _slos_pb2.Slo]  # type: ignore[assignment]
     """Reads the objectives of a model with what is left of their budgets. Errors: RESOURCE_NOT_FOUND."""
@@ -314,7 +320,9 @@ class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stability_pb2.GetModelStabilityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stability_pb2.ModelStability, _abc.Awaitable[_stability_pb2.ModelStability]]:
-        """Reads whether a model is stable. Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE."""
+        """Reads whether a model is stable. One that exists but does not serve is not watched: it is UNKNOWN, with that explanation.
+        Errors: RESOURCE_NOT_FOUND, PART_UNAVAILABLE.
+        """
 
     @_abc_1.abstractmethod
     def ListModelStabilities(
@@ -340,8 +348,9 @@ class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stability_pb2.WatchStabilityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_stability_pb2.WatchStabilityResponse], _abc.AsyncIterator[_stability_pb2.WatchStabilityResponse]]:
-        """Streams the stability of models: first of all that fit, then of each whose state or culprit changes, with a heartbeat
-        while nothing does.
+        """Streams the stability of models: first of all that fit, at most 200 a message, then an empty message; then of each whose
+        state, culprit or availability changes, and at each evaluation of those that are unstable or unavailable, whose figures
+        move. A heartbeat at least every 10 s while nothing does. Whoever is slow gets the newest state, not what was between.
         """
 
     @_abc_1.abstractmethod
