@@ -82,6 +82,8 @@ async def test_a_name_of_nothing_is_not_found(empty: Fleet, service: str) -> Non
         "modelfleet.dev/LaunchDecision": "launchDecisions/nope",
         "modelfleet.dev/Launch": "launches/nope",
         "modelfleet.dev/Slo": "slos/nope",
+        "modelfleet.dev/Alert": "alerts/nope",
+        "modelfleet.dev/Silence": "silences/nope",
     }
     async with empty.channel(service) as channel:
         seen = 0

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modelfleet import columns
+from modelfleet.cli import main
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.errors import InvalidArgument
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.registry.v1 import registry_pb2
+from modelfleetd.clock import ManualClock
 from modelfleetd.stability.app import build as build_stability
+from tests.support.front_door import door
 from tests.support.launcher import CTR, NEW, OLD, Fleet, another_launcher, launcher_fleet
 from tests.support.servers import client_of, running
 
@@ -102,6 +107,34 @@ async def test_a_candidate_that_predicts_four_times_too_much_goes_back(database_
         assert launch.abort.author == "gate/stability"
         assert launch.gate_verdicts[-1].verdict == serving_pb2.FAIL
         assert "calibration of click" in launch.gate_verdicts[-1].explanation
+
+
+async def test_a_launch_that_had_no_gate_is_replayed_with_one(
+    database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with AsyncExitStack() as stack:
+        fleet = await stack.enter_async_context(judged_fleet(database_url, 0.08))
+        asked = fleet.request(bake=1, policy=pb.LaunchPolicy(max_step_basis_points=10_000))
+        asked.policy.stability_gate.disabled = True
+        await fleet.client.launcher.create_launch(launch_id="l1", launch=asked)
+        launch = await fleet.reaches(pb.Launch.SUCCEEDED, timeout=60)
+        # Some minutes later.
+        later = ManualClock(launch.end_time.ToDatetime(tzinfo=UTC) + timedelta(minutes=3))
+        registry = fleet.services["registry"]
+        judge = await stack.enter_async_context(
+            running("stability", build_stability, database_url, clock=later, registry_address=registry.address)
+        )
+        addresses = {"registry": registry.address, "launcher": fleet.launcher.address, "stability": judge.address}
+        address = await stack.enter_async_context(door(tmp_path, addresses))
+        demanded = ("--calibration", "0.5..2", "--step", "1m")
+        command = ["stability", "replay", "--launch", "l1", *demanded, "--address", address]
+        assert await asyncio.to_thread(main, command) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith("ctr/new against old, ")
+        assert "from the first traffic of launches/l1, which ended as SUCCEEDED" in printed
+        assert re.search(r"Would have failed at .* UTC, [12] min after the start: calibration of click is 4 ", printed)
+        assert await asyncio.to_thread(main, [*command, "--baseline", "old"]) == 1
+        assert "a launch says itself which model, baseline and times" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from modelfleetd.errors import PartUnavailable
-from modelfleetd.stability.domain.fleet import Role, Tier
+from modelfleetd.stability.domain.alert import Alert, Kind, Severity
+from modelfleetd.stability.domain.announcement import labels_of, notes
+from modelfleetd.stability.domain.fleet import Metric, Role, Tier
 from modelfleetd.stability.domain.silence import Silence
 from modelfleetd.stability.domain.slices import Slice
 from modelfleetd.stability.store import silences
@@ -40,6 +44,8 @@ async def test_pages_and_tickets_go_where_they_belong_and_what_is_over_is_taken_
             _, _, labels, notes = next(one for one in told.notified if one[0] == "pager")
             assert {"model_type": "ctr", "team": "feed", "on_call": "ada"}.items() <= labels.items()
             assert notes["summary"].startswith("Calibration of click is 1.31")
+            groups = [body["groupLabels"] for body in told.bodies if body["receiver"] == "pager"]
+            assert groups == [{"model_type": "ctr", "model": "old"}]
             assert notes["dashboard"] == "https://grafana/d/models?var-type=ctr&var-model=old"
 
             # The baseline burned long enough for slower windows: it is over for the pager, and a ticket remains.
@@ -94,6 +100,9 @@ async def test_an_alert_lives_as_long_as_it_is_repeated_and_not_longer(database_
             await until(lambda: [one["updatedAt"] for one in manager.alerts()] > [first["endsAt"]])
             assert manager.receivers.of("pager") == [("firing", UNSTABLE)]
             assert manager.alerts()[0]["startsAt"] == first["startsAt"]
+            rounds, last = running.metrics.collect()
+            assert rounds.samples[0].labels == {"alertmanager": manager.address, "outcome": "taken"}
+            assert last.samples[0].value > 0
             repeating.cancel()
             with suppress(asyncio.CancelledError):
                 await repeating
@@ -166,26 +175,95 @@ async def test_many_alerts_go_in_bounded_pieces_and_what_is_refused_holds_up_not
 ) -> None:
     with alertmanager(tmp_path) as manager:
         async with alerting(database_url, manager, minutes=60) as running:
-            names = [f"{CTR}/models/m{number}" for number in range(450)]
+            names = [f"{CTR}/models/m{number}" for number in range(250)]
             running.view = fleet(*(watched(name, Role.EXPERIMENT, Tier.TIER4) for name in names))
             await running.pass_minutes(1)
             await running.evaluate(50, bad=names)
             await running.derive()
             await running.deliver()
-            assert len(manager.alerts()) == 450
+            assert len(manager.alerts()) == 250
             delivered = "SELECT count(*) FROM alerts WHERE deliver_time IS NOT NULL"
-            assert await running.database.fetchval(delivered) == 450
+            assert await running.database.fetchval(delivered) == 250
 
 
-async def test_blindness_is_a_ticket_of_its_own_and_never_resolves_what_fires(
-    database_url: str, tmp_path: Path
+async def test_without_an_alertmanager_the_log_says_each_transition_once(
+    database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    async with alerting(database_url, replicas=2) as running:
+        caplog.set_level("INFO", logger="modelfleetd.stability.alerts")
+        await running.pass_minutes(8, bad=[OLD])
+        await running.pass_minutes(12)
+        begun, ended = (record.getMessage() for record in caplog.records)
+        assert re.match(rf"alerts/\w+ FIRING: PAGE UNSTABLE of {OLD}: Calibration of click is 1.31", begun)
+        assert re.match(rf"alerts/\w+ RESOLVED, RECOVERED: PAGE UNSTABLE of {OLD}", ended)
+
+
+async def test_an_experiment_that_becomes_the_baseline_takes_its_own_past_along_and_nobody_elses(
+    database_url: str,
+) -> None:
+    async with alerting(database_url, minutes=40) as running:
+        experiment = watched(NEW, Role.EXPERIMENT)
+        running.view = fleet(watched(OLD), experiment)
+        await running.pass_minutes(1)
+        await running.evaluate(20, bad=[OLD])
+        await running.pass_minutes(6, bad=[OLD, NEW])
+        assert await running.alerts() == [(OLD, PAGE, FIRING), (NEW, PAGE, FIRING)]
+        # Each answers for what it did itself: its alert ends with its old role and begins anew with the new one.
+        running.view = fleet(watched(OLD, Role.HOLDOUT), watched(NEW), revision=2)
+        await running.pass_minutes(1, bad=[NEW])
+        (old, new, *more) = await running.alerts()
+        assert (old, new) == ((OLD, PAGE, "HANDED_OVER"), (NEW, PAGE, "HANDED_OVER"))
+        assert sorted(more) == [(NEW, PAGE, FIRING), (OLD, PAGE, FIRING)]
+        rows = await running.database.fetch("SELECT model, role FROM alerts WHERE state = 1 ORDER BY model")
+        assert [(row["model"], row["role"]) for row in rows] == [(NEW, Role.BASELINE.value), (OLD, Role.HOLDOUT.value)]
+
+
+async def test_evidence_that_ceases_ends_nothing(database_url: str) -> None:
     async with alerting(database_url) as running:
         await running.pass_minutes(6, bad=[OLD])
         await running.pass_minutes(10, others=Slice.UNKNOWN)
         assert await running.alerts() == [(OLD, PAGE, FIRING)]
 
 
-def test_the_configuration_of_the_readme_is_one_that_alertmanager_takes(tmp_path: Path) -> None:
-    readme = Path(__file__).parents[2] / "services/modelfleetd/stability/README.md"
-    assert readme.exists()
+# --- the configuration that is offered --------------------------------------------------------------------------------
+
+_OFFERED = Path(__file__).parents[2] / "deploy/alertmanager/alertmanager.yml"
+
+
+def test_the_configuration_that_is_offered_is_taken_and_routes_by_severity_and_team() -> None:
+    checked = subprocess.run(["amtool", "check-config", _OFFERED], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    for labels, receiver in (
+        (["severity=page", "team=feed"], "feed-pager"),
+        (["severity=ticket", "team=feed"], "feed-tickets"),
+        (["severity=page", "team=ads"], "everybody-pager"),
+        (["severity=ticket", "team=ads"], "everybody-tickets"),
+    ):
+        command = ["amtool", "config", "routes", "test", f"--config.file={_OFFERED}", *labels]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == receiver
+
+
+def test_what_it_says_of_labels_and_annotations_is_what_is_sent() -> None:
+    sent = Alert(
+        name="alerts/a1",
+        kind=Kind.UNSTABLE,
+        severity=Severity.PAGE,
+        model_type=CTR,
+        model=OLD,
+        prediction="click",
+        metric=Metric.CALIBRATION,
+        role=Role.BASELINE,
+        tier=Tier.TIER0,
+        team="teams/feed",
+        on_call="ada",
+        summary="It is off.",
+        response="Page its owner.",
+        start_time=datetime.now(UTC),
+        revision=1,
+    )
+    said = _OFFERED.read_text()
+    told = set(re.findall(r"Annotations\.(\w+)", said))
+    assert told <= notes(sent, "", "https://grafana/d/models").keys()
+    (labels, annotations) = re.findall(r"Labels: (.*?)\. Annotations: (.*?)\.", said.replace("\n#", ""))[0]
+    assert set(re.sub(r" \(.*?\)", "", labels).split(", ")) == labels_of(sent).keys()
+    assert set(annotations.split(", ")) == notes(sent, "", "https://grafana/d/models").keys()

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelfleet.common.v1.permission_pb2 import ONCALL, VIEWER
 from modelfleet.common.v1.serving_pb2 import TIER1, ModelShare, RegionSplit
 from modelfleet.errors import FailedPrecondition, InvalidArgument, ModelfleetError, NotFound, PermissionDenied
-from modelfleet.registry.v1 import registry_pb2
+from modelfleet.registry.v1 import monitoring_pb2, registry_pb2
 from modelfleet.stability.v1 import alerts_pb2 as pb
 from modelfleetd.kit.db import Database
 from modelfleetd.stability.domain.alert import Alert, Kind, Resolution, Severity, State
@@ -24,6 +24,7 @@ from modelfleetd.stability.store import alerts as store
 from tests.support.alerting import alerting
 from tests.support.servers import client_of
 from tests.support.stability import CTR, NEW, NOW, OLD, RETRIEVAL, StabilityFleet, stability_fleet
+from tests.support.wait import until
 
 
 @pytest.fixture
@@ -256,6 +257,54 @@ async def test_whoever_is_on_call_for_the_team_may_keep_its_models_quiet_and_nob
             with pytest.raises(PermissionDenied):
                 await refused
         assert (await ada.stability.end_silence(name=made.name)).ended_by == "ada"
+
+
+# --- from examples to an alert ----------------------------------------------------------------------------------------
+
+
+async def test_examples_that_went_wrong_become_an_alert_within_minutes_with_nothing_but_the_registry(
+    running: StabilityFleet,
+) -> None:
+    client, clock = running.client, running.clock
+    await client.registry.update_team(team=registry_pb2.Team(name="teams/feed", on_call="ada"))
+    level = monitoring_pb2.ServiceLevel(stability=0.999)
+    await client.registry.update_model_type(model_type=registry_pb2.ModelType(name=CTR, service_level=level))
+    await client.registry.adopt_serving(
+        model_type=CTR,
+        role_changes=[registry_pb2.RoleChange(model=OLD, role=registry_pb2.Model.BASELINE)],
+        splits=[RegionSplit(region="regions/eu", shares=[ModelShare(model=OLD, share_basis_points=10_000)])],
+    )
+
+    async def minute(positives: int) -> None:
+        """Writes what happened in it, and lets it be evaluated."""
+        times = [clock.now() - timedelta(minutes=1)] * 400
+        labels = [1] * positives + [0] * (400 - positives)
+        await running.write(running.examples([0.25] * 400, labels, model=OLD, event_time=times))
+        await clock.advance(60)
+
+        async def is_evaluated() -> bool:
+            await clock.advance(0.05)
+            (found,) = (await client.stability.list_model_stabilities()).models
+            return found.evaluate_time.seconds == int(clock.now().replace(second=0, microsecond=0).timestamp())
+
+        await until(is_evaluated)
+
+    async def unstable() -> Sequence[pb.Alert]:
+        return (await client.stability.list_alerts(filter="kind = UNSTABLE")).alerts
+
+    await minute(100)
+    assert not await unstable()
+    # The window of an hour turns with it: minute by minute it holds more of what is wrong.
+    for _ in range(8):
+        await minute(0)
+    (fires,) = await until(unstable)
+    assert (fires.model, fires.severity, fires.prediction) == (OLD, pb.Alert.PAGE, "click")
+    assert fires.metric == monitoring_pb2.HealthyRange.CALIBRATION
+    assert (fires.on_call, fires.role) == ("ada", registry_pb2.Model.BASELINE)
+    assert "Calibration of click is" in fires.summary and "above 0.5 to 2" in fires.summary
+    assert (
+        "ctr/old was unstable in" in fires.summary and "what its objective of 99.9 % stability allows" in fires.summary
+    )
 
 
 # --- a launch hands over ----------------------------------------------------------------------------------------------

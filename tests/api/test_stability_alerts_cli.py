@@ -54,14 +54,16 @@ async def test_what_fires_is_listed_with_pages_first_and_who_is_on_call(run: Run
     status, out, _ = await run("alert", "list")
     head, page, ticket = out.splitlines()
     assert status == 0
-    assert head.split() == ["SEVERITY", "MODEL", "WHAT", "FOR", "ON", "CALL", "STATE", "ALERT", "SUMMARY"]
-    assert page.startswith("PAGE") and "ctr/old" in page and " ada " in page and "Calibration of click is 1.31." in page
+    assert head.split() == ["SEVERITY", "MODEL", "WHAT", "CULPRIT", "FOR", "ON", "CALL", "STATE", "ALERT"]
+    assert page.startswith("PAGE") and "ctr/old" in page and " ada " in page and "calibration of click" in page
     assert ticket.startswith("TICKET") and "UNAVAILABLE" in ticket and "nobody (team feed)" in ticket
     _, out, _ = await run("alert", "list", "--all")
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["PAGE", "TICKET", "PAGE"]
     assert "RECOVERED" in out.splitlines()[-1]
     _, out, _ = await run("alert", "list", "--filter", "severity = PAGE OR team = ads", "-o", "json")
     assert [one["name"] for one in json.loads(out)] == ["alerts/f1"]
+    _, out, _ = await run("alert", "list", "--limit", "1")
+    assert out.splitlines()[1].startswith("PAGE") and out.endswith("and 1 more that fire: --limit 2\n")
     assert (await run("alert", "list", "--filter", "team = ads"))[1] == "Nothing fires that fits.\n"
     status, _, err = await run("alert", "list", "--filter", "model = ")
     assert status == 1 and "filter" in err

@@ -148,7 +148,7 @@ async def test_request_ids_make_predictions_and_label_times_make_their_labels(
 
 WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     "no label": ({"event_time": [0], "score": [0.5]}, (), "lacks label for examples; it has: event_time, score"),
-    "nothing": ({"x": [0]}, (), "lacks request_id, label_time for labels"),
+    "nothing": ({"x": [0]}, (), "lacks event_time, score or logit, label for examples; it has: x"),
     "score and logit": ({"event_time": [0], "score": [0.5], "logit": [0.5], "label": [0]}, (), "both score and logit"),
     "no such column": ({"event_time": [0]}, ("--column", "score=p"), "has no column p; it has: event_time"),
     "no column of ours": ({"event_time": [0]}, ("--column", "p=score"), "--column takes OURS=THEIRS"),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from modelfleet.registry.v1 import registry_pb2 as registry_pb
+from modelfleet.rules import rules
 from modelfleetd.clock import ManualClock
 from modelfleetd.stability.domain import budget
 from modelfleetd.stability.domain.availability import NOT_OBSERVED
@@ -24,7 +27,10 @@ from modelfleetd.stability.domain.slices import Objective, Slice
 from modelfleetd.stability.domain.standing import ModelState, Standing
 from modelfleetd.stability.domain.window_verdict import Stability
 from modelfleetd.stability.published import METRICS, Published
-from tests.support.stability import NOW
+from tests.support.dashboard import expressions
+from tests.support.prometheus import free_address, promtool, scraping_prometheus
+from tests.support.stability import CTR, NOW, OLD, at, stability_fleet
+from tests.support.wait import until
 from tests.support.watched import standing, verdict, watched, watched_fleet
 
 MINUTE = minute_of(NOW)
@@ -95,6 +101,7 @@ def test_a_model_is_described_with_its_figures_and_ranges() -> None:
     assert told.value("modelfleet_stability_state", model="v7", state="STABLE") == 1
     assert told.value("modelfleet_stability_state", model="v7", state="UNSTABLE") == 0
     assert told.value("modelfleet_stability_available", model="v7") == 1
+    assert told.value("modelfleet_model_requests_per_second", model="v7") == 16.7
     assert told.value("modelfleet_stability_calibration", model="v7", prediction="click") == 1.05
     assert told.value("modelfleet_stability_corrected_calibration", prediction="click") == 1.05
     assert told.value("modelfleet_stability_normalized_entropy", prediction="click") == 0.81
@@ -115,6 +122,7 @@ def test_what_is_not_known_is_absent() -> None:
     assert told.value("modelfleet_stability_stable", model="v7") is None
     assert told.value("modelfleet_stability_state", model="v7", state="UNKNOWN") == 1
     assert told.value("modelfleet_stability_available", model="v7") is None
+    assert told.value("modelfleet_model_requests_per_second", model="v7") is None
     assert told.value("modelfleet_stability_corrected_calibration", model="v7") is None
     assert told.value("modelfleet_stability_in_range", model="v7") is None
     assert told.value("modelfleet_stability_label_coverage", model="v7") == 0.1
@@ -191,11 +199,9 @@ def test_labels_hold_whatever_people_write() -> None:
 
 
 def test_promtool_finds_nothing_to_complain_of() -> None:
-    assert shutil.which("promtool"), "promtool not found: install the Debian package `prometheus`"
     kept: Any = Kept(budgets_of([V7]))
     text = Published(Evaluation({V7.name: standing(V7, verdict(Metric.NE))}), kept, ManualClock(NOW)).text()
-    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    promtool("check", "metrics", text=text)
 
 
 # --- a large fleet ----------------------------------------------------------------------------------------------------
@@ -222,3 +228,60 @@ def test_a_thousand_models_are_told_within_a_second_and_in_a_bounded_number_of_l
     for sample in told.samples:
         assert tuple(sample.labels) == METRICS[sample.name][0]
     assert np.isfinite([sample.value for sample in told.samples]).all()
+
+
+async def test_a_real_prometheus_reads_the_metrics_and_runs_the_rules(database_url: str, tmp_path: Path) -> None:
+    address = free_address()
+    async with stability_fleet(database_url, metrics_listen=address) as fleet:
+        stability = fleet.client.stability
+        known = [1 if index % 2 == 0 else 0 for index in range(400)]
+        before = at(minutes=-30)
+        examples = fleet.examples([0.9] * 400, known, model=OLD, event_time=[before] * 400)
+        await fleet.write(examples)
+        roles = [registry_pb.RoleChange(model=OLD, role=registry_pb.Model.BASELINE)]
+        await fleet.client.registry.adopt_serving(model_type=CTR, role_changes=roles)
+
+        async def served() -> bool:
+            return bool((await stability.list_slos()).slos)
+
+        async def evaluated() -> bool:
+            # Whoever was at work when the clock moved looks at it again a second later.
+            await fleet.clock.advance(0.05)
+            models = (await stability.list_model_stabilities()).models
+            return [model.evaluate_time.seconds for model in models] == [(MINUTE + 1) * 60]
+
+        await until(served, timeout=20)
+        await fleet.clock.advance(60)
+        await until(evaluated, timeout=20)
+        written = rules((await stability.list_slos()).slos)
+        for group in written["groups"]:
+            group["interval"] = "1s"
+        with scraping_prometheus(tmp_path, address, yaml.safe_dump(written)) as url:
+            async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+
+                async def value(query: str) -> list[tuple[dict[str, str], float]]:
+                    answer = (await http.get("/api/v1/query", params={"query": query})).json()
+                    assert answer["status"] == "success", answer
+                    return [(found["metric"], float(found["value"][1])) for found in answer["data"]["result"]]
+
+                async def model() -> Any:
+                    return await value("slo:modelfleet_model:info")
+
+                ((labels, _),) = await until(model, timeout=30)
+                assert (labels["model"], labels["slo"], labels["role"]) == ("old", "ctr", "BASELINE")
+                ((_, calibration),) = await value('modelfleet_stability_corrected_calibration{prediction="click"}')
+                assert calibration == pytest.approx(1.8)
+                ((_, target),) = await value('modelfleet_slo_target{slo="ctr",objective="stability"}')
+                assert target == 0.95
+                assert await value("modelfleet_stability_stable") == []  # `buy` and `like` are not known
+                ((_, unknown),) = await value('modelfleet_stability_state{state="UNKNOWN"}')
+                assert unknown == 1
+                ((_, not_observed),) = await value('slo:modelfleet_minute:good{objective="coverage"}')
+                assert not_observed == 0
+                ((_, seconds),) = await value("scrape_duration_seconds")
+                assert seconds < 1.0
+                loaded = (await http.get("/api/v1/rules")).json()["data"]["groups"]
+                health = {rule["health"] for group in loaded for rule in group["rules"]}
+                assert health == {"ok"}
+                for shown in expressions():
+                    await value(shown)

@@ -19,7 +19,7 @@ PARTS = [part for part in parts(README, "<!-- examples: a new fleet -->") if "$ 
 
 
 async def test_the_example_of_the_readme_runs(database_url: str) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (example,) = re.findall(r"```python\n(?!# file)(.*?)```", README.read_text(), re.DOTALL)
     async with stability_fleet(database_url) as fleet:
         names: dict[str, Any] = {"client": fleet.client, "times": [at(minutes=-1)] * 4}
         exec("async def run(client, times):\n" + textwrap.indent(example, "    "), names)

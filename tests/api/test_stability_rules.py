@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from modelfleet.common.v1.serving_pb2 import TIER3
 from modelfleet.registry.v1 import registry_pb2
 from modelfleet.rules import rules
 from modelfleet.stability.v1 import slos_pb2 as pb
+from tests.support.prometheus import promtool
 from tests.support.slos import an_slo
 
 INFO = (
@@ -28,13 +27,6 @@ WELL = 100
 
 Firing = set[tuple[str, str]]
 UNSTABLE: Firing = {("ModelUnstable", "page")}
-
-
-def run(*arguments: str) -> None:
-    """Runs promtool; what it complains of is what fails."""
-    assert shutil.which("promtool"), "promtool not found: install the Debian package `prometheus`"
-    done = subprocess.run(["promtool", *arguments], check=False, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def replay(
@@ -86,7 +78,7 @@ def replay(
     }
     tests = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [test]}
     (folder / "test.yml").write_text(yaml.safe_dump(tests))
-    run("test", "rules", str(folder / "test.yml"))
+    promtool("test", "rules", str(folder / "test.yml"))
 
 
 def test_what_is_written_for_a_whole_fleet_is_accepted_by_promtool(tmp_path: Path) -> None:
@@ -95,7 +87,7 @@ def test_what_is_written_for_a_whole_fleet_is_accepted_by_promtool(tmp_path: Pat
     towers = an_slo("towers")
     del towers.objectives[:2]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules([*fleet, towers])))
-    run("check", "rules", str(tmp_path / "rules.yml"))
+    promtool("check", "rules", str(tmp_path / "rules.yml"))
     assert rules([])["groups"][0]["rules"]
 
 
@@ -179,4 +171,4 @@ def test_somebody_is_woken_where_nothing_is_evaluated(tmp_path: Path) -> None:
     gone["promql_expr_test"] = [{"expr": firing, "eval_time": "10m", "exp_samples": once}]
     tests = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [stalled, gone]}
     (tmp_path / "test.yml").write_text(yaml.safe_dump(tests))
-    run("test", "rules", str(tmp_path / "test.yml"))
+    promtool("test", "rules", str(tmp_path / "test.yml"))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from modelfleet.cli import main
 from modelfleet.common.v1.serving_pb2 import TIER2, TIER3, ModelShare, RegionSplit
 from modelfleet.errors import InvalidArgument, NotFound
 from modelfleet.registry.v1 import monitoring_pb2
@@ -15,13 +20,14 @@ from modelfleet.registry.v1 import registry_pb2 as registry_pb
 from modelfleet.stability.v1 import slos_pb2 as pb
 from modelfleetd.kit.db import Database
 from modelfleetd.stability.budgets import BudgetKeeper
-from modelfleetd.stability.domain.fleet import FunnelStage, Role, ServiceLevel, Tier, WatchedFleet, WatchedModel
+from modelfleetd.stability.domain.fleet import WatchedFleet
 from modelfleetd.stability.domain.maturity import minute_of
 from modelfleetd.stability.domain.slices import Objective, Slice, Slices
 from modelfleetd.stability.fleet import Fleet
 from tests.support.slices import write_history, write_minute
 from tests.support.stability import CTR, NEW, NOW, OLD, RETRIEVAL, StabilityFleet, stability_fleet
 from tests.support.wait import until
+from tests.support.watched import watched, watched_fleet
 
 BASELINE, EXPERIMENT, RETIRED = (
     registry_pb.Model.BASELINE,
@@ -59,6 +65,21 @@ async def serve(fleet: StabilityFleet) -> None:
         model_type=CTR, role_changes=roles(old=BASELINE, new=EXPERIMENT), splits=split(old=9000, new=1000)
     )
     await until(lambda: listed(fleet), timeout=20)
+
+
+async def evaluate(fleet: StabilityFleet, slices: Mapping[tuple[str, Objective], Slices]) -> None:
+    """Has minutes until MINUTE count as these."""
+    await write_history(fleet.database_url, MINUTE, slices)
+    await counted(fleet, MINUTE)
+
+
+async def counted(fleet: StabilityFleet, minute: int) -> None:
+    """Returns once a minute is counted, which is a moment after it was evaluated."""
+
+    async def is_counted() -> bool:
+        return {slo.evaluate_time.seconds for slo in await listed(fleet)} == {minute * 60}
+
+    await until(is_counted, timeout=20)
 
 
 async def listed(fleet: StabilityFleet, **asked: Any) -> Sequence[pb.Slo]:
@@ -108,7 +129,7 @@ async def test_what_is_left_and_how_fast_it_burns_follow_from_the_slices(fleet: 
         ("slos/ctr", AVAILABILITY): minutes((1000, Slice.GOOD), (1, Slice.BAD), (99, Slice.GOOD)),
         ("slos/ctr.new", STABILITY): minutes((40, Slice.UNKNOWN)),
     }
-    await write_history(fleet.database_url, MINUTE, written)
+    await evaluate(fleet, written)
     old, new = await listed(fleet)
     stability = objective(old, pb.Objective.STABILITY)
     assert (stability.good, stability.bad, stability.unknown) == (9970, 30, 500)
@@ -129,6 +150,7 @@ async def test_what_is_left_and_how_fast_it_burns_follow_from_the_slices(fleet: 
     assert not unknown.HasField("budget_left") and unknown.unknown == 40
     # The next minute is good.
     await write_minute(fleet.database_url, MINUTE + 1, {("slos/ctr.new", STABILITY): Slice.GOOD})
+    await counted(fleet, MINUTE + 1)
     later = objective(await fleet.client.stability.get_slo(name="slos/ctr.new"), pb.Objective.STABILITY)
     assert (later.good, later.unknown, later.budget_left) == (1, 40, 1.0)
 
@@ -138,9 +160,7 @@ async def test_the_budget_passes_from_baseline_to_baseline_and_the_launch_change
 ) -> None:
     await serve(fleet)
     spent = minutes((5000, Slice.GOOD), (100, Slice.BAD))
-    await write_history(
-        fleet.database_url, MINUTE, {("slos/ctr", STABILITY): spent, ("slos/ctr.new", STABILITY): spent[:10]}
-    )
+    await evaluate(fleet, {("slos/ctr", STABILITY): spent, ("slos/ctr.new", STABILITY): spent[:10]})
     before = await fleet.client.stability.get_slo(name="slos/ctr")
     planned = await fleet.client.registry.get_model_type(name=CTR)
     await fleet.client.registry.finalize_launch(
@@ -168,9 +188,7 @@ async def test_lists_are_filtered_ordered_and_paged(fleet: StabilityFleet) -> No
     registry = fleet.client.registry
     await registry.update_model(model=registry_pb.Model(name=NEW, tier_override=TIER3))
     await serve(fleet)
-    await write_history(
-        fleet.database_url, MINUTE, {("slos/ctr.new", STABILITY): minutes((90, Slice.GOOD), (10, Slice.BAD))}
-    )
+    await evaluate(fleet, {("slos/ctr.new", STABILITY): minutes((90, Slice.GOOD), (10, Slice.BAD))})
 
     async def names(**asked: Any) -> list[str]:
         return [slo.name for slo in await listed(fleet, **asked)]
@@ -191,20 +209,53 @@ async def test_lists_are_filtered_ordered_and_paged(fleet: StabilityFleet) -> No
         await names(order_by="tier")
 
 
+# --- as a user types it -----------------------------------------------------------------------------------------------
+
+
+async def test_the_commands_show_budgets_and_what_fires_and_write_files(
+    fleet: StabilityFleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def run(*arguments: str, status: int = 0) -> str:
+        found = await asyncio.to_thread(main, ["stability", *arguments, "--address", fleet.stability.address])
+        printed = capsys.readouterr()
+        assert found == status, printed.err
+        return printed.out if status == 0 else printed.err
+
+    assert "No model serves yet." in await run("slo", "list")
+    await fleet.client.registry.update_model_type(model_type=registry_pb.ModelType(name=CTR, tier=TIER2))
+    await serve(fleet)
+    good, bad = (9970, Slice.GOOD), (30, Slice.BAD)
+    await evaluate(fleet, {("slos/ctr", STABILITY): minutes(good, bad)})
+
+    listing = (await run("slo", "list")).splitlines()
+    assert listing[1].split() == ["ctr", "ctr/old", "BASELINE", "TIER2", "feed", "70%", "100%", "-", "PAGE"]
+    assert "Nothing fits the filter." in await run("slo", "list", "--filter", "tier = TIER0")
+    shown = await run("slo", "get", "ctr")
+    assert shown.startswith("ctr: baseline ctr/old, TIER2, team feed; as of 2025-03-05 12:00:00 UTC\n")
+    assert "STABILITY 99%  ██████████████······ 70% left: 30 of 10,000 minutes bad, 100 allowed" in shown
+    assert [line.split() for line in shown.splitlines() if line.startswith("page")] == [
+        ["page", "1h", "50.00", "5m", "100.00", "14.4", "30", "FIRES"],
+        ["page", "6h", "8.33", "30m", "100.00", "6", "30", "FIRES"],
+    ]
+    assert "AVAILABILITY 99%: no minute counts yet" in shown
+    assert "A page fires. What is wrong, and what to do: modelfleet stability get ctr/old" in shown
+    # By the name of the model, and of the objectives.
+    assert await run("slo", "get", "ctr/old") == shown == await run("slo", "get", "slos/ctr")
+    assert "ctr.new: experiment ctr/new" in await run("slo", "get", "ctr/new")
+    assert "slos/ctr.nope does not exist" in await run("slo", "get", "ctr/nope", status=1)
+
+    openslo = list(yaml.safe_load_all(await run("slo", "export", "--filter", "role = BASELINE")))
+    assert [each["metadata"]["name"] for each in openslo if each["kind"] == "SLO"] == [
+        "ctr-stability", "ctr-coverage", "ctr-availability",
+    ]  # fmt: skip
+    assert json.loads(await run("slo", "export", "--filter", "role = BASELINE", "-o", "json")) == openslo
+    file = tmp_path / "rules.yml"
+    assert f"wrote rules for 2 models to {file}" in await run("rules", "--out", str(file))
+    assert "has the same rules for 2 models already" in await run("rules", "--out", str(file))
+    assert yaml.safe_load(file.read_text()) == yaml.safe_load(await run("rules"))
+
+
 # --- the whole fleet --------------------------------------------------------------------------------------------------
-
-
-def watched(count: int) -> WatchedFleet:
-    level = ServiceLevel(0.99, 0.9, 0.99, 0.99, 0.0)
-    models = {}
-    for number in range(count):
-        type_name = f"modelTypes/t{number}"
-        name = f"{type_name}/models/m"
-        models[name] = WatchedModel(
-            name, type_name, Role.BASELINE, Tier.TIER2, "teams/feed", "", "", "", FunnelStage.UNSTATED, 10_000,
-            {"click": None}, {}, level,  # type: ignore[dict-item]
-        )  # fmt: skip
-    return WatchedFleet(1, models)
 
 
 class StillFleet(Fleet):
@@ -232,7 +283,7 @@ class CountingDatabase(Database):
 
 
 async def test_thirty_days_are_read_once_and_then_each_minute_only_its_hour(fleet: StabilityFleet) -> None:
-    view = watched(30)
+    view = watched_fleet(watched(f"type_{number}") for number in range(30))
     database = await CountingDatabase.open(fleet.database_url, "stability", max_size=2)
     try:
         chance = np.random.default_rng(5)
@@ -241,17 +292,17 @@ async def test_thirty_days_are_read_once_and_then_each_minute_only_its_hour(flee
         written = {(model.slo, kind): month[row] for row, model in enumerate(view.models.values()) for kind in kinds}
         await write_history(fleet.database_url, MINUTE, written)
         keeper = BudgetKeeper(database, StillFleet(view))
-        begun = await keeper.current()
+        begun = await keeper.refresh()
         assert database.minutes_read == 60 * 720 * 60
-        assert await keeper.current() is begun
+        assert await keeper.refresh() is begun
         assert database.minutes_read == 60 * 720 * 60
 
         bad = {(model.slo, kind): Slice.BAD for model in view.models.values() for kind in kinds}
         await write_minute(fleet.database_url, MINUTE + 1, bad)
-        later = await keeper.current()
+        later = await keeper.refresh()
         assert later.minute == MINUTE + 1
         assert database.minutes_read <= 60 * 722 * 60
-        fresh = await BudgetKeeper(database, StillFleet(view)).current()
+        fresh = await BudgetKeeper(database, StillFleet(view)).refresh()
         for kind in kinds:
             assert (later.histories[kind].recent[:, -1] == Slice.BAD).all()
             assert (fresh.histories[kind].recent == later.histories[kind].recent).all()

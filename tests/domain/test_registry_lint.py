@@ -40,6 +40,8 @@ from modelfleetd.registry.domain.resources import (
     DemandSource,
     FailoverShare,
     FunnelStage,
+    HealthyRange,
+    Metric,
     ModelRole,
     Prediction,
     PrometheusDemand,
@@ -47,6 +49,7 @@ from modelfleetd.registry.domain.resources import (
     RegionDemand,
     Role,
     RoleBinding,
+    ServiceLevel,
 )
 from modelfleetd.registry.domain.waivers import LintWaiver
 from tests.support.registry import model, model_type, region, split, team
@@ -127,6 +130,20 @@ MEASURED = PrometheusDemand(query="sum(x)")
 FIRST = GOOD_TYPE["demand_source"].stated[:1]
 REQUIRED: dict[str, Any] = {"required_tier": Tier.TIER0, "required_tier_path": ("modelTypes/home", "modelTypes/ctr")}
 RETRIEVAL: dict[str, Any] = {"funnel_stage": FunnelStage.SOURCING, "predictions": ()}
+PLAIN = Prediction(id="like", min_positives=7)
+DEFAULT = Prediction(
+    id="like",
+    ne_range=Range(low=0, high=1),
+    attribution_window=timedelta(hours=1),
+    calibration_range=Range(low=0.5, high=2.0),
+    min_positives=10,
+)
+
+
+def healthy(metric: Metric) -> HealthyRange:
+    return HealthyRange(prediction="like", metric=metric, low=0.9, high=1.1)
+
+
 # Rule, what breaks it, and what the message must name.
 BROKEN: list[tuple[str, TeamFacts | RegionFacts | TypeFacts | ModelFacts, str]] = [
     ("on-call-missing", of_team(on_call=""), "on call"),
@@ -158,22 +175,14 @@ BROKEN: list[tuple[str, TeamFacts | RegionFacts | TypeFacts | ModelFacts, str]] 
     ),
     ("predictions-missing", of_type(predictions=()), "no prediction"),
     ("stability-not-applicable", of_type(**RETRIEVAL), "stability"),
-    ("ne-range-missing", of_type(predictions=(Prediction(id="like", min_positives=7),)), "like"),
+    ("ne-range-missing", of_type(predictions=(PLAIN,)), "like"),
     (
         "prediction-defaults",
-        of_type(
-            predictions=(
-                Prediction(
-                    id="like",
-                    ne_range=Range(low=0, high=1),
-                    attribution_window=timedelta(hours=1),
-                    calibration_range=Range(low=0.5, high=2.0),
-                    min_positives=10,
-                ),
-            )
-        ),
+        of_type(predictions=(DEFAULT,)),
         "like",
     ),
+    ("service-level-low", of_type(service_level=ServiceLevel(stability=0.99)), "0.99 of stability: TIER1 gives 0.995"),
+    ("service-level-low", of_type(service_level=ServiceLevel(availability=0.95)), "0.95 of availability"),
     ("demand-missing", of_type(demand_source=DemandSource(stated=GOOD_TYPE["demand_source"].stated[:1])), "us"),
     ("demand-missing", of_type(demand_source=None), "eu, us"),
     (
@@ -218,6 +227,11 @@ KEPT: list[tuple[str, TeamFacts | RegionFacts | TypeFacts | ModelFacts]] = [
     ("single-region", of_type(regions=(EU,), tier=Tier.TIER2, tier_grant=None)),
     ("predictions-missing", of_type(**RETRIEVAL)),
     ("stability-not-applicable", of_type(funnel_stage=FunnelStage.SOURCING)),
+    ("ne-range-missing", of_type(predictions=(PLAIN,), healthy_ranges=(healthy(Metric.NE),))),
+    ("prediction-defaults", of_type(predictions=(DEFAULT,), healthy_ranges=(healthy(Metric.CALIBRATION),))),
+    ("service-level-low", of_type(service_level=ServiceLevel(stability=0.999))),
+    ("service-level-low", of_type(service_level=ServiceLevel(coverage=0.5))),
+    ("service-level-low", of_type(service_level=ServiceLevel(stability=0.95), tier=Tier.TIER2, tier_grant=None)),
     ("naming-unfit", of_type({"naming_in_force": False}, naming={})),
     ("demand-missing", of_type(demand_source=DemandSource(prometheus=MEASURED))),
     ("demand-missing", of_type(demand_source=DemandSource(stated=FIRST, prometheus=MEASURED))),

@@ -147,8 +147,8 @@ def test_what_is_said_names_value_range_since_when_budget_whom_and_what_to_do() 
     experiment = model("new", Role.EXPERIMENT)
     course.minute(unstable(OUTAGE, CLICK, of=experiment))
     told = next(alert for alert in course.firing.values() if alert.model == experiment.name)
-    assert "modelfleet mitigate ctr/new" in told.response
     assert told.response.startswith("It is an experiment: end it in one action")
+    assert "\n  modelfleet mitigate ctr/new\nThen tell its owner: ada (team feed).\n" in told.response
 
 
 # --- one alert, no flapping -------------------------------------------------------------------------------------------

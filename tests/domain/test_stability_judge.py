@@ -11,7 +11,7 @@ from modelfleetd.errors import InvalidFields
 from modelfleetd.stability.domain import shortfall
 from modelfleetd.stability.domain.criteria import Criterion, DeclaredPrediction, Limits, checked
 from modelfleetd.stability.domain.estimates import calibration
-from modelfleetd.stability.domain.judge import Case, Finding, Judgement, Metric, Verdict, judge
+from modelfleetd.stability.domain.judge import Case, Comparison, Finding, Judgement, Metric, Verdict, judge
 from modelfleetd.stability.domain.maturity import minute_of
 from modelfleetd.stability.domain.points import Evidence, Span
 from modelfleetd.stability.domain.sums import NOTHING, Sums
@@ -36,8 +36,10 @@ def judged(
 ) -> Judgement:
     demanded = criterion or Criterion("click", calibration=RANGE)
     ours = candidate if isinstance(candidate, Evidence) else Evidence(candidate)
-    theirs = None if baseline is None else Evidence(baseline)
-    return judge([Case(demanded, WINDOW, span, NOW, ours, theirs)], span)
+    if baseline is None:
+        return judge([Case(demanded, WINDOW, span, NOW, ours)], span)
+    both = Comparison(span, ours.matured, baseline)
+    return judge([Case(demanded, WINDOW, span, NOW, ours, Evidence(baseline), both)], span)
 
 
 def only(judgement: Judgement) -> Finding:

@@ -16,7 +16,7 @@ from modelfleetd.stability.domain.criteria import DeclaredPrediction, Limits
 from modelfleetd.stability.domain.delays import Delays, histogram, learn, prior
 from modelfleetd.stability.domain.exact import SCALE
 from modelfleetd.stability.domain.fleet import HealthyRange, Metric
-from modelfleetd.stability.domain.maturity import AGE_BOUNDS, MINUTE_MICROS, moment_of
+from modelfleetd.stability.domain.maturity import moment_of
 from modelfleetd.stability.domain.sums import Exposure, Positives, Sums
 from modelfleetd.stability.domain.window_verdict import CONFIDENCE, Reason, Stability
 from modelfleetd.stability.domain.windows import (
@@ -25,7 +25,6 @@ from modelfleetd.stability.domain.windows import (
     Case,
     MinuteSeries,
     WindowVerdict,
-    coverage_when_decided,
     decide,
     decide_all,
     decide_many,
@@ -325,14 +324,6 @@ def test_minutes_before_those_needed_change_nothing(seed: int, metric: Metric) -
     needed = minutes_needed(healthy, CLICK)
     assert needed < made.minutes
     assert verdict(made.between(NOW - needed, NOW), healthy) == verdict(made, healthy)
-
-
-def test_coverage_when_decided_is_what_even_traffic_has_then() -> None:
-    assert coverage_when_decided(CLICK, EVEN, 60) == pytest.approx(0.5, abs=0.01)
-    assert coverage_when_decided(CLICK, EVEN, 1440) > 0.95
-    bounds = AGE_BOUNDS / MINUTE_MICROS
-    assert bounds[0] == 1.0
-    assert coverage_when_decided(CLICK, learn(HOUR, histogram(1e9, [1.0])), 60) > 0.99
 
 
 def test_explanations_say_what_was_found_and_what_it_is_held_against() -> None:

@@ -14,6 +14,7 @@ from modelfleetd.kit.migrations import migrate
 from modelfleetd.stability import migrations
 from modelfleetd.stability.alertmanager import Alertmanager as Client
 from modelfleetd.stability.alerts import Delivery, Deriving
+from modelfleetd.stability.delivery_metrics import DeliveryMetrics
 from modelfleetd.stability.domain.alert import Resolution, Severity, State
 from modelfleetd.stability.domain.alerting import Culprit, Known
 from modelfleetd.stability.domain.fleet import (
@@ -75,6 +76,7 @@ class Alerting:
     evaluated_by: int | None = None
     replicas: list[Replica] = field(default_factory=list)
     known: dict[str, Known] = field(default_factory=dict)
+    metrics: DeliveryMetrics = field(default_factory=DeliveryMetrics)
 
     async def pass_minutes(self, count: int, bad: Iterable[str] = (), others: Slice = Slice.GOOD) -> None:
         """Lets minutes pass, in which some models are unstable, and derives after each."""
@@ -135,7 +137,8 @@ class Alerting:
             client = Client(manager.url)
             stack.push_async_callback(client.close)
             # Alertmanager goes by the machine's clock, and so must what is told to hold.
-            deliveries.append(Delivery(client, database, SystemClock(), "https://grafana/d/models", resend))
+            delivery = Delivery(client, database, SystemClock(), self.metrics, "https://grafana/d/models", resend)
+            deliveries.append(delivery)
         deriving = Deriving(database, lambda: self.view, self._known, self.clock, lambda: None)
         self.replicas.append(Replica(deriving, deliveries))
 

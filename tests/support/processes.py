@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -71,18 +72,26 @@ async def capacity_process(
         yield running, await running.line()
 
 
-async def _serve(url: str, address: str, registry_address: str = "") -> None:
-    """Serves the registry; capacity where the address of a registry is given."""
-    from modelfleetd.capacity.app import build as capacity
+@asynccontextmanager
+async def stability_process(
+    url: str, registry_address: str, address: str = "127.0.0.1:0", environment: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Part, str]]:
+    """Runs stability as a process of its own; gives it and its address."""
+    async with part(__name__, url, address, registry_address, "stability", environment=environment) as running:
+        yield running, await running.line()
+
+
+async def _serve(url: str, address: str, registry_address: str = "", other: str = "capacity") -> None:
+    """Serves the registry; another service where the address of a registry is given."""
     from modelfleetd.kit.app import Service
     from modelfleetd.kit.config import ServiceConfig
-    from modelfleetd.registry.app import build as registry
 
     config = ServiceConfig(database_url=url, listen=address)
-    name, build = "registry", registry
+    name = "registry"
     if registry_address:
         config = dataclasses.replace(config, registry_address=registry_address)
-        name, build = "capacity", capacity
+        name = other
+    build = importlib.import_module(f"modelfleetd.{name}.app").build
     async with Service(name, build, config) as service:
         sys.stdout.write(f"{service.address}\n")
         sys.stdout.flush()

@@ -99,3 +99,10 @@ def _wait_until_ready(process: subprocess.Popen[bytes], address: str) -> None:
         except httpx.HTTPError:
             time.sleep(0.05)
     raise AssertionError(f"Prometheus did not become ready; it ended with {process.poll()}")
+
+
+def promtool(*arguments: str, text: bytes | None = None) -> None:
+    """Runs promtool, with text on its standard input; what it complains of is what fails."""
+    assert shutil.which("promtool"), "promtool not found: install the Debian package `prometheus`"
+    done = subprocess.run(["promtool", *arguments], input=text, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()

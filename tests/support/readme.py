@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,7 +79,11 @@ def _printed(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     """What a command prints, on both of its outputs."""
     words = shlex.split(command, comments=True)
     if words[0] != "modelfleet" or {"|", ">", ";", "&&", "||"} & set(words):
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+        # `python` is the one that modelfleet is installed for.
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False, env=environment
+        )
         return done.stdout + done.stderr
     capsys.readouterr()
     main(words[1:])

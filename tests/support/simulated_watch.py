@@ -20,7 +20,7 @@ from modelfleetd.stability.domain.history import COLUMNS, History
 from modelfleetd.stability.domain.ranges import propose_model
 from modelfleetd.stability.domain.slices import Slice, Slices
 from modelfleetd.stability.domain.window_verdict import Flags, Stability
-from modelfleetd.stability.domain.windows import MinuteSeries, Verdicts, coverage_when_decided, decide_all
+from modelfleetd.stability.domain.windows import MinuteSeries, Verdicts, decide_all
 from tests.support.simulated_streams import DAY, START, Fault, Life, Model, cut, joined
 
 _STEP = 5
@@ -83,12 +83,13 @@ def watch(life: Life, history_days: int, pages_per_week: float = 0.05) -> Watch:
     delays = tuple(_learned(one, task.window) for one, task in zip(past, tasks, strict=True))
     histories = {task.id: history_of(one) for one, task in zip(past, tasks, strict=True)}
     declared = {task.id: task.declared() for task in tasks}
-    coverage = {
-        task.id: (lambda width, task=task, known=known: coverage_when_decided(task.declared(), known, width))
-        for task, known in zip(tasks, delays, strict=True)
-    }
     proposals = propose_model(
-        histories, histories, declared, target=life.model.target, pages_per_week=pages_per_week, coverage=coverage
+        histories,
+        histories,
+        declared,
+        target=life.model.target,
+        pages_per_week=pages_per_week,
+        delays={task.id: known for task, known in zip(tasks, delays, strict=True)},
     )
     ids = [task.id for task in tasks]
     ranges = {Key(ids.index(p.range.prediction), p.range.metric): p.range for p in proposals}

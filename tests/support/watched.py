@@ -80,6 +80,6 @@ def standing(model: WatchedModel, *metrics: WindowVerdict, **fields: Any) -> Sta
         "state": ModelState.STABLE,
         "since": NOW,
         "metrics": metrics,
-        "availability": Availability(AvailabilityState.AVAILABLE, 0.999, 1000, 16.7),
+        "availability": Availability(AvailabilityState.AVAILABLE, 0.999, 1000, 16.7, observe_time=NOW),
     }
     return Standing(**(given | fields))

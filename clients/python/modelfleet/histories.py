@@ -162,7 +162,7 @@ class History:
 
     def _kinds(self) -> tuple[str, ...]:
         has = self._names.keys()
-        if not {"score", "logit"} & has:
+        if "request_id" in has and not {"score", "logit"} & has:
             return (LABELS,)
         if {"request_id", "label_time"} <= has:
             return (PREDICTIONS, LABELS)
@@ -183,7 +183,7 @@ class History:
         if lacks:
             raise HistoryError(
                 f"{self._path} lacks {', '.join(lacks)} for {' and '.join(self.kinds)}; "
-                f"it has: {', '.join(self._file.schema_arrow.names)}"
+                f"it has: {', '.join(self._file.schema_arrow.names)}; say what it calls them: --column OURS=THEIRS"
             )
 
     # Its rows

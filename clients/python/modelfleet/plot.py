@@ -6,6 +6,7 @@ gap.
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import textwrap
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Kind = Literal["line", "steps", "points", "band"]
-Mark = Literal["good", "bad", "unknown", "best"]
+Mark = Literal["good", "bad", "unknown", "best", "value", "range", "interval", "immature", "corrected"]
 
 SUFFIXES = (".png", ".svg")
 
@@ -29,13 +31,20 @@ _LIMIT_COLOUR = "#555555"
 _FILE_MARKERS = ("o", "X", "^", "s", "D", "v", "P", "*")
 # Without colours, characters tell the series apart.
 _TEXT_POINTS = ("●", "×", "▲", "■", "◆", "▼", "+", "*")
-# Points that mean something look the same in every chart: their colour, and their marker as text and in files.
+# What means something looks the same in every chart: its colour, and its marker as text and in files.
 _MARKS: dict[Mark, tuple[str, str, str]] = {
     "good": ("#009E73", "●", "o"),
     "bad": ("#D55E00", "×", "X"),
     "unknown": ("#999999", "▲", "^"),
     "best": ("#009E73", "◆", "D"),
+    "value": ("#0072B2", "*", "o"),
+    "range": ("#009E73", "-", ""),
+    "interval": ("#56B4E9", "·", ""),
+    "immature": ("#888888", "o", ""),
+    "corrected": ("#E69F00", "+", ""),
 }
+# Lines that are not the last word.
+_DASHED: dict[Mark, Any] = {"immature": (0, (1.5, 1.5)), "corrected": (0, (4, 1.5))}
 _TEXT_LINES = ("braille", "*", "+", "o", "#", "=", "~", "%")
 # Several limits differ in their strokes.
 _LIMIT_MARKERS = ("-", "·", "=", "¨")
@@ -66,7 +75,7 @@ class Series:
         kind: a line from point to point, steps (a value holds until the next), points alone, or a band from `y` to
             `upper`.
         upper: of a band: its upper edge, as many values.
-        mark: of points: what they mean; without it, their look is that of their place among the series.
+        mark: what it means; without it, its look is that of its place among the series.
 
     Raises:
         ValueError: the numbers of values differ.
@@ -108,6 +117,7 @@ class Chart:
         time_x: whether the horizontal axis is time.
         whole_x: whether the horizontal axis counts: it has whole numbers only.
         zero_y: whether the vertical axis begins at 0, so that heights are in proportion; not together with `log_y`.
+        height: of the axes, as a part of what is usual.
     """
 
     title: str
@@ -120,6 +130,7 @@ class Chart:
     time_x: bool = False
     whole_x: bool = False
     zero_y: bool = False
+    height: float = 1.0
 
 
 def write(charts: Chart | Sequence[Chart], path: Path | str) -> None:
@@ -142,12 +153,26 @@ def write(charts: Chart | Sequence[Chart], path: Path | str) -> None:
     }  # fmt: skip
     with mpl.rc_context(style):
         width, height = _PANEL_INCHES
-        figure = Figure(figsize=(width, height * len(charts)), layout="constrained")
-        for axes, chart in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
+        heights = [chart.height for chart in charts]
+        figure = Figure(figsize=(width, height * sum(heights)), layout="constrained")
+        panels = figure.subplots(len(charts), squeeze=False, height_ratios=heights)[:, 0]
+        for axes, chart in zip(panels, charts, strict=True):
             _draw(axes, chart)
-        # Without the date of its making, the same series give the same file.
-        undated = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
-        figure.savefig(path, dpi=_DOTS_AN_INCH, metadata=undated)
+        if Path(path).suffix.lower() == ".svg":
+            # Without the date of its making, the same series give the same file.
+            figure.savefig(path, metadata={"Date": None})
+        else:
+            _save_png(figure, path)
+
+
+def _save_png(figure: Figure, path: Path | str) -> None:
+    """Writes a figure with a palette, which takes a third of the bytes: there are few colours in a drawing."""
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=_DOTS_AN_INCH)
+    image = Image.open(drawn).convert("RGB").quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    image.save(path, format="png", optimize=True)
 
 
 def check(path: Path | str) -> None:
@@ -216,7 +241,9 @@ def _draw_series(axes: Axes, chart: Chart, series: Series, number: int) -> None:
     match series.kind:
         case "band":
             upper = [_or_gap(value, log=chart.log_y) for value in series.upper]
-            axes.fill_between(x, y, upper, color=color, alpha=0.2, linewidth=0, label=series.label)
+            # Where both are drawn, the range can be told from the interval.
+            shade = 0.12 if series.mark == "range" else 0.25
+            axes.fill_between(x, y, upper, color=color, alpha=shade, linewidth=0, label=series.label)
         case "points":
             axes.plot(x, y, linestyle="none", marker=marker, markersize=7, color=color, label=series.label)
         case "steps":
@@ -224,7 +251,8 @@ def _draw_series(axes: Axes, chart: Chart, series: Series, number: int) -> None:
         case "line":
             # Few points are worth seeing one by one.
             dots = marker if len(x) <= 40 else ""
-            axes.plot(x, y, color=color, linewidth=1.6, marker=dots, markersize=4, label=series.label)
+            dashes = _DASHED.get(series.mark, "-") if series.mark else "-"
+            axes.plot(x, y, color=color, linewidth=1.6, linestyle=dashes, marker=dots, markersize=4, label=series.label)
 
 
 def _number_axes(axes: Axes, chart: Chart) -> None:
@@ -352,11 +380,12 @@ class _TextPanel:
 
     def _marker(self, number: int) -> str:
         series = self._chart.series[number]
+        if self._color and series.kind != "points":
+            return "braille"
         if series.mark:
             return _MARKS[series.mark][1]
-        if series.kind == "points":
-            return _TEXT_POINTS[number % len(_TEXT_POINTS)]
-        return "braille" if self._color else _TEXT_LINES[number % len(_TEXT_LINES)]
+        characters = _TEXT_POINTS if series.kind == "points" else _TEXT_LINES
+        return characters[number % len(characters)]
 
     def _in_legend(self, number: int) -> str:
         marker = self._marker(number)

@@ -23,8 +23,8 @@ Request: TypeAlias = (
 MAX_BATCH_ROWS: Final = 16_384
 _PART_ROWS: Final = 2_048
 _MOST_NAMES: Final = 255
-# Rows of statistics in a message: 4 MiB hold some 25,000.
-_MOST_SUMS: Final = 16_384
+# Rows of statistics in a message: of 126 bytes at most, and 4 MiB hold a few more.
+_MOST_SUMS: Final = 30_000
 # Events that the service takes, with a margin for clocks that differ.
 _PAST_MICROS: Final = (90 * 24 - 1) * 3_600_000_000
 _FUTURE_MICROS: Final = 4 * 60_000_000
@@ -207,9 +207,9 @@ class Aggregate:
         return self._statistics.examples
 
     def has_room_for(self, part: Part) -> bool:
-        """Says whether rows still fit; they may need as many sums as there are rows."""
+        """Says whether rows still fit; each may need an exposure, a positive and a bin of its own."""
         names = self._models.has_room_for(part.models) and self._predictions.has_room_for(part.predictions)
-        return names and self._statistics.size + 2 * part.rows <= 2 * _MOST_SUMS
+        return names and self._statistics.size + 3 * part.rows <= _MOST_SUMS
 
     def add(self, part: Part, now_micros: int) -> Part | None:
         """Adds examples; returns those that the service would refuse, for it to count them."""

@@ -47,7 +47,9 @@ class Alertmanager:
     """One Alertmanager. Of a cluster each is told: they agree among themselves on who notifies."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        parsed = httpx.URL(url)
+        # For people and figures: a password in its URL is told to nobody.
+        self.host = parsed.host if parsed.port is None else f"{parsed.host}:{parsed.port}"
         # Where it is, is the operator's word alone: neither answers nor the environment lead elsewhere.
         self._http = httpx.AsyncClient(
             base_url=url, follow_redirects=False, trust_env=False, verify=ssl.create_default_context()

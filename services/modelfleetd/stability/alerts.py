@@ -22,6 +22,7 @@ from modelfleetd.kit.db import Connection, Database
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.names import ALERT
 from modelfleetd.stability.alertmanager import Alertmanager, Posted
+from modelfleetd.stability.delivery_metrics import DeliveryMetrics
 from modelfleetd.stability.domain import announcement as announced
 from modelfleetd.stability.domain.alert import Alert, Kind, State
 from modelfleetd.stability.domain.alerting import Known, Observed, derive
@@ -188,15 +189,21 @@ class Deriving:
         self, models: Sequence[WatchedModel], tenures: Mapping[str, Sequence[Tenure]], end_minute: int
     ) -> dict[Kind, Burning]:
         slos = {tenure.slo for each in tenures.values() for tenure in each}
-        own = {}
-        for objective, recent in self._recent.items():
-            slices = await recent.until(end_minute, slos)
-            own[objective] = np.stack([own_minutes(tenures[model.name], slices, end_minute) for model in models])
-        own[Objective.COVERAGE] = coverage_slices(own[Objective.STABILITY])
-        return {
-            kind: burning(own[objective], np.array([target_of(model.service_level, objective) for model in models]))
-            for kind, objective in _OBJECTIVES.items()
-        }
+        slices = {objective: await recent.until(end_minute, slos) for objective, recent in self._recent.items()}
+
+        def compute() -> dict[Kind, Burning]:
+            own = {
+                objective: np.stack([own_minutes(tenures[model.name], of_slo, end_minute) for model in models])
+                for objective, of_slo in slices.items()
+            }
+            own[Objective.COVERAGE] = coverage_slices(own[Objective.STABILITY])
+            return {
+                kind: burning(own[each], np.array([target_of(model.service_level, each) for model in models]))
+                for kind, each in _OBJECTIVES.items()
+            }
+
+        # Beside the calls of others, which wait for no derivation.
+        return await asyncio.to_thread(compute)
 
     async def forget(self) -> None:
         """Forgets what is older than is promised."""
@@ -214,13 +221,15 @@ class Delivery:
         alertmanager: Alertmanager,
         database: Database,
         clock: Clock,
+        metrics: DeliveryMetrics,
         dashboard_url: str = "",
         resend: timedelta = RESEND,
     ) -> None:
-        self.name = f"alerts to {alertmanager.url}"
+        self.name = f"alerts to {alertmanager.host}"
         self._alertmanager = alertmanager
         self._database = database
         self._clock = clock
+        self._metrics = metrics
         self._dashboard_url = dashboard_url
         self._resend = resend
         self._woken = asyncio.Event()
@@ -235,9 +244,11 @@ class Delivery:
             self._woken.clear()
             try:
                 await self.round()
+                self._metrics.taken(self._alertmanager.host, self._clock.now().timestamp())
                 pause = self._resend.total_seconds()
                 retry = _FIRST_RETRY_SECONDS
             except PartUnavailable as error:
+                self._metrics.failed(self._alertmanager.host)
                 # What is to be told is in the database: nothing is lost meanwhile.
                 _log.warning("%s: %s Again in %.0f s", self.name, error, retry)
                 pause, retry = retry, min(2 * retry, self._resend.total_seconds())

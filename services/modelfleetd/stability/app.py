@@ -17,12 +17,14 @@ from modelfleetd.stability.alertmanager import Alertmanager
 from modelfleetd.stability.alerts import DERIVE_SECONDS, Delivery, Deriving
 from modelfleetd.stability.api import StabilityServicer
 from modelfleetd.stability.budgets import BUDGET_SECONDS, BudgetKeeper
+from modelfleetd.stability.delivery_metrics import DeliveryMetrics
 from modelfleetd.stability.domain.alerting import Known
 from modelfleetd.stability.domain.fleet import WatchedModel
 from modelfleetd.stability.domain.known import known_of
 from modelfleetd.stability.evaluator import TICK_SECONDS, Evaluator
 from modelfleetd.stability.fleet import TEAMS_SECONDS, Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
+from modelfleetd.stability.judging import Judge
 from modelfleetd.stability.learner import LEARN_SECONDS, DelayLearner
 from modelfleetd.stability.proposer import Proposer
 from modelfleetd.stability.published import MOST_MODELS, Published
@@ -35,7 +37,7 @@ _SWEEP_SECONDS = 300.0
 
 
 @asynccontextmanager
-async def _published(metrics: IntakeMetrics) -> AsyncIterator[None]:
+async def _published(metrics: IntakeMetrics | DeliveryMetrics) -> AsyncIterator[None]:
     end = metrics.publish()
     try:
         yield
@@ -49,23 +51,27 @@ async def build(service: Service) -> None:
     store = Store(database)
     registry = Registry(service.client.registry, service.clock)
     fleet = await service.enter(Fleet(service.client))
-    metrics = IntakeMetrics()
+    metrics = IntakeMetrics(service.clock)
     evaluator = Evaluator(database, store.delays, fleet, service.client.registry, service.clock, service.id)
     service.at_end(evaluator.resign)
     budgets = BudgetKeeper(database, fleet)
+    reading_budgets = Periodic("budgets", BUDGET_SECONDS, budgets.refresh, service.clock)
+    budgets.wake = reading_budgets.wake
     service.work(
         Periodic("stability sweep", _SWEEP_SECONDS, lambda: store.sweep(service.clock.now()), service.clock),
         Periodic("learn delays", LEARN_SECONDS, DelayLearner(store, registry, service.clock).learn, service.clock),
         Periodic("read who is on call", TEAMS_SECONDS, fleet.read_teams, service.clock),
         Periodic("evaluation", TICK_SECONDS, evaluator.tick, service.clock, jitter=0.0),
         Periodic("slices sweep", _SWEEP_SECONDS, evaluator.sweep, service.clock),
-        Periodic("budgets", BUDGET_SECONDS, budgets.current, service.clock),
+        reading_budgets,
     )
+    deliveries = DeliveryMetrics()
     if service.config.metrics_listen:
         await service.enter(_published(metrics))
+        await service.enter(_published(deliveries))
         most = getattr(service.options, "max_published_models", MOST_MODELS)
         service.publish(Published(evaluator, budgets, service.clock, most).text)
-    alerting = work_of_alerts(service, database, fleet, evaluator)
+    alerting = work_of_alerts(service, database, fleet, evaluator, deliveries)
     server = service.server(roles=service.registry_roles(), team_of=team_of(database, registry.team_of))
     writer, reader = Writer(store, service.clock), Reader(store, service.clock)
     proposer = Proposer(database, fleet, service.clock, store.delays)
@@ -81,17 +87,20 @@ async def build(service: Service) -> None:
         service.clock,
         alerting.wake,
         proposer,
+        Judge(store, service.clock),
     )
     server.add(servicer, stability_pb2_grpc.add_StabilityServiceServicer_to_server)
 
 
-def work_of_alerts(service: Service, database: Database, fleet: Fleet, evaluator: Evaluator) -> Periodic:
+def work_of_alerts(
+    service: Service, database: Database, fleet: Fleet, evaluator: Evaluator, metrics: DeliveryMetrics
+) -> Periodic:
     """Has alerts derived and delivered; returns what is woken when silences change."""
     deliveries = []
     for url in service.config.alertmanager_url:
         alertmanager = Alertmanager(url)
         service.at_end(alertmanager.close)
-        deliveries.append(Delivery(alertmanager, database, service.clock, service.config.dashboard_url))
+        deliveries.append(Delivery(alertmanager, database, service.clock, metrics, service.config.dashboard_url))
 
     def deliver() -> None:
         for delivery in deliveries:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from modelfleetd.kit.db import Database
@@ -31,6 +31,8 @@ class BudgetKeeper:
         self._fleet = fleet
         self._reading = asyncio.Lock()
         self._newest: Budgets | None = None
+        # Has `refresh` called soon.
+        self.wake: Callable[[], None] = lambda: None
 
     @property
     def newest(self) -> Budgets | None:
@@ -38,11 +40,23 @@ class BudgetKeeper:
         return self._newest
 
     async def current(self) -> Budgets:
-        """Returns the budgets as of the minute that was evaluated last.
+        """Returns the budgets of the models that serve now.
+
+        They may be as of the minute before for the moment that it takes to read what the newest one added.
 
         Raises:
             PartUnavailable: the registry, or the database, has not answered yet.
         """
+        await self._fleet.wait_ready(_READY_SECONDS)
+        known = self._newest
+        if known is None or known.fleet is not self._fleet.view():
+            return await self.refresh()
+        if await slices.newest_minute(self._database) != known.minute:
+            self.wake()
+        return known
+
+    async def refresh(self) -> Budgets:
+        """Reads what has been evaluated since, and returns it. Raises as `current` does."""
         await self._fleet.wait_ready(_READY_SECONDS)
         fleet = self._fleet.view()
         async with self._reading:
@@ -50,9 +64,8 @@ class BudgetKeeper:
             before = self._newest
             if before is None or before.minute != minute or before.fleet is not fleet:
                 histories = {kind: await self._history(fleet, kind, minute) for kind in KEPT}
-                self._newest = await asyncio.to_thread(budget.budgets, fleet, histories)
-            assert self._newest is not None
-            return self._newest
+                before = self._newest = await asyncio.to_thread(budget.budgets, fleet, histories)
+            return before
 
     async def _history(self, fleet: WatchedFleet, kind: Objective, minute: int) -> History:
         slos = [model.slo for model in fleet.models.values()]

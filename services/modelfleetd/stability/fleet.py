@@ -10,8 +10,9 @@ from modelfleet import AsyncClient
 from modelfleet.errors import ModelfleetError
 from modelfleet.snapshot import AsyncSnapshot, Route
 from modelfleetd.errors import PartUnavailable
-from modelfleetd.stability.domain.fleet import WatchedFleet, WatchedModel
-from modelfleetd.stability.wire.fleet import watched_models
+from modelfleetd.names import MODEL, MODEL_TYPE
+from modelfleetd.stability.domain.fleet import HealthyRange, Metric, WatchedFleet, WatchedModel
+from modelfleetd.stability.wire.fleet import healthy_ranges, watched_models
 
 _log = logging.getLogger(__name__)
 # Who is on call changes by people's hands.
@@ -70,6 +71,17 @@ class Fleet:
             self._view = WatchedFleet(seen[0], self._models())
             self._seen = seen
         return self._view
+
+    def healthy_ranges(self, model: str) -> dict[tuple[str, Metric], HealthyRange]:
+        """Returns the healthy ranges of any model: its own, else its type's. Candidates have them before they serve.
+
+        Raises:
+            PartUnavailable: the registry has never answered yet.
+        """
+        if not self._snapshot.is_ready:
+            raise PartUnavailable("registry")
+        route = self._snapshot.route(MODEL_TYPE.format(MODEL.parse(model)[0]))
+        return {} if route is None else healthy_ranges(route, model)
 
     async def read_teams(self) -> None:
         """Reads who is on call. What was known stays where the registry does not answer."""

@@ -41,6 +41,7 @@ METRICS: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
         "1 for each model that serves, with what others are joined to",
     ),
     "modelfleet_model_traffic_share": (_MODEL, "Share of its route's traffic, over all regions"),
+    "modelfleet_model_requests_per_second": (_MODEL, "Requests that it answers, over all regions, as agents report"),
     "modelfleet_stability_stable": (_MODEL, "1: every prediction is in its healthy ranges, 0: one is not"),
     "modelfleet_stability_state": ((*_MODEL, "state"), "1 for the state that stability is in, 0 for the others"),
     "modelfleet_stability_available": (_MODEL, "1: its requests succeed in time, 0: too many do not"),
@@ -222,6 +223,8 @@ class _Page:
             self.add("modelfleet_stability_stable", labels, standing.state is ModelState.STABLE)
         for state in ModelState:
             self.add("modelfleet_stability_state", f'{labels},state="{state.name}"', state is standing.state)
+        if standing.availability.observe_time is not None:
+            self.add("modelfleet_model_requests_per_second", labels, standing.availability.request_rate)
         available = standing.availability.state
         if available is not AvailabilityState.UNKNOWN:
             self.add("modelfleet_stability_available", labels, available is AvailabilityState.AVAILABLE)

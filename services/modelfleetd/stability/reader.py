@@ -1,21 +1,18 @@
-"""Answers questions about what was written: series and judgements."""
+"""Answers questions about what was written: series."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd.clock import Clock
 from modelfleetd.errors import invalid
-from modelfleetd.stability.domain.criteria import Criterion, DeclaredPrediction
-from modelfleetd.stability.domain.judge import Case, Judgement, judge
+from modelfleetd.stability.domain.criteria import DeclaredPrediction
 from modelfleetd.stability.domain.maturity import MINUTE_MICROS, mature_before, micros
-from modelfleetd.stability.domain.points import Evidence, Span, span_between
+from modelfleetd.stability.domain.points import Span, span_between
 from modelfleetd.stability.domain.segments import grain
 from modelfleetd.stability.domain.series import Asked, Series, make_series
-from modelfleetd.stability.registry import DeclaredType
 from modelfleetd.stability.store import Store
 
 RESOLUTIONS: Final = (timedelta(minutes=1), timedelta(minutes=5), timedelta(hours=1))
@@ -25,7 +22,7 @@ _FEW_POINTS: Final = 2000
 
 
 class Reader:
-    """Reads statistics and makes metrics and judgements of them."""
+    """Reads statistics and makes metrics of them."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -64,43 +61,6 @@ class Reader:
             ignores_missing=prediction.ignores_missing,
         )
         return await asyncio.to_thread(make_series, stored, asked, delays[key])
-
-    async def judge(
-        self,
-        declared: DeclaredType,
-        model: str,
-        baseline: str,
-        criteria: Sequence[Criterion],
-        start: datetime,
-        end: datetime | None,
-    ) -> Judgement:
-        """Judges a model, against its baseline where one is given, on the same span and maturity.
-
-        Raises:
-            InvalidFields: the span is none.
-        """
-        now = self._clock.now()
-        span = span_between(start, end, now)
-        windows = {c.prediction: declared.predictions[c.prediction].attribution_window for c in criteria}
-        models = [model, baseline] if baseline else [model]
-        wanted = {(name, key): mature_before(now, window) for name in models for key, window in windows.items()}
-        found = await self._store.evidence(wanted, span, now)
-
-        def evidence(name: str, prediction: str) -> Evidence:
-            return sum(found.get((name, prediction), {}).values(), Evidence())
-
-        cases = [
-            Case(
-                criterion,
-                windows[criterion.prediction],
-                span,
-                now,
-                evidence(model, criterion.prediction),
-                evidence(baseline, criterion.prediction) if baseline else None,
-            )
-            for criterion in criteria
-        ]
-        return judge(cases, span)
 
 
 def _minutes(resolution: timedelta | None, span: Span, now: datetime) -> int:

@@ -2,9 +2,11 @@
 
 A block is a matrix of series × minutes before now. Series whose labels come within hours are in one block, up to now.
 Where labels take longer, NE looks so far back that a series is in two: its newest minutes, and those that mature now.
-The latter are read from the rows by 5 minutes, which are few and are kept for long; and since what has matured hardly
-ever changes, it is looked through for changes now and then only, while what matures is read at once. All costs 18
-numbers a series and minute of memory, and each round what has changed, whatever was ever written.
+
+The newest minutes are read by the minute; all before them from the rows by 5 minutes, which are a thirtieth as many,
+each spread evenly over its minutes. What has matured hardly ever changes, so it is looked through for changes now and
+then only, while what matures is read at once. All costs 18 numbers a series and minute of memory, and each round what
+has changed, whatever was ever written.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy.typing as npt
 
 from modelfleetd.kit.db import Connection, Database
 from modelfleetd.stability.domain.exact import SCALE, Floats
-from modelfleetd.stability.domain.looks import Pair, Reach
+from modelfleetd.stability.domain.looks import WIDE, Pair, Reach
 from modelfleetd.stability.domain.points import Span
 from modelfleetd.stability.domain.windows import MinuteSeries
 from modelfleetd.stability.store import minutes
@@ -65,33 +67,46 @@ class Block:
             made.sums[:, new], made.is_read[new] = self.sums[:, old], self.is_read[old]
         return made
 
-    def move(self, now: int) -> int:
-        """Moves on to another minute; returns the first minute that is new."""
+    @property
+    def coarse(self) -> Span:
+        """What is read by 5 minutes: all but the newest minutes; of what has matured, all."""
+        start, end = (minute // WIDE * WIDE for minute in (self.span.start, self.span.end))
+        return Span(start, end if self.reach.is_matured else end - WIDE)
+
+    def move(self, now: int) -> None:
+        """Moves on to another minute."""
         span, before = self.reach.at(now), self.span
         passed = span.start - before.start
         if not 0 <= passed < span.end - span.start:
             self.forget()
-            before = Span(span.start, span.start)
         elif passed:
             self.sums[..., :-passed] = self.sums[..., passed:]
             self.sums[..., -passed:] = 0.0
         self.span = span
-        return before.end
 
     def forget(self) -> None:
         """Forgets all that was read."""
         self.sums[:], self.is_read[:] = 0.0, False
         self.seen = None
 
-    def put(self, row_of: Mapping[int, int], found: Sequence[Rows]) -> None:
-        """Puts minutes into their places."""
+    def put(self, row_of: Mapping[int, int], rows: Rows, width: int) -> None:
+        """Puts rows into their places, each spread over as many minutes as it is of."""
+        if not len(rows):
+            return
         numbers = np.array(sorted(row_of))
         places = np.array([row_of[number] for number in numbers.tolist()])
-        for rows in found:
-            series, minute = places[np.searchsorted(numbers, rows["series"])], rows["minute"] - self.span.start
-            for name in rows.dtype.names or ():
-                if name in _PLACES:
-                    self.sums[_PLACES[name], series, minute] = rows[name] * (1.0 if name in _COUNTS else 1.0 / SCALE)
+        series, first = places[np.searchsorted(numbers, rows["series"])], rows["minute"] - self.span.start
+        for name in rows.dtype.names or ():
+            if name not in _PLACES:
+                continue
+            value = rows[name] * ((1.0 if name in _COUNTS else 1.0 / SCALE) / width)
+            for offset in range(width):
+                minute = first + offset
+                inside = (minute >= 0) & (minute < self.sums.shape[2])
+                if inside.all():
+                    self.sums[_PLACES[name], series, minute] = value
+                else:
+                    self.sums[_PLACES[name], series[inside], minute[inside]] = value[inside]
 
     def series(self) -> MinuteSeries:
         """Returns all that is known, as verdicts look at it."""
@@ -155,19 +170,24 @@ class Recent:
     async def _refresh(self, conn: Connection, block: Block, now: int, seen: Seen) -> None:
         if block.seen is not None and not block.seen.is_followed_by(seen):
             block.forget()
-        new_from = block.move(now)
+        coarse_before = block.coarse.end
+        block.move(now)
         row_of = {self._numbers[pair]: row for row, pair in enumerate(block.pairs) if pair in self._numbers}
         read = {number: row for number, row in row_of.items() if block.is_read[row]}
         unread = {number: row for number, row in row_of.items() if not block.is_read[row]}
-        by_five = block.reach.is_matured
-        looks_through = not by_five or block.rounds % MATURED_ROUNDS == 0
+        looks_through = not block.reach.is_matured or block.rounds % MATURED_ROUNDS == 0
+        coarse = block.coarse
         if read:
             since = block.seen.transaction if looks_through and block.seen is not None else None
-            block.put(read, await minutes.read_changed(conn, list(read), block.span, new_from, since, by_five=by_five))
+            rows = await minutes.read_changed(conn, list(read), coarse, coarse_before, since)
+            await asyncio.to_thread(block.put, read, rows, WIDE)
         # All that there is of some may be much: never more than fits into a statement's time.
         for numbers in _in_parts(list(unread)):
-            found = await minutes.read_changed(conn, numbers, block.span, block.span.start, None, by_five=by_five)
-            await asyncio.to_thread(block.put, unread, found)
+            rows = await minutes.read_changed(conn, numbers, coarse, coarse.start, None)
+            await asyncio.to_thread(block.put, unread, rows, WIDE)
+        if row_of and coarse.end < block.span.end:
+            for rows in await minutes.read_minutes(conn, list(row_of), Span(coarse.end, block.span.end)):
+                await asyncio.to_thread(block.put, row_of, rows, 1)
         block.is_read[list(unread.values())] = True
         block.rounds += 1
         if looks_through or block.seen is None:

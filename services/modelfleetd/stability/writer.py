@@ -93,7 +93,7 @@ class Writer:
         async with self._store.write(sender.batch, now, _oldest(rows.event, refusals)) as write:
             if write.written is not None:
                 return write.written
-            return await self._conclude(write, series, len(rows), refusals, {True: counted})
+            return await self._conclude(write, series, len(rows), refusals, {True: counted}, rows.event)
 
     async def predictions(self, sender: Sender, raw: RawBatch) -> Outcome:
         """Writes predictions, joined with labels that came before them."""
@@ -112,7 +112,7 @@ class Writer:
             refusals += refuse(rows, rows.event // MINUTE_MICROS, known, Reason.DUPLICATE)
             rows = take(rows, _all_but(known, len(rows)))
             counted, late = await self._join_predictions(write, sender, series, rows)
-            return await self._conclude(write, series, len(rows), refusals, {False: counted}, late)
+            return await self._conclude(write, series, len(rows), refusals, {False: counted}, rows.event, late)
 
     async def labels(self, sender: Sender, raw: RawBatch) -> Outcome:
         """Writes labels, joined with the predictions that came before them."""
@@ -131,7 +131,7 @@ class Writer:
                 return write.written
             await waiting.take_turn(write.conn, sender.batch.model_type)
             joined, refused, counted = await self._join_labels(write, sender, series, rows)
-            return await self._conclude(write, series, taken + joined, refusals + refused, {False: counted})
+            return await self._conclude(write, series, taken + joined, refusals + refused, {False: counted}, rows.time)
 
     async def statistics(self, sender: Sender, raw: RawStatistics) -> Outcome:
         """Adds sums that the producer has made."""
@@ -141,7 +141,8 @@ class Writer:
         async with self._store.write(sender.batch, now, _oldest(given.minute * MINUTE_MICROS, refusals)) as write:
             if write.written is not None:
                 return write.written
-            return await self._conclude(write, series, len(given.minute), refusals, given.counted)
+            newest = given.minute * MINUTE_MICROS
+            return await self._conclude(write, series, len(given.minute), refusals, given.counted, newest)
 
     async def _join_predictions(
         self, write: Write, sender: Sender, series: Integers, rows: Predictions
@@ -181,7 +182,7 @@ class Writer:
         new = ~too_late & ~settled
         refusals = refuse(given, minute, too_late, Reason.TOO_LATE) + refuse(given, minute, settled, Reason.DUPLICATE)
         given, first = take(given, new), found.label[new] < 0
-        await waiting.mark_predictions(write.conn, _of(series, given), found.shelf[new], given)
+        await waiting.mark_predictions(write.conn, found.at.pick(new), given.label)
 
         counted = Statistics.none()
         for is_logit in (False, True):
@@ -206,7 +207,7 @@ class Writer:
         again = take(rows, found.place)
         better = again.label > found.label
         replaced = take(again, better)
-        await waiting.mark_labels(write.conn, _of(series, replaced), found.shelf[better], replaced)
+        await waiting.mark_labels(write.conn, found.at.pick(better), replaced.label)
         fresh = take(rows, _all_but(found.place, len(rows)))
         shelves = sender.shelving.shelves(fresh.time, fresh.prediction)
         await waiting.keep_labels(write.conn, _of(series, fresh), shelves, fresh)
@@ -232,6 +233,7 @@ class Writer:
         accepted: int,
         refusals: Refusals,
         counted: Mapping[bool, Statistics],
+        time: Integers,
         late: Refusals | None = None,
     ) -> Outcome:
         """Adds what counts, by whether the labels are known; ends the batch.
@@ -240,7 +242,8 @@ class Writer:
         """
         everything = refusals if late is None else refusals + late
         await write.add(series, counted, count_refusals(everything.within(*series.shape)))
-        return await write.conclude(Outcome(accepted, refusals.summary()))
+        newest = int(time.max()) if len(time) else None
+        return await write.conclude(Outcome(accepted, refusals.summary(), newest_event=newest))
 
 
 def _without_repeated(

@@ -19,7 +19,7 @@ from modelfleet.cli import render
 from modelfleet.cli.parameters import DURATION
 from modelfleet.cli.registry import describe_change
 from modelfleet.cli.session import Session, with_session
-from modelfleet.cli.stability.series import figure
+from modelfleet.cli.stability.show import figure
 from modelfleet.incidents import Kind, Problem
 from modelfleet.investigate import Investigation, Neighbours, investigate, plain
 from modelfleet.lookup import Ambiguous, NothingFound, described, typed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -55,6 +56,44 @@ class DurationParameter(click.ParamType[Duration]):
             for number, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|s|m|h|d)", text)
         )
         return Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
+
+
+class RatioParameter(click.ParamType[float]):
+    """A ratio: `1%` or `0.01`."""
+
+    name = "ratio"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The ratio: 0.01 for either."""
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        try:
+            ratio = Decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except InvalidOperation:
+            self.fail(f"'{text}' is not a ratio; write 1% or 0.01", param, ctx)
+        if not 0 < ratio < 1000:
+            self.fail(f"'{text}' is not above 0 and below 1000", param, ctx)
+        return float(ratio)
+
+
+class RangeParameter(click.ParamType[tuple[float, float]]):
+    """A closed range: `0.95..1.05`; `..1.05` begins at 0, `0.95..` has no end."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        """Both ends."""
+        if isinstance(value, tuple):
+            return value
+        low, dots, high = str(value).strip().partition("..")
+        try:
+            ends = float(low or 0), float(high or math.inf)
+        except ValueError:
+            dots, ends = "", (0.0, 0.0)
+        if not dots or not (low or high) or not 0 <= ends[0] <= ends[1]:
+            self.fail(f"'{value}' is not a range; write LOW..HIGH, such as 0.95..1.05, ..1.05 or 0.95..", param, ctx)
+        return ends
 
 
 class SizeParameter(click.ParamType[int]):
@@ -184,6 +223,8 @@ class PointParameter(click.ParamType[Point]):
 SHARE = ShareParameter()
 DURATION = DurationParameter()
 SIZE = SizeParameter()
+RATIO = RatioParameter()
+RANGE = RangeParameter()
 ENTRY = EntryParameter()
 SCOPE = EntryParameter(others=("teams", "regions"))
 UNTIL = UntilParameter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,6 +18,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from modelfleet import wording
 from modelfleet.cli import tables
@@ -25,6 +27,7 @@ from modelfleet.plot import Chart
 
 _PIPE_WIDTH = 400
 _CHART_WIDTH, _CHART_HEIGHT = 100, 16
+_CHART_GAP, _TWO_CHARTS_WIDTH = 3, 140
 
 Column = tuple[str, Callable[[Any], str]]
 
@@ -102,15 +105,27 @@ def listing(session: Session, messages: Iterable[Message], columns: Sequence[Col
     console().print(table([name for name, _ in columns], ([cell(m) for _, cell in columns] for m in messages)))
 
 
-def curves(charts: Iterable[Chart]) -> None:
-    """Draws charts as text, as wide as the terminal."""
+def curves(charts: Iterable[Chart], *, beside: bool = False) -> None:
+    """Draws charts as text, as wide as the terminal; with `beside` two in a row where there is room for them."""
     from modelfleet import plot
 
     terminal = Console()
-    width = min(terminal.width, _CHART_WIDTH)
-    for chart in charts:
+    in_a_row = 2 if beside and terminal.width >= _TWO_CHARTS_WIDTH else 1
+    width = min((terminal.width - _CHART_GAP * (in_a_row - 1)) // in_a_row, _CHART_WIDTH)
+    drawn = [
+        plot.terminal(chart, width, round(_CHART_HEIGHT * chart.height), color=terminal.color_system is not None)
+        for chart in charts
+    ]
+    for first in range(0, len(drawn), in_a_row):
         click.echo()
-        click.echo(plot.terminal(chart, width, _CHART_HEIGHT, color=terminal.color_system is not None))
+        columns = [text.splitlines() for text in drawn[first : first + in_a_row]]
+        for line in itertools.zip_longest(*columns, fillvalue=""):
+            click.echo((" " * _CHART_GAP).join(_padded(cell, width) for cell in line).rstrip())
+
+
+def _padded(line: str, width: int) -> str:
+    """A line with spaces after it; the escape sequences of its colours take no room."""
+    return line + " " * (width - Text.from_ansi(line).cell_len)
 
 
 def picture(charts: Sequence[Chart], path: str) -> None:

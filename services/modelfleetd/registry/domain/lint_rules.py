@@ -22,7 +22,7 @@ from modelfleetd.registry.domain.lint import (
     is_expired,
 )
 from modelfleetd.registry.domain.resource import Tier
-from modelfleetd.registry.domain.resources import FunnelStage, ModelRole, ModelType, Prediction, Role
+from modelfleetd.registry.domain.resources import FunnelStage, Metric, ModelRole, ModelType, Prediction, Role
 from modelfleetd.registry.domain.serving import WHOLE
 from modelfleetd.registry.domain.waivers import LintWaiver
 
@@ -269,14 +269,22 @@ def _not_applicable(facts: TypeFacts) -> Fault | None:
 
 
 def _ne_range(facts: TypeFacts) -> Fault | None:
-    without = [prediction.id for prediction in facts.entry.predictions if prediction.ne_range is None]
+    ranged = _ranged(facts.entry, Metric.NE)
+    predictions = facts.entry.predictions
+    without = [each.id for each in predictions if each.ne_range is None and each.id not in ranged]
     return _fault(bool(without), f"the normalized entropy of {_short(without)} has no healthy range and is not judged")
 
 
 def _defaults(facts: TypeFacts) -> Fault | None:
-    untouched = [each.id for each in facts.entry.predictions if _is_default(each)]
+    ranged = _ranged(facts.entry, Metric.CALIBRATION)
+    untouched = [each.id for each in facts.entry.predictions if _is_default(each) and each.id not in ranged]
     message = f"window, calibration range and positives of {_short(untouched)} are the defaults: nobody has chosen them"
     return _fault(bool(untouched), message)
+
+
+def _ranged(entry: ModelType, metric: Metric) -> set[str]:
+    """Returns the predictions that have a healthy range of a metric."""
+    return {healthy.prediction for healthy in entry.healthy_ranges if healthy.metric is metric}
 
 
 def _is_default(prediction: Prediction) -> bool:
@@ -336,6 +344,21 @@ def _dashboard(facts: TypeFacts) -> Fault | None:
 def _evidence_rules(facts: TypeFacts) -> Fault | None:
     wanted = facts.entry.tier in BY_REQUEST and not facts.entry.evidence_rules
     return _fault(wanted, "no rule says what a model must show before it is launched")
+
+
+# What the tiers give that come by request; others may promise what they like.
+_PROMISED: Final = {Tier.TIER0: 0.999, Tier.TIER1: 0.995}
+
+
+def _service_level(facts: TypeFacts) -> Fault | None:
+    tier, level = facts.entry.tier, facts.entry.service_level
+    promised = _PROMISED.get(tier) if tier is not None else None
+    if promised is None or level is None:
+        return None
+    stated = {"stability": level.stability, "availability": level.availability}
+    low = [f"{target:g} of {name}" for name, target in stated.items() if 0 < target < promised]
+    assert tier is not None
+    return _fault(bool(low), f"it promises {' and '.join(low)}: {tier.name} gives {promised:g}")
 
 
 TYPE_RULES: Final[tuple[Rule[TypeFacts], ...]] = (
@@ -415,6 +438,13 @@ TYPE_RULES: Final[tuple[Rule[TypeFacts], ...]] = (
         "Attribution window, calibration range and fewest positives of a prediction are chosen, not the defaults.",
         _TYPE + "'predictions=[{id: click, attribution_window: 1800s}]', with all its predictions",
         _defaults,
+    ),
+    Rule(
+        "service-level-low",
+        WARNING,
+        "TIER0 and TIER1 promise no less than what their tier gives.",
+        _TYPE + "'service_level={}' for what the tier gives",
+        _service_level,
     ),
     Rule(
         "demand-missing",

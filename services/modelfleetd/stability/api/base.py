@@ -14,6 +14,7 @@ from modelfleetd.stability.budgets import BudgetKeeper
 from modelfleetd.stability.evaluator import Evaluator
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
+from modelfleetd.stability.judging import Judge
 from modelfleetd.stability.proposer import Proposer
 from modelfleetd.stability.reader import Reader
 from modelfleetd.stability.registry import Registry
@@ -38,6 +39,7 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         clock: Clock,
         silences_changed: Callable[[], None],
         proposer: Proposer,
+        judge: Judge,
     ) -> None:
         self._registry = registry
         self._writer = writer
@@ -50,3 +52,4 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         self._clock = clock
         self._silences_changed = silences_changed
         self._proposer = proposer
+        self._judge = judge

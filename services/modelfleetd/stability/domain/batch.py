@@ -38,3 +38,4 @@ class Outcome:
     accepted_rows: int
     rejected: tuple[RejectedRows, ...]
     duplicate: bool = False
+    newest_event: int | None = None  # microseconds since 1970, of the rows that were taken; is not kept

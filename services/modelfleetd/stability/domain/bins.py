@@ -17,14 +17,22 @@ HIGHEST: Final = 8.0
 PER_UNIT: Final = BINS / (HIGHEST - LOWEST)
 
 
+# Arrays, since numbers of Python have to be made into such at every use.
+_PER_UNIT: Final = np.array(PER_UNIT)
+_OFFSET: Final = np.array(-LOWEST * PER_UNIT)
+_FIRST: Final = np.array(0, dtype=np.int16)
+_LAST: Final = np.array(BINS - 1, dtype=np.int16)
+
+
 def bins_of(log_odds: Floats) -> Integers:
-    """Returns the bin of each value. The log-odds are overwritten."""
-    np.subtract(log_odds, LOWEST, out=log_odds)
-    np.multiply(log_odds, PER_UNIT, out=log_odds)
-    # A bin begins at its lower edge. Truncation does the same as rounding down, since nothing is left below 0.
-    np.clip(log_odds, 0.0, BINS - 1.0, out=log_odds)
-    found: Integers = log_odds.astype(np.int64)
-    return found
+    """Returns the bin of each value; log-odds beyond ±10,000 are not expected. They are overwritten."""
+    np.multiply(log_odds, _PER_UNIT, out=log_odds)
+    np.add(log_odds, _OFFSET, out=log_odds)
+    # A bin begins at its lower edge. Truncation does the same as rounding down, since nothing is left below 0. Narrow
+    # integers are compared many at a time.
+    narrow = log_odds.astype(np.int16)
+    np.minimum(np.maximum(narrow, _FIRST, out=narrow), _LAST, out=narrow)
+    return narrow.astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,11 @@ class Limits:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}"
+        return f"{self.low:.4g} to {self.high:.4g}"
 
 
 DEFAULT_CALIBRATION: Final = Limits(0.5, 2.0)
+ANYTHING: Final = Limits(0.0, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,12 @@ class Criterion:
     min_positives: int = DEFAULT_MIN_POSITIVES
     confidence: float = DEFAULT_CONFIDENCE
     include_immature: bool = False
+    max_calibration_difference: float = 0.0
+
+    @property
+    def compares(self) -> bool:
+        """Whether anything is demanded in relation to a baseline."""
+        return bool(self.max_ne_regression or self.max_calibration_difference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +83,9 @@ def checked(
     for index, criterion in enumerate(criteria):
         path = f"criteria[{index}]"
         violations += [FieldViolation(f"{path}{name}", text) for name, text in _wrong(criterion, declared)]
-        if criterion.max_ne_regression and not has_baseline:
-            violations.append(FieldViolation(f"{path}.max_ne_regression", "needs a baseline to compare with"))
+        for name in () if has_baseline else _COMPARING:
+            if getattr(criterion, name):
+                violations.append(FieldViolation(f"{path}.{name}", "needs a baseline to compare with"))
         if any(other.prediction == criterion.prediction for other in criteria[:index]):
             violations.append(FieldViolation(f"{path}.prediction", f"{criterion.prediction} has a criterion already"))
     if violations:
@@ -103,6 +111,8 @@ def confidence_or_default(confidence: float, path: str) -> float:
     return confidence or DEFAULT_CONFIDENCE
 
 
+# What is demanded in relation to a baseline, with an example.
+_COMPARING: Final = {"max_ne_regression": "0.02 for 2 %", "max_calibration_difference": "0.05 for 5 % either way"}
 _CONFIDENCE: Final = "must be above 0.5 and below 1, for example 0.99"
 
 
@@ -114,14 +124,15 @@ def _wrong(criterion: Criterion, declared: Mapping[str, DeclaredPrediction]) -> 
         limits: Limits | None = getattr(criterion, name)
         if limits is not None:
             found += [(f".{name}{rest}", text) for rest, text in _wrong_limits(limits)]
-    if not 0.0 <= criterion.max_ne_regression < math.inf:
-        found.append((".max_ne_regression", "must be 0 or more, for example 0.02 for 2 %"))
+    for name, example in _COMPARING.items():
+        if not 0.0 <= getattr(criterion, name) < math.inf:
+            found.append((f".{name}", f"must be 0 or more, for example {example}"))
     if not 0 <= criterion.min_positives <= MOST_POSITIVES:
         found.append((".min_positives", f"must be from 1 to {MOST_POSITIVES}, or 0 for {DEFAULT_MIN_POSITIVES}"))
     if criterion.confidence and not 0.5 < criterion.confidence < 1.0:
         found.append((".confidence", _CONFIDENCE))
-    if criterion.calibration is None and criterion.ne is None and not criterion.max_ne_regression:
-        found.append(("", "must demand calibration, ne or max_ne_regression"))
+    if criterion.calibration is None and criterion.ne is None and not criterion.compares:
+        found.append(("", "must demand calibration, ne, max_ne_regression or max_calibration_difference"))
     return found
 
 

@@ -130,4 +130,5 @@ def _shrunk(towards: Delays, seen: AgeHistogram) -> Delays:
         own * weight / total + (1.0 - own) * density
         for weight, density in zip(seen.weights, towards.densities, strict=True)
     )
-    return Delays(towards.window, tuple(densities), towards.positives * (1.0 - own) + seen.positives)
+    # What is known of the others holds what is known of this one.
+    return Delays(towards.window, tuple(densities), max(towards.positives, seen.positives))

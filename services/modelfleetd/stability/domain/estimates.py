@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from modelfleetd.stability.domain.intervals import garwood, two_sided_z
+from modelfleetd.stability.domain.intervals import count_ratio, garwood, two_sided_z
 from modelfleetd.stability.domain.sums import Sums
 
 # Up to this base rate positives are as good as Poisson (5 % too wide an interval at the limit); above, the normal
@@ -96,6 +96,46 @@ def entropy_ratio(candidate: Sums, baseline: Sums, confidence: float) -> Estimat
     # In logarithms the two relative errors add up and no end becomes negative.
     reach = math.exp(two_sided_z(confidence) * math.hypot(ours[1] / ours[0], theirs[1] / theirs[0]))
     return Estimate(State.VALUE, ratio, ratio / reach, ratio * reach)
+
+
+def calibration_ratio(candidate: Sums, baseline: Sums, confidence: float) -> Estimate:
+    """Calibration of the candidate over that of the baseline, for models that saw different examples of one span.
+
+    Rare events: the exact interval of the ratio of two Poisson means (Przyborowski and Wilenski, Biometrika 31, 1940).
+    Else in logarithms, where the two relative variances add up. Where one side has no positive it is UNDEFINED, with
+    the interval that remains. Exchanged, the two give the reciprocal.
+    """
+    if not candidate.examples or not baseline.examples:
+        return NO_DATA
+    sides = (candidate, baseline)
+    if not all(sums.expected for sums in sides) or not any(sums.observed for sums in sides):
+        return UNDEFINED
+    known = all(sums.observed for sums in sides)
+    if known and any(sums.observed > RARE * sums.weight for sums in sides):
+        value = candidate.expected / candidate.observed / (baseline.expected / baseline.observed)
+        reach = math.exp(two_sided_z(confidence) * math.sqrt(sum(map(_calibration_variance, sides))))
+        return Estimate(State.VALUE, value, value / reach, value * reach)
+    ours, theirs = candidate.effective_positives, baseline.effective_positives
+    # Both in one unit: effective positives, and what was predicted as so many of them.
+    predicted = _effective_expected(candidate) / _effective_expected(baseline)
+    fewest, most = count_ratio(ours, theirs, confidence)
+    low, high = predicted / most if math.isfinite(most) else 0.0, predicted / fewest if fewest else math.inf
+    if not known:
+        return Estimate(State.UNDEFINED, low=low, high=high)
+    return Estimate(State.VALUE, predicted * theirs / ours, low, high)
+
+
+def _effective_expected(sums: Sums) -> float:
+    if not sums.observed:
+        return expected_count(sums)
+    return sums.expected / sums.observed * sums.effective_positives
+
+
+def _calibration_variance(sums: Sums) -> float:
+    """Relative variance of the observed positives."""
+    if sums.observed <= RARE * sums.weight:
+        return 1.0 / sums.effective_positives
+    return sums.expected_variance / sums.observed**2
 
 
 def base_rate(sums: Sums, confidence: float) -> Estimate:

@@ -26,8 +26,8 @@ SCALE: Final = 1 << SCALE_BITS
 # Rows that are worked on at once: their columns stay in the cache, and their sums in 63 bits.
 BLOCK: Final = 8192
 # Adding this to a number rounds it to an integer, half to even, which the low bits of the sum then are.
-_ROUNDER: Final = 1.5 * (1 << 52)
-_ROUNDER_BITS: Final = int(np.float64(_ROUNDER).view(np.int64))
+_ROUNDER: Final = np.array(1.5 * (1 << 52))
+_ROUNDER_BITS: Final = _ROUNDER.view(np.int64)
 # Below this a block's scaled addends are rounded that way, and cannot overflow an int64 together.
 NARROW: Final = float(1 << (50 - SCALE_BITS))
 # Wider addends are cut in two here; both halves of a block's sum then fit.
@@ -39,6 +39,9 @@ _HALF_MASK: Final = (1 << _HALF_BITS) - 1
 _EXACT: Final = float(1 << 53)
 _SCATTER_BITS: Final = 26
 _SCATTER: Final = float(1 << _SCATTER_BITS)
+# Addends up to here may be added up over so many blocks in 63 bits.
+_SMALL: Final = 4.0
+_MOST_BLOCKS: Final = 128
 
 
 def columns(count: int) -> Floats:
@@ -65,18 +68,21 @@ class Runs:
     counts: Integers
 
     @classmethod
+    def one(cls, rows: int, key: int) -> Runs:
+        """Returns the run of rows that all have one key."""
+        return cls(rows, _FIRST, np.array([key]), np.array([rows]))
+
+    @classmethod
     def of(cls, keys: Integers) -> Runs:
         """Returns the runs of a block's keys, of which there is at least one."""
         changes = keys[1:] != keys[:-1]
         if not changes.any():
-            return cls(len(keys), _FIRST, keys[:1], np.array([len(keys)]))
+            return cls.one(len(keys), int(keys[0]))
         starts = np.concatenate((_FIRST, np.flatnonzero(changes) + 1))
         return cls(len(keys), starts, keys[starts], np.diff(starts, append=len(keys)))
 
     def merged(self, keys: Integers) -> Runs:
         """Returns the runs of wider keys, one for each of these."""
-        if len(keys) == 1:
-            return Runs(self.rows, self.starts, keys, self.counts)
         first = np.concatenate((_FIRST, np.flatnonzero(keys[1:] != keys[:-1]) + 1))
         return Runs(self.rows, self.starts[first], keys[first], np.add.reduceat(self.counts, first))
 
@@ -100,19 +106,18 @@ class GroupSummer:
         self._sums = _Sums(count)
 
     def add(self, runs: Runs, bound: float) -> None:
-        """Adds the first rows of `scratch`, which is overwritten.
+        """Adds the first rows of `scratch`, which hold addends times 2^40 and are overwritten.
 
         Args:
             runs: of the rows.
             bound: none of the addends is larger than this, and none is negative.
         """
         values, scaled = self.scratch[:, : runs.rows], self._scaled[:, : runs.rows]
-        np.multiply(values, float(SCALE), out=values)
         if bound < NARROW:
             np.add(values, _ROUNDER, out=values)
             low = _run_sums(values.view(np.int64), runs.starts)
             # Wraps around and back.
-            low -= runs.counts * np.int64(_ROUNDER_BITS)
+            low -= runs.counts * _ROUNDER_BITS
             self._sums.append(runs.keys, runs.counts, low)
             return
         np.rint(values, out=values)
@@ -133,9 +138,14 @@ class ScatterSummer:
     """Adds up columns by key and bin, block after block, where rows of one bin do not stand together."""
 
     def __init__(self, columns: int, bin_bits: int) -> None:
+        self._columns = columns
         self._bin_bits = bin_bits
         self._scratch: Floats = np.empty(BLOCK)
         self._sums = _Sums(columns)
+        # Most blocks have one key, that of the block before: its cells are added up in place, as often as they can be.
+        self._key = -1
+        self._cells: Integers = np.zeros((1 + columns, 1 << bin_bits), dtype=np.int64)
+        self._blocks = 0
 
     def add(self, runs: Runs, bins: Integers, columns: Sequence[Floats], bound: float) -> None:
         """Adds rows.
@@ -143,38 +153,52 @@ class ScatterSummer:
         Args:
             runs: of the rows.
             bins: of each row, below 2^`bin_bits`; overwritten.
-            columns: of the rows.
+            columns: of the rows, times 2^40.
             bound: none of the addends is larger than this, and none is negative.
         """
+        if len(runs.keys) == 1 and bound <= _SMALL:
+            self._add_cells(int(runs.keys[0]), bins, columns, bound)
+            return
         cells = len(runs.keys) << self._bin_bits
-        if len(runs.keys) > 1:
-            bins += np.repeat(np.arange(0, cells, 1 << self._bin_bits), runs.counts)
+        bins += np.repeat(np.arange(0, cells, 1 << self._bin_bits), runs.counts)
         counts = np.bincount(bins, minlength=cells)
         found = np.flatnonzero(counts)
         low = np.empty((len(columns), len(found)), dtype=np.int64)
         high = np.zeros_like(low)
         values = self._scratch[: runs.rows]
         for place, column in enumerate(columns):
-            np.multiply(column, float(SCALE), out=values)
-            np.rint(values, out=values)
-            if bound * SCALE * runs.rows <= _EXACT:
-                low[place] = np.bincount(bins, values, cells)[found]
-                continue
-            # Cut in three parts that add up exactly as floats: addends up to 2^88, as those of 2^48 times the largest
-            # weight are, lose none of their 53 significant bits.
-            upper = np.floor(values * (1.0 / _LIMB))
-            np.subtract(values, upper * _LIMB, out=values)
-            middle = np.floor(values * (1.0 / _SCATTER))
-            np.subtract(values, middle * _SCATTER, out=values)
-            low[place] = np.bincount(bins, values, cells)[found]
-            low[place] += np.bincount(bins, middle, cells)[found].astype(np.int64) << _SCATTER_BITS
-            high[place] = np.bincount(bins, upper, cells)[found]
+            np.rint(column, out=values)
+            if bound >= NARROW:
+                upper = np.floor(values * (1.0 / _LIMB))
+                np.subtract(values, upper * _LIMB, out=values)
+                high[place] = np.bincount(bins, upper, cells)[found]
+            low[place] = _cell_sums(bins, values, cells, min(bound, _LIMB / SCALE))[found]
         keys = (runs.keys[found >> self._bin_bits] << self._bin_bits) | (found & ((1 << self._bin_bits) - 1))
         self._sums.append(keys, counts[found], low, high)
 
     def result(self) -> GroupSums:
         """Returns the sums, in the order of the keys."""
+        self._flush()
         return self._sums.result()
+
+    def _add_cells(self, key: int, bins: Integers, columns: Sequence[Floats], bound: float) -> None:
+        if key != self._key or self._blocks == _MOST_BLOCKS:
+            self._flush()
+            self._key = key
+        cells, values = 1 << self._bin_bits, self._scratch[: len(bins)]
+        self._cells[0] += np.bincount(bins, minlength=cells)
+        for place, column in enumerate(columns, start=1):
+            np.rint(column, out=values)
+            self._cells[place] += _cell_sums(bins, values, cells, bound)
+        self._blocks += 1
+
+    def _flush(self) -> None:
+        if self._blocks:
+            found = np.flatnonzero(self._cells[0])
+            keys = (self._key << self._bin_bits) | found
+            self._sums.append(keys, self._cells[0, found], self._cells[1:, found])
+            self._cells[:] = 0
+            self._blocks = 0
 
 
 class _Sums:
@@ -184,14 +208,14 @@ class _Sums:
         self._columns = columns
         self._keys: list[Integers] = []
         self._counts: list[Integers] = []
-        self._high: list[Integers] = []
+        self._high: list[Integers | None] = []
         self._low: list[Integers] = []
 
     def append(self, keys: Integers, counts: Integers, low: Integers, high: Integers | None = None) -> None:
         self._keys.append(keys)
         self._counts.append(counts)
         self._low.append(low)
-        self._high.append(np.zeros_like(low) if high is None else high)
+        self._high.append(high)
 
     def result(self) -> GroupSums:
         if not self._keys:
@@ -203,7 +227,8 @@ class _Sums:
         starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
         counts = np.add.reduceat(np.concatenate(self._counts)[order], starts)
         low = np.concatenate(self._low, axis=1)[:, order]
-        high = np.add.reduceat(np.concatenate(self._high, axis=1)[:, order], starts, axis=1)
+        highs = [np.zeros_like(low) if high is None else high for low, high in zip(self._low, self._high, strict=True)]
+        high = np.add.reduceat(np.concatenate(highs, axis=1)[:, order], starts, axis=1)
         middle = np.add.reduceat(low >> _HALF_BITS, starts, axis=1)
         low = np.add.reduceat(low & _HALF_MASK, starts, axis=1)
         columns = tuple(
@@ -213,10 +238,20 @@ class _Sums:
         return GroupSums(keys[starts], counts, columns)
 
 
+def _cell_sums(bins: Integers, values: Floats, cells: int, bound: float) -> Integers:
+    """Returns the sums by bin of integers below 2^48, and of at most `bound` · 2^40; floats add them up exactly."""
+    if bound * SCALE * len(values) <= _EXACT:
+        return np.bincount(bins, values, cells).astype(np.int64)
+    upper = np.floor(values * (1.0 / _SCATTER))
+    lower = np.bincount(bins, values - upper * _SCATTER, cells).astype(np.int64)
+    sums: Integers = lower + (np.bincount(bins, upper, cells).astype(np.int64) << _SCATTER_BITS)
+    return sums
+
+
 def _run_sums(scaled: Integers, starts: npt.NDArray[np.intp]) -> Integers:
     if len(starts) == 1:
         # Several times as fast as reduceat over a single run.
-        total: Integers = scaled.sum(axis=1, keepdims=True)
+        total: Integers = np.add.reduce(scaled, axis=1, keepdims=True)
         return total
     sums: Integers = np.add.reduceat(scaled, starts, axis=1)
     return sums

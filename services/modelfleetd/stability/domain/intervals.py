@@ -25,3 +25,24 @@ def garwood(count: float, confidence: float) -> tuple[float, float]:
 
     alpha = 1.0 - confidence
     return float(gammaincinv(count, alpha / 2.0)), float(gammaincinv(count + 1.0, 1.0 - alpha / 2.0))
+
+
+def count_ratio(count: float, other: float, confidence: float) -> tuple[float, float]:
+    """Returns the exact interval of one Poisson mean over another after so many events of each, one of them at least.
+
+    Given their sum, the first count is binomial: the interval is Clopper and Pearson's for its share. Where one count
+    is 0, the whole error is on the one end that there is.
+    """
+    from scipy.special import betaincinv
+
+    alpha = 1.0 - confidence
+    if count <= 0.0:
+        share = float(betaincinv(1.0, other, confidence))
+        return 0.0, share / (1.0 - share)
+    if other <= 0.0:
+        _, most = count_ratio(other, count, confidence)
+        return 1.0 / most, math.inf
+    low = float(betaincinv(count, other + 1.0, alpha / 2.0))
+    # The other way round, so that a share near 1 loses no digits.
+    high = float(betaincinv(other, count + 1.0, alpha / 2.0))
+    return low / (1.0 - low), (1.0 - high) / high if high else math.inf

@@ -32,8 +32,8 @@ _TOGETHER: Final = 480
 # Reaches are rounded up, so that series share them and a change of delays seldom moves one.
 _ROUNDED: Final = 60
 _MINUTE: Final = timedelta(minutes=1)
-# Minutes that are kept as one of what has matured.
-_WIDE: Final = 5
+# Minutes that are read as one, but for the newest.
+WIDE: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Look:
     prediction: DeclaredPrediction
     delays: Delays
     reach: Reach
-    # Where the series' newest minutes are. NE is found there too where labels are known at once.
+    # Where the series' newest minutes are. NE is found there where labels are known at once, VOLUME where it has any.
     young: Reach
     # Of VOLUME: all series of the route.
     route: tuple[Pair, ...] = ()
@@ -118,7 +118,8 @@ def _of_prediction(
     young, matured = _reaches([healthy for _, healthy in judged], prediction, [delays[pair] for pair in pairs])
     for pair, healthy in judged:
         is_volume = healthy.metric is Metric.VOLUME
-        reach = matured if healthy.metric is Metric.NE else young
+        # Examples that are sent with their labels may be as late as these.
+        reach = young if healthy.metric is Metric.CALIBRATION else matured
         yield Look(pair, healthy, prediction, delays[pair], reach, young, pairs if is_volume else ())
 
 
@@ -132,12 +133,10 @@ def _reaches(
         return together, together
     widest = max(healthy.window // _MINUTE for healthy in ranges)
     lag = max(_label_age(prediction, each) for each in delays)
-    need = [2 * widest + lag + DELIVERY // _MINUTE]
-    # Examples that are sent with their labels may be as late as these.
-    need += [minutes_needed(healthy, prediction) for healthy in ranges if healthy.metric is Metric.VOLUME]
+    need = 2 * widest + lag + DELIVERY // _MINUTE
     mature = -(-completion(prediction.attribution_window) // _MINUTE)
-    # Five minutes are kept as one, and mature when the last of them is.
-    return Reach(_rounded(max(need))), Reach(_rounded(most), mature + _WIDE)
+    # Five minutes are read as one, and mature when the last of them is.
+    return Reach(_rounded(need)), Reach(_rounded(most), mature + WIDE)
 
 
 def _label_age(prediction: DeclaredPrediction, delays: Delays) -> int:
@@ -164,6 +163,7 @@ def decide_looks(
     """
     rows = {reach: {pair: row for row, pair in enumerate(pairs)} for reach, (pairs, _) in series.items()}
     known_at_once = {reach: _known_at_once(found) for reach, (_, found) in series.items()}
+    has_examples = {reach: np.any(found.seen > 0, axis=1) for reach, (_, found) in series.items()}
 
     def reach_of(look: Look) -> Reach:
         return look.young if known_at_once[look.young][rows[look.young][look.pair]] else look.reach
@@ -172,7 +172,9 @@ def decide_looks(
     routes: defaultdict[Reach, list[Look]] = defaultdict(list)
     for look in (look for found in looks.by_model.values() for look in found):
         if look.route:
-            routes[look.reach].append(look)
+            has_newest = any(has_examples[look.young][rows[look.young][pair]] for pair in look.route)
+            has_old = any(has_examples[look.reach][rows[look.reach][pair]] for pair in look.route)
+            routes[look.young if has_newest or not has_old else look.reach].append(look)
         else:
             reach = reach_of(look)
             case = Case(rows[reach][look.pair], look.healthy, look.prediction, look.delays)

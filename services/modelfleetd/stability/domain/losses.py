@@ -44,6 +44,17 @@ def _softplus(value: Floats) -> Floats:
     return np.maximum(value, 0.0) + np.log1p(np.exp(-np.abs(value)))
 
 
+# Arrays, since numbers of Python have to be made into such at every use.
+_ZERO, _HALF, _ONE = np.array(0.0), np.array(0.5), np.array(1.0)
+
+
+def _clipped(value: Floats, low: float, high: float) -> Floats:
+    """Returns the values clipped: mostly themselves, since to look costs less."""
+    if not len(value) or (np.minimum.reduce(value) >= low and np.maximum.reduce(value) <= high):
+        return value
+    return np.clip(value, low, high)
+
+
 class Block:
     """Probabilities, losses and log-odds of one block of values after the other, in memory that stays in the cache.
 
@@ -67,23 +78,23 @@ class Block:
         """Takes a block; what was there of the one before is overwritten."""
         p, l0, l1, x, one, other = self._memory[:, : len(value)]
         if self._is_logit:
-            np.clip(value, -MAX_LOGIT, MAX_LOGIT, out=x)
+            np.copyto(x, _clipped(value, -MAX_LOGIT, MAX_LOGIT))
             size = np.abs(x, out=one)
             small = np.exp(np.negative(size, out=l0), out=p)
             rest = np.log1p(small, out=other)
             # max(x, 0) is half of x + |x|, exactly.
-            np.add(np.multiply(np.add(size, x, out=l0), 0.5, out=l0), rest, out=l0)
+            np.add(np.multiply(np.add(size, x, out=l0), _HALF, out=l0), rest, out=l0)
             if self._positives:
-                np.add(np.multiply(np.subtract(size, x, out=l1), 0.5, out=l1), rest, out=l1)
-            whole = np.add(small, 1.0, out=one)
-            np.copyto(small, 1.0, where=value >= 0.0)
+                np.add(np.multiply(np.subtract(size, x, out=l1), _HALF, out=l1), rest, out=l1)
+            whole = np.add(small, _ONE, out=one)
+            np.copyto(small, _ONE, where=x >= _ZERO)
             np.divide(small, whole, out=p)
         else:
             p = value
-            np.clip(value, CLIP, 1.0 - CLIP, out=one)
-            np.log(one, out=x)
+            clipped = _clipped(value, CLIP, 1.0 - CLIP)
+            np.log(clipped, out=x)
             if self._positives:
                 np.negative(x, out=l1)
-            np.negative(np.log1p(np.negative(one, out=one), out=l0), out=l0)
+            np.negative(np.log1p(np.negative(clipped, out=l0), out=l0), out=l0)
             np.add(x, l0, out=x)
         self.probabilities, self.negative_losses, self.positive_losses, self.log_odds = p, l0, l1, x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from modelfleetd.errors import invalid
 from modelfleetd.stability.domain.estimates import Estimate, base_rate, calibration, normalized_entropy
@@ -69,6 +70,9 @@ class Evidence:
     def only_matured(self) -> Evidence:
         """Returns the evidence without events that wait for labels."""
         return replace(self, waiting=NOTHING)
+
+
+NO_EVIDENCE: Final = Evidence()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,28 +54,30 @@ def summary(kind: Kind, model: WatchedModel, what: str, since: datetime | None, 
 
 
 def response(kind: Kind, model: WatchedModel) -> str:
-    """Returns what to do, by the role of the model: sentences, with the commands to type."""
-    look = f"Look: modelfleet investigate {typed(model)}"
+    """Returns what to do, by the role of the model: sentences, and beneath them, indented, what to type."""
+    name, owner = typed(model), people(model)
     if kind is Kind.NOT_OBSERVED:
         return (
-            f"Find out why its labels or predictions do not come: modelfleet stability get {typed(model)} says what is "
-            f"missing. Tell its owner: {people(model)}."
+            f"Find out why its predictions or labels do not come, and tell its owner: {owner}.\n"
+            f"What is missing:\n  modelfleet stability get {name}"
         )
+    everything = f"All about it:\n  modelfleet investigate {name}"
     match model.role:
         case Role.EXPERIMENT:
             return (
-                f"It is an experiment: end it in one action, its traffic goes back to the baseline: "
-                f"modelfleet mitigate {typed(model)}. Then tell its owner: {people(model)}. {look}"
+                "It is an experiment: end it in one action, and its traffic goes back to the baseline:\n"
+                f"  modelfleet mitigate {name}\nThen tell its owner: {owner}.\n{everything}"
             )
         case Role.HOLDOUT:
             return (
                 "It is a holdout: ending it spoils the comparison that it is kept for. "
-                f"Page its owner: {people(model)}. {look}"
+                f"Page its owner: {owner}.\n{everything}"
             )
         case _:
             return (
-                f"It is the baseline: never turn it off. Page its owner: {people(model)}. Where a launch has just made "
-                f"it the baseline, that can be taken back: modelfleet mitigate {typed(model)} says how. {look}"
+                f"It is the baseline: never turn it off. Page its owner: {owner}.\n"
+                f"If a launch is in flight on its route, this says how to take that back:\n"
+                f"  modelfleet mitigate {name}\n{everything}"
             )
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from modelfleetd.stability.domain.bins import bins_of
 from modelfleetd.stability.domain.columns import Bytes, Examples, Predictions, Refusals, Rows
 from modelfleetd.stability.domain.exact import (
     BLOCK,
+    SCALE,
     SCALE_BITS,
     Floats,
     GroupSummer,
@@ -30,6 +32,12 @@ _INDEX_BITS: Final = 8
 # Bins stand where an age does.
 _BIN_BITS: Final = _AGE_BITS
 
+_SERIES_MASK: Final = (1 << 2 * _INDEX_BITS) - 1
+# Arrays, since numbers of Python have to be made into such at every use.
+_SCALE: Final = np.array(float(SCALE))
+_ONE: Final = np.array(1.0)
+
+K = TypeVar("K", int, Integers)
 Columns: TypeAlias = tuple[tuple[int, ...], ...]
 
 
@@ -157,7 +165,7 @@ def scored(rows: Examples | Predictions) -> Scored:
 def summarise_examples(rows: Examples) -> Statistics:
     """Returns the statistics of rows whose labels are known: their labels have age 0."""
     everything = scored(rows)
-    chosen = np.flatnonzero(rows.label)
+    chosen = np.flatnonzero(rows.label.view(np.bool_))
     return expose(everything) + count_positives(pick(everything, chosen), np.zeros(len(chosen), dtype=np.int64))
 
 
@@ -173,29 +181,30 @@ def expose(rows: Scored) -> Statistics:
     weighted = rows.weight is not None
     terms = Block(is_logit=rows.is_logit)
     summer, binned = GroupSummer(7 if weighted else 4), ScatterSummer(2 if weighted else 1, _BIN_BITS)
+    # Addends are scaled before they are multiplied: by a power of two, so that not a bit is different.
     for runs, value, w in _blocks(rows, None):
         terms.load(value)
         out = summer.scratch[:, : runs.rows]
         p, loss = terms.probabilities, terms.negative_losses
-        most = max(1.0, float(loss.max()))
+        most = max(1.0, float(np.maximum.reduce(loss)))
         if w is None:
-            out[0] = p
-            np.subtract(1.0, p, out=out[1])
-            np.multiply(p, out[1], out=out[1])
-            out[2] = loss
-            np.multiply(loss, loss, out=out[3])
+            np.multiply(p, _SCALE, out=out[0])
+            np.subtract(_ONE, p, out=out[1])
+            np.multiply(out[0], out[1], out=out[1])
+            np.multiply(loss, _SCALE, out=out[2])
+            np.multiply(out[2], loss, out=out[3])
+            binned.add(_hours(runs), bins_of(terms.log_odds), (out[0],), 1.0)
             summer.add(runs, most * most)
-            binned.add(_hours(runs), bins_of(terms.log_odds), (p,), 1.0)
         else:
-            w2 = w * w
-            out[0], out[1] = w, w2
-            np.multiply(w, p, out=out[2])
-            np.multiply(w2, p * (1.0 - p), out=out[3])
-            np.multiply(w, loss, out=out[4])
-            np.multiply(w2, loss, out=out[5])
-            np.multiply(w2, loss * loss, out=out[6])
             heaviest = max(1.0, float(w.max()))
-            binned.add(_hours(runs), bins_of(terms.log_odds), (w, out[2]), heaviest)
+            np.multiply(w, _SCALE, out=out[0])
+            np.multiply(out[0], w, out=out[1])
+            np.multiply(out[0], p, out=out[2])
+            np.multiply(out[1], p * (1.0 - p), out=out[3])
+            np.multiply(out[0], loss, out=out[4])
+            np.multiply(out[1], loss, out=out[5])
+            np.multiply(out[1], loss * loss, out=out[6])
+            binned.add(_hours(runs), bins_of(terms.log_odds), (out[0], out[2]), heaviest)
             summer.add(runs, (heaviest * most) ** 2)
     sums, bins = summer.result(), binned.result()
     if weighted:
@@ -221,22 +230,23 @@ def count_positives(rows: Scored, age: Integers) -> Statistics:
         l0, l1 = terms.negative_losses, terms.positive_losses
         most = max(1.0, float(l0.max()), float(l1.max()))
         if w is None:
-            out[0], out[1] = l1, l0
-            np.multiply(l1, l1, out=out[2])
-            np.multiply(l0, l0, out=out[3])
-            summer.add(runs, most * most)
+            np.multiply(l1, _SCALE, out=out[0])
+            np.multiply(l0, _SCALE, out=out[1])
+            np.multiply(out[0], l1, out=out[2])
+            np.multiply(out[1], l0, out=out[3])
             binned.add(_hours(runs), bins_of(terms.log_odds), (), 1.0)
+            summer.add(runs, most * most)
         else:
-            w2 = w * w
-            out[0], out[1] = w, w2
-            np.multiply(w, l1, out=out[2])
-            np.multiply(w, l0, out=out[3])
-            np.multiply(w2, l1, out=out[4])
-            np.multiply(w2, l0, out=out[5])
-            np.multiply(w2, l1 * l1, out=out[6])
-            np.multiply(w2, l0 * l0, out=out[7])
             heaviest = max(1.0, float(w.max()))
-            binned.add(_hours(runs), bins_of(terms.log_odds), (w,), heaviest)
+            np.multiply(w, _SCALE, out=out[0])
+            np.multiply(out[0], w, out=out[1])
+            np.multiply(out[0], l1, out=out[2])
+            np.multiply(out[0], l0, out=out[3])
+            np.multiply(out[1], l1, out=out[4])
+            np.multiply(out[1], l0, out=out[5])
+            np.multiply(out[1], l1 * l1, out=out[6])
+            np.multiply(out[1], l0 * l0, out=out[7])
+            binned.add(_hours(runs), bins_of(terms.log_odds), (out[0],), heaviest)
             summer.add(runs, (heaviest * most) ** 2)
     sums, bins = summer.result(), binned.result()
     if weighted:
@@ -281,15 +291,28 @@ def count_refusals(refusals: Refusals) -> RejectionRows:
 
 def _blocks(rows: Scored, age: Integers | None) -> Iterator[tuple[Runs, Floats, Floats | None]]:
     """Gives some rows at a time, those of one key together: where their keys change, their values, their weights."""
+    one_series = all(_is_one(column) for column in (rows.model, rows.prediction, age) if column is not None)
     for start in range(0, len(rows.value), BLOCK):
         block = slice(start, start + BLOCK)
-        minute = rows.event[block] // MINUTE_MICROS
-        keys = _join(rows.model[block], rows.prediction[block], minute, None if age is None else age[block])
         value, weight = rows.value[block], None if rows.weight is None else rows.weight[block]
+        event = rows.event[block]
+        if one_series and np.minimum.reduce(event) // MINUTE_MICROS == np.maximum.reduce(event) // MINUTE_MICROS:
+            # The usual case costs next to nothing.
+            event = event[:1]
+        block = slice(start, start + len(event))
+        ages = None if age is None else age[block]
+        keys = _join(rows.model[block], rows.prediction[block], event // MINUTE_MICROS, ages)
+        if len(keys) < len(value):
+            yield Runs.one(len(value), int(keys[0])), value, weight
+            continue
         if (order := in_runs(keys)) is not None:
             keys, value = keys[order], value[order]
             weight = None if weight is None else weight[order]
         yield Runs.of(keys), value, weight
+
+
+def _is_one(column: npt.NDArray[Any]) -> bool:
+    return not len(column) or bool((column == column[0]).all())
 
 
 def _join(model: Bytes, prediction: Bytes, minute: Integers, age: Integers | None) -> Integers:
@@ -315,9 +338,15 @@ def _places(keys: Integers) -> Places:
 
 def _hours(runs: Runs) -> Runs:
     """Returns the runs of whole hours, whatever the age."""
-    series = (runs.keys >> _AGE_BITS) & ((1 << 2 * _INDEX_BITS) - 1)
-    hour = (runs.keys >> (_AGE_BITS + 2 * _INDEX_BITS)) // 60
-    return runs.merged((hour << 2 * _INDEX_BITS) | series)
+    if len(runs.keys) == 1:
+        return Runs.one(runs.rows, _hour_key(int(runs.keys[0])))
+    return runs.merged(_hour_key(runs.keys))
+
+
+def _hour_key(key: K) -> K:
+    """Returns the key of an hour and a series, of that of a minute, a series and an age."""
+    hour = (key >> (_AGE_BITS + 2 * _INDEX_BITS)) // 60
+    return (hour << 2 * _INDEX_BITS) | ((key >> _AGE_BITS) & _SERIES_MASK)
 
 
 def _bin_places(keys: Integers) -> Places:

@@ -9,9 +9,11 @@ of one half would be several times too wide.
 
 from __future__ import annotations
 
+import functools
 import operator
-from dataclasses import astuple, dataclass, fields
-from typing import Final, Self
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Final, Self
 
 from modelfleetd.stability.domain.exact import SCALE
 
@@ -23,7 +25,15 @@ class _Additive:
         return tuple(field.name for field in fields(cls))
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(*map(operator.add, astuple(self), astuple(other)))
+        kind: Any = type(self)
+        values = _values(kind)
+        return type(self)(*map(operator.add, values(self), values(other)))
+
+
+@functools.cache
+def _values(kind: Any) -> Callable[[_Additive], tuple[Any, ...]]:
+    """Returns what reads all fields at once; `astuple` would copy each of them, deeply."""
+    return operator.attrgetter(*kind.names())
 
 
 @dataclass(frozen=True, slots=True)

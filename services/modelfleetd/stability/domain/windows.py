@@ -272,18 +272,6 @@ def minutes_needed(healthy: HealthyRange, prediction: DeclaredPrediction) -> int
     return _Kind.of(healthy, prediction).needed
 
 
-def coverage_when_decided(prediction: DeclaredPrediction, delays: Delays, width: int) -> float:
-    """Returns which share of its labels a window of calibration has when it is decided: of even traffic, and if late.
-
-    Args:
-        prediction: what the series is of.
-        delays: F(age).
-        width: of the windows, in minutes.
-    """
-    kind = _Kind.of(HealthyRange(prediction.id, Metric.CALIBRATION, 0.0, 0.0, window=width * _MINUTE), prediction)
-    return float(_coverage_by_lag(kind, delays)[_label_lag(kind, delays)])
-
-
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """What cases have in common that are decided together."""

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from modelfleetd.stability.domain.criteria import Limits
 from modelfleetd.stability.domain.estimates import Estimate
-from modelfleetd.stability.domain.points import Point
+from modelfleetd.stability.domain.sums import Sums
 
 
 def number(value: float) -> str:
@@ -39,8 +39,8 @@ def subject(prediction: str, metric: str) -> str:
     return f"{metric} of {prediction}"
 
 
-def measured(what: str, estimate: Estimate, confidence: float, point: Point) -> str:
-    positives, examples = count(point.positives, "positive"), count(point.examples, "example")
+def measured(what: str, estimate: Estimate, confidence: float, sums: Sums) -> str:
+    positives, examples = count(sums.positives.n, "positive"), count(sums.examples, "example")
     return f"{what} is {with_interval(estimate, confidence)} by {positives} among {examples}"
 
 
@@ -57,9 +57,9 @@ def no_example(what: str) -> str:
     return f"{what} is not known: there is no example yet to judge it by"
 
 
-def equal_labels(what: str, point: Point) -> str:
-    kind = "positive" if point.positives else "negative"
-    return f"{what} is not defined: all {count(point.examples, 'example')} are {kind}"
+def equal_labels(what: str, sums: Sums) -> str:
+    kind = "positive" if sums.positives.n else "negative"
+    return f"{what} is not defined: all {count(sums.examples, 'example')} are {kind}"
 
 
 def no_positive(prediction: str, examples: int, expected: float) -> str:
@@ -73,22 +73,48 @@ def overpredicting(seen: str, low: float, limits: Limits, confidence: float) -> 
     )
 
 
-def compared(what: str, ours: Point, theirs: Point, ratio: Estimate, confidence: float, most: float) -> str:
-    change = (ratio.value - 1.0) * 100
-    low, high = (ratio.low - 1.0) * 100, (ratio.high - 1.0) * 100
-    interval = f"{percent(confidence)} interval {low:+.3g} % to {high:+.3g} %"
+def compared(what: str, values: Sequence[float], ratio: Estimate, confidence: float, allowed: str) -> str:
+    ours, theirs = values
+    interval = f"{percent(confidence)} interval {_change(ratio.low)} to {_change(ratio.high)}"
     return (
-        f"{what} is {number(ours.ne.value)} against {number(theirs.ne.value)} of the baseline, a change of "
-        f"{change:+.3g} % ({interval}), where at most +{percent(most)} is allowed"
+        f"{what} is {number(ours)} against {number(theirs)} of the baseline, a change of {_change(ratio.value)} "
+        f"({interval}), where {allowed} is allowed"
     )
 
 
-def not_comparable(what: str, ours: Point, theirs: Point) -> str:
-    who, point = ("the baseline", theirs) if ours.ne.known else ("the candidate", ours)
+def between(limits: Limits) -> str:
+    """Limits of a ratio, as changes."""
+    return f"{_change(limits.low)} to {_change(limits.high)}"
+
+
+def not_comparable(what: str, ours: Sums, theirs: Sums) -> str:
+    who, sums = ("the candidate", ours) if ours.positives.n <= theirs.positives.n else ("the baseline", theirs)
     return (
-        f"{what} cannot be compared: {who} has {count(point.positives, 'positive')} "
-        f"among {count(point.examples, 'matured example')}"
+        f"{what} cannot be compared: {who} has {count(sums.positives.n, 'positive')} "
+        f"among {count(sums.examples, 'matured example')}"
     )
+
+
+def one_sided(seen: str, ratio: Estimate, confidence: float, allowed: str) -> str:
+    """Where one side has no positive but, by those of the other, should have had many."""
+    least = f"at least {_change(ratio.low)}" if ratio.low else f"at most {_change(ratio.high)}"
+    cause = "over-prediction, or its labels are lost"
+    return f"{seen}: {cause}; the change is {least} at {percent(confidence)} confidence, where {allowed} is allowed"
+
+
+def unusable(prediction: str, who: str, malformed: int, examples: int) -> str:
+    verb = "was" if malformed == 1 else "were"
+    return (
+        f"{prediction} cannot be judged: of {who} {count(malformed, 'row')} {verb} refused as impossible and only "
+        f"{count(examples, 'example')} taken, which are no fair sample; the answers to its writes say what is wrong"
+    )
+
+
+def _change(ratio: float) -> str:
+    """A ratio as people say it: +5 %; beyond tenfold as a multiple."""
+    if math.isinf(ratio) or ratio >= 10.0:
+        return f"{number(ratio)} times"
+    return f"{(ratio - 1.0) * 100:+.3g} %"
 
 
 def needs(missing: int | None, expected: datetime | None, now: datetime, of: str) -> str:
@@ -112,6 +138,20 @@ def conclusion(explanations: Sequence[str], findings: int) -> str:
     first = explanations[0]
     others = len(explanations) - 1
     return first if not others else f"{first} {others} more of {findings} findings say the same."
+
+
+def moment(time: datetime) -> str:
+    """A moment of the past."""
+    return f"{time:%Y-%m-%d %H:%M} UTC"
+
+
+def span(length: timedelta) -> str:
+    """A span of time, to the minute: 35 min, 2 h 5 min, 3 d 4 h."""
+    minutes = length // timedelta(minutes=1)
+    if minutes < 60:
+        return f"{minutes} min"
+    units = ((minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))
+    return " ".join(f"{number} {unit}" for number, unit in units if number)
 
 
 def with_interval(estimate: Estimate, confidence: float) -> str:

@@ -43,19 +43,32 @@ SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS transaction, pg_
 """
 
 
+def _columns(sums: Mapping[str, str]) -> dict[str, str]:
+    return {"series": ">i4", "minute": ">i4"} | dict.fromkeys(sums, ">f8")
+
+
 def _read(table: str, sums: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """Returns a query, and the types of its columns."""
-    # A minute is summed up anew as a whole when any of its rows has changed.
+    """Returns a query of all minutes, and the types of its columns."""
     query = f"""
-        WITH changed AS (
+        SELECT series, minute, {", ".join(sums.values())} FROM {table}
+        WHERE minute >= $2 AND minute < $3 AND series = ANY ($1::int[]) GROUP BY series, minute
+    """
+    return query, _columns(sums)
+
+
+def _read_changed(table: str, sums: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Returns a query of what has changed, and the types of its columns."""
+    # What any row of has changed is summed up anew as a whole.
+    query = f"""
+        WITH changed AS MATERIALIZED (
             SELECT DISTINCT series, minute FROM {table}
             WHERE minute >= $2 AND minute < $3 AND series = ANY ($1::int[])
               AND (minute >= $4 OR age(xmin) <= age((($5::bigint) % 4294967296)::text::xid))
         )
         SELECT series, minute, {", ".join(sums.values())} FROM {table} JOIN changed USING (series, minute)
-        WHERE minute >= $2 AND minute < $3 AND series = ANY ($1::int[]) GROUP BY series, minute
+        WHERE minute >= $2 AND minute < $3 GROUP BY series, minute
     """
-    return query, {"series": ">i4", "minute": ">i4"} | dict.fromkeys(sums, ">f8")
+    return query, _columns(sums)
 
 
 _EXPOSURE: Final = {name: f"sum({name})::float8" for name in EXPOSURE_COLUMNS} | {
@@ -66,7 +79,7 @@ _BY_MINUTE: Final = (
     _read("exposure", _EXPOSURE),
     _read("positives", {name: f"sum({name.removeprefix('p_')})::float8" for name in POSITIVE_COLUMNS}),
 )
-_BY_FIVE: Final = (_read("totals_5min", _EXPOSURE | {name: f"sum({name})::float8" for name in POSITIVE_COLUMNS}),)
+_BY_FIVE: Final = _read_changed("totals_5min", _EXPOSURE | {name: f"sum({name})::float8" for name in POSITIVE_COLUMNS})
 _FIND_SERIES = """
 SELECT id, series.model, series.prediction FROM series
 JOIN unnest($1::text[], $2::text[]) AS given (model, prediction) USING (model, prediction)
@@ -87,10 +100,8 @@ async def find_series(conn: Connection, wanted: Sequence[tuple[str, str]]) -> di
     return {(row["model"], row["prediction"]): row["id"] for row in rows}
 
 
-async def read_changed(
-    conn: Connection, series: Sequence[int], span: Span, new_from: int, since: int | None, *, by_five: bool
-) -> list[Rows]:
-    """Returns the sums of minutes that are new or have changed.
+async def read_changed(conn: Connection, series: Sequence[int], span: Span, new_from: int, since: int | None) -> Rows:
+    """Returns the rows by 5 minutes that are new or have changed; `minute` is the first of each.
 
     Args:
         conn: with a transaction that sees one snapshot throughout.
@@ -98,8 +109,13 @@ async def read_changed(
         span: what to read.
         new_from: from this minute on everything is read.
         since: before it, what transactions from this one on have written; None: nothing.
-        by_five: read the rows by 5 minutes, as if all of it were of the first one.
     """
-    arguments = (list(series), span.start if since is not None else new_from, span.end, new_from, since)
-    queries = _BY_FIVE if by_five else _BY_MINUTE
-    return [await copied_rows(conn, query, columns, *arguments) for query, columns in queries]
+    query, columns = _BY_FIVE
+    start = span.start if since is not None else max(span.start, new_from)
+    return await copied_rows(conn, query, columns, list(series), start, span.end, new_from, since)
+
+
+async def read_minutes(conn: Connection, series: Sequence[int], span: Span) -> list[Rows]:
+    """Returns the exposure and the positives of all minutes of a span."""
+    key = (list(series), span.start, span.end)
+    return [await copied_rows(conn, query, columns, *key) for query, columns in _BY_MINUTE]

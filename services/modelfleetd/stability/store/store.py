@@ -12,14 +12,17 @@ import numpy as np
 
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.db import Connection, Database
+from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.names import MODEL, MODEL_TYPE
 from modelfleetd.stability.domain.batch import BatchId, Outcome
 from modelfleetd.stability.domain.delays import NO_AGES, Delays, learn
 from modelfleetd.stability.domain.exact import Integers
 from modelfleetd.stability.domain.points import Evidence, Span
+from modelfleetd.stability.domain.replay import Past, Timing
+from modelfleetd.stability.domain.retention import Table
 from modelfleetd.stability.domain.series import NOTHING_STORED, Stored
 from modelfleetd.stability.domain.summary import RejectionRows, Statistics
-from modelfleetd.stability.store import batches, delays, rollups, statistics
+from modelfleetd.stability.store import batches, delays, past, rollups, statistics
 from modelfleetd.stability.store.partitions import Partitions
 from modelfleetd.stability.store.shelves import Shelves
 
@@ -88,6 +91,8 @@ class Store:
         try:
             async with self._database.transaction() as conn:
                 yield Write(conn, batch, now, await batches.claim(conn, batch))
+                failpoint("stability.before_commit")
+            failpoint("stability.after_commit")
         except (asyncpg.ForeignKeyViolationError, asyncpg.CheckViolationError) as error:
             # A series, a shelf or a partition that was there is gone: a standby took over without the last commits.
             self._series.clear()
@@ -131,6 +136,35 @@ class Store:
             wanted = {number: mature_before[pair] for number, pair in series.items()}
             found = await rollups.read_evidence(conn, wanted, span, resolution, now)
         return {series[number]: parts for number, parts in found.items()}
+
+    async def malformed(self, pairs: Sequence[tuple[str, str]], span: Span) -> dict[tuple[str, str], int]:
+        """Returns how many rows of models' predictions were refused because they cannot be right; not where none was.
+
+        Reasons are kept as long as statistics by the minute.
+        """
+        await self._remember_series([pair for pair in pairs if pair not in self._series])
+        series = {self._series[pair]: pair for pair in pairs if pair in self._series}
+        async with self._database.transaction(readonly=True) as conn:
+            found = await past.read_malformed(conn, [*series], span)
+        return {series[number]: rows for number, rows in found.items()}
+
+    async def pasts(
+        self, timings: Mapping[tuple[str, str], Timing], table: Table, start: int, moments: Sequence[int]
+    ) -> dict[tuple[str, str], Past]:
+        """Returns what was known of models' predictions at moments of the past; nothing of those without examples.
+
+        Args:
+            timings: for each (model, prediction) how long its labels take.
+            table: whose rows are read: those by minute, or wider ones.
+            start: the minute from which events count; the first of a row.
+            moments: minutes, at whose beginnings is asked; ascending.
+        """
+        await self._remember_series([pair for pair in timings if pair not in self._series])
+        series = {self._series[pair]: pair for pair in timings if pair in self._series}
+        async with self._database.transaction(readonly=True) as conn:
+            wanted = {number: timings[pair] for number, pair in series.items()}
+            found = await past.read_pasts(conn, wanted, table, start, moments) if wanted else {}
+        return {series[number]: each for number, each in found.items()}
 
     async def series(
         self, model: str, prediction: str, span: Span, resolution: int, mature_before: int, now: datetime

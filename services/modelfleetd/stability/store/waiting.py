@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelfleetd.kit.db import Connection
-from modelfleetd.stability.domain.columns import Keys, Labels, Predictions
+from modelfleetd.kit.db import Connection, Record
+from modelfleetd.stability.domain.columns import Bytes, Keys, Labels, Predictions
 from modelfleetd.stability.domain.exact import Floats, Integers
 from modelfleetd.stability.store.copying import copy_rows
 
@@ -31,21 +31,37 @@ SELECT array_agg(place - 1) FROM {_GIVEN}
 CROSS JOIN LATERAL (SELECT FROM waiting_predictions w WHERE {_SAME} AND w.shelf = ANY ($4::int[]) OFFSET 0) AS known
 """
 _FIND_PREDICTIONS = f"""
-SELECT array_agg(place - 1) AS place, array_agg(shelf) AS shelf, array_agg(event) AS event, array_agg(value) AS value,
-       array_agg(is_logit) AS is_logit, array_agg(weight) AS weight, array_agg(label) AS label
+SELECT array_agg(place - 1) AS place, array_agg(shelf) AS shelf, array_agg(w.ctid::text) AS row,
+       array_agg(event) AS event, array_agg(value) AS value, array_agg(is_logit) AS is_logit,
+       array_agg(weight) AS weight, array_agg(label) AS label
 FROM {_GIVEN} JOIN waiting_predictions w ON {_SAME}
 """
+# Mostly labels come after their predictions: where none waits, no key is looked up.
 _FIND_LABELS = f"""
-SELECT array_agg(place - 1) AS place, array_agg(shelf) AS shelf, array_agg(time) AS time, array_agg(label) AS label
-FROM {_GIVEN} JOIN waiting_labels w ON {_SAME}
+SELECT array_agg(place - 1) AS place, array_agg(shelf) AS shelf, array_agg(w.ctid::text) AS row,
+       array_agg(time) AS time, array_agg(label) AS label
+FROM {_GIVEN} JOIN waiting_labels w ON {_SAME} WHERE EXISTS (SELECT FROM waiting_labels)
 """
+# By where the rows lie, which cannot change since they were found: whoever could move them waits for this transaction.
 _MARK = """
 UPDATE {table} w SET label = given.label
-FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::int[], $5::smallint[]) AS given (series, high, low, shelf, label)
-WHERE w.high = given.high AND w.low = given.low AND w.series = given.series AND w.shelf = given.shelf
+FROM unnest($1::int[], $2::text[], $3::smallint[]) AS given (shelf, row, label)
+WHERE w.ctid = given.row::tid AND w.shelf = given.shelf
 """
 _MARK_PREDICTIONS = _MARK.format(table="waiting_predictions")
 _MARK_LABELS = _MARK.format(table="waiting_labels")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where rows lie, for the rest of the transaction; arrays of one length."""
+
+    shelf: Integers
+    row: npt.NDArray[Any]  # as PostgreSQL calls them
+
+    def pick(self, chosen: npt.NDArray[Any]) -> Rows:
+        """Returns some of them."""
+        return Rows(self.shelf[chosen], self.row[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +69,7 @@ class FoundPredictions:
     """Waiting predictions of some keys; arrays of one length."""
 
     place: Integers  # position of the key
-    shelf: Integers
+    at: Rows
     event: Integers
     value: Floats
     is_logit: npt.NDArray[np.bool_]
@@ -66,7 +82,7 @@ class FoundLabels:
     """Waiting labels of some keys; arrays of one length."""
 
     place: Integers  # position of the key
-    shelf: Integers
+    at: Rows
     time: Integers
     label: Integers
 
@@ -94,7 +110,7 @@ async def find_predictions(conn: Connection, series: Integers, keys: Keys) -> Fo
     place, first = _first_of_each(record["place"])
     return FoundPredictions(
         place,
-        _column(record["shelf"], np.int64, first),
+        _rows(record, first),
         _column(record["event"], np.int64, first),
         _column(record["value"], np.float64, first),
         _column(record["is_logit"], np.bool_, first),
@@ -110,7 +126,7 @@ async def find_labels(conn: Connection, series: Integers, keys: Keys) -> FoundLa
     place, first = _first_of_each(record["place"])
     return FoundLabels(
         place,
-        _column(record["shelf"], np.int64, first),
+        _rows(record, first),
         _column(record["time"], np.int64, first),
         _column(record["label"], np.int64, first),
     )
@@ -154,19 +170,23 @@ async def keep_labels(conn: Connection, series: Integers, shelf: Integers, rows:
     )
 
 
-async def mark_predictions(conn: Connection, series: Integers, shelf: Integers, rows: Labels) -> None:
+async def mark_predictions(conn: Connection, at: Rows, label: Bytes) -> None:
     """Gives waiting predictions their labels."""
-    await _mark(conn, _MARK_PREDICTIONS, series, shelf, rows)
+    await _mark(conn, _MARK_PREDICTIONS, at, label)
 
 
-async def mark_labels(conn: Connection, series: Integers, shelf: Integers, rows: Labels) -> None:
+async def mark_labels(conn: Connection, at: Rows, label: Bytes) -> None:
     """Replaces waiting labels."""
-    await _mark(conn, _MARK_LABELS, series, shelf, rows)
+    await _mark(conn, _MARK_LABELS, at, label)
 
 
-async def _mark(conn: Connection, statement: str, series: Integers, shelf: Integers, rows: Labels) -> None:
-    if len(rows):
-        await conn.execute(statement, *_arrays(series, rows), shelf.tolist(), rows.label.tolist())
+async def _mark(conn: Connection, statement: str, at: Rows, label: Bytes) -> None:
+    if len(label):
+        await conn.execute(statement, at.shelf.tolist(), at.row.tolist(), label.tolist())
+
+
+def _rows(record: Record, first: npt.NDArray[np.intp]) -> Rows:
+    return Rows(_column(record["shelf"], np.int64, first), _column(record["row"], np.object_, first))
 
 
 def _arrays(series: Integers, keys: Keys) -> tuple[list[int], list[int], list[int]]:

@@ -85,6 +85,12 @@ def _ranges(ranges: Iterable[monitoring_pb2.HealthyRange]) -> dict[tuple[str, Me
     return {(found.prediction, found.metric): found for found in map(healthy_range, ranges)}
 
 
+def healthy_ranges(route: Route, model: str) -> dict[tuple[str, Metric], HealthyRange]:
+    """Returns the healthy ranges of a model, whether it serves or not: its own, else its type's."""
+    own = route.models.get(model)
+    return _ranges(route.model_type.healthy_ranges) | _ranges(() if own is None else own.healthy_ranges)
+
+
 def healthy_range(message: monitoring_pb2.HealthyRange) -> HealthyRange:
     """Returns a healthy range as the registry stores it."""
     return from_proto(message, HealthyRange)

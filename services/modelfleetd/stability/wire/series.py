@@ -1,4 +1,4 @@
-"""Series and judgements."""
+"""Series."""
 
 from __future__ import annotations
 
@@ -9,23 +9,18 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelfleet.stability.v1 import stability_pb2 as pb
-from modelfleetd.kit.codec import duration_from_proto, from_proto, timestamp_from_proto, to_proto
+from modelfleetd.kit.codec import duration_from_proto, timestamp_from_proto
 from modelfleetd.stability.domain.arrays import Estimates
-from modelfleetd.stability.domain.criteria import Criterion, Limits
+from modelfleetd.stability.domain.criteria import Limits
 from modelfleetd.stability.domain.fleet import HealthyRange
-from modelfleetd.stability.domain.judge import Judgement
 from modelfleetd.stability.domain.maturity import moment_of
 from modelfleetd.stability.domain.series import Points, Series
 
 _MINUTE: Final = 60
 
 
-def criteria(request: pb.JudgeModelRequest) -> tuple[Criterion, ...]:
-    return tuple(from_proto(criterion, Criterion) for criterion in request.criteria)
-
-
 def times(
-    request: pb.QuerySeriesRequest | pb.JudgeModelRequest,
+    request: pb.QuerySeriesRequest | pb.JudgeModelRequest | pb.ReplayJudgementsRequest,
 ) -> tuple[datetime | None, datetime | None]:
     """Returns start and end as far as they are given."""
     return (
@@ -81,8 +76,8 @@ def _points(
         found.label_coverage.tolist(),
         found.bin_errors,
         found.rejected_share.tolist(),
-        _limits(calibration, ends),
-        _limits(ne, ends),
+        limits(calibration, ends),
+        limits(ne, ends),
         strict=True,
     )
     return [
@@ -117,7 +112,7 @@ def _estimates(found: Estimates) -> list[pb.Estimate]:
     return [pb.Estimate(state=state, value=value, low=low, high=high) for state, value, low, high in columns]
 
 
-def _limits(given: HealthyRange | Limits | None, ends: Sequence[int]) -> list[pb.Limits | None]:
+def limits(given: HealthyRange | Limits | None, ends: Sequence[int]) -> list[pb.Limits | None]:
     """Returns the limits of windows that end at these minutes."""
     if given is None:
         return [None] * len(ends)
@@ -127,7 +122,3 @@ def _limits(given: HealthyRange | Limits | None, ends: Sequence[int]) -> list[pb
     at = {hour: given.at(moment_of(hour * 60 + 1)) for hour in {(end - 1) // 60 for end in ends}}
     made = {hour: pb.Limits(low=limits.low, high=limits.high) for hour, limits in at.items()}
     return [made[(end - 1) // 60] for end in ends]
-
-
-def judgement(found: Judgement) -> pb.Judgement:
-    return to_proto(found, pb.Judgement)

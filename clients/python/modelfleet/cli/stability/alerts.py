@@ -59,15 +59,22 @@ def since(found: pb.Alert) -> str:
     return render.seconds((found.end_time.ToDatetime() - found.start_time.ToDatetime()).total_seconds())
 
 
+def culprit(found: pb.Alert) -> str:
+    """The metric that is outside of its range, and of which prediction; empty where it is not about one."""
+    metric = render.enum(found, "metric")
+    said = metric if metric == "NE" else metric.lower()
+    return f"{said} of {found.prediction}" if found.prediction else ""
+
+
 _COLUMNS: list[render.Column] = [
     ("SEVERITY", lambda m: render.enum(m, "severity")),
     ("MODEL", lambda m: short_model(m.model)),
     ("WHAT", lambda m: render.enum(m, "kind")),
+    ("CULPRIT", culprit),
     ("FOR", since),
     ("ON CALL", lambda m: m.on_call or f"nobody (team {short(m.team)})"),
     ("STATE", state),
     ("ALERT", lambda m: short(m.name)),
-    ("SUMMARY", lambda m: m.summary),
 ]
 
 
@@ -89,11 +96,15 @@ def list_alerts(session: Session, ended: bool, where: str, limit: int) -> None:
     With --all, those that are over come after them, the newest first.
     """
     fits = where if ended else f"{_FIRING} AND ({where})" if where else _FIRING
-    listed = session.client.stability.list_alerts_all(filter=fits, page_size=min(limit, 1000))
-    # Those that fire come first, and among them pages before tickets.
-    found = sorted(itertools.islice(listed, limit), key=lambda m: (m.state, m.state == pb.Alert.FIRING and m.severity))
+    listed = session.client.stability.list_alerts_all(filter=fits, page_size=1000 if limit > 50 else 0)
+    # Those that fire come first, the newest first. All of them are read, so that no page is cut off by tickets.
+    enough = itertools.takewhile(lambda one: one[1].state == pb.Alert.FIRING or one[0] < limit, enumerate(listed))
+    found = sorted((m for _, m in enough), key=lambda m: (m.state, m.state == pb.Alert.FIRING and m.severity))
+    left_out, found = max(len(found) - limit, 0), found[:limit]
     nothing = "There was no such alert." if ended else "Nothing fires that fits." if where else "Nothing fires."
     render.listing(session, found, _COLUMNS, nothing)
+    if session.is_table and left_out:
+        click.echo(f"and {left_out} more that fire: --limit {len(found) + left_out}")
     if session.is_table and found and render.console().is_terminal:
         click.echo(f"What to do: modelfleet stability alert get {short(found[0].name)}")
 
@@ -125,7 +136,12 @@ def get_alert(session: Session, name: str) -> None:
     screen.print(Text(found.summary))
     if found.state == pb.Alert.FIRING:
         screen.print(Text("\nDO", style="bold"))
-        screen.print(Padding(Text(found.response), _INDENT, expand=False))
+        for line in found.response.splitlines():
+            # What is to be typed stays in one line, to be copied.
+            if line.startswith(" "):
+                screen.print(Text(f"  {line}", style="cyan"), soft_wrap=True)
+            else:
+                screen.print(Padding(Text(line), _INDENT, expand=False))
     screen.print()
     screen.print(render.facts(_facts(found, kept_quiet)))
     if found.state == pb.Alert.FIRING and kept_quiet is None:
@@ -136,8 +152,7 @@ def get_alert(session: Session, name: str) -> None:
 def _facts(found: pb.Alert, kept_quiet: pb.Silence | None) -> Iterator[tuple[str, str]]:
     yield "ON CALL", f"{found.on_call or 'nobody'} (team {short(found.team)})"
     yield "ROLE", f"{render.enum(found, 'role')}, {render.enum(found, 'tier') or 'no tier stated'}"
-    metric = render.enum(found, "metric").lower().replace("ne", "NE")
-    yield "CULPRIT", f"{metric} of {found.prediction}" if found.prediction else ""
+    yield "CULPRIT", culprit(found)
     yield "BEGAN", f"{render.clock(found.start_time)} UTC"
     yield "ENDED", f"{render.clock(found.end_time)} UTC" if found.HasField("end_time") else ""
     if kept_quiet is not None:
@@ -199,8 +214,8 @@ def _tell(session: Session, found: pb.Alert) -> None:
         (f"{state(found):<11}", "green" if over else "dim" if found.silence else ""),
         " ",
         (f"{severity:<6}", "" if over else _STYLES[severity]),
-        f" {short_model(found.model)} {render.enum(found, 'kind')}, {found.on_call or 'nobody'} on call "
-        f"({short(found.name)}): {found.summary}",
+        f" {short_model(found.model)} {' by '.join(filter(None, (render.enum(found, 'kind'), culprit(found))))}, "
+        f"{found.on_call or 'nobody'} on call ({short(found.name)})",
     )
     render.console().print(line, soft_wrap=True)
 

@@ -723,7 +723,9 @@ class JudgeModelRequest(_message.Message):
 
     @_builtins.property
     def criteria(self) -> _containers.RepeatedCompositeFieldContainer[Global___Criterion]:
-        """What is demanded, prediction by prediction. Empty: what the registry says of the model type's predictions."""
+        """What is demanded, prediction by prediction. Empty: the healthy ranges that are in force for the candidate, those by hour
+        of the week as wide as the widest hour of the span.
+        """
 
     def __init__(
         self,
@@ -760,17 +762,20 @@ class Criterion(_message.Message):
     """Id of the prediction."""
     max_ne_regression: _builtins.float
     """Most by which the candidate's NE may exceed the baseline's, as a ratio: 0.02 is 2 %. Judged like the ranges, on the
-    ratio's interval; needs a baseline, which needs the positives too. 0: not judged.
+    ratio's interval, over the minutes in which no example of either waits for its label; needs a baseline, which needs the
+    positives too. 0: not judged.
     """
     min_positives: _builtins.int
     """Fewest positives that a PASS may rest on: effective ones where weights differ. 1 to 1,000,000; default 10."""
     confidence: _builtins.float
-    """Confidence of the intervals, above 0.5 and below 1. Default 0.99."""
+    """Confidence of the intervals, above 0.5 and below 1. Default 0.99. It is that of one look: who looks often at a value on
+    the very edge of its range will see it outside more often than that.
+    """
     include_immature: _builtins.bool
     """Whether events whose attribution window has not ended count for calibration. Default false."""
     max_calibration_difference: _builtins.float
     """Most by which the candidate's calibration may differ from the baseline's, either way, as a ratio: 0.05 allows 1/1.05 to
-    1.05 times it. Judged like the ranges, on the ratio's interval; needs a baseline. 0: not judged.
+    1.05 times it. Judged like max_ne_regression. 0: not judged.
     """
     @_builtins.property
     def calibration(self) -> Global___Limits:
@@ -840,7 +845,7 @@ class Judgement(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     verdict: _serving_pb2.Verdict.ValueType
-    """FAIL where any finding fails, else INCONCLUSIVE where any is, else PASS."""
+    """FAIL where any finding fails, else ERROR where any is, else INCONCLUSIVE where any is, else PASS."""
     explanation: _builtins.str
     """One or two sentences with figures, for people."""
     @_builtins.property
@@ -922,7 +927,9 @@ class Finding(_message.Message):
     metric: Global___Finding.Metric.ValueType
     """What was looked at."""
     verdict: _serving_pb2.Verdict.ValueType
-    """PASS, FAIL or INCONCLUSIVE."""
+    """PASS, FAIL, INCONCLUSIVE; ERROR where more rows were refused as impossible than were taken: what is left is no fair
+    sample, and says nothing about the model.
+    """
     explanation: _builtins.str
     """One sentence with figures."""
     missing_positives: _builtins.int
@@ -977,19 +984,24 @@ class ReplayJudgementsRequest(_message.Message):
     """The model to compare with, as in JudgeModelRequest."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When the bake began: events from this time on are judged, at every moment."""
+        """When the bake began: events from this time on, rounded down to a minute, are judged at every moment. Of bakes that began
+        more than 8 d ago statistics are kept by 5 min, from 35 d by the hour, and the time is rounded up to these; immature
+        events cannot be included then. At most 92 d before `end_time`.
+        """
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """The last moment of judging; default: now."""
+        """The last moment of judging, rounded down to a minute; default, and at the latest: now."""
 
     @_builtins.property
     def criteria(self) -> _containers.RepeatedCompositeFieldContainer[Global___Criterion]:
-        """What is demanded, as in JudgeModelRequest."""
+        """What is demanded, as in JudgeModelRequest; healthy ranges are those in force now. `include_immature` cannot be
+        replayed where missing labels are IGNORED.
+        """
 
     @_builtins.property
     def step(self) -> _duration_pb2.Duration:
-        """Time between two moments of judging, at least 1 min; default 5 min; at most 2,000 moments."""
+        """Time between two moments of judging, whole minutes, at least 1 min; default 5 min; at most 2,000 moments."""
 
     def __init__(
         self,
@@ -1059,7 +1071,7 @@ class Replayed(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     verdict: _serving_pb2.Verdict.ValueType
-    """FAIL, INCONCLUSIVE or PASS."""
+    """PASS, FAIL, INCONCLUSIVE or ERROR, as in Judgement."""
     explanation: _builtins.str
     """Why, with figures."""
     @_builtins.property

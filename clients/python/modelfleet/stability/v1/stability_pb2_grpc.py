@@ -211,9 +211,10 @@ class StabilityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def JudgeModel(self, request, context):
-        """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same time span.
-        Reads only; the same question about the same data gets the same answer. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND,
-        REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED, PART_UNAVAILABLE.
+        """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same minutes. Reads
+        only; the same question about the same data gets the same answer. What keeps the judge from reading is an error of the
+        call and no verdict. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED
+        (the model type declares no predictions), PART_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -221,7 +222,8 @@ class StabilityServiceServicer(object):
 
     def ReplayJudgements(self, request, context):
         """Judges as JudgeModel would have judged at moments of the past, by the labels that had come by then: what would a gate
-        with these criteria have said, and when first? Labels' ages are known to half an octave. Errors: as JudgeModel.
+        with these criteria have said, and when first? Labels' ages are known to half an octave: each counts from the end of
+        its bucket on. Without immature events that makes no difference: their labels have all come. Errors: as JudgeModel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -71,13 +71,15 @@ class StabilityServiceStub:
     RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
     """
     JudgeModel: _grpc.UnaryUnaryMultiCallable[_stability_pb2.JudgeModelRequest, _stability_pb2.Judgement]
-    """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same time span.
-    Reads only; the same question about the same data gets the same answer. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND,
-    REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED, PART_UNAVAILABLE.
+    """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same minutes. Reads
+    only; the same question about the same data gets the same answer. What keeps the judge from reading is an error of the
+    call and no verdict. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED
+    (the model type declares no predictions), PART_UNAVAILABLE.
     """
     ReplayJudgements: _grpc.UnaryUnaryMultiCallable[_stability_pb2.ReplayJudgementsRequest, _stability_pb2.ReplayJudgementsResponse]
     """Judges as JudgeModel would have judged at moments of the past, by the labels that had come by then: what would a gate
-    with these criteria have said, and when first? Labels' ages are known to half an octave. Errors: as JudgeModel.
+    with these criteria have said, and when first? Labels' ages are known to half an octave: each counts from the end of
+    its bucket on. Without immature events that makes no difference: their labels have all come. Errors: as JudgeModel.
     """
     ProposeRanges: _grpc.UnaryUnaryMultiCallable[_stability_pb2.ProposeRangesRequest, _stability_pb2.ProposeRangesResponse]
     """Proposes healthy ranges from a history that was healthy, with their replay on it. Changes nothing: whoever accepts a
@@ -157,13 +159,15 @@ class StabilityServiceAsyncStub(StabilityServiceStub):
     RESOURCE_NOT_FOUND, NOT_CONFIGURED, PART_UNAVAILABLE.
     """
     JudgeModel: _aio.UnaryUnaryMultiCallable[_stability_pb2.JudgeModelRequest, _stability_pb2.Judgement]  # type: ignore[assignment]
-    """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same time span.
-    Reads only; the same question about the same data gets the same answer. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND,
-    REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED, PART_UNAVAILABLE.
+    """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same minutes. Reads
+    only; the same question about the same data gets the same answer. What keeps the judge from reading is an error of the
+    call and no verdict. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED
+    (the model type declares no predictions), PART_UNAVAILABLE.
     """
     ReplayJudgements: _aio.UnaryUnaryMultiCallable[_stability_pb2.ReplayJudgementsRequest, _stability_pb2.ReplayJudgementsResponse]  # type: ignore[assignment]
     """Judges as JudgeModel would have judged at moments of the past, by the labels that had come by then: what would a gate
-    with these criteria have said, and when first? Labels' ages are known to half an octave. Errors: as JudgeModel.
+    with these criteria have said, and when first? Labels' ages are known to half an octave: each counts from the end of
+    its bucket on. Without immature events that makes no difference: their labels have all come. Errors: as JudgeModel.
     """
     ProposeRanges: _aio.UnaryUnaryMultiCallable[_stability_pb2.ProposeRangesRequest, _stability_pb2.ProposeRangesResponse]  # type: ignore[assignment]
     """Proposes healthy ranges from a history that was healthy, with their replay on it. Changes nothing: whoever accepts a
@@ -276,9 +280,10 @@ class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stability_pb2.JudgeModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stability_pb2.Judgement, _abc.Awaitable[_stability_pb2.Judgement]]:
-        """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same time span.
-        Reads only; the same question about the same data gets the same answer. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND,
-        REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED, PART_UNAVAILABLE.
+        """Judges a candidate, alone against absolute ranges and, where given, against its baseline on the same minutes. Reads
+        only; the same question about the same data gets the same answer. What keeps the judge from reading is an error of the
+        call and no verdict. Errors: INVALID_FIELDS, RESOURCE_NOT_FOUND, REFERENCE_NOT_FOUND (the baseline), NOT_CONFIGURED
+        (the model type declares no predictions), PART_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -288,7 +293,8 @@ class StabilityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_stability_pb2.ReplayJudgementsResponse, _abc.Awaitable[_stability_pb2.ReplayJudgementsResponse]]:
         """Judges as JudgeModel would have judged at moments of the past, by the labels that had come by then: what would a gate
-        with these criteria have said, and when first? Labels' ages are known to half an octave. Errors: as JudgeModel.
+        with these criteria have said, and when first? Labels' ages are known to half an octave: each counts from the end of
+        its bucket on. Without immature events that makes no difference: their labels have all come. Errors: as JudgeModel.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,55 @@
+"""`modelfleet stability judge`: is a model good enough to go on?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from google.protobuf.duration_pb2 import Duration
+
+from modelfleet.cli import render
+from modelfleet.cli.parameters import DURATION
+from modelfleet.cli.registry import MODEL
+from modelfleet.cli.session import Session, with_session
+from modelfleet.cli.stability.criteria import criteria, with_criteria
+from modelfleet.cli.stability.times import ago
+from modelfleet.common.v1.serving_pb2 import PASS
+from modelfleet.stability.v1 import stability_pb2 as pb
+
+
+def baseline_of(model: str, baseline: str) -> str:
+    """Returns the name of another model of the same type; empty where none is given."""
+    return f"{model.rsplit('/', 1)[0]}/{render.short(baseline)}" if baseline else ""
+
+
+@click.command("judge")
+@click.argument("model", metavar="TYPE/MODEL")
+@click.option("--baseline", default="", metavar="MODEL", help="Compare with this model on the same minutes.")
+@click.option("--last", type=DURATION, default="1h", show_default=True, help="How far to look back.")
+@with_criteria
+@with_session
+def judge(session: Session, model: str, baseline: str, last: Duration, **given: Any) -> None:
+    """Judge a model as a launch's gate would. Exit status 1 unless it passes.
+
+    By the healthy ranges in force, or by the criteria that are given here.
+    """
+    name = MODEL.name(model)
+    demanded = criteria(session, name, **given)
+    found = session.client.stability.judge_model(
+        model=name, baseline=baseline_of(name, baseline), start_time=ago(last), criteria=demanded
+    )
+    if session.is_table:
+        click.echo(f"{render.enum(found, 'verdict')}: {found.explanation}")
+        for finding in found.findings if len(found.findings) > 1 else ():
+            click.echo(f"  {render.enum(finding, 'verdict')}: {finding.explanation}")
+        if baseline and not any(finding.metric in _COMPARISONS for finding in found.findings):
+            click.echo(
+                "  Not compared with the baseline: give --max-ne-regression 1% or --max-calibration-difference 5%."
+            )
+    else:
+        render.dump(session, render.as_data(found))
+    if found.verdict != PASS:
+        raise click.exceptions.Exit(1)
+
+
+_COMPARISONS = {pb.Finding.NE_REGRESSION, pb.Finding.CALIBRATION_DIFFERENCE}
