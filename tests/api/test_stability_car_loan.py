@@ -45,7 +45,9 @@ class Producer:
         first = int(start.timestamp() * 1e6)
         for number, chunk in enumerate(loans.chunks()):
             event = first + number * width + np.arange(len(chunk.score), dtype=np.int64) * width // len(chunk.score)
-            examples = self._fleet.examples(chunk.score, chunk.label.astype(np.int8), event_time=event, **_OF)
+            examples = self._fleet.examples(
+                [], [], score=chunk.score, label=chunk.label.astype(np.int8), event_time=event, **_OF
+            )
             answer = await self._fleet.client.stability.write_examples(examples, timeout=_PATIENT)
             assert answer.accepted_rows == len(chunk.score)
 
@@ -58,7 +60,7 @@ class Producer:
             self._end += width // STEPS
             await self._fleet.clock.advance(self._end / 1e6 - self._fleet.clock.now().timestamp() + 1.0)
             ids = [uuid.UUID(bytes=self._rng.bytes(16), version=4) for _ in part]
-            predictions = self._fleet.predictions(ids, chunk.score[part], event_time=event[part], **_OF)
+            predictions = self._fleet.predictions(ids, [], score=chunk.score[part], event_time=event[part], **_OF)
             answer = await self._fleet.client.stability.write_predictions(predictions, timeout=_PATIENT)
             assert answer.accepted_rows == len(part)
             await self._send([*self._waiting, *zip(ids, came[part].tolist(), chunk.label[part].tolist(), strict=True)])
