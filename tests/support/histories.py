@@ -41,7 +41,7 @@ def simulated(
     rng = np.random.default_rng(seed)
     steps = days * 1440 // STEP
     hour = np.arange(steps) * STEP / 60.0 % 24.0
-    examples = rng.poisson(positives / base_rate * STEP * np.exp(daily * np.sin((hour - 6.0) * np.pi / 12.0)))
+    drawn = rng.poisson(positives / base_rate * STEP * np.exp(daily * np.sin((hour - 6.0) * np.pi / 12.0)))
     kept = np.exp(-STEP / memory)
     walk = np.zeros(steps)
     if wander:
@@ -49,8 +49,9 @@ def simulated(
         for step in range(1, steps):
             walk[step] = kept * walk[step - 1] + shocks[step]
     calibration = level * fault * np.exp(walk + season * np.sin(hour * np.pi / 12.0))
-    expected = examples * base_rate
-    return of_sums(examples.astype(np.float64), expected, rng.poisson(expected / calibration).astype(np.float64))
+    examples: Floats = drawn.astype(np.float64)
+    expected: Floats = examples * np.float64(base_rate)
+    return of_sums(examples, expected, rng.poisson(expected / calibration).astype(np.float64))
 
 
 def of_sums(examples: Floats, expected: Floats, observed: Floats) -> History:
