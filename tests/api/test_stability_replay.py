@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from modelfleet.common.v1.serving_pb2 import FAIL, INCONCLUSIVE, PASS
+from modelfleet.common.v1.serving_pb2 import ERROR, FAIL, INCONCLUSIVE, PASS
 from modelfleet.errors import InvalidArgument
 from modelfleet.stability.v1 import stability_pb2 as pb
-from tests.support.stability import BUY, CLICK, NEW, OLD, StabilityFleet, at, stability_fleet
+from tests.support.stability import BUY, CLICK, NEW, OLD, StabilityFleet, at, some_ids, stability_fleet
 
 # A whole minute.
 START = at(seconds=-30)
@@ -220,3 +221,38 @@ async def test_a_replay_that_makes_no_sense_is_refused_by_name(fleet: StabilityF
         with pytest.raises(InvalidArgument) as caught:
             await replay(fleet, **({"start_time": at(hours=-1)} | fields))
         assert [violation.field for violation in caught.value.violations] == [path]
+
+
+async def test_bakes_of_long_ago_are_replayed_by_wider_rows_and_by_mature_events(fleet: StabilityFleet) -> None:
+    """Statistics by the minute are kept for 8 days: before that a replay begins at a multiple of 5 min."""
+    labels = [int(index % 50 == 0) for index in range(1000)]
+    start = at(days=-12, minutes=-57, seconds=-30)  # 11:03
+    for minutes in (-57, -40, -20):
+        when = at(days=-12, minutes=minutes)
+        await fleet.write(fleet.examples([0.02 if minutes < -50 else 0.2] * 1000, labels, event_time=[when] * 1000))
+    asked: dict[str, Any] = {"start_time": start, "end_time": at(days=-12), "step": Duration(seconds=600)}
+    demanded = pb.Criterion(prediction=CLICK, calibration=pb.Limits(low=0.5, high=2.0))
+    answer = await replay(fleet, **asked, criteria=[demanded])
+    # What began at 11:03 is of a row that began at 11:00, and not counted. The next is of 11:20 to 11:25.
+    assert [moment.verdict for moment in answer.moments] == [INCONCLUSIVE] * 2 + [FAIL] * 4
+    assert answer.first_fail_time.ToDatetime(UTC) == start + timedelta(minutes=30)
+    demanded.include_immature = True
+    with pytest.raises(InvalidArgument, match="ages of labels are kept for 8 d only"):
+        await replay(fleet, **asked, criteria=[demanded])
+
+
+async def test_a_candidate_whose_rows_are_impossible_is_an_error_live_and_replayed(fleet: StabilityFleet) -> None:
+    await fleet.write(fleet.examples([0.02] * 100 + [math.nan] * 101, [1] * 201))
+    asked: dict[str, Any] = {"start_time": at(hours=-1), "criteria": criteria(include_immature=False), "baseline": OLD}
+    judged = await fleet.client.stability.judge_model(model=NEW, **asked)
+    assert judged.verdict == ERROR
+    assert "click cannot be judged: of the candidate 101 rows were refused as impossible and only 100 examples" in (
+        judged.explanation
+    )
+    assert replayed(await replay(fleet, **asked))[-1][1:] == (ERROR, judged.explanation)
+    # Duplicates and what comes too late are no sign of that.
+    ids = some_ids(10)
+    await fleet.write(fleet.predictions(ids, [0.02] * 10, model=OLD))
+    for _ in range(3):
+        await fleet.write(fleet.predictions(ids, [0.02] * 10, model=OLD))
+    assert (await fleet.client.stability.judge_model(model=OLD, start_time=at(hours=-1))).verdict == INCONCLUSIVE

@@ -2087,7 +2087,7 @@ class AsyncStability:
         criteria: Iterable[stability_pb2.Criterion] = ...,
     ) -> stability_pb2.Judgement:
         """Judges a candidate, alone against absolute ranges and, where given, against its baseline on
-        the same time span.
+        the same minutes.
         """
     async def replay_judgements(
         self,
@@ -2104,7 +2104,7 @@ class AsyncStability:
     ) -> stability_pb2.ReplayJudgementsResponse:
         """Judges as JudgeModel would have judged at moments of the past, by the labels that had come
         by then: what would a gate with these criteria have said, and when first? Labels' ages are
-        known to half an octave.
+        known to half an octave: each counts from the end of its bucket on.
         """
     async def propose_ranges(
         self,
@@ -2174,8 +2174,9 @@ class AsyncStability:
         timeout: float | None = None,
         filter: str = ...,
     ) -> AsyncGenerator[stability_pb2.WatchStabilityResponse]:
-        """Streams the stability of models: first of all that fit, then of each whose state or culprit
-        changes, with a heartbeat while nothing does.
+        """Streams the stability of models: first of all that fit, at most 200 a message, then an
+        empty message; then of each whose state, culprit or availability changes, and at each
+        evaluation of those that are unstable or unavailable, whose figures move.
         """
     async def get_slo(
         self, request: slos_pb2.GetSloRequest | None = None, /, *, timeout: float | None = None, name: str = ...
@@ -4452,7 +4453,7 @@ class Stability:
         criteria: Iterable[stability_pb2.Criterion] = ...,
     ) -> stability_pb2.Judgement:
         """Judges a candidate, alone against absolute ranges and, where given, against its baseline on
-        the same time span.
+        the same minutes.
         """
     def replay_judgements(
         self,
@@ -4469,7 +4470,7 @@ class Stability:
     ) -> stability_pb2.ReplayJudgementsResponse:
         """Judges as JudgeModel would have judged at moments of the past, by the labels that had come
         by then: what would a gate with these criteria have said, and when first? Labels' ages are
-        known to half an octave.
+        known to half an octave: each counts from the end of its bucket on.
         """
     def propose_ranges(
         self,
@@ -4539,8 +4540,9 @@ class Stability:
         timeout: float | None = None,
         filter: str = ...,
     ) -> Generator[stability_pb2.WatchStabilityResponse]:
-        """Streams the stability of models: first of all that fit, then of each whose state or culprit
-        changes, with a heartbeat while nothing does.
+        """Streams the stability of models: first of all that fit, at most 200 a message, then an
+        empty message; then of each whose state, culprit or availability changes, and at each
+        evaluation of those that are unstable or unavailable, whose figures move.
         """
     def get_slo(
         self, request: slos_pb2.GetSloRequest | None = None, /, *, timeout: float | None = None, name: str = ...

@@ -228,8 +228,8 @@ def _decide(asked: _Asked) -> _Decision:
     case = asked.case
     sides = {"the candidate": case.candidate, "the baseline": case.baseline if asked.is_comparison else None}
     for who, evidence in sides.items():
-        if evidence is not None and evidence.malformed > evidence.total.examples:
-            text = say.unusable(case.criterion.prediction, who, evidence.malformed, evidence.total.examples)
+        if evidence is not None and evidence.malformed > evidence.examples:
+            text = say.unusable(case.criterion.prediction, who, evidence.malformed, evidence.examples)
             return _Decision(Verdict.ERROR, f"{text}.")
     return _JUDGES[asked.metric](asked)
 

@@ -67,6 +67,10 @@ class Evidence:
     def total(self) -> Sums:
         return self.matured + self.waiting
 
+    @property
+    def examples(self) -> int:
+        return self.matured.examples + self.waiting.examples
+
     def only_matured(self) -> Evidence:
         """Returns the evidence without events that wait for labels."""
         return replace(self, waiting=NOTHING)
