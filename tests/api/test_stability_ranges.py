@@ -49,7 +49,7 @@ async def fleet(database_url: str) -> AsyncIterator[StabilityFleet]:
         bad = (steps >= 6 * 288) & (steps < 6 * 288 + 72)
         label = rng.random(len(steps)) < np.where(bad, score / 3.0, score)
         await running.write(
-            running.examples(score, label.astype(np.int8), model=OLD, event_time=times.astype(np.int64))
+            running.examples([], [], score=score, label=label.astype(np.int8), model=OLD, event_time=times)
         )
         yield running
 

@@ -37,7 +37,9 @@ def history(loans: car_loan.Loans) -> History:
         "observed_squares": y,
         "positive_loss": loss * y,
     }
-    return of_minutes(29_000_160, {name: np.bincount(minute, column) for name, column in columns.items()})
+    return of_minutes(
+        29_000_160, {name: np.bincount(minute, column).astype(np.float64) for name, column in columns.items()}
+    )
 
 
 def chunks(past: History) -> Windows:

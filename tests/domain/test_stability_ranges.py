@@ -46,7 +46,7 @@ def part(history: History, first: int, end: int) -> History:
 
 
 @given(seed=SEEDS, scale=st.sampled_from([0.25, 3.0]))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_a_model_that_is_miscalibrated_by_a_factor_has_its_range_moved_by_it(seed: int, scale: float) -> None:
     history = simulated(seed=seed, season=0.1)
     moved = of_sums(history.column("examples"), history.column("expected"), history.column("observed"))
@@ -59,7 +59,7 @@ def test_a_model_that_is_miscalibrated_by_a_factor_has_its_range_moved_by_it(see
 
 
 @given(seed=SEEDS, data=st.data())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_the_order_of_weeks_hardly_matters(seed: int, data: st.DataObject) -> None:
     history = simulated(seed=seed, season=0.1)
     order = data.draw(st.permutations(range(4)))
@@ -72,7 +72,7 @@ def test_the_order_of_weeks_hardly_matters(seed: int, data: st.DataObject) -> No
 
 
 @given(seed=SEEDS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_more_history_of_the_same_kind_makes_no_range_much_wider(seed: int) -> None:
     history = simulated(seed=seed, days=28)
     week, all_ = proposed(part(history, 0, 7 * DAY), terms(width=60)), proposed(history, terms(width=60))
@@ -80,7 +80,7 @@ def test_more_history_of_the_same_kind_makes_no_range_much_wider(seed: int) -> N
 
 
 @given(seed=SEEDS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_fewer_false_alarms_and_a_stricter_objective_take_a_wider_range(seed: int) -> None:
     history = simulated(seed=seed, days=14)
     reaches = [reach_of(proposed(history, terms(width=60, pages=pages))) for pages in (0.01, 0.1, 1.0)]
@@ -187,25 +187,26 @@ def test_the_signed_root_of_a_count_is_normal_far_into_the_tails(count: int) -> 
     draws = np.random.default_rng(count).poisson(count, 400_000)
     residual = -np.log(np.maximum(draws, 0.5) / count)
     deviates = signed_root(residual, np.full(len(draws), float(count)), np.full(len(draws), 1.0 / count))
+    # Counts are whole numbers, so that a share is known to within that of one count.
     for distance in (2.0, 3.0, 3.5):
-        expected = 0.5 * math.erfc(distance / math.sqrt(2.0))
         for side in (-1.0, 1.0):
-            assert np.mean(side * deviates > distance) == pytest.approx(expected, rel=0.45)
+            near, far = (0.5 * math.erfc(d / math.sqrt(2.0)) for d in (distance - 0.25, distance + 0.25))
+            assert far <= np.mean(side * deviates > distance) <= near
 
 
 def test_out_of_range_no_more_often_than_alpha_with_the_stated_confidence() -> None:
-    """Log-normal residuals of known spread, but for the spread: in 95 of 100 histories the range holds 1 − alpha."""
-    rng, alpha, samples, failures = np.random.default_rng(11), 1e-3, 300, 0
-    for _ in range(200):
-        # Of n values, a scale by a quantile is as good as one by squares of 0.6 n.
-        sigma2 = float(rng.chisquare(0.6 * samples)) / (0.6 * samples) * 0.01
-        mean = float(rng.normal(0.0, 0.1 / math.sqrt(samples)))
-        varies = Spread(1.0, sigma2, samples, math.inf, samples, math.inf, 1.0)
-        found = reach(varies, np.full(50, 1e-12), np.full(50, math.inf), alpha)
+    """Log-normal residuals whose centre and spread are estimated: 95 of 100 ranges hold all but alpha of the next."""
+    rng, alpha, samples, trials, failures = np.random.default_rng(11), 1e-3, 300, 100, 0
+    for _ in range(trials):
+        residuals = rng.normal(0.0, 0.1, samples)
+        mean = float(residuals.mean())
+        tau2 = float(np.quantile(np.abs(residuals - mean), 0.6826895)) ** 2
+        varies = Spread(1.0, tau2, samples, math.inf, samples, math.inf, 1.0)
+        found = reach(varies, np.full(2, 1e-12), np.full(2, math.inf), alpha)
         ends = (mean - found.below, mean + found.above)
         outside = 0.5 * (math.erfc(-ends[0] / 0.1 / math.sqrt(2.0)) + math.erfc(ends[1] / 0.1 / math.sqrt(2.0)))
         failures += outside > alpha
-    assert failures <= 200 * 0.05 + 3 * math.sqrt(200 * 0.05)
+    assert failures <= trials * 0.05 + 3 * math.sqrt(trials * 0.05)
 
 
 @pytest.mark.parametrize(("width", "target"), [(60, 0.99), (60, 0.95), (5, 0.999)])
@@ -234,7 +235,7 @@ def _distance_of(share: float) -> float:
 def test_healthy_weeks_after_the_history_page_no_more_often_than_declared() -> None:
     """Ranges from four weeks, held against the next four: of models busy and quiet, that wander and that do not."""
     pages, weeks, declared = 0, 0, terms(pages=1.0)  # a sixth of it is this range's
-    for seed in range(12):
+    for seed in range(6):
         wander = 0.03 if seed % 2 else 0.0
         history = simulated(seed=100 + seed, positives=(0.5, 5.0, 60.0)[seed % 3], days=56, season=0.05, wander=wander)
         range_ = proposed(part(history, 0, 28 * DAY), declared).range

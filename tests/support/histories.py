@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.signal import lfilter
 
 from modelfleetd.stability.domain.exact import Floats
 from modelfleetd.stability.domain.history import COLUMNS, STEP, History
@@ -41,16 +42,14 @@ def simulated(
     rng = np.random.default_rng(seed)
     steps = days * 1440 // STEP
     hour = np.arange(steps) * STEP / 60.0 % 24.0
-    examples = rng.poisson(positives / base_rate * STEP * np.exp(daily * np.sin((hour - 6.0) * np.pi / 12.0)))
+    drawn = rng.poisson(positives / base_rate * STEP * np.exp(daily * np.sin((hour - 6.0) * np.pi / 12.0)))
     kept = np.exp(-STEP / memory)
-    walk = np.zeros(steps)
-    if wander:
-        shocks = rng.standard_normal(steps) * np.sqrt(1.0 - kept**2) * wander
-        for step in range(1, steps):
-            walk[step] = kept * walk[step - 1] + shocks[step]
+    shocks = rng.standard_normal(steps) * np.sqrt(1.0 - kept**2) * wander
+    walk = lfilter([1.0], [1.0, -kept], shocks)
     calibration = level * fault * np.exp(walk + season * np.sin(hour * np.pi / 12.0))
-    expected = examples * base_rate
-    return of_sums(examples.astype(np.float64), expected, rng.poisson(expected / calibration).astype(np.float64))
+    examples: Floats = drawn.astype(np.float64)
+    expected: Floats = examples * np.float64(base_rate)
+    return of_sums(examples, expected, rng.poisson(expected / calibration).astype(np.float64))
 
 
 def of_sums(examples: Floats, expected: Floats, observed: Floats) -> History:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final, TypeAlias
 
 import numpy as np
 
 from modelfleetd.clock import Clock
-from modelfleetd.errors import FieldViolation, InvalidFields
 from modelfleetd.kit.db import Database
 from modelfleetd.stability.domain.delays import Delays
 from modelfleetd.stability.domain.fleet import HealthyRange, Metric, Role, ServiceLevel, Tier, WatchedModel, completed
-from modelfleetd.stability.domain.history import STEP, History, of_minutes
-from modelfleetd.stability.domain.maturity import mature_before, minute_after, minute_of
+from modelfleetd.stability.domain.history import History, of_minutes
+from modelfleetd.stability.domain.maturity import mature_before
 from modelfleetd.stability.domain.points import Span
-from modelfleetd.stability.domain.ranges import DEFAULT_PAGES_PER_WEEK, Proposal, propose_model
-from modelfleetd.stability.domain.retention import TOTALS_5MIN
+from modelfleetd.stability.domain.ranges import Proposal, propose_model
+from modelfleetd.stability.domain.wishes import Wish
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.registry import DeclaredType
 from modelfleetd.stability.store.history import read_histories, read_routes
@@ -28,55 +26,8 @@ from modelfleetd.stability.store.history import read_histories, read_routes
 # The delays of labels by (model, prediction), of which each comes with its attribution window.
 DelaysOf: TypeAlias = Callable[[Mapping[tuple[str, str], timedelta]], Awaitable[Mapping[tuple[str, str], Delays]]]
 
-MOST_HISTORY: Final = timedelta(days=35)
-_USUAL_HISTORY: Final = timedelta(days=28)
-_MOST_PAGES: Final = 10.0
-_NARROWEST, _WIDEST, _STEP = timedelta(minutes=5), timedelta(days=1), timedelta(minutes=5)
 # Where nothing is said of a model that does not serve.
 _NOTHING_STATED: Final = ServiceLevel(0.0, 0.0, 0.0, 0.0, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What ranges are asked for; zeros and None mean the defaults until `checked` has filled them in."""
-
-    predictions: tuple[str, ...]
-    start: datetime | None = None
-    end: datetime | None = None
-    pages_per_week: float = 0.0
-    window: timedelta | None = None
-
-    def checked(self, declared: DeclaredType, now: datetime) -> tuple[Span, float, int, tuple[str, ...]]:
-        """Returns the span, the pages a week, the width in minutes (0: any) and the predictions.
-
-        Raises:
-            InvalidFields: some cannot be; all of them are named.
-        """
-        end = now if self.end is None else min(self.end, now)
-        start = end - _USUAL_HISTORY if self.start is None else self.start
-        found = []
-        if start >= end:
-            found.append(FieldViolation("start_time", f"must be before the end, {end:%Y-%m-%dT%H:%M:%SZ}"))
-        elif end - start > MOST_HISTORY:
-            found.append(FieldViolation("start_time", f"must be at most {MOST_HISTORY.days} days before the end"))
-        if self.pages_per_week and not 0.0 < self.pages_per_week <= _MOST_PAGES:
-            found.append(FieldViolation("pages_per_week", f"must be above 0 and at most {_MOST_PAGES:g}"))
-        if self.window is not None and (self.window % _STEP or not _NARROWEST <= self.window <= _WIDEST):
-            found.append(FieldViolation("window", "must be a multiple of 5 min, from 5 min to 1 d (300 s to 86400 s)"))
-        known = ", ".join(declared.predictions)
-        found += [
-            FieldViolation(f"predictions[{index}]", f"must be one that {declared.name} declares: {known}")
-            for index, prediction in enumerate(self.predictions)
-            if prediction not in declared.predictions
-        ]
-        if found:
-            raise InvalidFields(found)
-        # Whole steps; and rows of the oldest may be gone already.
-        first = max(minute_after(start), TOTALS_5MIN.read_from(now))
-        span = Span(-(-first // STEP) * STEP, max(first, minute_of(end)) // STEP * STEP)
-        width = 0 if self.window is None else self.window // timedelta(minutes=1)
-        wanted = tuple(dict.fromkeys(self.predictions)) or tuple(declared.predictions)
-        return span, self.pages_per_week or DEFAULT_PAGES_PER_WEEK, width, wanted
 
 
 class Proposer:
@@ -95,7 +46,7 @@ class Proposer:
             InvalidFields: what is asked for cannot be.
         """
         now = self._clock.now()
-        span, pages, width, wanted = wish.checked(declared, now)
+        span, pages, width, wanted = wish.checked(declared.name, declared.predictions, now)
         predictions = {name: declared.predictions[name] for name in wanted}
         before = {name: mature_before(now, one.attribution_window) for name, one in predictions.items()}
         watched = self._fleet.view().models.get(model)

@@ -192,7 +192,7 @@ def propose(history: History, terms: Terms) -> Proposal | None:
     if fit is None:
         return _default(history, terms)
     range_ = _range(fit, history, terms)
-    replay = replay_on(history, range_, terms)
+    replay = replay_on(history, range_, terms, growth=fit.growth)
     basis = Basis.LEVEL if fit.centre.hours is None else Basis.SEASONAL
     return _proposal(range_, basis, _words(fit, history, basis), replay, terms)
 
@@ -240,12 +240,19 @@ def propose_model(
     return [proposal for proposal in found if proposal is not None]
 
 
-def replay_on(history: History, range_: HealthyRange, terms: Terms) -> Replay:
-    """Returns what a range would have done to a history, its labels complete: by windows that end a step apart."""
+def replay_on(history: History, range_: HealthyRange, terms: Terms, *, growth: float = 0.0) -> Replay:
+    """Returns what a range would have done to a history, its labels complete: by windows that end a step apart.
+
+    Args:
+        history: what is held against it.
+        range_: the range.
+        terms: whose objective tells what pages.
+        growth: of the logarithm of the values, a day: the range is for those at the history's end.
+    """
     width = range_.window // timedelta(minutes=1)
     values = _values(history.windows(width), terms)
     low, high = limits_at(range_, values.ends)
-    value = np.exp(values.log)
+    value = np.exp(values.log - growth * _days(values, history))
     sigmas = _INTERVAL_SIGMAS * np.sqrt(values.variance)
     usable = values.usable
     if terms.metric is not Metric.VOLUME:
@@ -417,13 +424,14 @@ def _without_growth(values: Values, history: History) -> tuple[Values, float]:
     whole = np.floor(days[values.usable]).astype(np.int64)
     _, place, number = np.unique(whole, return_inverse=True, return_counts=True)
     means = np.bincount(place, values.log[values.usable]) / number
-    at = np.bincount(place, days[values.usable]) / number
     # Days of the week differ: a week earlier is compared with the same day.
     if len(means) < 14:
         return values, 0.0
     steps = means[7:] - means[:-7]
     slope = float(np.median(steps)) / 7.0
-    error = 1.2533 * float(np.std(steps)) / 7.0 / math.sqrt(max(1.0, len(at) / 7.0 - 1.0))
+    # Of the median of steps, seven of which share a week with each other; days cut short do not count for much.
+    varies = 1.4826 * float(np.median(np.abs(steps - np.median(steps))))
+    error = 1.2533 * varies / 7.0 / math.sqrt(max(1.0, len(means) / 7.0 - 1.0))
     if abs(slope) <= _GROWTH_SIGMAS * error:
         return values, 0.0
     return replace(values, log=values.log - slope * days), slope

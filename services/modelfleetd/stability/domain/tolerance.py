@@ -24,9 +24,10 @@ _FAR_SIGMAS: Final = 2.5758293
 # With fewer, one incident would be a tail.
 _FEWEST_FOR_TAILS: Final = 200.0
 # A scale by a quantile knows as much as one by squares of this share of the values.
-_EFFICIENCY: Final = 0.6
+_EFFICIENCY: Final = 0.55
 # Values beyond are incidents, or nothing that a range could hold.
 _WIDEST: Final = 4.0
+_NODE_STEP: Final = 0.2
 _NODES: Final = np.linspace(-6.0, 6.0, 61)
 _MASS: Final = np.exp(-0.5 * _NODES**2) / np.exp(-0.5 * _NODES**2).sum()
 _LEVELS: Final = 24
@@ -125,16 +126,20 @@ def reach(spread: Spread, variance: Floats, count: Floats, alpha: float, *, cove
     levels = _levels(variance)
     # What has not come yet adds the noise of its coming.
     levels = levels * spread.dispersion * noise**2 + ((1.0 / coverage - 1.0) * levels if rare else 0.0)
-    counts = 1.0 / levels if rare else np.full(len(levels), np.inf)
     uncertain = math.sqrt(1.0 + 1.0 / max(1.0, spread.windows))
     tails = 1.0
     if spread.tails:
         scale = float(stdtrit(spread.freedom, (1.0 + _ONE_SIGMA) / 2.0))
         tails = max(1.0, float(stdtrit(spread.freedom, alpha / 2.0)) / scale / float(ndtri(alpha / 2.0)))
 
+    # Nodes stand for all between them, as if noise were so much wider.
+    counts = 1.0 / (levels + (wander * _NODE_STEP) ** 2 / 12.0)
+
     def outside(distance: float, side: float) -> float:
+        if not rare:
+            return float(ndtr(-distance / np.sqrt(levels + wander**2)).mean())
         left = side * distance - wander * _NODES[:, np.newaxis] + np.zeros(len(levels))
-        deviates = side * signed_root(left, counts, levels)
+        deviates = side * signed_root(left, counts, 1.0 / counts)
         return float(_MASS @ ndtr(-deviates).mean(axis=1))
 
     ends = []

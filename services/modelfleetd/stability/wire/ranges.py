@@ -8,7 +8,7 @@ from dataclasses import replace
 from modelfleet.stability.v1 import stability_pb2 as pb
 from modelfleetd.kit.codec import duration_from_proto, timestamp_from_proto, to_proto
 from modelfleetd.stability.domain.ranges import Proposal
-from modelfleetd.stability.proposer import Wish
+from modelfleetd.stability.domain.wishes import Wish
 
 
 def wish(request: pb.ProposeRangesRequest) -> Wish:
