@@ -2087,7 +2087,7 @@ class AsyncStability:
         criteria: Iterable[stability_pb2.Criterion] = ...,
     ) -> stability_pb2.Judgement:
         """Judges a candidate, alone against absolute ranges and, where given, against its baseline on
-        the same time span.
+        the same minutes.
         """
     async def replay_judgements(
         self,
@@ -2104,7 +2104,7 @@ class AsyncStability:
     ) -> stability_pb2.ReplayJudgementsResponse:
         """Judges as JudgeModel would have judged at moments of the past, by the labels that had come
         by then: what would a gate with these criteria have said, and when first? Labels' ages are
-        known to half an octave.
+        known to half an octave: each counts from the end of its bucket on.
         """
     async def propose_ranges(
         self,
@@ -4452,7 +4452,7 @@ class Stability:
         criteria: Iterable[stability_pb2.Criterion] = ...,
     ) -> stability_pb2.Judgement:
         """Judges a candidate, alone against absolute ranges and, where given, against its baseline on
-        the same time span.
+        the same minutes.
         """
     def replay_judgements(
         self,
@@ -4469,7 +4469,7 @@ class Stability:
     ) -> stability_pb2.ReplayJudgementsResponse:
         """Judges as JudgeModel would have judged at moments of the past, by the labels that had come
         by then: what would a gate with these criteria have said, and when first? Labels' ages are
-        known to half an octave.
+        known to half an octave: each counts from the end of its bucket on.
         """
     def propose_ranges(
         self,
