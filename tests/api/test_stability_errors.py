@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from modelfleet.errors import ModelfleetError, Unavailable
 from modelfleet.services import AsyncStability
 from modelfleet.stability.v1 import stability_pb2 as pb
+from modelfleet.stability.v1.statistics_pb2 import BinRows
 from modelfleetd.stability.app import build
 from tests.support.servers import client_of, running
 from tests.support.stability import CLICK, CTR, NEW, OLD, RETRIEVAL, StabilityFleet, at, some_ids, stability_fleet
@@ -78,7 +79,7 @@ def demand(**fields: Any) -> Call:
 
 INVALID: dict[str, tuple[Call, str]] = {
     "statistics without rows": (lambda c: c.write_statistics(batch=batch()), "exposure"),
-    "statistics of no bin": (lambda c: c.write_statistics(batch=batch(), bins={"model_index": b"\0"}), "bins.bin"),
+    "statistics of no bin": (lambda c: c.write_statistics(batch=batch(), bins=BinRows(model_index=b"\0")), "bins.bin"),
     "sampled examples": (examples(batch=batch(sample_permille=10)), "batch.sample_permille"),
     "sample": (predictions(batch=batch(sample_permille=1001)), "batch.sample_permille"),
     "no batch": (lambda c: c.write_examples(model_index=b"\0"), "batch"),
