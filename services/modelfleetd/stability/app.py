@@ -81,7 +81,7 @@ async def build(service: Service) -> None:
         reader,
         fleet,
         metrics,
-        evaluator,
+        evaluator.board,
         budgets,
         database,
         service.clock,

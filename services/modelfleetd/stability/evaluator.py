@@ -20,18 +20,19 @@ from modelfleetd.clock import Clock
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.db import Database
 from modelfleetd.kit.failpoint import failpoint
+from modelfleetd.stability.board import Board
 from modelfleetd.stability.domain.availability import Interval, Report, judged, since
 from modelfleetd.stability.domain.delays import Delays
 from modelfleetd.stability.domain.fleet import WatchedFleet, WatchedModel
 from modelfleetd.stability.domain.looks import Looks, Pair, decide_looks, looks_at
 from modelfleetd.stability.domain.maturity import minute_of, moment_of
-from modelfleetd.stability.domain.rollup import Row
 from modelfleetd.stability.domain.slices import Objective, Slice
 from modelfleetd.stability.domain.standing import Standing, stand
 from modelfleetd.stability.domain.windows import WindowVerdict
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.recent import Recent
 from modelfleetd.stability.store import slices, standings
+from modelfleetd.stability.store.standings import Lease, Progress
 from modelfleetd.stability.wire.standings import reports
 
 _log = logging.getLogger(__name__)
@@ -81,17 +82,12 @@ class Evaluator:
         self._looks: tuple[Mapping[str, WatchedModel] | None, Looks] = (None, Looks({}))
         self._delays: Mapping[Pair, Delays] = {}
         self._delays_read = 0
-        self._rows: tuple[WatchedFleet | None, int | None, list[Row]] = (None, None, [])
-        # The newest evaluation: its minute, the registry's revision that it went by, and what it said.
-        self.minute: int | None = None
-        self.revision = 0
-        self.standings: Mapping[str, Standing] = {}
+        # The newest evaluation, whichever replica made it.
+        self.board = Board(fleet)
         # Of the last round here: how long it took.
         self.seconds: float | None = None
         # Called after each round of this replica, while it holds the lease.
         self.after_round: list[AfterRound] = []
-        # Set, and another one put in its place, with each evaluation, whichever replica made it.
-        self.moved = asyncio.Event()
 
     async def tick(self) -> None:
         """Follows what others evaluated; evaluates where a minute has begun and nobody else holds the lease."""
@@ -113,29 +109,22 @@ class Evaluator:
         """Forgets slices that no budget counts any more."""
         await slices.forget(self._database, minute_of(self._clock.now() - _SLICES_KEPT) // 60)
 
-    def rows(self) -> list[Row]:
-        """Returns all models that serve with their standings, the worst first.
+    @property
+    def minute(self) -> int | None:
+        """The newest minute that was evaluated, by whichever replica."""
+        return self.board.minute
 
-        Raises:
-            PartUnavailable: it is not known yet who serves.
-        """
-        view = self._fleet.view()
-        if self._rows[0] is not view or self._rows[1] != self.minute:
-            rows = [Row(model, self.standings.get(name)) for name, model in view.models.items()]
-            self._rows = (view, self.minute, sorted(rows, key=lambda row: row.rank))
-        return self._rows[2]
+    @property
+    def standings(self) -> Mapping[str, Standing]:
+        """What was said of each model then."""
+        return self.board.standings
 
-    async def _follow(self, progress: standings.Progress) -> None:
+    async def _follow(self, progress: Progress) -> None:
         """Reads what another replica has evaluated."""
         # Back in time goes only a database that has lost its last commits.
         goes_on = self.minute is not None and progress.minute is not None and self.minute < progress.minute
         found = await standings.read(self._database, self.minute if goes_on else None)
-        self._accept(progress.minute, progress.revision, {**self.standings, **found} if goes_on else found)
-
-    def _accept(self, minute: int | None, revision: int, found: Mapping[str, Standing]) -> None:
-        self.minute, self.revision, self.standings = minute, revision, found
-        moved, self.moved = self.moved, asyncio.Event()
-        moved.set()
+        self.board.accept(progress.minute, progress.revision, {**self.standings, **found} if goes_on else found)
 
     async def _evaluate(self, minute: int) -> None:
         try:
@@ -156,7 +145,7 @@ class Evaluator:
             _log.warning("the evaluation of %s came too late: nothing of it was written", moment_of(minute))
             return
         failpoint("stability.after_conclude")
-        self._accept(minute, view.revision, found)
+        self.board.accept(minute, view.revision, found)
         self.seconds = time.monotonic() - began
         for act in self.after_round:
             await act()
@@ -216,9 +205,7 @@ class Evaluator:
         known = {} if before is None else before.intervals
         return {**known, **{region: since(known.get(region), report) for region, report in observed.items()}}
 
-    async def _write(
-        self, lease: standings.Lease, minute: int, view: WatchedFleet, found: Mapping[str, Standing]
-    ) -> None:
+    async def _write(self, lease: Lease, minute: int, view: WatchedFleet, found: Mapping[str, Standing]) -> None:
         changed = [standing for name, standing in found.items() if standing != self.standings.get(name)]
         written: dict[tuple[str, Objective], Slice] = {}
         for name, standing in found.items():

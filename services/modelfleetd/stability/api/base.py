@@ -10,8 +10,8 @@ import grpc
 from modelfleet.stability.v1 import stability_pb2_grpc
 from modelfleetd.clock import Clock
 from modelfleetd.kit.db import Database
+from modelfleetd.stability.board import Board
 from modelfleetd.stability.budgets import BudgetKeeper
-from modelfleetd.stability.evaluator import Evaluator
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.intake_metrics import IntakeMetrics
 from modelfleetd.stability.judging import Judge
@@ -33,7 +33,7 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         reader: Reader,
         fleet: Fleet,
         metrics: IntakeMetrics,
-        evaluator: Evaluator,
+        board: Board,
         budgets: BudgetKeeper,
         database: Database,
         clock: Clock,
@@ -46,7 +46,7 @@ class Base(stability_pb2_grpc.StabilityServiceServicer):
         self._reader = reader
         self._fleet = fleet
         self._metrics = metrics
-        self._evaluator = evaluator
+        self._board = board
         self._budgets = budgets
         self._database = database
         self._clock = clock

@@ -38,7 +38,7 @@ class Standings(Base):
 
     async def GetModelStability(self, request: pb.GetModelStabilityRequest, context: Context) -> pb.ModelStability:
         model_type, _ = MODEL.parse(request.model, "model")
-        row = next((row for row in self._evaluator.rows() if row.model.name == request.model), None)
+        row = next((row for row in self._board.rows() if row.model.name == request.model), None)
         if row is not None:
             return wire.model_stability(row, self._evaluate_time, show_metrics=True)
         await self._registry.expect_model(request.model)
@@ -79,7 +79,7 @@ class Standings(Base):
         told: dict[str, object] = {}
         is_first = True
         while True:
-            moved = self._evaluator.moved
+            moved = self._board.moved
             rows = {row.model.name: row for row in self._fitting(request.filter)}
             changed = [row for name, row in rows.items() if told.get(name) != _what_counts(row)]
             removed = told.keys() - rows.keys()
@@ -95,13 +95,13 @@ class Standings(Base):
 
     @property
     def _evaluate_time(self) -> datetime | None:
-        minute = self._evaluator.minute
+        minute = self._board.minute
         return None if minute is None else moment_of(minute)
 
     def _fitting(self, text: str) -> Sequence[Row]:
         """Returns the models that fit a filter, the worst first."""
         where = filters.read(text, _FIELDS)
-        rows = self._evaluator.rows()
+        rows = self._board.rows()
         if where is None:
             return rows
         fits = _test(where)
