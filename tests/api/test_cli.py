@@ -128,10 +128,11 @@ def test_every_verb_explains_itself_and_has_an_output_format(noun: str, capsys: 
         assert "Usage: modelfleet" in capsys.readouterr().out
 
 
-def test_a_list_of_capacity_commands_cuts_no_sentence_and_every_option_says_what_it_is() -> None:
+@pytest.mark.parametrize("noun", ["capacity", "stability"])
+def test_a_list_of_commands_cuts_no_sentence_and_every_option_says_what_it_is(noun: str) -> None:
     import click
 
-    from modelfleet.cli.capacity import group
+    group = __import__(f"modelfleet.cli.{noun}", fromlist=["group"]).group
 
     def check(command: click.Command, path: list[str]) -> None:
         assert not command.get_short_help_str(60).endswith("..."), path
@@ -141,4 +142,4 @@ def test_a_list_of_capacity_commands_cuts_no_sentence_and_every_option_says_what
             for name, sub in command.commands.items():
                 check(sub, [*path, name])
 
-    check(group, ["capacity"])
+    check(group, [noun])

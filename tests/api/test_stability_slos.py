@@ -238,7 +238,9 @@ async def test_the_commands_show_budgets_and_what_fires_and_write_files(
         ["page", "6h", "8.33", "30m", "100.00", "6", "30", "FIRES"],
     ]
     assert "AVAILABILITY 99%: no minute counts yet" in shown
-    assert "A page fires. What is wrong, and what to do: modelfleet stability get ctr/old" in shown
+    # It has been the baseline for minutes only: no alert looks at what was before.
+    assert "Burn rates are over the limits of a page, but no alert of ctr/old is open." in shown
+    assert "How it stands, and what to do: modelfleet stability get ctr/old" in shown
     # By the name of the model, and of the objectives.
     assert await run("slo", "get", "ctr/old") == shown == await run("slo", "get", "slos/ctr")
     assert "ctr.new: experiment ctr/new" in await run("slo", "get", "ctr/new")

@@ -39,7 +39,10 @@ def alert() -> None:
 
 @click.group(cls=FleetGroup)
 def silence() -> None:
-    """Maintenance that was declared: alerts of a model type or model notify nobody meanwhile."""
+    """Maintenance, during which alerts notify nobody.
+
+    Declared for a model type or for one model, with a reason and an end.
+    """
 
 
 # --- alerts -----------------------------------------------------------------------------------------------------------
@@ -66,7 +69,7 @@ def culprit(found: pb.Alert) -> str:
     return f"{said} of {found.prediction}" if found.prediction else ""
 
 
-_COLUMNS: list[render.Column] = [
+COLUMNS: list[render.Column] = [
     ("SEVERITY", lambda m: render.enum(m, "severity")),
     ("MODEL", lambda m: short_model(m.model)),
     ("WHAT", lambda m: render.enum(m, "kind")),
@@ -102,7 +105,7 @@ def list_alerts(session: Session, ended: bool, where: str, limit: int) -> None:
     found = sorted((m for _, m in enough), key=lambda m: (m.state, m.state == pb.Alert.FIRING and m.severity))
     left_out, found = max(len(found) - limit, 0), found[:limit]
     nothing = "There was no such alert." if ended else "Nothing fires that fits." if where else "Nothing fires."
-    render.listing(session, found, _COLUMNS, nothing)
+    render.listing(session, found, COLUMNS, nothing)
     if session.is_table and left_out:
         click.echo(f"and {left_out} more that fire: --limit {len(found) + left_out}")
     if session.is_table and found and render.console().is_terminal:
@@ -113,7 +116,10 @@ def list_alerts(session: Session, ended: bool, where: str, limit: int) -> None:
 @click.argument("name", metavar="ALERT")
 @with_session
 def get_alert(session: Session, name: str) -> None:
-    """Show an alert: what happened, what to do, and whom it reached."""
+    """Show an alert: what happened, and what to do.
+
+    And whom it reached, and by which silence it is kept quiet.
+    """
     found = session.client.stability.get_alert(name=f"alerts/{short(name)}")
     if not session.is_table:
         render.dump(session, render.as_data(found))
@@ -169,7 +175,10 @@ def _facts(found: pb.Alert, kept_quiet: pb.Silence | None) -> Iterator[tuple[str
 @click.option("--for", "span", type=DURATION, default=None, help="How long to watch. Default: until Ctrl-C.")
 @with_session
 def watch_alerts(session: Session, where: str, every: Duration, span: Duration | None) -> None:
-    """Show what fires, then each alert that begins, rises, falls, is silenced or ends, a line each."""
+    """Show what fires, then each change of it.
+
+    A line for each alert that begins, rises, falls, is silenced or ends.
+    """
     end = None if span is None else time.monotonic() + span.ToTimedelta().total_seconds()
     pause = max(every.ToTimedelta().total_seconds(), 0.1)
     known: dict[str, pb.Alert] = {}
@@ -245,9 +254,10 @@ _SILENCES: list[render.Column] = [
 def create_silence(
     session: Session, resource: str, end: datetime, start: datetime | None, reason: str, dry_run: bool
 ) -> None:
-    """Keep the alerts of a model type, or of one model, quiet for a while.
+    """Keep alerts quiet for a while.
 
-    They go on being derived, and budgets being spent: what still fires at its end is told then.
+    Those of a model type, or of one model. They go on being derived, and budgets being spent: what still fires at the
+    end is told then.
     """
     fields: dict[str, Any] = {} if start is None else {"start_time": _stamp(start)}
     wanted = pb.Silence(resource=resource, reason=reason, end_time=_stamp(end), **fields)

@@ -87,7 +87,7 @@ def ingest(
     kinds: Sequence[str],
     allow_rejected: bool,
 ) -> None:
-    """Write a history of predictions and labels from a Parquet file.
+    """Write predictions and labels from a Parquet file.
 
     Columns: event_time, score or logit, label, weight; request_id and label_time where labels are to be joined; model
     and prediction where the file is of several. Rows with a label are written as examples. With request_id and

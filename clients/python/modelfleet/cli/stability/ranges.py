@@ -152,7 +152,9 @@ def show(session: Session, model: str) -> None:
 @click.option("--reason", required=True, help="Why; kept in the history of the registry.")
 @with_session
 def clear(session: Session, entry: str, prediction: str, reason: str) -> None:
-    """Take the healthy ranges of a model, or of a model type, out of the registry.
+    """Take healthy ranges out of the registry.
+
+    Those of a model, or of a model type, and of one prediction where that is given.
 
     A model without its own has those of its type; without these what its predictions declare.
     """

@@ -49,7 +49,7 @@ _ALL = "all"
 def show(
     session: Session, model: str, prediction: str, last: Duration, resolution: str, as_table: bool, path: str | None
 ) -> None:
-    """Draw calibration and NE of a model with their healthy ranges.
+    """Draw calibration and NE with their healthy ranges.
 
     Beneath them what they rest on: labels that have come, volume, and predicted against observed shares. Values whose
     labels are still to come are drawn apart, and corrected for the delay that labels had before.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from modelfleet.burn_rates import MIN_BAD, shorthand
 from modelfleet.cli import render
 from modelfleet.cli.resources import Resource
 from modelfleet.cli.session import FleetGroup, Session, with_session
+from modelfleet.cli.stability.alerts import COLUMNS as ALERT_COLUMNS
 from modelfleet.code.tree import replace_text
 from modelfleet.errors import NotFound
 from modelfleet.rules import rules as rules_of
+from modelfleet.stability.v1 import alerts_pb2
 from modelfleet.stability.v1 import slos_pb2 as pb
 from modelfleet.wording import short, short_model
 
@@ -25,6 +27,9 @@ _BAR = 20
 # Expressions of rules stay in one line.
 _WIDTH = 10_000
 _ANSWERS = {"PAGE": "page", "TICKET": "ticket"}
+# What is not said of the objectives already.
+_ALERT_SHOWN = ("SEVERITY", "WHAT", "CULPRIT", "FOR", "STATE", "ALERT")
+_MOST_ALERTS = 20
 
 
 @click.group(cls=FleetGroup)
@@ -99,13 +104,16 @@ def list_(session: Session, where: str, order_by: str) -> None:
 @click.argument("name", metavar="TYPE[/MODEL]")
 @with_session
 def get(session: Session, name: str) -> None:
-    """Show objectives: budgets, burn rates, and what fires.
+    """Show objectives: budgets, burn rates, open alerts.
 
     TYPE are those of its baseline, whichever model that is.
     """
     found = _find(session, name)
+    # More than these would be no help.
+    fires = f'state = FIRING AND model = "{found.model}"'
+    alerts = session.client.stability.list_alerts(filter=fires, page_size=_MOST_ALERTS).alerts
     if not session.is_table:
-        render.dump(session, render.as_data(found))
+        render.dump(session, {**render.as_data(found), "alerts": [render.as_data(each) for each in alerts]})
         return
     model, role = short_model(found.model), render.enum(found, "role").lower()
     people = f"team {short(found.team)}" + (f" (on call: {found.on_call})" if found.on_call else "")
@@ -118,7 +126,14 @@ def get(session: Session, name: str) -> None:
         if any(rate.HasField("long_burn_rate") or rate.HasField("short_burn_rate") for rate in each.burn_rates):
             render.console().print(render.table(_HEADERS, map(_row, each.burn_rates)))
     click.echo()
-    click.echo(_advice(found, model))
+    if alerts:
+        columns = [column for column in ALERT_COLUMNS if column[0] in _ALERT_SHOWN]
+        render.console().print(
+            render.table([head for head, _ in columns], ([cell(m) for _, cell in columns] for m in alerts))
+        )
+        click.echo()
+    for line in _advice(found, model, alerts):
+        click.echo(line)
 
 
 _HEADERS = ("ALERT", "LONG", "BURNS", "SHORT", "BURNS", "LIMIT", "BAD", "NOW")
@@ -159,12 +174,27 @@ def _headline(found: pb.Objective) -> str:
     )
 
 
-def _advice(found: pb.Slo, model: str) -> str:
-    """What to type next."""
-    fires = firing(found)
-    if not fires:
-        return f"Nothing fires. What is watched, and how it stands: modelfleet stability get {model}"
-    return f"A {_ANSWERS[fires]} fires. What is wrong, and what to do: modelfleet stability get {model}"
+def _advice(found: pb.Slo, model: str, alerts: Sequence[alerts_pb2.Alert]) -> Iterator[str]:
+    """What the burn rates and the open alerts say together, and what to type next.
+
+    They differ around a launch: the budget is its model type's, alerts look at a model's own minutes alone.
+    """
+    burns = firing(found)
+    if alerts:
+        if not burns:
+            yield f"No burn rate is over its limits, but {_open(alerts)}: alerts look at the model's own minutes alone."
+        yield f"What to do: modelfleet stability alert get {short(alerts[0].name)}"
+    elif burns:
+        yield f"Burn rates are over the limits of a {_ANSWERS[burns]}, but no alert of {model} is open."
+        yield "Alerts look at a model's own minutes alone: the bad ones may be those of the baseline before it."
+        yield f"How it stands, and what to do: modelfleet stability get {model}"
+    else:
+        yield "No burn rate is over its limits, and no alert is open."
+        yield f"What is watched, and how it stands: modelfleet stability get {model}"
+
+
+def _open(alerts: Sequence[alerts_pb2.Alert]) -> str:
+    return f"{render.count(len(alerts), 'alert')} {'is' if len(alerts) == 1 else 'are'} open"
 
 
 def _find(session: Session, name: str) -> pb.Slo:
@@ -194,7 +224,14 @@ def _out(command: Any) -> Any:
 
 
 @slo.command("export")
-@click.option("--format", "form", type=click.Choice(["openslo"]), default="openslo", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["openslo"]),
+    default="openslo",
+    show_default=True,
+    help="How the file is written.",
+)
 @_fits
 @_out
 @with_session

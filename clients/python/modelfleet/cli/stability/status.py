@@ -39,7 +39,9 @@ FILTER = click.option(
 @FILTER
 @with_session
 def status(session: Session, by: str, fitting: str) -> None:
-    """Show how much of the fleet is stable, available beside relevant, and the worst models.
+    """Show how much of the fleet is stable, and the worst.
+
+    Available beside relevant, by team or another part of the fleet, and the models that are worst.
 
     Shares are of the models whose stability is known; unknown ones are counted apart.
     """
@@ -115,7 +117,7 @@ def _group(group: pb.StabilityGroup, by: str) -> Iterator[str]:
 @FILTER
 @with_session
 def list_(session: Session, fitting: str) -> None:
-    """List the stability of the models that serve, the worst first."""
+    """List how stable the models are that serve, worst first."""
     nothing = "No model fits the filter." if fitting else _NOTHING
     models = list(session.client.stability.list_model_stabilities_all(page_size=1000, filter=fitting))
     if session.is_table and models:
@@ -129,7 +131,10 @@ def list_(session: Session, fitting: str) -> None:
 @click.argument("model", metavar="TYPE/MODEL")
 @with_session
 def get(session: Session, model: str) -> None:
-    """Show whether a model is stable: each metric against its healthy range, and what to do."""
+    """Show whether a model is stable, and what to do.
+
+    Each metric stands against its healthy range, with the window that decided.
+    """
     found = session.client.stability.get_model_stability(model=MODEL.name(model))
     if not session.is_table:
         render.dump(session, render.as_data(found))

@@ -32,7 +32,9 @@ _FRAME: Final = 4
 @click.option("--limit", type=click.IntRange(1, 1000), help="Models to show. Default: as many as fit, at least 10.")
 @with_session
 def top(session: Session, fitting: str, limit: int | None) -> None:
-    """Watch the worst models with what is wrong with them; Ctrl-C ends it.
+    """Watch the worst models live; Ctrl-C ends it.
+
+    Each with what is wrong with it: value against range, and since when.
 
     Where nothing is a terminal, it is printed once; with -o json or yaml each change is printed as it comes.
     """
