@@ -351,3 +351,20 @@ async def test_a_replica_without_the_lease_answers_the_same_and_goes_on_when_the
         holders = {row["holder"] for row in await fleet.fetch("SELECT holder FROM evaluation")}
         assert holders == {fleet.stability.id}
         assert [model.model async for model in client.stability.list_model_stabilities_all()]
+
+
+async def test_a_clock_that_was_ahead_is_complained_of_until_its_time_has_come(
+    fleet: StabilityFleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    await evaluated(fleet)
+    # As a replica leaves it whose clock is put right afterwards.
+    [row] = await fleet.fetch("UPDATE evaluation SET minute = minute + 90 RETURNING minute")
+
+    async def complained() -> bool:
+        await fleet.clock.advance(1)
+        return "nothing is evaluated until 2025-03-01 13:31:00+00:00" in caplog.text
+
+    await until(complained)
+    assert fleet.stability.id in caplog.text
+    await fleet.clock.advance(row["minute"] * 60 - fleet.clock.now().timestamp())
+    await evaluated(fleet)

@@ -46,6 +46,8 @@ _SLICES_KEPT: Final = timedelta(days=35)
 _REGISTRY_SECONDS: Final = 3.0
 # How labels are delayed is learned by the hour.
 _DELAYS_MINUTES: Final = 10
+# Replicas' clocks differ by less, unless one of them is wrong.
+_MOST_AHEAD_MINUTES: Final = 2
 
 AfterRound = Callable[[], Awaitable[object]]
 
@@ -86,6 +88,8 @@ class Evaluator:
         self.board = Board(fleet)
         # Of the last round here: how long it took.
         self.seconds: float | None = None
+        # The minute at which was last said that no other can be evaluated.
+        self._complained: int | None = None
         # Called after each round of this replica, while it holds the lease.
         self.after_round: list[AfterRound] = []
 
@@ -97,6 +101,7 @@ class Evaluator:
         progress = await standings.progress(self._database)
         if progress.minute != self.minute:
             await self._follow(progress)
+        self._complain(minute, progress)
         is_due = progress.minute is None or progress.minute < minute
         if is_due and (progress.is_free or progress.holder == self._holder):
             await self._evaluate(minute)
@@ -125,6 +130,21 @@ class Evaluator:
         goes_on = self.minute is not None and progress.minute is not None and self.minute < progress.minute
         found = await standings.read(self._database, self.minute if goes_on else None)
         self.board.accept(progress.minute, progress.revision, {**self.standings, **found} if goes_on else found)
+
+    def _complain(self, minute: int, progress: Progress) -> None:
+        """Says once a minute that nothing can be evaluated, since a clock was or is wrong.
+
+        No minute is evaluated twice, nor one before another: after a clock that was ahead has been put right, nobody
+        evaluates until the time that it showed.
+        """
+        if progress.minute is None or progress.minute <= minute + _MOST_AHEAD_MINUTES or self._complained == minute:
+            return
+        self._complained = minute
+        _log.warning(
+            "nothing is evaluated until %s, which is said to be evaluated already, while it is %s here: either this "
+            "clock is behind, or that of %s was ahead",
+            *(moment_of(progress.minute), self._clock.now(), progress.holder),
+        )
 
     async def _evaluate(self, minute: int) -> None:
         try:
