@@ -17,15 +17,13 @@ from typing import Any
 import grpc.aio
 import numpy as np
 import pytest
-from rich.console import Console
 
 from modelfleet import AsyncClient, columns
 from modelfleet.asking import Unknown
 from modelfleet.cli import main
-from modelfleet.cli.investigate import screen
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.incidents import Kind
-from modelfleet.investigate import Investigation, investigate
+from modelfleet.investigate import investigate
 from modelfleet.lookup import Ambiguous, NothingFound
 from modelfleet.mitigate import Action
 from modelfleet.registry.v1 import registry_pb2 as pb
@@ -37,6 +35,7 @@ from modelfleetd.registry.app import build as build_registry
 from modelfleetd.stability.app import build as build_stability
 from tests.support.black_hole import black_hole
 from tests.support.front_door import door
+from tests.support.incidents import shown
 from tests.support.launcher import CTR, NEW, OLD, Fleet, launcher_fleet
 from tests.support.registry_calls import Registry, populate
 from tests.support.servers import channel_to, client_of, running
@@ -121,15 +120,6 @@ async def _write(client: AsyncClient, model: str, *, predicted: float, happened:
         label=label,
     )
     assert (await client.stability.write_examples(request)).accepted_rows == count
-
-
-def shown(found: Investigation, width: int = 100) -> list[str]:
-    """The screen as a terminal of that width shows it."""
-    console = Console(width=width, highlight=False, force_terminal=False)
-    with console.capture() as capture:
-        for part in screen(found):
-            console.print(part)
-    return [line.rstrip() for line in capture.get().splitlines()]
 
 
 def known(value: Any) -> Any:

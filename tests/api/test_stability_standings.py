@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,17 @@ from google.protobuf.duration_pb2 import Duration
 from modelfleet import AsyncClient
 from modelfleet.common.v1.serving_pb2 import TIER3, ModelShare, RegionSplit, ServingSpec
 from modelfleet.errors import InvalidArgument, NotFound
+from modelfleet.incidents import Kind
+from modelfleet.investigate import investigate
 from modelfleet.registry.v1 import monitoring_pb2, registry_pb2
 from modelfleet.stability.v1 import stability_pb2 as pb
+from modelfleet.triage import triage
 from modelfleetd.kit.codec import timestamp_to_proto
 from modelfleetd.kit.db import Database
 from modelfleetd.stability.domain.looks import Reach
 from modelfleetd.stability.domain.maturity import minute_of, moment_of
 from modelfleetd.stability.recent import Recent
+from tests.support.incidents import shown
 from tests.support.servers import client_of, running
 from tests.support.stability import CLICK, NOW, StabilityFleet, stability_fleet
 from tests.support.wait import until
@@ -326,6 +330,39 @@ async def next_change(stream: AsyncIterator[pb.WatchStabilityResponse]) -> pb.Wa
         message = await anext(stream)
         if message.models or message.removed:
             return message
+
+
+async def test_whoever_is_paged_sees_the_same_state_with_culprit_value_range_and_since(fleet: StabilityFleet) -> None:
+    await examples(fleet, A, LABELS)
+    await examples(fleet, B, [1] * 20 + [0] * 380)
+    await report(fleet, b=(1_000, 0))
+    await evaluated(fleet)
+    await report(fleet, b=(2_000, 900))
+    at_once = (await evaluated(fleet))[B]
+    found = await investigate(fleet.client, "feed/b", within=5.0)
+    assert found.stability == at_once and found.judgements == ()
+    assert at_once.availability.state == pb.Availability.UNAVAILABLE
+    wrong = {problem.kind: problem for problem in found.problems}
+    assert wrong[Kind.IRRELEVANT].since == at_once.since.ToDatetime(tzinfo=UTC)
+    assert wrong[Kind.IRRELEVANT].message.startswith("calibration of click is 5 ")
+    assert Kind.FAILING in wrong
+    text = "\n".join(shown(found))
+    assert "UNSTABLE for " in text and "; requests: UNAVAILABLE " in text
+    [line] = [line for line in text.splitlines() if line.split()[:3] == ["click", "CALIBRATION", "UNSTABLE"]]
+    assert "5" in line.split() and "0.5 to 2" in line
+    # A candidate is not evaluated, so it is judged.
+    assert (await investigate(fleet.client, "feed/c", within=5.0)).stability is None
+
+    queue = await triage(fleet.client)
+    assert [(incident.model, incident.worst.kind) for incident in queue.incidents if incident.model == B] == [
+        (B, Kind.FAILING)
+    ]
+    (incident,) = (incident for incident in queue.incidents if incident.model == B)
+    assert Kind.IRRELEVANT in {problem.kind for problem in incident.problems}
+    # R has no example yet; S predicts nothing.
+    assert queue.judged == 2
+    assert [what for what in queue.not_seen if what.startswith("stability of 1 model: the evidence")]
+    assert B in {incident.model for incident in (await triage(fleet.client, ["feed/b"])).incidents}
 
 
 async def test_a_replica_without_the_lease_answers_the_same_and_goes_on_when_the_other_stops(

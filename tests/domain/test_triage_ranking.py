@@ -26,6 +26,7 @@ from modelfleet.incidents import (
 from modelfleet.launcher.v1 import launcher_pb2
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.stability.v1 import alerts_pb2
+from modelfleet.stability.v1.stability_pb2 import Availability, ModelStability
 from tests.support.incidents import (
     CTR,
     NEW,
@@ -38,6 +39,7 @@ from tests.support.incidents import (
     serving,
     split,
     stamp,
+    standing,
     status,
 )
 
@@ -97,6 +99,23 @@ ROUTES: list[tuple[str, Route, list[Kind]]] = [
         "another split, which a launch makes",
         route(None, status(serving(NEW)), launches=[launch(launcher_pb2.Launch.SHIFTING)]),
         [],
+    ),
+    ("it is unstable", route(standings=[standing(ModelStability.UNSTABLE)]), [Kind.IRRELEVANT]),
+    ("it is stable", route(standings=[standing(ModelStability.STABLE)]), []),
+    ("it is not known to be stable", route(standings=[standing(ModelStability.UNKNOWN)]), []),
+    (
+        "it is unavailable",
+        route(standings=[standing(ModelStability.STABLE, Availability.UNAVAILABLE)]),
+        [Kind.FAILING],
+    ),
+    (
+        "it is both, and a region's report says so already",
+        route(
+            None,
+            status(serving(errors=50_000)),
+            standings=[standing(ModelStability.UNSTABLE, Availability.UNAVAILABLE)],
+        ),
+        [Kind.FAILING, Kind.IRRELEVANT],
     ),
     ("stability fails", route(judgements={OLD: [judgement(serving_pb2.FAIL)]}), [Kind.IRRELEVANT]),
     ("stability cannot tell", route(judgements={OLD: [judgement(serving_pb2.INCONCLUSIVE)]}), []),

@@ -6,9 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
 
+from modelfleet.cli.investigate import screen
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.incidents import Route
+from modelfleet.investigate import Investigation
 from modelfleet.launcher.v1 import launcher_pb2
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.stability.v1 import stability_pb2
@@ -78,8 +81,25 @@ def judgement(verdict: serving_pb2.Verdict.ValueType, explanation: str = "click:
     return stability_pb2.Judgement(verdict=verdict, findings=[finding])
 
 
+def standing(state: Any, available: Any = stability_pb2.Availability.AVAILABLE, model: str = OLD) -> Any:
+    """What the newest evaluation said of a model."""
+    availability = stability_pb2.Availability(state=available, success_share=0.9, requests=1_000)
+    return stability_pb2.ModelStability(
+        model=model, state=state, explanation="click: it says so.", since=stamp(minutes=20), availability=availability
+    )
+
+
 def route(given: pb.ModelType | None = None, *statuses: pb.ServingStatus, **fields: Any) -> Route:
     """A route, healthy unless told otherwise."""
     known = given or model_type()
     reports = statuses or (status(of=known.name),)
     return Route(known, **({"statuses": reports} | fields))
+
+
+def shown(found: Investigation, width: int = 100) -> list[str]:
+    """The screen as a terminal of that width shows it."""
+    console = Console(width=width, highlight=False, force_terminal=False)
+    with console.capture() as capture:
+        for part in screen(found):
+            console.print(part)
+    return [line.rstrip() for line in capture.get().splitlines()]

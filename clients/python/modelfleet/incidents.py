@@ -8,6 +8,7 @@ cause (TIER0 a SEV0), less what the problem is short of a full outage, less wher
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -107,7 +108,8 @@ class Route:
         statuses: what its agents reported, region by region; None where that is not known.
         launches: those in flight.
         last_launch: the newest one, whether it has ended or not.
-        judgements: of stability, by model.
+        standings: what the newest evaluation said of models that serve; at least of those that are not well.
+        judgements: of stability, by model, of those that do not serve yet.
         alerts: that fire.
     """
 
@@ -115,6 +117,7 @@ class Route:
     statuses: Sequence[registry_pb2.ServingStatus] | None = None
     launches: Sequence[launcher_pb2.Launch] = ()
     last_launch: launcher_pb2.Launch | None = None
+    standings: Sequence[stability_pb2.ModelStability] = ()
     judgements: Mapping[str, Sequence[stability_pb2.Judgement]] = field(default_factory=dict)
     alerts: Sequence[alerts_pb2.Alert] = ()
 
@@ -270,6 +273,11 @@ def observed_share(statuses: Iterable[registry_pb2.ServingStatus], model: str) -
     return max((serving.share_basis_points for serving in shares), default=0)
 
 
+def is_watched(model_type: registry_pb2.ModelType, model: str) -> bool:
+    """Returns whether stability evaluates a model each minute: a baseline, holdout or experiment of the ledger."""
+    return role_of(model_type, model) in ("BASELINE", "HOLDOUT", "EXPERIMENT")
+
+
 def serving_models(route: Route) -> list[str]:
     """Returns the models that have a share of the route, by the ledger or as reported, the largest first."""
     ledger = {share.model for split in route.model_type.splits for share in split.shares if share.share_basis_points}
@@ -290,9 +298,10 @@ def problems_of(route: Route, now: datetime) -> list[Problem]:
         *_stability_problems(route),
         *_criticality_problems(route),
     ]
-    # What was seen just now tells more than an alert about it.
-    seen = {(problem.kind, problem.model) for problem in found}
-    found += [problem for problem in _alert_problems(route) if (problem.kind, problem.model) not in seen]
+    # A region's report tells more than the sum over regions, and what was seen just now more than an alert about it.
+    for others in (_availability_problems(route), _alert_problems(route)):
+        seen = {(problem.kind, problem.model) for problem in found}
+        found += [problem for problem in others if (problem.kind, problem.model) not in seen]
     return sorted(found, key=lambda each: (_ORDER[each.kind], -each.share_basis_points, each.model, each.region))
 
 
@@ -412,12 +421,36 @@ def _reported(route: Route, status: registry_pb2.ServingStatus, wanted: Mapping[
 
 
 def _stability_problems(route: Route) -> Iterable[Problem]:
+    for standing in route.standings:
+        if standing.state == stability_pb2.ModelStability.UNSTABLE:
+            share = largest_share(route, standing.model)
+            said = _decisive(standing).rstrip(".")
+            yield Problem(Kind.IRRELEVANT, said, standing.model, "", share, _time(standing.since))
     for model, judgements in route.judgements.items():
         share = largest_share(route, model)
         for judgement in judgements:
             for finding in judgement.findings:
                 if finding.verdict == serving_pb2.FAIL:
                     yield Problem(Kind.IRRELEVANT, finding.explanation.rstrip("."), model, "", share)
+
+
+def _decisive(standing: stability_pb2.ModelStability) -> str:
+    """What is wrong, without since when, which stands beside it."""
+    key = (standing.culprit_prediction, standing.culprit_metric)
+    found = (metric.explanation for metric in standing.metrics if (metric.prediction, metric.metric) == key)
+    return next(found, standing.explanation)
+
+
+def _availability_problems(route: Route) -> Iterable[Problem]:
+    for standing in route.standings:
+        seen = standing.availability
+        if seen.state == stability_pb2.Availability.UNAVAILABLE:
+            # Never rounded up to all.
+            succeeding = math.floor(seen.success_share * 10_000) / 100
+            latency = f", p99 {seen.latency_p99_ms:.3g} ms" if seen.HasField("latency_p99_ms") else ""
+            message = f"{succeeding:g}% of the newest {count(seen.requests, 'request')} succeed{latency}"
+            share = largest_share(route, standing.model)
+            yield Problem(Kind.FAILING, f"{message}: less than its service level", standing.model, "", share)
 
 
 _ALERTED: Final = {

@@ -31,6 +31,7 @@ from modelfleet.incidents import (
     Problem,
     Route,
     criticality_of,
+    is_watched,
     observed_share,
     problems_of,
     role_of,
@@ -86,7 +87,9 @@ class Investigation:
         problems: what is wrong with the route now, the worst first, as far as it is known.
         statuses: what agents report, region by region.
         alerts: that fire on the route.
-        judgements: of stability: one for each attribution window; empty where there is nothing to be judged.
+        stability: what the newest evaluation said; None where the model does not serve, so that none looks at it.
+        judgements: of a model that does not serve: one for each attribution window; empty where there is nothing to be
+            judged, and of one that serves.
         launches: in flight on the route.
         ended_launches: the newest ones that have ended.
         changes: the newest revisions of type and model.
@@ -107,6 +110,7 @@ class Investigation:
     response: Answer[Response]
     problems: tuple[Problem, ...]
     statuses: Answer[Sequence[registry_pb2.ServingStatus]]
+    stability: Answer[stability_pb2.ModelStability | None]
     judgements: Answer[Sequence[stability_pb2.Judgement]]
     alerts: Answer[Sequence[alerts_pb2.Alert]]
     launches: Answer[Sequence[launcher_pb2.Launch]]
@@ -173,6 +177,7 @@ class _Investigator:
             of_model = start(self._changes_of_model())
             team = start(self._team(model_type))
             upstream = start(self._upstream(model_type))
+            stability = start(self._stability(model_type))
             judgements = start(self._judgements(model_type))
             certificate = start(self._newest(self._client.capacity.list_certificates, "certificates"))
             estimate = start(self._newest(self._client.capacity.list_estimates, "estimates"))
@@ -190,6 +195,7 @@ class _Investigator:
                     None if isinstance(reported, Unknown) else reported,
                     () if isinstance(in_flight, Unknown) else in_flight,
                     _last(recent.result()),
+                    _stood(stability.result()),
                     _judged(self._model_name, judgements.result()),
                     () if isinstance(firing, Unknown) else firing,
                 ),
@@ -208,6 +214,7 @@ class _Investigator:
             response=_response(model_type, entry.result(), team.result(), in_flight, reported),
             problems=tuple(problems),
             statuses=reported,
+            stability=stability.result(),
             judgements=judgements.result(),
             alerts=firing,
             launches=in_flight,
@@ -287,10 +294,23 @@ class _Investigator:
         listing = self._client.registry.list_revisions
         return await self._asking.ask(listing, resource=self._model_name, page_size=CHANGES)
 
+    async def _stability(
+        self, model_type: Answer[registry_pb2.ModelType]
+    ) -> Answer[stability_pb2.ModelStability | None]:
+        """Of a model that serves, or may, what the newest evaluation said."""
+        name = self._model_name
+        if not name or not (isinstance(model_type, Unknown) or is_watched(model_type, name)):
+            return None
+        found = await self._asking.ask(self._client.stability.get_model_stability, model=name)
+        # Without a role it is not watched.
+        return found if isinstance(found, Unknown) or found.role else None
+
     async def _judgements(
         self, model_type: Answer[registry_pb2.ModelType]
     ) -> Answer[Sequence[stability_pb2.Judgement]]:
         if not self._model_name:
+            return ()
+        if not isinstance(model_type, Unknown) and is_watched(model_type, self._model_name):
             return ()
         known = None if isinstance(model_type, Unknown) else model_type
         async with asyncio.TaskGroup() as calls:
@@ -370,6 +390,10 @@ def _ended(answer: Answer[launcher_pb2.ListLaunchesResponse]) -> Answer[Sequence
     if isinstance(answer, Unknown):
         return answer
     return [launch for launch in answer.launches if launch.state in LAUNCHES_ENDED][:3]
+
+
+def _stood(answer: Answer[stability_pb2.ModelStability | None]) -> Sequence[stability_pb2.ModelStability]:
+    return () if isinstance(answer, Unknown) or answer is None else (answer,)
 
 
 def _judged(

@@ -21,6 +21,7 @@ from modelfleet.incidents import (
     Route,
     criticality_of,
     incidents_of,
+    is_watched,
     largest_share,
     rank,
     serving_models,
@@ -34,12 +35,14 @@ from modelfleet.wording import count
 
 # What all of it may take, in seconds.
 WITHIN: Final = 10.0
-# How many models are judged, unless told otherwise: each costs stability a question.
+# How many models that launches bring in are judged, unless told otherwise: each costs stability a question.
 JUDGED: Final = 50
 _AT_A_TIME: Final = 16
 _PAGE: Final = 1000
 _MOST_TYPES, _MOST_STATUSES, _MOST_LAUNCHES, _RECENT_LAUNCHES = 20_000, 50_000, 5_000, 200
-_MOST_ALERTS: Final = 5_000
+_MOST_ALERTS, _MOST_STANDINGS = 5_000, 20_000
+# Of models that serve. All others are stable and available, or have nothing to be checked.
+_NOT_WELL: Final = "state = UNSTABLE OR state = UNKNOWN OR availability.state = UNAVAILABLE"
 # Incidents whose models and teams are read for their own tiers and for whom to page.
 _MOST_READ: Final = 200
 
@@ -51,7 +54,7 @@ class Triage:
     Attributes:
         teams: of the incidents, as far as they are known, by name.
         routes: how many model types were looked at.
-        judged: how many models stability was asked about.
+        judged: of how many models it is known whether they are stable.
         not_seen: what was not looked at or not answered, and why; empty where everything was seen.
         elapsed: seconds that it took.
     """
@@ -97,7 +100,8 @@ async def triage(
     Args:
         client: of the fleet. One that tries each call once sees at once that a service is away.
         queries: models or model types, as `investigate` takes them; empty: the whole fleet.
-        judged: how many models stability is asked about, the most critical first.
+        judged: how many models that launches bring in are judged, the most critical first. Those that serve are
+            evaluated each minute, and all of them are listed.
         within: seconds that all of it may take.
         progress: told what is being done.
 
@@ -120,12 +124,14 @@ class _Triage:
     progress: Callable[[str], None]
     entries: Sequence[Entry]
     not_seen: list[str] = field(default_factory=list)
+    # Of how many models that serve it is known whether they are stable.
+    evaluated: int = 0
 
     async def run(self) -> Triage:
-        self.progress("reading the registry, the launches and the alerts")
+        self.progress("reading the registry, the launches, what is unstable and the alerts")
         types, routes = await self._routes()
         now = datetime.now(UTC)
-        self.progress(f"asking stability about the most critical of {len(routes)} model types")
+        self.progress("asking stability about the models that launches bring in")
         routes = await self._judged(routes, now)
         # Only the whole fleet shows who depends on whom.
         downstream = None if self.entries else _downstream(types)
@@ -140,7 +146,7 @@ class _Triage:
             incidents=tuple(incident for incident in ranked if self._is_wanted(incident)),
             teams=teams,
             routes=len(routes),
-            judged=sum(len(route.judgements) for route in routes),
+            judged=self.evaluated + sum(len(route.judgements) for route in routes),
             # Asked for side by side, so that they come in any order.
             not_seen=tuple(sorted(self.not_seen)),
             elapsed=self.asking.elapsed,
@@ -160,7 +166,7 @@ class _Triage:
             types = [start(self._type(name)) for name in names] or [
                 start(self._pages("model types", registry.list_model_types, "model_types", _MOST_TYPES))
             ]
-            statuses, active, recent, firing = [], [], [], []
+            statuses, active, recent, firing, unwell = [], [], [], [], []
             for of in names or [""]:
                 reports = registry.list_serving_statuses
                 statuses.append(start(self._pages("reports", reports, "statuses", _MOST_STATUSES, model_type=of)))
@@ -170,12 +176,19 @@ class _Triage:
                 fires = "state = FIRING" + (f' AND model_type = "{of}"' if of else "")
                 alerts = partial(self.client.stability.list_alerts, filter=fires)
                 firing.append(start(self._pages("alerts", alerts, "alerts", _MOST_ALERTS)))
+                stands = f'({_NOT_WELL}) AND model_type = "{of}"' if of else _NOT_WELL
+                listing = partial(self.client.stability.list_model_stabilities, filter=stands)
+                unwell.append(start(self._pages("stability", listing, "models", _MOST_STANDINGS)))
                 recent.append(start(self.asking.ask(launches, page_size=1 if of else _RECENT_LAUNCHES)))
         found = [each for call in types for each in call.result() or ()]
         reported = [call.result() for call in statuses]
         by_type = _grouped(status for page in reported for status in page or ())
         in_flight_of = _grouped(launch for call in active for launch in call.result() or ())
         firing_of = _grouped(alert for call in firing for alert in call.result() or ())
+        standings = [call.result() for call in unwell]
+        if all(page is not None for page in standings):
+            self._count(found, [one for page in standings for one in page or ()])
+        standing_of = _grouped(one for page in standings for one in page or ())
         answers = [call.result() for call in recent]
         newest: dict[str, launcher_pb2.Launch] = {}
         for launch in (one for page in answers if not isinstance(page, Unknown) for one in page.launches):
@@ -187,10 +200,27 @@ class _Triage:
                 by_type.get(model_type.name, []) if is_known else None,
                 in_flight_of.get(model_type.name, []),
                 newest.get(model_type.name),
+                standings=standing_of.get(model_type.name, ()),
                 alerts=firing_of.get(model_type.name, ()),
             )
             for model_type in found
         ]
+
+    def _count(self, types: Sequence[registry_pb2.ModelType], unwell: Sequence[stability_pb2.ModelStability]) -> None:
+        """Counts the models of which it is known whether they are stable, and says of how many it is not."""
+        unknown = sum(one.state == stability_pb2.ModelStability.UNKNOWN for one in unwell)
+        watched = sum(
+            is_watched(model_type, model)
+            for model_type in types
+            if model_type.predictions
+            for model in serving_models(Route(model_type))
+        )
+        self.evaluated = max(watched - unknown, 0)
+        if unknown:
+            self.not_seen.append(
+                f"stability of {count(unknown, 'model')}: the evidence does not suffice; "
+                "modelfleet stability list --filter 'state = UNKNOWN'"
+            )
 
     async def _type(self, name: str) -> list[registry_pb2.ModelType] | None:
         found = await self.asking.ask(self.client.registry.get_model_type, name=name)
@@ -218,12 +248,13 @@ class _Triage:
         return found
 
     async def _judged(self, routes: Sequence[Route], now: datetime) -> Sequence[Route]:
-        """Asks stability about the models that serve, the most critical first."""
+        """Asks stability about models that take traffic and are not evaluated each minute, the most critical first."""
         candidates = [
             (criticality_of(route.model_type).counted, -largest_share(route, model), model, route.model_type)
             for route in routes
             if route.model_type.predictions
             for model in serving_models(route)
+            if not is_watched(route.model_type, model)
         ]
         candidates.sort(key=lambda each: each[:3])
         left_out = len(candidates) - self.most_judged

@@ -19,6 +19,7 @@ from modelfleet.cli import render
 from modelfleet.cli.parameters import DURATION
 from modelfleet.cli.registry import describe_change
 from modelfleet.cli.session import Session, with_session
+from modelfleet.cli.stability import standing_view as view
 from modelfleet.cli.stability.show import figure
 from modelfleet.incidents import Kind, Problem
 from modelfleet.investigate import Investigation, Neighbours, investigate, plain
@@ -29,7 +30,16 @@ from modelfleet.wording import short_model
 
 # What a screen has room for; `-o json` has all of it.
 _PROBLEMS, _ALERTS, _REGIONS, _PREDICTIONS, _CHANGES, _FINDINGS = 6, 3, 6, 6, 4, 3
+_METRICS = 6
+# What stands before each part.
+_LABELS = 12
 _INDENT = (0, 0, 0, 2)
+_WORST_FIRST = (
+    stability_pb2.ModelStability.UNSTABLE,
+    stability_pb2.ModelStability.UNKNOWN,
+    stability_pb2.ModelStability.STABLE,
+    stability_pb2.ModelStability.NOT_APPLICABLE,
+)
 _HARMFUL = {Kind.UNAVAILABLE, Kind.FAILING, Kind.LAUNCH_FAILED, Kind.IRRELEVANT}
 
 
@@ -133,7 +143,7 @@ def _wrong(found: Investigation) -> Iterator[RenderableType]:
         name
         for name, part in (
             ("traffic", found.statuses),
-            ("stability", found.judgements),
+            ("stability", found.stability if isinstance(found.stability, Unknown) else found.judgements),
             ("launches", found.launches),
             ("alerts", found.alerts),
         )
@@ -290,6 +300,29 @@ def _reported(status: registry_pb2.ServingStatus | None, serving: registry_pb2.M
 
 
 def _stability(found: Investigation) -> RenderableType | Unknown:
+    """What the newest evaluation said; of a model that does not serve, what the judge says."""
+    if found.stability is None or (isinstance(found.stability, Unknown) and found.judgements):
+        return _judged(found)
+    return found.stability if isinstance(found.stability, Unknown) else _standing(found.stability)
+
+
+def _standing(found: stability_pb2.ModelStability) -> RenderableType:
+    """The state beside availability, then each metric against its range, those that are wrong first."""
+    style = {stability_pb2.ModelStability.UNSTABLE: "bold red", stability_pb2.ModelStability.STABLE: "bold green"}
+    since = f" for {render.age(found.since)}" if found.HasField("since") else ""
+    available = " ".join(part for part in (view.availability(found), view.success(found)) if part)
+    head = Text.assemble(
+        (render.enum(found, "state"), style.get(found.state, "bold")), f"{since}; requests: {available}"
+    )
+    if not found.metrics:
+        return Group(head, Text(found.explanation))
+    metrics = sorted(found.metrics, key=lambda each: _WORST_FIRST.index(each.state))
+    shown = view.table(view.METRIC_COLUMNS, metrics[:_METRICS], render.console().width - _LABELS)
+    more = [Text(f"and {len(metrics) - _METRICS} more", style="dim")] if len(metrics) > _METRICS else []
+    return Group(head, shown, *more)
+
+
+def _judged(found: Investigation) -> RenderableType | Unknown:
     if isinstance(found.judgements, Unknown):
         return found.judgements
     rows, span = [], ""

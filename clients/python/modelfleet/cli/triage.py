@@ -34,7 +34,7 @@ _PROBLEMS = 2
     type=click.IntRange(0, 10_000),
     default=JUDGED,
     show_default=True,
-    help="Of how many models to ask stability, the most critical ones.",
+    help="How many models that launches bring in to have judged, the most critical ones.",
 )
 @click.option("--within", type=DURATION, default="10s", show_default=True, help="How long to wait for the services.")
 @with_session
