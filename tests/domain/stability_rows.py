@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from modelfleetd.stability.domain import losses
 from modelfleetd.stability.domain.columns import Examples
-from modelfleetd.stability.domain.exact import SCALE, Integers
+from modelfleetd.stability.domain.exact import SCALE, Floats, Integers
 from modelfleetd.stability.domain.maturity import MINUTE_MICROS, micros
 from modelfleetd.stability.domain.summary import Places, Statistics, summarise_examples
 from modelfleetd.stability.domain.sums import Exposure, Positives, Sums
@@ -71,8 +71,20 @@ def bin_totals(statistics: Statistics) -> dict[tuple[int, int, int, int], tuple[
 
 def total(rows: Sequence[Row], *, weighted: bool = True) -> Sums:
     """Returns the sums of all rows."""
+    return _summed(examples(rows, weighted=weighted))
+
+
+def total_of(p: Floats, y: Integers) -> Sums:
+    """Returns the sums of examples of one minute without weights, of which there are too many for rows."""
+    first = examples([Row(0.5, 0)], weighted=False)
+    same = {name: np.repeat(getattr(first, name), len(p)) for name in ("model", "prediction", "event")}
+    rows = np.arange(len(p), dtype=np.int64)
+    return _summed(replace(first, **same, row=rows, value=p, label=y.astype(np.uint8)))
+
+
+def _summed(given: Examples) -> Sums:
     everything = Sums()
-    for sums in totals(summarise_examples(examples(rows, weighted=weighted))).values():
+    for sums in totals(summarise_examples(given)).values():
         everything += sums
     return everything
 

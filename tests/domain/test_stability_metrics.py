@@ -21,7 +21,7 @@ from modelfleetd.stability.domain.estimates import (
 )
 from modelfleetd.stability.domain.intervals import garwood
 from modelfleetd.stability.domain.sums import Sums
-from tests.domain.stability_rows import Row, total
+from tests.domain.stability_rows import Row, total, total_of
 
 DATA = Path(__file__).parent / "data"
 NE = json.loads((DATA / "normalized_entropy.json").read_text())
@@ -138,7 +138,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(base: float) -> None:
     inside = {"ne": 0, "calibration": 0}
     for _ in range(rounds):
         p, y = draw()
-        sums = total([Row(float(a), int(b)) for a, b in zip(p, y, strict=True)], weighted=False)
+        sums = total_of(p, y)
         ne, ratio = normalized_entropy(sums, 0.95), calibration(sums, 0.95)
         inside["ne"] += ne.low <= truth <= ne.high
         inside["calibration"] += ratio.low <= 1.0 <= ratio.high
