@@ -10,7 +10,8 @@ import pytest
 from modelfleetd.stability.domain.criteria import DEFAULT_CALIBRATION, DeclaredPrediction
 from modelfleetd.stability.domain.fleet import Metric
 from modelfleetd.stability.domain.history import STEP, History, Windows, calibrations, entropies, of_minutes
-from modelfleetd.stability.domain.ranges import Basis, Proposal, Terms, propose
+from modelfleetd.stability.domain.range_terms import Terms
+from modelfleetd.stability.domain.ranges import Basis, Proposal, propose
 from tests.support import car_loan
 
 REPAID = DeclaredPrediction("repaid", timedelta(hours=1), False, DEFAULT_CALIBRATION, None, 10)

@@ -17,7 +17,9 @@ from modelfleetd.stability.domain.exact import Floats
 from modelfleetd.stability.domain.fleet import Metric
 from modelfleetd.stability.domain.history import COLUMNS, STEP, History, calibrations
 from modelfleetd.stability.domain.maturity import moment_of
-from modelfleetd.stability.domain.ranges import Basis, Proposal, Terms, limits_at, propose, propose_model, replay_on
+from modelfleetd.stability.domain.range_replay import limits_at, replay_on
+from modelfleetd.stability.domain.range_terms import Terms
+from modelfleetd.stability.domain.ranges import Basis, Proposal, propose, propose_model
 from modelfleetd.stability.domain.slices import Slice
 from modelfleetd.stability.domain.tolerance import Spread, reach, signed_root
 from tests.support.histories import START, of_sums, simulated

@@ -12,7 +12,7 @@ from modelfleetd.stability.domain.criteria import DeclaredPrediction
 from modelfleetd.stability.domain.history import STEP
 from modelfleetd.stability.domain.maturity import minute_after, minute_of
 from modelfleetd.stability.domain.points import Span
-from modelfleetd.stability.domain.ranges import DEFAULT_PAGES_PER_WEEK
+from modelfleetd.stability.domain.range_terms import DEFAULT_PAGES_PER_WEEK
 from modelfleetd.stability.domain.retention import TOTALS_5MIN
 
 MOST_HISTORY: Final = timedelta(days=35)
