@@ -76,10 +76,18 @@ def total(rows: Sequence[Row], *, weighted: bool = True) -> Sums:
 
 def total_of(p: Floats, y: Integers) -> Sums:
     """Returns the sums of examples of one minute without weights, of which there are too many for rows."""
-    first = examples([Row(0.5, 0)], weighted=False)
-    same = {name: np.repeat(getattr(first, name), len(p)) for name in ("model", "prediction", "event")}
-    rows = np.arange(len(p), dtype=np.int64)
-    return _summed(replace(first, **same, row=rows, value=p, label=y.astype(np.uint8)))
+    same = examples([Row(0.5, 0)], weighted=False)
+    return _summed(
+        replace(
+            same,
+            row=np.arange(len(p), dtype=np.int64),
+            model=np.repeat(same.model, len(p)),
+            prediction=np.repeat(same.prediction, len(p)),
+            event=np.repeat(same.event, len(p)),
+            value=p,
+            label=y.astype(np.uint8),
+        )
+    )
 
 
 def _summed(given: Examples) -> Sums:
