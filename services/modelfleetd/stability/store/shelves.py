@@ -42,7 +42,7 @@ class Shelves:
                     if (name := f"{table}_{number}") not in names:
                         # Attaching, unlike creating it as a partition, does not wait for writers. A row that gets its
                         # label stays on its page, where there is room, and its index as it is.
-                        await conn.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL) WITH (fillfactor = 70)")
+                        await conn.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL) WITH (fillfactor = 50)")
                         await conn.execute(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES IN ({number})")
         self._there |= missing
 
