@@ -23,9 +23,8 @@ SELECT pg_advisory_xact_lock(hashtextextended('stability ' || $1, 0)), set_confi
 """
 
 # As text: the driver takes several times as long to write a list of numbers as PostgreSQL takes to read one.
-_GIVEN = (
-    "unnest($1::text::int[], $2::text::bigint[], $3::text::bigint[]) WITH ORDINALITY AS given (series, high, low, place)"
-)
+_ARRAYS = "$1::text::int[], $2::text::bigint[], $3::text::bigint[]"
+_GIVEN = f"unnest({_ARRAYS}) WITH ORDINALITY AS given (series, high, low, place)"
 _SAME = "w.high = given.high AND w.low = given.low AND w.series = given.series"
 # LATERAL with OFFSET leaves one way only: a look into the index for each key. PostgreSQL believes that next to nothing
 # is on the shelves that are named, and would compare all of it with every key.
@@ -104,15 +103,17 @@ async def take_turn(conn: Connection, model_type: str) -> None:
 
 async def known_predictions(conn: Connection, series: Integers, keys: Keys, shelves: Sequence[int]) -> Integers:
     """Returns the positions of those keys that have a prediction on one of the shelves."""
-    found = await conn.fetchval(_KNOWN_PREDICTIONS, *_arrays(series, keys), shelves)
-    return np.array(found or [], dtype=np.int64)
+    order = _order(keys)
+    found = await conn.fetchval(_KNOWN_PREDICTIONS, *_arrays(series, keys, order), shelves)
+    return order[np.array(found or [], dtype=np.int64)]
 
 
 async def find_predictions(conn: Connection, series: Integers, keys: Keys) -> FoundPredictions:
     """Returns the predictions of some keys, on whatever shelf."""
-    record = await conn.fetchrow(_FIND_PREDICTIONS, *_arrays(series, keys))
+    order = _order(keys)
+    record = await conn.fetchrow(_FIND_PREDICTIONS, *_arrays(series, keys, order))
     assert record is not None
-    place, first = _first_of_each(record["place"])
+    place, first = _first_of_each(record["place"], order)
     return FoundPredictions(
         place,
         _rows(record, first),
@@ -128,9 +129,10 @@ async def find_labels(conn: Connection, series: Integers, keys: Keys) -> FoundLa
     """Returns the labels that came before the predictions of some keys, on whatever shelf."""
     if not len(keys) or not await conn.fetchval(_ANY_LABELS):
         return _NO_LABELS
-    record = await conn.fetchrow(_FIND_LABELS, *_arrays(series, keys))
+    order = _order(keys)
+    record = await conn.fetchrow(_FIND_LABELS, *_arrays(series, keys, order))
     assert record is not None
-    place, first = _first_of_each(record["place"])
+    place, first = _first_of_each(record["place"], order)
     return FoundLabels(
         place,
         _rows(record, first),
@@ -144,19 +146,20 @@ async def keep_predictions(
 ) -> None:
     """Has predictions wait; `label` is -1 where there is none yet."""
     weight = np.ones(len(rows)) if rows.weight is None else rows.weight
+    order = _order(rows)
     await copy_rows(
         conn,
         "waiting_predictions",
         {
-            "shelf": (">i4", shelf),
-            "series": (">i4", series),
-            "high": (">i8", rows.high),
-            "low": (">i8", rows.low),
-            "event": (">i8", rows.event),
-            "value": (">f8", rows.value),
+            "shelf": (">i4", shelf[order]),
+            "series": (">i4", series[order]),
+            "high": (">i8", rows.high[order]),
+            "low": (">i8", rows.low[order]),
+            "event": (">i8", rows.event[order]),
+            "value": (">f8", rows.value[order]),
             "is_logit": ("?", np.full(len(rows), rows.is_logit)),
-            "weight": (">f8", weight),
-            "label": (">i2", label),
+            "weight": (">f8", weight[order]),
+            "label": (">i2", label[order]),
         },
     )
 
@@ -199,8 +202,13 @@ def _rows(record: Record, first: npt.NDArray[np.intp]) -> Rows:
     return Rows(_column(record["shelf"], np.int64, first), _column(record["row"], np.object_, first))
 
 
-def _arrays(series: Integers, keys: Keys) -> tuple[str, str, str]:
-    return _array(series), _array(keys.high), _array(keys.low)
+def _order(keys: Keys) -> Integers:
+    """Returns the order of the index: neighbours are looked up, and put in, on the same of its pages."""
+    return np.argsort(keys.high)
+
+
+def _arrays(series: Integers, keys: Keys, order: Integers) -> tuple[str, str, str]:
+    return _array(series[order]), _array(keys.high[order]), _array(keys.low[order])
 
 
 def _array(numbers: Integers) -> str:
@@ -208,9 +216,9 @@ def _array(numbers: Integers) -> str:
     return "{" + ",".join(map(str, numbers.tolist())) + "}"
 
 
-def _first_of_each(rows: list[int] | None) -> tuple[Integers, npt.NDArray[np.intp]]:
+def _first_of_each(rows: list[int] | None, order: Integers) -> tuple[Integers, npt.NDArray[np.intp]]:
     """Returns each position once. A change of the attribution window may have left a key on two kinds of shelves."""
-    return np.unique(np.array(rows or [], dtype=np.int64), return_index=True)
+    return np.unique(order[np.array(rows or [], dtype=np.int64)], return_index=True)
 
 
 def _column(values: list[Any] | None, dtype: type[Any], chosen: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
