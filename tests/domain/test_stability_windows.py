@@ -107,13 +107,24 @@ def test_positives_that_are_merely_late_are_no_evidence() -> None:
     made = series(waits=True)
     made.observed[-60:] *= np.minimum(1.0, (np.arange(60, 0, -1) - 0.5) / 60.0)
     made.observed_squares[:] = made.positives[:] = made.observed
-    found = verdict(made, replace(RANGE, low=0.7, high=1.4))
+    evenly = Delays(HOUR, prior(HOUR).densities, 1e9)
+    found = verdict(made, replace(RANGE, low=0.7, high=1.4), evenly)
     assert (found.state, found.immature) == (Stability.STABLE, True)
     assert found.estimate.value == pytest.approx(1.0)
     assert 0.5 <= found.label_coverage < 0.52
     at_once = learn(HOUR, histogram(1e9, [1.0]))
     alarmed = verdict(made, replace(RANGE, low=0.7, high=1.4), at_once)
     assert alarmed.state is Stability.UNSTABLE, "what the correction is for"
+
+
+def test_labels_whose_delay_is_not_known_yet_are_waited_for() -> None:
+    # Of a new type nobody knows that its labels come at once: taken to come evenly, they would be twice too many.
+    made = series(waits=True)
+    for delays in (prior(HOUR), learn(HOUR, histogram(5.0, [5.0]))):
+        found = verdict(made, replace(RANGE, low=0.7, high=1.4), delays)
+        assert (found.state, found.immature) == (Stability.STABLE, False)
+        assert found.end <= moment_of(NOW) - HOUR
+        assert found.estimate.value == pytest.approx(1.0)
 
 
 def test_lost_labels_are_found_in_the_newest_window_and_not_hidden_behind_an_older_one() -> None:

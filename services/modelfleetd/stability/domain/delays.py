@@ -23,6 +23,8 @@ BUCKETS: Final = len(AGE_BOUNDS) + 1
 MIN_SHARE: Final = 1e-4
 # With so many positives of its own, half of what a series says is its own.
 _LEANING: Final = 50.0
+# With fewer behind it F is a guess, and what it would correct is no evidence.
+TRUSTED_POSITIVES: Final = 50.0
 # Of so many hours ago what was seen counts half: delays change with the pipelines that make them.
 HALF_LIFE_HOURS: Final = 84.0
 # What matured longer ago is not asked for when a series is learned for the first time.
@@ -63,6 +65,11 @@ class Delays:
     def learned(self) -> bool:
         """Whether anything is known; else it is the prior."""
         return self.positives > 0.0
+
+    @property
+    def trusted(self) -> bool:
+        """Whether enough is known to go by: else only events whose labels are complete are judged."""
+        return self.positives >= TRUSTED_POSITIVES
 
     def share(self, age_minutes: float) -> float:
         """Returns the share of the positives that have come when their events are so old: above 0, at most 1."""

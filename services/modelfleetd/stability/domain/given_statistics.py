@@ -157,7 +157,9 @@ class _Table:
     def natural(self, place: int) -> Floats:
         """Returns a column of sums in natural units, rounded to a float."""
         low, high = self._sums[place]
-        return (high.astype(np.float64) * 2.0**64 + low.astype(np.float64)) / SCALE
+        # The lower half with its sign: of a small negative sum it is nearly 2^64, which a float holds to 2,048 only.
+        carried = high + (low >> np.uint64(63)).astype(np.int64)
+        return (carried.astype(np.float64) * 2.0**64 + low.view(np.int64).astype(np.float64)) / SCALE
 
     @property
     def good(self) -> Mask:

@@ -144,6 +144,8 @@ def _label_age(prediction: DeclaredPrediction, delays: Delays) -> int:
     """Returns an age in minutes from which on enough labels have come for windows of any width."""
     if prediction.ignores_missing:
         return 0
+    if not delays.trusted:
+        return -(-completion(prediction.attribution_window) // _MINUTE)
     ages = np.arange(int(prediction.attribution_window / _MINUTE) + 1, dtype=np.float64)
     return int(np.argmax(delays.shares(ages) >= prediction.min_label_coverage))
 

@@ -7,7 +7,7 @@ A range is for windows of one width. Each minute the newest such window that can
   loses its labels on the last window that still had them.
 - While labels are still to come, a minute's predicted positives count with the share F(age) of labels that should have
   come by now, so that positives that are merely late are no evidence.
-- NE is of mature windows only.
+- Where that share has not been learned yet, as of a new type, calibration is of mature windows only; NE always is.
 - A verdict is not carried on for ever. The oldest window looked at is one width older than the labels make necessary:
   their coverage reaches its floor at some age, NE is mature at one. If none is decidable, the answer is UNKNOWN.
 - VOLUME is judged up to the newest minute that has data, since the last minutes may still be on their way; what is
@@ -438,7 +438,8 @@ def _choose_calibration(kind: _Kind, cumulated: _Cumulated, cases: Sequence[Case
     observed = cumulated.window("observed", ends)
     sums = _decisive(kind, cumulated, ends, expected, observed, cumulated.window("observed_squares", ends))
     low, _ = _all_limits([case.healthy for case in cases], np.broadcast_to(ends, (len(cases), len(lags))))
-    allowed = lags <= need[:, np.newaxis] + kind.width
+    newest = np.where([_corrects(kind, case.delays) for case in cases], 0, need)
+    allowed = (lags >= newest[:, np.newaxis]) & (lags <= need[:, np.newaxis] + kind.width)
     lag = _first(is_decidable(sums, low, kind.demand) & allowed, default=-(-need // kind.step))
     rows = np.arange(len(cases))
     chosen = now - lags[lag]
@@ -455,11 +456,12 @@ def _replay_calibration(
 ) -> _Chosen:
     """Returns the window that would have been chosen at each moment."""
     need = _label_lag(kind, delays) if series.waiting.any() else 0
+    newest = 0 if _corrects(kind, delays) else need
     default = -(-need // kind.step) * kind.step
     ends, expected, observed = (np.zeros(len(moments), dtype=kind_of) for kind_of in (np.int64, float, float))
     undecided = np.ones(len(moments), dtype=bool)
     for lag, by_now, came in _sliding(kind, series, delays, moments, need + kind.width):
-        if lag % kind.step == 0:
+        if lag >= newest and lag % kind.step == 0:
             end = (moments - lag)[undecided]
             # What is visible of the positives is taken to weigh as all of them do.
             total = cumulated.window("observed", end[np.newaxis])
@@ -706,7 +708,14 @@ def _lateness(kind: _Kind, waits: Flags) -> Integers:
 @lru_cache(maxsize=1 << 14)
 def _label_lag(kind: _Kind, delays: Delays) -> int:
     """Returns how long before now a window of even traffic has to end for enough of its labels to have come."""
+    if not _corrects(kind, delays):
+        return kind.maturity
     return int(np.argmax(_coverage_by_lag(kind, delays) >= kind.demand.min_label_coverage))
+
+
+def _corrects(kind: _Kind, delays: Delays) -> bool:
+    """Says whether windows are judged while labels are to come: where their delay is known, or none count."""
+    return kind.ignores_missing or delays.trusted
 
 
 def _coverage_by_lag(kind: _Kind, delays: Delays) -> Floats:
