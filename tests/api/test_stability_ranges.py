@@ -146,9 +146,12 @@ async def test_accepted_ranges_are_a_revision_with_its_reason_and_in_force(
     assert picture.read_bytes().startswith(b"\x89PNG")
     proposed = json.loads(await run("propose", "ctr/old", "--prediction", CLICK, *span, "-o", "json"))
 
+    assert "is not in the range" in await run("propose", "ctr/old", "--pages-per-week", "0", status=1)
     assert "nobody is there to confirm" in await run("accept", "ctr/old", "--reason", "first", status=1)
     accepting = ("accept", "ctr/old", "--prediction", CLICK, *span, "--reason", "a healthy fortnight", "--yes")
-    assert f"{OLD} has 2 healthy ranges since revision" in await run(*accepting)
+    accepted = await run(*accepting)
+    assert f"{OLD} has 2 healthy ranges since revision" in accepted
+    assert "candidates are judged by their model type's until they have their own" in accepted
     registry = fleet.client.registry
     model, model_type = await registry.get_model(name=OLD), await registry.get_model_type(name=CTR)
     assert [range_.metric for range_ in model.healthy_ranges] == [CALIBRATION, NE]
@@ -169,6 +172,9 @@ async def test_accepted_ranges_are_a_revision_with_its_reason_and_in_force(
         return low if low != 0.5 else None
 
     assert await until(current) == model.healthy_ranges[0].low
+    # For every model of the type; the model's own go before them.
+    for_all = await run(*accepting, "--for-type")
+    assert f"{CTR} has 3 healthy ranges since revision" in for_all and "stay in force for it" in for_all
     assert "has 0 healthy ranges" in await run("clear", "ctr/old", "--reason", "by hand from now on")
     assert "has no such range" in await run("clear", "ctr/old", "--reason", "again")
     assert "has 0 healthy ranges" in await run("clear", "ctr", "--prediction", CLICK, "--reason", "and its type")

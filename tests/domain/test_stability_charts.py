@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from modelfleet.cli import render
-from modelfleet.cli.stability.charts import charts
+from modelfleet.cli.stability.charts import RangeWindows, charts, is_outside
 from modelfleet.plot import Chart, Series, write
 from modelfleet.stability.v1 import stability_pb2 as pb
 
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
 HOUR = 3600
+LATER = NOON.timestamp() + 100 * HOUR
 NO_DATA = pb.Estimate(state=pb.Estimate.NO_DATA)
 
 
@@ -48,7 +49,7 @@ def answer(*points: pb.Point) -> pb.QuerySeriesResponse:
 
 
 def drawn(given: pb.QuerySeriesResponse) -> dict[str, Chart]:
-    return {chart.title: chart for chart in charts("feed/v7 · like", given, HOUR, "hour")}
+    return {chart.title: chart for chart in charts("feed/v7 · like", given, HOUR, "hour", RangeWindows(), LATER)}
 
 
 def series(chart: Chart) -> dict[str, Series]:
@@ -73,8 +74,8 @@ def test_there_is_a_panel_for_each_thing_to_look_at() -> None:
         "Volume",
     ]
     assert [*drawn(DAY)] == [*titles, "Reliability"]
-    assert charts("x", pb.QuerySeriesResponse(), HOUR, "hour") == []
-    assert charts("x", answer(pb.Point(rejected_rows=7)), HOUR, "hour") == []
+    assert charts("x", pb.QuerySeriesResponse(), HOUR, "hour", RangeWindows(), LATER) == []
+    assert charts("x", answer(pb.Point(rejected_rows=7)), HOUR, "hour", RangeWindows(), LATER) == []
 
 
 def test_what_labels_can_still_change_is_drawn_apart_and_corrected() -> None:
@@ -95,6 +96,24 @@ def test_values_out_of_range_are_marked_by_what_is_known_best() -> None:
     # Not that of 12:00, which looks high only until its labels are there.
     assert list(zip(hours, outside.y, strict=True)) == [(8.0, 1.4), (13.0, 1.2)]
     assert "out of range" not in series(drawn(DAY)["Normalized entropy of feed/v7 · like"])
+
+
+def test_a_point_of_less_time_than_its_range_is_for_is_out_of_it_with_its_whole_interval_only() -> None:
+    limits = pb.Limits(low=0.9, high=1.1)
+    near, far = estimate(1.12), estimate(1.2)
+    assert [is_outside(each, limits, HOUR, HOUR) for each in (near, far)] == [True, True]
+    assert [is_outside(each, limits, HOUR, 6 * HOUR) for each in (near, far)] == [False, True]
+    points = [point(hour, 1.12) for hour in range(3)]
+    panels = charts("x", answer(*points), HOUR, "hour", RangeWindows(calibration=6 * HOUR), LATER)
+    assert "out of range" not in series(panels[0])
+
+
+def test_the_hour_that_goes_on_is_no_drop_in_volume() -> None:
+    now = NOON.timestamp() + 13.5 * HOUR
+    panels = charts("x", DAY, HOUR, "hour", RangeWindows(), now)
+    volume = next(series(panel)["examples"] for panel in panels if panel.title == "Volume")
+    assert math.isnan(volume.y[-1])
+    assert volume.y[-2] == 10_000
 
 
 def test_time_without_points_is_a_gap() -> None:

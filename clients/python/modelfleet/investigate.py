@@ -25,6 +25,7 @@ from modelfleet.asking import Answer, Asking, Unknown
 from modelfleet.capacity.v1 import capacity_pb2
 from modelfleet.client import AsyncClient
 from modelfleet.errors import ModelfleetError, NotFound
+from modelfleet.healthy_ranges import USUAL_WINDOW, widest_window
 from modelfleet.incidents import (
     LAUNCHES_ENDED,
     Criticality,
@@ -54,8 +55,7 @@ CHANGES: Final = 6
 _MOST_NEIGHBOURS, _MOST_FINDINGS, _MOST_ALERTS = 30, 20, 50
 # Types are looked through page by page only where the registry cannot find those that depend on one.
 _MOST_PAGES: Final = 3
-# A judgement is about the newest hour whose labels have come.
-_JUDGED: Final = timedelta(hours=1)
+# Labels may be a little late.
 _LABELS_SLACK: Final = timedelta(minutes=10)
 
 
@@ -88,8 +88,8 @@ class Investigation:
         statuses: what agents report, region by region.
         alerts: that fire on the route.
         stability: what the newest evaluation said; None where the model does not serve, so that none looks at it.
-        judgements: of a model that does not serve: one for each attribution window; empty where there is nothing to be
-            judged, and of one that serves.
+        judgements: of a model that does not serve, by the ranges in force: at most one; empty where there is nothing to
+            be judged, and of one that serves.
         launches: in flight on the route.
         ended_launches: the newest ones that have ended.
         changes: the newest revisions of type and model.
@@ -313,14 +313,12 @@ class _Investigator:
         if not isinstance(model_type, Unknown) and is_watched(model_type, self._model_name):
             return ()
         known = None if isinstance(model_type, Unknown) else model_type
-        async with asyncio.TaskGroup() as calls:
-            asked = [
-                calls.create_task(self._asking.ask(partial(self._client.stability.judge_model, request)))
-                for request in judgement_requests(self._model_name, known, datetime.now(UTC))
-            ]
-        answers = [call.result() for call in asked]
-        told = [answer for answer in answers if not isinstance(answer, Unknown)]
-        return told if told or not answers else next(answer for answer in answers if isinstance(answer, Unknown))
+        # Where nothing is predicted there is nothing to judge.
+        if known is not None and not known.predictions:
+            return ()
+        request = judgement_request(self._model_name, known, datetime.now(UTC))
+        answer = await self._asking.ask(partial(self._client.stability.judge_model, request))
+        return answer if isinstance(answer, Unknown) else (answer,)
 
     async def _newest(self, listing: Callable[..., Awaitable[Any]], items: str) -> Answer[Any]:
         """The newest one of a model, of what a service lists by model."""
@@ -330,10 +328,10 @@ class _Investigator:
         return answer if isinstance(answer, Unknown) else next(iter(getattr(answer, items)), None)
 
 
-def judgement_requests(
+def judgement_request(
     model: str, model_type: registry_pb2.ModelType | None, now: datetime
-) -> list[stability_pb2.JudgeModelRequest]:
-    """Returns what to ask stability about a model: for each attribution window, the newest hour whose labels have come.
+) -> stability_pb2.JudgeModelRequest:
+    """Returns what to ask stability about a model: the newest time whose labels have come, by the ranges in force.
 
     Args:
         model: its name.
@@ -341,24 +339,11 @@ def judgement_requests(
         now: the time.
     """
     if model_type is None:
-        return [stability_pb2.JudgeModelRequest(model=model, start_time=_stamp(now - 2 * _JUDGED))]
-    windows: dict[timedelta, list[stability_pb2.Criterion]] = {}
-    for prediction in model_type.predictions:
-        criterion = stability_pb2.Criterion(prediction=prediction.id, min_positives=prediction.min_positives)
-        limits, ne_limits = prediction.calibration_range, prediction.ne_range
-        criterion.calibration.CopyFrom(stability_pb2.Limits(low=limits.low, high=limits.high))
-        if prediction.HasField("ne_range"):
-            criterion.ne.CopyFrom(stability_pb2.Limits(low=ne_limits.low, high=ne_limits.high))
-        windows.setdefault(prediction.attribution_window.ToTimedelta(), []).append(criterion)
-    requests = []
-    for window, criteria in windows.items():
-        end = now - window - min(window / 10, _LABELS_SLACK)
-        requests.append(
-            stability_pb2.JudgeModelRequest(
-                model=model, start_time=_stamp(end - _JUDGED), end_time=_stamp(end), criteria=criteria
-            )
-        )
-    return requests
+        return stability_pb2.JudgeModelRequest(model=model, start_time=_stamp(now - 2 * USUAL_WINDOW))
+    # Events whose labels are still to come do not count, so that no end is needed.
+    window = max((each.attribution_window.ToTimedelta() for each in model_type.predictions), default=timedelta())
+    span = window + min(window / 10, _LABELS_SLACK) + widest_window(None, model_type)
+    return stability_pb2.JudgeModelRequest(model=model, start_time=_stamp(now - span))
 
 
 def plain(value: Any) -> Any:

@@ -51,6 +51,7 @@ _LIMIT_MARKERS = ("-", "·", "=", "¨")
 _LIMIT_STYLES = ("--", ":", "-.", (0, (8, 3)))
 _PANEL_INCHES = (9.0, 4.2)
 _DOTS_AN_INCH = 150
+_EDGE = 0.8
 _FEWEST_COLUMNS, _FEWEST_ROWS = 30, 8
 _STEPS_OF_TIME = (
     *(1, 2, 5, 10, 15, 30),
@@ -244,6 +245,10 @@ def _draw_series(axes: Axes, chart: Chart, series: Series, number: int) -> None:
             # Where both are drawn, the range can be told from the interval.
             shade = 0.12 if series.mark == "range" else 0.25
             axes.fill_between(x, y, upper, color=color, alpha=shade, linewidth=0, label=series.label)
+            if series.mark == "range":
+                # Its ends are seen under the interval too.
+                for edge in (y, upper):
+                    axes.plot(x, edge, color=color, linewidth=_EDGE)
         case "points":
             axes.plot(x, y, linestyle="none", marker=marker, markersize=7, color=color, label=series.label)
         case "steps":

@@ -26,7 +26,7 @@ from modelfleet.incidents import (
     rank,
     serving_models,
 )
-from modelfleet.investigate import judgement_requests, plain
+from modelfleet.investigate import judgement_request, plain
 from modelfleet.launcher.v1 import launcher_pb2
 from modelfleet.lookup import Entry, find_entry
 from modelfleet.registry.v1 import registry_pb2
@@ -263,9 +263,12 @@ class _Triage:
         room = asyncio.Semaphore(_AT_A_TIME)
         async with asyncio.TaskGroup() as calls:
             asked = [
-                (model_type.name, model, calls.create_task(self._judgement(room, request)))
+                (
+                    model_type.name,
+                    model,
+                    calls.create_task(self._judgement(room, judgement_request(model, model_type, now))),
+                )
                 for _, _, model, model_type in candidates[: self.most_judged]
-                for request in judgement_requests(model, model_type, now)
             ]
         told: dict[str, dict[str, list[stability_pb2.Judgement]]] = {}
         reasons: Counter[str] = Counter()

@@ -272,13 +272,16 @@ def _ne_range(facts: TypeFacts) -> Fault | None:
     ranged = _ranged(facts.entry, Metric.NE)
     predictions = facts.entry.predictions
     without = [each.id for each in predictions if each.ne_range is None and each.id not in ranged]
-    return _fault(bool(without), f"the normalized entropy of {_short(without)} has no healthy range and is not judged")
+    message = f"it has no healthy range for the normalized entropy of {_short(without)}"
+    return _fault(bool(without), f"{message}: models without a range of their own are not judged by it")
 
 
 def _defaults(facts: TypeFacts) -> Fault | None:
     ranged = _ranged(facts.entry, Metric.CALIBRATION)
     untouched = [each.id for each in facts.entry.predictions if _is_default(each) and each.id not in ranged]
-    message = f"window, calibration range and positives of {_short(untouched)} are the defaults: nobody has chosen them"
+    message = (
+        f"window, calibration range and positives of {_short(untouched)} are the defaults: none is chosen for the type"
+    )
     return _fault(bool(untouched), message)
 
 

@@ -213,9 +213,11 @@ def _explained(replayed: Sequence[Replayed], failed: Replayed | None, passed: Re
         earlier = f" It would have passed at {_when(passed, start)}." if before and passed else ""
         return f"Would have failed at {_when(failed, start)}: {failed.explanation}{earlier}"
     if passed is not None:
-        text = f"Would not have failed, and passed at {_when(passed, start)}: {passed.explanation}"
-        at_end = f" {last.verdict.name} at the end: {last.explanation}"
-        return text if last.verdict is Verdict.PASS else text + at_end
+        if last.verdict is Verdict.PASS:
+            return f"Would not have failed, and passed at {_when(passed, start)}: {passed.explanation}"
+        # A gate that still bakes goes by the last word.
+        ends = f"Would not have failed, and ends {last.verdict.name}: {last.explanation}"
+        return f"{ends} It would have passed at {_when(passed, start)}: {passed.explanation}"
     return (
         f"Would neither have failed nor passed. At the end it would have been {last.verdict.name}: {last.explanation}"
     )

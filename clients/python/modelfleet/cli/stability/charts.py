@@ -16,7 +16,14 @@ _POSITIVES_FOR_SCALE = 10
 _ROOM = 0.15
 _WIDE = 8.0
 _SMALL, _LARGE = 0.5, 0.9
-_RANGES_FOR = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class RangeWindows:
+    """Widths of the windows that the ranges of a prediction are for, in seconds."""
+
+    calibration: int = 3600
+    ne: int = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +43,15 @@ class _Line:
         return all(map(math.isnan, self.y))
 
 
-def is_outside(value: pb.Estimate, limits: pb.Limits, width: int) -> bool:
+def is_outside(value: pb.Estimate, limits: pb.Limits, width: int, window: int) -> bool:
     """Whether a value lies outside its range; what has neither does not.
 
-    Ranges are for windows of about an hour. What is of less time (`width`, in seconds) strays further by chance: its
-    whole interval has to lie outside.
+    A range is for windows of some width (`window`, in seconds). What is of less time (`width`) strays further by
+    chance: its whole interval has to lie outside.
     """
     if not limits.high or value.state != pb.Estimate.VALUE:
         return False
-    low, high = (value.low, value.high) if width < _RANGES_FOR else (value.value, value.value)
+    low, high = (value.low, value.high) if width < window else (value.value, value.value)
     return low > limits.high or high < limits.low
 
 
@@ -58,7 +65,14 @@ def best_calibration(point: pb.Point) -> pb.Estimate:
     return point.calibration if is_final(point) else point.corrected_calibration
 
 
-def charts(what: str, answer: pb.QuerySeriesResponse, width_seconds: int, step: str) -> list[Chart]:
+def charts(
+    what: str,
+    answer: pb.QuerySeriesResponse,
+    width_seconds: int,
+    step: str,
+    windows: RangeWindows,
+    now: float,
+) -> list[Chart]:
     """Returns the panels for one prediction.
 
     Args:
@@ -66,21 +80,23 @@ def charts(what: str, answer: pb.QuerySeriesResponse, width_seconds: int, step: 
         answer: its series.
         width_seconds: of a point.
         step: the same in words.
+        windows: of its ranges.
+        now: the time, in seconds since 1970: a point that ends later is not whole.
     """
     points = [point for point in answer.points if point.examples]
     if not points:
         return []
     panels = [
-        _calibration(what, points, width_seconds),
-        _entropy(what, points, width_seconds),
+        _calibration(what, points, width_seconds, windows.calibration),
+        _entropy(what, points, width_seconds, windows.ne),
         _coverage(points, width_seconds),
-        _volume(points, width_seconds, step),
+        _volume(points, width_seconds, step, now),
         _reliability(answer.bins),
     ]
     return [panel for panel in panels if panel is not None]
 
 
-def _calibration(what: str, points: Sequence[pb.Point], width: int) -> Chart:
+def _calibration(what: str, points: Sequence[pb.Point], width: int, range_window: int) -> Chart:
     firm = [point for point in points if is_final(point)]
     window = _window(
         (point.calibration.value for point in firm if _is_firm(point)),
@@ -101,15 +117,15 @@ def _calibration(what: str, points: Sequence[pb.Point], width: int) -> Chart:
         *_drawn("labels still to come", immature, window, "immature"),
         *_drawn("corrected for their delay", corrected, window, "corrected"),
         *_drawn("calibration", plain, window, "value"),
-        *_outside(points, best_calibration, lambda p: p.calibration_range, width, window),
+        *_outside(points, best_calibration, lambda p: p.calibration_range, (width, range_window), window),
     ]
     title = f"Calibration of {what}"
     wide = window[0] > 0 and window[1] / window[0] > _WIDE
-    as_predicted = [Limit(1.0, "as many as predicted")]
+    as_predicted = [Limit(1.0, "observed = predicted")]
     return Chart(title, "", "predicted / observed", series, as_predicted, log_y=wide, time_x=True, height=_LARGE)
 
 
-def _entropy(what: str, points: Sequence[pb.Point], width: int) -> Chart | None:
+def _entropy(what: str, points: Sequence[pb.Point], width: int, range_window: int) -> Chart | None:
     values = [point.ne.value for point in points if _is_firm(point) and point.ne.state == pb.Estimate.VALUE]
     if not values:
         return None
@@ -121,7 +137,7 @@ def _entropy(what: str, points: Sequence[pb.Point], width: int) -> Chart | None:
         *_range(points, width, lambda p: p.ne_range, window),
         *_drawn("of those that are mature", partly, window, "immature"),
         *_drawn("normalized entropy", line, window, "value"),
-        *_outside(points, lambda p: p.ne, lambda p: p.ne_range, width, window),
+        *_outside(points, lambda p: p.ne, lambda p: p.ne_range, (width, range_window), window),
     ]
     base = [Limit(1.0, "no better than the base rate")] if window[0] <= 1.0 <= window[1] else []
     return Chart(f"Normalized entropy of {what}", "", "lower is better", series, base, time_x=True, height=_LARGE)
@@ -135,8 +151,9 @@ def _coverage(points: Sequence[pb.Point], width: int) -> Chart | None:
     return Chart("Labels that have come", "", "of those that will", series, time_x=True, zero_y=True, height=_SMALL)
 
 
-def _volume(points: Sequence[pb.Point], width: int, step: str) -> Chart:
-    examples = _line(points, width, lambda p: float(p.examples))
+def _volume(points: Sequence[pb.Point], width: int, step: str, now: float) -> Chart:
+    # A point that goes on would look like a drop.
+    examples = _line(points, width, lambda p: float(p.examples) if _x(p) + width <= now else math.nan)
     # Where none was refused there is nothing to see.
     rejected = _line(points, width, lambda p: float(p.rejected_rows) or math.nan)
     series = [Series("examples", examples.x, examples.y, "steps", mark="value")]
@@ -191,10 +208,11 @@ def _outside(
     points: Sequence[pb.Point],
     estimate: Callable[[pb.Point], pb.Estimate],
     limits: Callable[[pb.Point], pb.Limits],
-    width: int,
+    widths: tuple[int, int],
     window: tuple[float, float],
 ) -> Iterator[Series]:
-    found = [point for point in points if is_outside(estimate(point), limits(point), width)]
+    """What lies out of its range; `widths` are those of a point, and of the windows that the range is for."""
+    found = [point for point in points if is_outside(estimate(point), limits(point), *widths)]
     if found:
         values = _within([estimate(point).value for point in found], window)
         yield Series("out of range", [_x(point) for point in found], values, "points", mark="bad")

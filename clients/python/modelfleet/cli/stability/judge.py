@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from modelfleet.cli.session import Session, with_session
 from modelfleet.cli.stability.criteria import criteria, with_criteria
 from modelfleet.cli.stability.times import ago
 from modelfleet.common.v1.serving_pb2 import PASS
+from modelfleet.healthy_ranges import USUAL_WINDOW, widest_window
 from modelfleet.stability.v1 import stability_pb2 as pb
 
 
@@ -25,18 +27,23 @@ def baseline_of(model: str, baseline: str) -> str:
 @click.command("judge")
 @click.argument("model", metavar="TYPE/MODEL")
 @click.option("--baseline", default="", metavar="MODEL", help="Compare with this model on the same minutes.")
-@click.option("--last", type=DURATION, default="1h", show_default=True, help="How far to look back.")
+@click.option(
+    "--last",
+    type=DURATION,
+    help="How far to look back. Default: the widest window of the healthy ranges in force; 1h with criteria.",
+)
 @with_criteria
 @with_session
-def judge(session: Session, model: str, baseline: str, last: Duration, **given: Any) -> None:
+def judge(session: Session, model: str, baseline: str, last: Duration | None, **given: Any) -> None:
     """Judge a model as a launch's gate would. Exit status 1 unless it passes.
 
     By the healthy ranges in force, or by the criteria that are given here.
     """
     name = MODEL.name(model)
     demanded = criteria(session, name, **given)
+    span = last or _usual_span(session, name, demanded)
     found = session.client.stability.judge_model(
-        model=name, baseline=baseline_of(name, baseline), start_time=ago(last), criteria=demanded
+        model=name, baseline=baseline_of(name, baseline), start_time=ago(span), criteria=demanded
     )
     if session.is_table:
         click.echo(f"{render.enum(found, 'verdict')}: {found.explanation}")
@@ -46,10 +53,24 @@ def judge(session: Session, model: str, baseline: str, last: Duration, **given: 
             click.echo(
                 "  Not compared with the baseline: give --max-ne-regression 1% or --max-calibration-difference 5%."
             )
+        if last is None:
+            click.echo(f"  Over the last {render.duration(span)}; for another span give --last.")
     else:
         render.dump(session, render.as_data(found))
     if found.verdict != PASS:
         raise click.exceptions.Exit(1)
+
+
+def _usual_span(session: Session, model: str, demanded: Sequence[pb.Criterion]) -> Duration:
+    """Returns how far to look back for the ranges to fit; criteria that are given here fit any span."""
+    span = Duration()
+    if demanded:
+        span.FromTimedelta(USUAL_WINDOW)
+        return span
+    registry = session.client.registry
+    model_type = registry.get_model_type(name=model.rsplit("/models/", 1)[0])
+    span.FromTimedelta(widest_window(registry.get_model(name=model), model_type))
+    return span
 
 
 _COMPARISONS = {pb.Finding.NE_REGRESSION, pb.Finding.CALIBRATION_DIFFERENCE}

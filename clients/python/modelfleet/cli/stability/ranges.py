@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from modelfleet.cli.parameters import DURATION, POINT, Point
 from modelfleet.cli.registry import MODEL, MODEL_TYPE
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.errors import FailedPrecondition
+from modelfleet.healthy_ranges import in_force, key
 from modelfleet.plot import Chart, Series
 from modelfleet.registry.v1 import monitoring_pb2, registry_pb2
 from modelfleet.stability.v1 import stability_pb2 as pb
@@ -26,7 +27,6 @@ HealthyRange = monitoring_pb2.HealthyRange
 _C = TypeVar("_C", bound=Callable[..., Any])
 _NOT_CONFIGURED = "NOT_CONFIGURED"
 _RANGES = FieldMask(paths=["healthy_ranges"])
-_DEFAULT = pb.Limits(low=0.5, high=2.0)
 
 
 @click.group(cls=FleetGroup)
@@ -46,7 +46,8 @@ def _proposing(command: _C) -> _C:
         click.option("--to", "end", type=POINT, metavar="POINT", help="Its end. Default: now."),
         click.option(
             "--pages-per-week",
-            type=float,
+            # The service takes 0 for its own default.
+            type=click.FloatRange(min=0, min_open=True),
             default=0.05,
             show_default=True,
             help="False alarms to allow: pages per week, over all of the model's predictions and metrics.",
@@ -93,10 +94,11 @@ def propose(session: Session, model: str, path: str | None, **wish: Any) -> None
 @ranges.command("accept")
 @click.argument("model", metavar="TYPE/MODEL")
 @_proposing
+@click.option("--for-type", is_flag=True, help="Write all of them to the model type, for every model without its own.")
 @click.option("--reason", required=True, help="Why; kept in the history of the registry.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @with_session
-def accept(session: Session, model: str, reason: str, *, yes: bool, **wish: Any) -> None:
+def accept(session: Session, model: str, reason: str, *, for_type: bool, yes: bool, **wish: Any) -> None:
     """Propose healthy ranges, and write them into the registry.
 
     Those of calibration and NE become the model's own; those of volume its model type's, since the volume is that of
@@ -115,14 +117,31 @@ def accept(session: Session, model: str, reason: str, *, yes: bool, **wish: Any)
     if not yes:
         click.confirm("Write these into the registry?", abort=True)
     proposed = [proposal.range for proposal in found]
-    own = [range_ for range_ in proposed if range_.metric != HealthyRange.VOLUME]
-    of_type = [range_ for range_ in proposed if range_.metric == HealthyRange.VOLUME]
+    own = [range_ for range_ in proposed if not for_type and range_.metric != HealthyRange.VOLUME]
+    of_type = [range_ for range_ in proposed if for_type or range_.metric == HealthyRange.VOLUME]
     written: list[registry_pb2.Model | registry_pb2.ModelType] = []
     if own:
         written.append(_write_model(session, before, _merged(before.healthy_ranges, own), reason))
     if of_type:
         written.append(_write_type(session, before_type, _merged(before_type.healthy_ranges, of_type), reason))
     _written(session, written)
+    if session.is_table and (hint := _who_else(before, own, of_type)):
+        click.echo(hint)
+
+
+def _who_else(model: registry_pb2.Model, own: Sequence[Any], of_type: Sequence[Any]) -> str:
+    """Says which models the ranges that were written are not in force for, where that may surprise."""
+    if own and model.role == registry_pb2.Model.BASELINE:
+        return (
+            "They are this model's: candidates are judged by their model type's until they have their own. "
+            "For these too: give --for-type"
+        )
+    if {*map(key, of_type)} & {*map(key, model.healthy_ranges)}:
+        return (
+            f"{model.name} has ranges of its own, which stay in force for it; to take them out: "
+            f"modelfleet stability ranges clear {_typed(model.name)} --reason …"
+        )
+    return ""
 
 
 @ranges.command("show")
@@ -135,11 +154,11 @@ def show(session: Session, model: str) -> None:
     if not model_type.predictions:
         _say_not_applicable(session, model)
         return
-    in_force = list(_in_force(found, model_type))
+    shown = list(in_force(found, model_type))
     if not session.is_table:
-        render.dump(session, [{"source": source, "range": render.as_data(range_)} for source, range_ in in_force])
+        render.dump(session, [{"source": source, "range": render.as_data(range_)} for source, range_ in shown])
         return
-    rows = [[*_cells(range_), source, _history_of(range_)] for source, range_ in in_force]
+    rows = [[*_cells(range_), source, _history_of(range_)] for source, range_ in shown]
     headers = ["PREDICTION", "METRIC", "WINDOW", "RANGE", "FROM", "HISTORY"]
     render.console().print(render.table(headers, rows))
     if not found.healthy_ranges:
@@ -238,36 +257,10 @@ def _history_of(range_: monitoring_pb2.HealthyRange) -> str:
     return f"{render.day(range_.history_start_time)} to {render.day(range_.history_end_time)}"
 
 
-def _in_force(
-    model: registry_pb2.Model, model_type: registry_pb2.ModelType
-) -> Iterator[tuple[str, monitoring_pb2.HealthyRange]]:
-    """The ranges in force with where they come from, prediction by prediction."""
-    own, of_type = ({_key(range_): range_ for range_ in m.healthy_ranges} for m in (model, model_type))
-    for prediction in model_type.predictions:
-        declared: dict[Any, Any] = {HealthyRange.CALIBRATION: prediction.calibration_range}
-        if prediction.HasField("ne_range"):
-            declared[HealthyRange.NE] = prediction.ne_range
-        for metric in (HealthyRange.CALIBRATION, HealthyRange.NE, HealthyRange.VOLUME):
-            key = (prediction.id, metric)
-            if key in own:
-                yield "the model", own[key]
-            elif key in of_type:
-                yield "its model type", of_type[key]
-            elif limits := declared.get(metric):
-                is_set = metric == HealthyRange.NE or prediction.HasField("calibration_range")
-                given = limits if is_set else _DEFAULT
-                plain = HealthyRange(prediction=prediction.id, metric=metric, low=given.low, high=given.high)
-                yield "the prediction" if is_set else "the default", plain
-
-
-def _key(range_: monitoring_pb2.HealthyRange) -> tuple[str, int]:
-    return range_.prediction, range_.metric
-
-
 def _merged(
     before: Iterable[monitoring_pb2.HealthyRange], proposed: Iterable[monitoring_pb2.HealthyRange]
 ) -> list[monitoring_pb2.HealthyRange]:
-    return list(({_key(range_): range_ for range_ in before} | {_key(range_): range_ for range_ in proposed}).values())
+    return list(({key(range_): range_ for range_ in before} | {key(range_): range_ for range_ in proposed}).values())
 
 
 def _write_model(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import click
 from google.protobuf.duration_pb2 import Duration
@@ -16,9 +16,11 @@ from modelfleet.cli import render
 from modelfleet.cli.parameters import DURATION
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import Session, with_session
-from modelfleet.cli.stability.charts import best_calibration, charts, is_final, is_outside
+from modelfleet.cli.stability.charts import RangeWindows, best_calibration, charts, is_final, is_outside
 from modelfleet.cli.stability.times import ago, moment
+from modelfleet.healthy_ranges import HealthyRange, in_force, window_of
 from modelfleet.plot import CannotPlot, Chart, check
+from modelfleet.registry.v1 import registry_pb2
 from modelfleet.stability.v1 import stability_pb2 as pb
 
 _WIDTHS = {"1m": 60, "5m": 300, "1h": 3600}
@@ -60,7 +62,12 @@ def show(
         except CannotPlot as error:
             raise click.ClickException(str(error)) from None
     name = MODEL.name(model)
-    found = [_Shown(session, name, each, last, resolution) for each in _predictions(session, name, prediction)]
+    model_type = session.client.registry.get_model_type(name=name.rsplit("/models/", 1)[0])
+    ranges = [each for _, each in in_force(session.client.registry.get_model(name=name), model_type)]
+    found = [
+        _Shown(session, name, each, last, resolution, _windows(ranges, each))
+        for each in _predictions(model_type, prediction)
+    ]
     if not session.is_table:
         answers = [render.as_data(each.answer) for each in found]
         render.dump(session, answers[0] if prediction != _ALL else answers)
@@ -81,20 +88,37 @@ def show(
         render.picture(panels, path)
 
 
-def _predictions(session: Session, model: str, prediction: str) -> list[str]:
+def _windows(ranges: Iterable[HealthyRange], prediction: str) -> RangeWindows:
+    """Returns for which windows the ranges in force of a prediction are."""
+    seconds = {each.metric: int(window_of(each).total_seconds()) for each in ranges if each.prediction == prediction}
+    usual = RangeWindows()
+    return RangeWindows(
+        seconds.get(HealthyRange.CALIBRATION, usual.calibration), seconds.get(HealthyRange.NE, usual.ne)
+    )
+
+
+def _predictions(model_type: registry_pb2.ModelType, prediction: str) -> list[str]:
     """Returns which predictions to show; an empty name is the first that the model type declares."""
     if prediction and prediction != _ALL:
         return [prediction]
-    declared = session.client.registry.get_model_type(name=model.rsplit("/models/", 1)[0]).predictions
-    ids = [each.id for each in declared]
+    ids = [each.id for each in model_type.predictions]
     return ids if prediction == _ALL else ids[:1] or [""]
 
 
 class _Shown:
     """One prediction as it is shown."""
 
-    def __init__(self, session: Session, model: str, prediction: str, last: Duration, resolution: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        model: str,
+        prediction: str,
+        last: Duration,
+        resolution: str,
+        windows: RangeWindows,
+    ) -> None:
         self._last = last
+        self._windows = windows
         self._what = f"{wording.short_model(model)} · {prediction}"
         self._resolution, self.answer = _asked(session, model, prediction, last, resolution)
 
@@ -117,18 +141,23 @@ class _Shown:
             )
             yield Text(f"{total.matured_share:.0%} mature; the labels of the others are still to come{guess}")
         outside = {
-            "calibration": [self._is_outside(best_calibration(p), p.calibration_range) for p in self.answer.points],
-            "NE": [self._is_outside(point.ne, point.ne_range) for point in self.answer.points],
+            "calibration": [self._is_uncalibrated(point) for point in self.answer.points],
+            "NE": [self._is_poor(point) for point in self.answer.points],
         }
         for metric, points in outside.items():
             if any(points):
                 yield Text(f"{metric} out of its range in {sum(points)} of {len(points)} points", style="red")
 
     def charts(self) -> list[Chart]:
-        return charts(self._what, self.answer, _WIDTHS[self._resolution], _IN_WORDS[self._resolution])
+        width, step = _WIDTHS[self._resolution], _IN_WORDS[self._resolution]
+        return charts(self._what, self.answer, width, step, self._windows, datetime.now(UTC).timestamp())
 
-    def _is_outside(self, value: pb.Estimate, limits: pb.Limits) -> bool:
-        return is_outside(value, limits, _WIDTHS[self._resolution])
+    def _is_uncalibrated(self, point: pb.Point) -> bool:
+        width = _WIDTHS[self._resolution]
+        return is_outside(best_calibration(point), point.calibration_range, width, self._windows.calibration)
+
+    def _is_poor(self, point: pb.Point) -> bool:
+        return is_outside(point.ne, point.ne_range, _WIDTHS[self._resolution], self._windows.ne)
 
     def table(self) -> RenderableType:
         """A row a point, and one for all of them."""
@@ -139,8 +168,8 @@ class _Shown:
         base_rate = f"{point.base_rate.value:.4f}" if point.base_rate.state == pb.Estimate.VALUE else ""
         corrected = "" if is_final(point) else figure(point.corrected_calibration)
         marks = [
-            " !" if self._is_outside(best_calibration(point), point.calibration_range) else "",
-            " !" if self._is_outside(point.ne, point.ne_range) else "",
+            " !" if self._is_uncalibrated(point) else "",
+            " !" if self._is_poor(point) else "",
         ]
         return [
             label,

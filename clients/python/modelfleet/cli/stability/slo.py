@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import yaml
+from google.protobuf.duration_pb2 import Duration
 
 from modelfleet import openslo
 from modelfleet.burn_rates import MIN_BAD, shorthand
@@ -27,6 +28,8 @@ _BAR = 20
 # Expressions of rules stay in one line.
 _WIDTH = 10_000
 _ANSWERS = {"PAGE": "page", "TICKET": "ticket"}
+# A day.
+_FEWEST_MINUTES = 1440
 # What is not said of the objectives already.
 _ALERT_SHOWN = ("SEVERITY", "WHAT", "CULPRIT", "FOR", "STATE", "ALERT")
 _MOST_ALERTS = 20
@@ -47,10 +50,24 @@ def objective(found: pb.Slo, kind: pb.Objective.Kind.ValueType) -> pb.Objective 
 
 
 def left(found: pb.Objective | None) -> str:
-    """What is left of a budget; empty where there is no such objective, `-` where no minute counts yet."""
+    """What is left of a budget.
+
+    Empty where there is no such objective, `-` where no minute counts yet; how many do, where they are too few.
+    """
     if found is None:
         return ""
+    if is_young(found):
+        return f"({render.duration(Duration(seconds=60 * _counted(found)))} so far)"
     return f"{found.budget_left:.0%}" if found.HasField("budget_left") else "-"
+
+
+def is_young(found: pb.Objective) -> bool:
+    """Whether so few minutes count yet that a share of their budget says nothing: of ten, one bad minute is ten."""
+    return found.HasField("budget_left") and _counted(found) < _FEWEST_MINUTES
+
+
+def _counted(found: pb.Objective) -> int:
+    return found.good + found.bad
 
 
 def firing(found: pb.Slo) -> str:
@@ -156,10 +173,14 @@ def _row(rate: pb.BurnRate) -> list[str]:
 def _headline(found: pb.Objective) -> str:
     """An objective in a line: `STABILITY 99%  ███████████········· 57% left: 86 of 20,000 minutes bad, 200 allowed`."""
     name, target = render.enum(found, "kind"), f"{found.target * 100:.6g}%"
-    counted = found.good + found.bad
+    counted = _counted(found)
     if not found.HasField("budget_left"):
         unknown = f", {render.count(found.unknown, 'minute')} unknown" if found.unknown else ""
         return f"{name} {target}: no minute counts yet{unknown}"
+    if is_young(found):
+        unknown = f"; {found.unknown:,} unknown" if found.unknown else ""
+        bad = f"{found.bad:,} of {render.count(counted, 'minute')} bad{unknown}"
+        return f"{name} {target}: {bad}; too few minutes yet to say what is left"
     kept = max(0.0, min(1.0, found.budget_left))
     full = round(kept * _BAR)
     drawn = "█" * full + "·" * (_BAR - full)

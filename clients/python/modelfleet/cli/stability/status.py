@@ -84,10 +84,12 @@ def _headline(answer: pb.RollUpStabilityResponse) -> Text:
     if not total.HasField("stable_share"):
         said = "Of no model is it known whether it is stable."
     else:
-        said = f"{_share(total, 'stable_share')} of {render.count(total.stable + total.unstable, 'model')} are stable"
+        known = total.stable + total.unstable
+        said = f"{total.stable} of {render.count(known, 'decidable model')} "
+        said += f"{'is' if known == 1 else 'are'} stable ({_share(total, 'stable_share')})"
         if total.HasField("stable_traffic_share"):
             said += f", with {_share(total, 'stable_traffic_share')} of their traffic"
-        said += "."
+        said += f"; of {total.unknown} it is not known." if total.unknown else "."
     style = "bold red" if total.unstable else "bold green" if total.stable else "bold"
     return Text.assemble((said, style), f"\nEvaluated at {render.clock(answer.evaluate_time)} UTC.")
 

@@ -661,11 +661,13 @@ class Point(_message.Message):
 
     @_builtins.property
     def calibration_range(self) -> Global___Limits:
-        """Healthy range of calibration at the start of the span; unset: NOT_APPLICABLE or none."""
+        """Healthy range of calibration that is in force now, for the hour at the start of the span; unset: NOT_APPLICABLE or
+        none.
+        """
 
     @_builtins.property
     def ne_range(self) -> Global___Limits:
-        """Healthy range of NE at the start of the span; unset: none."""
+        """Healthy range of NE that is in force now, for the hour at the start of the span; unset: none."""
 
     def __init__(
         self,
