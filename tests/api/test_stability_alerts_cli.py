@@ -79,7 +79,7 @@ async def test_an_alert_says_what_happened_what_to_do_and_whom_it_reached(run: R
         "ON CALL  ada (team feed)",
         "CULPRIT  calibration of click",
         "BEGAN    2025-03-01 10:50:30 UTC",
-        "TOLD     nobody: Alertmanager has not taken it over",
+        "TOLD     nobody: no Alertmanager has taken it over; one is named by `modelfleetd --alertmanager-url`",
         'modelfleet stability silence create ctr/old --for 2h --reason "…"',
     ):
         assert line in out, out

@@ -8,7 +8,7 @@ import click
 from google.protobuf.duration_pb2 import Duration
 
 from modelfleet.cli import render
-from modelfleet.cli.parameters import DURATION
+from modelfleet.cli.parameters import SPAN
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import Session, with_session
 from modelfleet.cli.stability.criteria import criteria, with_criteria
@@ -25,7 +25,7 @@ def baseline_of(model: str, baseline: str) -> str:
 @click.command("judge")
 @click.argument("model", metavar="TYPE/MODEL")
 @click.option("--baseline", default="", metavar="MODEL", help="Compare with this model on the same minutes.")
-@click.option("--last", type=DURATION, default="1h", show_default=True, help="How far to look back.")
+@click.option("--last", type=SPAN, default="1h", show_default=True, help="How far to look back.")
 @with_criteria
 @with_session
 def judge(session: Session, model: str, baseline: str, last: Duration, **given: Any) -> None:
@@ -40,7 +40,7 @@ def judge(session: Session, model: str, baseline: str, last: Duration, **given: 
     )
     if session.is_table:
         click.echo(f"{render.enum(found, 'verdict')}: {found.explanation}")
-        for finding in found.findings if len(found.findings) > 1 else ():
+        for finding in _unsaid(found):
             click.echo(f"  {render.enum(finding, 'verdict')}: {finding.explanation}")
         if baseline and not any(finding.metric in _COMPARISONS for finding in found.findings):
             click.echo(
@@ -50,6 +50,12 @@ def judge(session: Session, model: str, baseline: str, last: Duration, **given: 
         render.dump(session, render.as_data(found))
     if found.verdict != PASS:
         raise click.exceptions.Exit(1)
+
+
+def _unsaid(found: pb.Judgement) -> list[pb.Finding]:
+    """The findings without the one that the explanation begins with, which stands above them."""
+    said = next((each for each in found.findings if each.verdict == found.verdict), None)
+    return [each for each in found.findings if each is not said]
 
 
 _COMPARISONS = {pb.Finding.NE_REGRESSION, pb.Finding.CALIBRATION_DIFFERENCE}

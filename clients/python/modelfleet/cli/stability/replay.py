@@ -15,7 +15,7 @@ from rich.text import Text
 
 from modelfleet import wording
 from modelfleet.cli import render
-from modelfleet.cli.parameters import DURATION, POINT, Point
+from modelfleet.cli.parameters import POINT, SPAN, Point
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import Session, with_session
 from modelfleet.cli.stability.criteria import criteria, with_criteria
@@ -53,7 +53,7 @@ class _Bake:
 @click.option("--baseline", default="", metavar="MODEL", help="Compare with this model on the same minutes.")
 @click.option("--from", "start", type=POINT, metavar="POINT", help="When the bake began: a time, or how long ago (2h).")
 @click.option("--to", "end", type=POINT, metavar="POINT", help="The last moment of judging. Default: now.")
-@click.option("--step", type=DURATION, default="5m", show_default=True, help="Time between two moments, whole minutes.")
+@click.option("--step", type=SPAN, default="5m", show_default=True, help="Time between two moments, whole minutes.")
 @click.option("--launch", "launch", default="", metavar="LAUNCH", help="Replay this launch: its model, times and gate.")
 @with_criteria
 @with_session

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from modelfleet import wording
 from modelfleet.cli import render
-from modelfleet.cli.parameters import DURATION
+from modelfleet.cli.parameters import SPAN
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import Session, with_session
 from modelfleet.cli.stability.charts import best_calibration, charts, is_final, is_outside
@@ -35,7 +35,7 @@ _ALL = "all"
 @click.option(
     "--prediction", default="", metavar="P|all", help="Which task output. Default: the first of the model type."
 )
-@click.option("--last", type=DURATION, default="1d", show_default=True, help="How far to look back: 1h, 1d, 28d.")
+@click.option("--last", type=SPAN, default="1d", show_default=True, help="How far to look back: 1h, 1d, 28d.")
 @click.option(
     "--resolution",
     type=click.Choice(["auto", *_WIDTHS]),
@@ -148,8 +148,8 @@ class _Shown:
             corrected,
             figure(point.ne) + marks[1],
             base_rate,
-            str(point.examples),
-            str(point.positives),
+            f"{point.examples:,}",
+            f"{point.positives:,}",
             f"{point.matured_share:.0%}",
             f"{point.label_coverage:.0%}",
         ]
