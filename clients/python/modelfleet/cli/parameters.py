@@ -44,17 +44,10 @@ class DurationParameter(click.ParamType[Duration]):
     """A span of time: `30s`, `5m`, `2h`, `1d`, `1h30m`."""
 
     name = "duration"
+    _UNITS: ClassVar = {"ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 
     def __init__(self, *, above_zero: bool = False) -> None:
         self._above_zero = above_zero
-
-    _UNITS: ClassVar = {
-        "ms": 1_000_000,
-        "s": 10**9,
-        "m": 60 * 10**9,
-        "h": 3600 * 10**9,
-        "d": 86400 * 10**9,
-    }
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Duration:
         """A proto's duration."""

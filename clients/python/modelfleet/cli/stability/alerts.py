@@ -15,6 +15,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from modelfleet.cli import render
+from modelfleet.cli.flags import told_in_flags
 from modelfleet.cli.parameters import END, ENTRY, SPAN, UNTIL
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.errors import ModelfleetError
@@ -243,6 +244,14 @@ _SILENCES: list[render.Column] = [
 ]
 
 
+_SILENCE_FLAGS = {
+    "silence.resource": "TYPE[/MODEL]",
+    "silence.start_time": "--from",
+    "silence.end_time": "--for",
+    "silence.reason": "--reason",
+}
+
+
 @silence.command("create")
 @click.argument("resource", metavar="TYPE[/MODEL]", type=ENTRY)
 @click.option(
@@ -268,7 +277,8 @@ def create_silence(
     fields: dict[str, Any] = {} if start is None else {"start_time": _stamp(start)}
     until = end if isinstance(end, datetime) else (start or datetime.now(UTC)) + end
     wanted = pb.Silence(resource=resource, reason=reason, end_time=_stamp(until), **fields)
-    made = session.client.stability.create_silence(silence=wanted, validate_only=dry_run)
+    with told_in_flags(_SILENCE_FLAGS):
+        made = session.client.stability.create_silence(silence=wanted, validate_only=dry_run)
     if not session.is_table:
         render.dump(session, render.as_data(made))
         return

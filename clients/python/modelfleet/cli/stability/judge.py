@@ -8,10 +8,11 @@ import click
 from google.protobuf.duration_pb2 import Duration
 
 from modelfleet.cli import render
+from modelfleet.cli.flags import told_in_flags
 from modelfleet.cli.parameters import SPAN
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import Session, with_session
-from modelfleet.cli.stability.criteria import criteria, with_criteria
+from modelfleet.cli.stability.criteria import FLAGS, criteria, with_criteria
 from modelfleet.cli.stability.times import ago
 from modelfleet.common.v1.serving_pb2 import PASS
 from modelfleet.stability.v1 import stability_pb2 as pb
@@ -35,9 +36,10 @@ def judge(session: Session, model: str, baseline: str, last: Duration, **given: 
     """
     name = MODEL.name(model)
     demanded = criteria(session, name, **given)
-    found = session.client.stability.judge_model(
-        model=name, baseline=baseline_of(name, baseline), start_time=ago(last), criteria=demanded
-    )
+    with told_in_flags(FLAGS | {"start_time": "--last"}):
+        found = session.client.stability.judge_model(
+            model=name, baseline=baseline_of(name, baseline), start_time=ago(last), criteria=demanded
+        )
     if session.is_table:
         click.echo(f"{render.enum(found, 'verdict')}: {found.explanation}")
         for finding in _unsaid(found):

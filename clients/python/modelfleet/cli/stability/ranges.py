@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelfleet import plot
 from modelfleet.cli import render
+from modelfleet.cli.flags import told_in_flags
 from modelfleet.cli.parameters import POINT, SPAN, Point
 from modelfleet.cli.registry import MODEL, MODEL_TYPE
 from modelfleet.cli.session import FleetGroup, Session, with_session
@@ -26,6 +27,13 @@ HealthyRange = monitoring_pb2.HealthyRange
 _C = TypeVar("_C", bound=Callable[..., Any])
 _NOT_CONFIGURED = "NOT_CONFIGURED"
 _RANGES = FieldMask(paths=["healthy_ranges"])
+_FLAGS = {
+    "start_time": "--from",
+    "end_time": "--to",
+    "pages_per_week": "--pages-per-week",
+    "predictions": "--prediction",
+    "window": "--window",
+}
 _DEFAULT = pb.Limits(low=0.5, high=2.0)
 
 
@@ -199,7 +207,7 @@ def _propose(
         include_history=with_history,
     )
     try:
-        with render.busy("Going over the history"):
+        with told_in_flags(_FLAGS), render.busy("Going over the history"):
             return list(session.client.stability.propose_ranges(request).proposals)
     except FailedPrecondition as error:
         if error.reason != _NOT_CONFIGURED:

@@ -15,10 +15,11 @@ from rich.text import Text
 
 from modelfleet import wording
 from modelfleet.cli import render
+from modelfleet.cli.flags import told_in_flags
 from modelfleet.cli.parameters import POINT, SPAN, Point
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import Session, with_session
-from modelfleet.cli.stability.criteria import criteria, with_criteria
+from modelfleet.cli.stability.criteria import FLAGS, criteria, with_criteria
 from modelfleet.cli.stability.judge import baseline_of
 from modelfleet.cli.stability.times import moment, stamp
 from modelfleet.common.v1 import serving_pb2
@@ -83,7 +84,8 @@ def replay(
         until = None if end is None else stamp(_time(end, "--to"))
         bake = _Bake(name, baseline_of(name, baseline), stamp(_time(start, "--from")), until)
     demanded = criteria(session, bake.model, bake.demanded, **given)
-    with render.busy("replaying"):
+    times = {"start_time": "--from", "end_time": "--to", "step": "--step"}
+    with told_in_flags(FLAGS | times), render.busy("replaying"):
         found = session.client.stability.replay_judgements(
             model=bake.model,
             baseline=bake.baseline,

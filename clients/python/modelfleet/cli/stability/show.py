@@ -13,6 +13,7 @@ from rich.text import Text
 
 from modelfleet import wording
 from modelfleet.cli import render
+from modelfleet.cli.flags import told_in_flags
 from modelfleet.cli.parameters import SPAN
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import Session, with_session
@@ -28,6 +29,7 @@ _MOST_POINTS = 350
 # With fewer positives a point its interval is wider than most ranges.
 _FEWEST_POSITIVES = 30
 _ALL = "all"
+_FLAGS = {"prediction": "--prediction", "start_time": "--last", "resolution": "--resolution"}
 
 
 @click.command("show")
@@ -165,12 +167,13 @@ def _asked(
     ]
     tried = fitting if resolution == "auto" else [resolution]
     for name in tried:
-        answer = session.client.stability.query_series(
-            model=model,
-            prediction=prediction,
-            start_time=_whole(ago(last), _WIDTHS[name]),
-            resolution=Duration(seconds=_WIDTHS[name]),
-        )
+        with told_in_flags(_FLAGS):
+            answer = session.client.stability.query_series(
+                model=model,
+                prediction=prediction,
+                start_time=_whole(ago(last), _WIDTHS[name]),
+                resolution=Duration(seconds=_WIDTHS[name]),
+            )
         if not answer.delay_positives:
             _without_guesses(answer)
         if answer.total.positives >= _FEWEST_POSITIVES * len(answer.points):
