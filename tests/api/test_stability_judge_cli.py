@@ -79,7 +79,7 @@ async def test_a_model_is_judged_by_criteria_or_by_the_ranges_in_force(run: Run)
     given = ("--calibration", "..4", "--max-ne-regression", "50%", "--max-calibration-difference", "20%")
     status, printed, _ = await run("judge", "feed/v7", "--baseline", "v6", "--last", "50m", *given)
     assert status == 1
-    found = r"^  FAIL: calibration of like is [\d.]+ against [\d.]+ of the baseline, a change of \+\d+ %"
+    found = r"^FAIL: calibration of like is [\d.]+ against [\d.]+ of the baseline, a change of \+\d+ %"
     assert re.search(found + r".* where -16.7 % to \+20 % is allowed\.$", printed, re.MULTILINE)
     assert re.search(r"^  PASS: calibration of like is .* within 0 to 4\.$", printed, re.MULTILINE)
     _, printed, _ = await run("judge", "feed/v7", "--baseline", "v6", "--last", "50m")
