@@ -56,27 +56,28 @@ def top(session: Session, fitting: str, limit: int | None) -> None:
                     break
             render.console().print(board.picture(limit or 10, render.console().width))
             return
-        _live(board, changes, terminal, limit)
+        live_board(board, changes, terminal, limit)
     except KeyboardInterrupt:
         click.echo("", err=True)
 
 
-def _live(board: Board, changes: Iterable[pb.WatchStabilityResponse], terminal: Console, limit: int | None) -> None:
-    """Draws the board again with each change, and leaves the last one on the screen."""
-
-    def drawn() -> RenderableType:
-        return board.picture(limit or max(10, terminal.height - _FRAME), terminal.width)
-
+def live_board(
+    board: Board, changes: Iterable[pb.WatchStabilityResponse], terminal: Console, limit: int | None
+) -> None:
+    """Draws the board again with each change, and leaves the last one on the screen when it is interrupted."""
     has_own_screen = sys.stdin.isatty()
+    shown: RenderableType | None = None
     try:
         with Live(console=terminal, auto_refresh=False, screen=has_own_screen) as live:
             for change in changes:
                 board.take(change)
-                live.update(drawn(), refresh=True)
-    finally:
+                shown = board.picture(limit or max(10, terminal.height - _FRAME), terminal.width)
+                live.update(shown, refresh=True)
+    except KeyboardInterrupt:
         # What is drawn on a screen of its own goes with it.
-        if has_own_screen:
-            terminal.print(drawn())
+        if has_own_screen and shown is not None:
+            terminal.print(shown)
+        raise
 
 
 class Board:
