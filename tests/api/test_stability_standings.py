@@ -17,6 +17,7 @@ from modelfleet.incidents import Kind
 from modelfleet.investigate import investigate
 from modelfleet.registry.v1 import monitoring_pb2, registry_pb2
 from modelfleet.stability.v1 import stability_pb2 as pb
+from modelfleet.transport import Options
 from modelfleet.triage import triage
 from modelfleetd.kit.codec import timestamp_to_proto
 from modelfleetd.kit.db import Database
@@ -339,30 +340,33 @@ async def test_whoever_is_paged_sees_the_same_state_with_culprit_value_range_and
     await evaluated(fleet)
     await report(fleet, b=(2_000, 900))
     at_once = (await evaluated(fleet))[B]
-    found = await investigate(fleet.client, "feed/b", within=5.0)
-    assert found.stability == at_once and found.judgements == ()
-    assert at_once.availability.state == pb.Availability.UNAVAILABLE
-    wrong = {problem.kind: problem for problem in found.problems}
-    assert wrong[Kind.IRRELEVANT].since == at_once.since.ToDatetime(tzinfo=UTC)
-    assert wrong[Kind.IRRELEVANT].message.startswith("calibration of click is 5 ")
-    assert Kind.FAILING in wrong
-    text = "\n".join(shown(found))
-    assert "UNSTABLE for " in text and "; requests: UNAVAILABLE " in text
-    [line] = [line for line in text.splitlines() if line.split()[:3] == ["click", "CALIBRATION", "UNSTABLE"]]
-    assert "5" in line.split() and "0.5 to 2" in line
-    # A candidate is not evaluated, so it is judged.
-    assert (await investigate(fleet.client, "feed/c", within=5.0)).stability is None
+    # Once each: launcher and capacity are away.
+    services = (fleet.registry, fleet.stability)
+    async with client_of(*services, options=Options(attempts=1)) as client:
+        found = await investigate(client, "feed/b", within=5.0)
+        assert found.stability == at_once and found.judgements == ()
+        assert at_once.availability.state == pb.Availability.UNAVAILABLE
+        wrong = {problem.kind: problem for problem in found.problems}
+        assert wrong[Kind.IRRELEVANT].since == at_once.since.ToDatetime(tzinfo=UTC)
+        assert wrong[Kind.IRRELEVANT].message.startswith("calibration of click is 5 ")
+        assert Kind.FAILING in wrong
+        text = "\n".join(shown(found))
+        assert "UNSTABLE for " in text and "; requests: UNAVAILABLE " in text
+        [line] = [line for line in text.splitlines() if line.split()[:3] == ["click", "CALIBRATION", "UNSTABLE"]]
+        assert "5" in line.split() and "0.5 to 2" in line
+        # A candidate is not evaluated, so it is judged.
+        assert (await investigate(client, "feed/c", within=5.0)).stability is None
 
-    queue = await triage(fleet.client)
-    assert [(incident.model, incident.worst.kind) for incident in queue.incidents if incident.model == B] == [
-        (B, Kind.FAILING)
-    ]
-    (incident,) = (incident for incident in queue.incidents if incident.model == B)
-    assert Kind.IRRELEVANT in {problem.kind for problem in incident.problems}
-    # R has no example yet; S predicts nothing.
-    assert queue.judged == 2
-    assert [what for what in queue.not_seen if what.startswith("stability of 1 model: the evidence")]
-    assert B in {incident.model for incident in (await triage(fleet.client, ["feed/b"])).incidents}
+        queue = await triage(client)
+        assert [(incident.model, incident.worst.kind) for incident in queue.incidents if incident.model == B] == [
+            (B, Kind.FAILING)
+        ]
+        (incident,) = (incident for incident in queue.incidents if incident.model == B)
+        assert Kind.IRRELEVANT in {problem.kind for problem in incident.problems}
+        # R has no example yet; S predicts nothing.
+        assert queue.judged == 2
+        assert [what for what in queue.not_seen if what.startswith("stability of 1 model: the evidence")]
+        assert B in {incident.model for incident in (await triage(client, ["feed/b"])).incidents}
 
 
 async def test_a_replica_without_the_lease_answers_the_same_and_goes_on_when_the_other_stops(

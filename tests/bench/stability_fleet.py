@@ -33,21 +33,26 @@ from modelfleetd.kit.db import Database
 from modelfleetd.stability.app import build
 from modelfleetd.stability.domain.delays import BUCKETS
 from modelfleetd.stability.domain.maturity import AGE_BOUNDS, MINUTE_MICROS, minute_of, moment_of
+from modelfleetd.stability.store import slices
 from modelfleetd.stability.store.copying import copy_rows
 from modelfleetd.stability.store.partitions import Partitions
 from tests.bench.figures import Figure
 from tests.support.postgres import Postgres
 from tests.support.processes import registry_process
-from tests.support.servers import client_of, running
+from tests.support.servers import running
 from tests.support.stability import NOW
 from tests.support.wait import until
 
 NAMES = ("stability.evaluate_fleet_cpu_seconds",)
-_TYPES: Final = int(os.environ.get("STABILITY_BENCH_TYPES", "250"))
-_MODELS_OF_TYPE: Final = 4
+_MODELS: Final = int(os.environ.get("STABILITY_BENCH_MODELS", "1000"))
 # Attribution windows in minutes, of the three predictions of each model.
 _WINDOWS: Final = (15, 60, 360)
 _HOURS: Final = 10
+# Of the newest minutes there are rows by minute.
+_BY_MINUTE: Final = 15
+_STEP: Final = 5
+# CPU seconds in a quarter of a second, of a service that has nothing to do.
+_REST: Final = 0.02
 _ROUNDS: Final = 5
 _TARGET: Final = 5.0
 _APPLIED: Final = 400
@@ -79,16 +84,13 @@ async def run() -> list[Figure]:
             series = await _series(database, models)
             rng = np.random.default_rng(6)
             await _fill(database, series, rng)
-            async with (
-                running("stability", build, url, clock=clock, registry_address=address) as service,
-                client_of(service) as client,
-            ):
-                first = await _round(client, clock, postgres, len(models))
+            async with running("stability", build, url, clock=clock, registry_address=address):
+                first = await _round(database, clock, postgres)
                 taken = []
                 for number in range(_ROUNDS):
                     await _next_minute(database, series, rng, minute_of(clock.now()))
                     await _report(registry, models, clock, number + 1)
-                    taken.append(await _round(client, clock, postgres, len(models)))
+                    taken.append(await _round(database, clock, postgres))
             rows = await database.fetchrow(
                 "SELECT (SELECT count(*) FROM exposure) AS exposure, (SELECT count(*) FROM positives) AS positives"
             )
@@ -117,7 +119,7 @@ async def _at(address: str) -> AsyncIterator[AsyncClient]:
 
 
 async def _register(client: AsyncClient) -> list[str]:
-    """Registers model types with a baseline, a holdout and experiments each; returns the models."""
+    """Registers model types with one model each that serves; returns the models."""
     await client.registry.create_team(team_id="feed", team=registry_pb2.Team())
     await client.registry.create_region(region_id="eu", region=registry_pb2.Region(agent_address="127.0.0.1:1"))
     volume, ne = monitoring_pb2.HealthyRange.VOLUME, monitoring_pb2.HealthyRange.NE
@@ -131,14 +133,13 @@ async def _register(client: AsyncClient) -> list[str]:
         for metric, low, high in ((volume, 1.0, 1e9), (ne, 0.5, 1.2))
     ]
     spec = serving_pb2.ServingSpec(command=["serve"], flavor="flavors/cpu", units_per_replica=1)
-    roles = [registry_pb2.Model.BASELINE, registry_pb2.Model.HOLDOUT] + [registry_pb2.Model.EXPERIMENT] * 2
     models: list[str] = []
     changes: list[registry_pb2.EntryChange] = []
-    for index in range(_TYPES):
+    for index in range(_MODELS):
         name = f"modelTypes/ranker{index}"
-        own = [f"{name}/models/m{place}" for place in range(_MODELS_OF_TYPE)]
-        shares = [serving_pb2.ModelShare(model=model, share_basis_points=10_000 // _MODELS_OF_TYPE) for model in own]
-        changes.append(
+        model = f"{name}/models/main"
+        share = serving_pb2.ModelShare(model=model, share_basis_points=10_000)
+        changes += [
             registry_pb2.EntryChange(
                 model_type=registry_pb2.ModelType(
                     name=name,
@@ -146,18 +147,16 @@ async def _register(client: AsyncClient) -> list[str]:
                     regions=["regions/eu"],
                     predictions=predictions,
                     healthy_ranges=ranges,
-                    baseline=own[0],
-                    holdouts=[own[1]],
-                    splits=[serving_pb2.RegionSplit(region="regions/eu", shares=shares)],
+                    baseline=model,
+                    splits=[serving_pb2.RegionSplit(region="regions/eu", shares=[share])],
                 )
-            )
-        )
-        changes += [
-            registry_pb2.EntryChange(model=registry_pb2.Model(name=model, serving_spec=spec, role=role))
-            for model, role in zip(own, roles, strict=True)
+            ),
+            registry_pb2.EntryChange(
+                model=registry_pb2.Model(name=model, serving_spec=spec, role=registry_pb2.Model.BASELINE)
+            ),
         ]
-        models += own
-        if len(changes) >= _APPLIED or index == _TYPES - 1:
+        models.append(model)
+        if len(changes) >= _APPLIED or index == _MODELS - 1:
             await client.registry.apply_entries(changes=changes, adopt_serving=True, timeout=60)
             changes = []
     return models
@@ -188,35 +187,50 @@ async def _series(database: Database, models: list[str]) -> Series:
 
 def _ages(window: int) -> npt.NDArray[np.float64]:
     """Returns the share of the labels in each bucket of age: most of them come early, all within the window."""
-    edges = np.minimum(np.concatenate(([0.0], AGE_BOUNDS / MINUTE_MICROS, [np.inf])), window)
-    share = np.log1p(edges * 8 / window) / np.log(9)
-    found: npt.NDArray[np.float64] = np.diff(share)
+    found: npt.NDArray[np.float64] = np.diff(
+        _share_by(np.concatenate(([0.0], AGE_BOUNDS / MINUTE_MICROS, [np.inf])), window)
+    )
+    return found
+
+
+def _share_by(ages: npt.NDArray[np.floating[Any]], window: int) -> npt.NDArray[np.float64]:
+    """Returns the share of the labels that have come by each age in minutes."""
+    found: npt.NDArray[np.float64] = np.log1p(np.minimum(ages, window) * 8 / window) / np.log(9)
     return found
 
 
 async def _fill(database: Database, series: Series, rng: np.random.Generator) -> None:
-    """Writes hours of minutes, as far as their labels have come by now."""
+    """Writes hours of statistics, as far as their labels have come by now: by 5 minutes, the newest also by minute.
+
+    Older rows by minute are of no use to an evaluation, and millions of them would take longer than all the rest.
+    """
     now = minute_of(NOW)
     await Partitions(database).make(NOW, now - _HOURS * 60 - 60)
-    for minute in range(now - _HOURS * 60, now, 30):
-        minutes = np.arange(minute, min(minute + 30, now))
-        examples = rng.poisson(series.examples[:, np.newaxis], (len(series.number), len(minutes)))
-        positives = rng.binomial(examples, series.base_rate[:, np.newaxis])
-        by_age = rng.multinomial(positives, series.ages[:, np.newaxis, :])
-        begins = np.concatenate(([0.0], AGE_BOUNDS / MINUTE_MICROS))
-        by_age[:, (now - minutes)[:, np.newaxis] <= begins] = 0
-        await _add(database, series, minutes, examples, by_age)
-    await database.execute("ANALYZE exposure, positives, totals_5min")
+    steps = np.arange(now - _HOURS * 60, now - _BY_MINUTE, _STEP)
+    examples = rng.poisson(_STEP * series.examples[:, np.newaxis], (len(series.number), len(steps)))
+    ages = now - steps - _STEP / 2
+    came = np.stack([_share_by(ages, window) for window in series.window.tolist()])
+    positives = rng.binomial(rng.binomial(examples, series.base_rate[:, np.newaxis]), came)
+    await _add_totals(database, series, steps, examples, positives)
+    minutes = np.arange(now - _BY_MINUTE, now)
+    examples = rng.poisson(series.examples[:, np.newaxis], (len(series.number), len(minutes)))
+    by_age = rng.multinomial(rng.binomial(examples, series.base_rate[:, np.newaxis]), series.ages[:, np.newaxis, :])
+    begins = np.concatenate(([0.0], AGE_BOUNDS / MINUTE_MICROS))
+    by_age[:, (now - minutes)[:, np.newaxis] <= begins] = 0
+    await _add(database, series, minutes, examples, by_age)
     # What labels' delays are was learned.
-    ages = [" ".join(map(repr, row)) for row in (1e4 * series.ages).tolist()]
+    weights = [" ".join(map(repr, row)) for row in (1e4 * series.ages).tolist()]
     await database.execute(
         "INSERT INTO delays (subject, prediction, learned_until, positives, weights) "
         "SELECT model, prediction, $3, 1e4, string_to_array(weights, ' ')::float8[] "
         "FROM unnest($1::int[], $2::text[]) AS given (id, weights) JOIN series USING (id)",
         series.number.tolist(),
-        ages,
+        weights,
         now - 600,
     )
+    async with database.connection() as conn:
+        await conn.execute("VACUUM (ANALYZE) exposure, positives, totals_5min", timeout=60)
+        await conn.execute("CHECKPOINT", timeout=60)
 
 
 async def _next_minute(database: Database, series: Series, rng: np.random.Generator, minute: int) -> None:
@@ -236,26 +250,27 @@ async def _next_minute(database: Database, series: Series, rng: np.random.Genera
 
 
 _ADD = """
+CREATE TEMPORARY TABLE added_exposure ON COMMIT DROP AS
+SELECT series, minute, n, n * unit AS w, np, floor(np * p) AS npp FROM (
+    SELECT *, floor(n * p * 1099511627776)::numeric AS np, 1099511627776::numeric AS unit FROM new_exposure
+) AS given;
+CREATE TEMPORARY TABLE added_positives ON COMMIT DROP AS
+SELECT series, minute, age, n, n * unit AS w, nl, floor(nl * l) AS nll FROM (
+    SELECT *, floor(n * l * 1099511627776)::numeric AS nl, 1099511627776::numeric AS unit FROM new_positives
+) AS given;
 INSERT INTO exposure AS kept (series, minute, known, seen, n, w, w2, wp, w2pq, wl, w2l, w2l2)
-SELECT series, minute, false, n, n, n * 2::numeric ^ 40, n * 2::numeric ^ 40, floor(n * p * 2::numeric ^ 40),
-       floor(n * p * 2::numeric ^ 40), floor(n * p * 2::numeric ^ 40), floor(n * p * 2::numeric ^ 40),
-       floor(n * p * p * 2::numeric ^ 40) FROM new_exposure;
+SELECT series, minute, false, n, n, w, w, np, np, np, np, npp FROM added_exposure;
 INSERT INTO positives AS kept (series, minute, known, age, n, w, w2, w2l1, wl, w2l, w2l2)
-SELECT series, minute, false, age, n, n * 2::numeric ^ 40, n * 2::numeric ^ 40, floor(n * l * 2::numeric ^ 40),
-       floor(n * l * 2::numeric ^ 40), floor(n * l * 2::numeric ^ 40), floor(n * l * l * 2::numeric ^ 40)
-FROM new_positives
+SELECT series, minute, false, age, n, w, w, nl, nl, nl, nll FROM added_positives
 ON CONFLICT (series, minute, known, age) DO UPDATE SET n = kept.n + excluded.n, w = kept.w + excluded.w,
     w2 = kept.w2 + excluded.w2, w2l1 = kept.w2l1 + excluded.w2l1, wl = kept.wl + excluded.wl,
     w2l = kept.w2l + excluded.w2l, w2l2 = kept.w2l2 + excluded.w2l2;
 INSERT INTO totals_5min AS kept (series, minute, known, seen, n, w, w2, wp, w2pq, wl, w2l, w2l2, rejected,
     malformed, p_n, p_w, p_w2, p_w2l1, p_wl, p_w2l, p_w2l2)
-SELECT series, minute / 5 * 5, false, sum(n), sum(n), sum(n * 2::numeric ^ 40), sum(n * 2::numeric ^ 40),
-       sum(floor(n * p * 2::numeric ^ 40)), sum(floor(n * p * 2::numeric ^ 40)), sum(floor(n * p * 2::numeric ^ 40)),
-       sum(floor(n * p * 2::numeric ^ 40)), sum(floor(n * p * p * 2::numeric ^ 40)), 0,
-       0, sum(k), sum(k * 2::numeric ^ 40), sum(k * 2::numeric ^ 40), sum(floor(k * l * 2::numeric ^ 40)),
-       sum(floor(k * l * 2::numeric ^ 40)), sum(floor(k * l * 2::numeric ^ 40)), sum(floor(k * l * l * 2::numeric ^ 40))
-FROM (SELECT series, minute, n, p, 0 AS k, 0::float8 AS l FROM new_exposure
-      UNION ALL SELECT series, minute, 0, 0, n, l FROM new_positives) AS new GROUP BY 1, 2
+SELECT series, minute / 5 * 5, false, sum(n), sum(n), sum(w), sum(w), sum(np), sum(np), sum(np), sum(np), sum(npp), 0,
+       0, sum(k), sum(kw), sum(kw), sum(kl), sum(kl), sum(kl), sum(kll)
+FROM (SELECT series, minute, n, w, np, npp, 0 AS k, 0 AS kw, 0 AS kl, 0 AS kll FROM added_exposure
+      UNION ALL SELECT series, minute, 0, 0, 0, 0, n, w, nl, nll FROM added_positives) AS new GROUP BY 1, 2
 ON CONFLICT (series, minute, known) DO UPDATE SET seen = kept.seen + excluded.seen, n = kept.n + excluded.n,
     w = kept.w + excluded.w, w2 = kept.w2 + excluded.w2, wp = kept.wp + excluded.wp, w2pq = kept.w2pq + excluded.w2pq,
     wl = kept.wl + excluded.wl, w2l = kept.w2l + excluded.w2l, w2l2 = kept.w2l2 + excluded.w2l2,
@@ -295,6 +310,34 @@ async def _add(database: Database, series: Series, minutes: Matrix, examples: Ma
         await conn.execute(_ADD, timeout=600)
 
 
+_ADD_TOTALS = """
+INSERT INTO totals_5min (series, minute, known, seen, n, w, w2, wp, w2pq, wl, w2l, w2l2, rejected, malformed, p_n, p_w,
+    p_w2, p_w2l1, p_wl, p_w2l, p_w2l2)
+SELECT series, minute, false, n, n, n * unit, n * unit, np, np, np, np, floor(np * p), 0, 0, k, k * unit, k * unit,
+       kl, kl, kl, floor(kl * -ln(p))
+FROM (SELECT series, minute, n, k, p, 1099511627776::numeric AS unit, (n * p * 1099511627776)::bigint AS np,
+             (k * -ln(p) * 1099511627776)::bigint AS kl FROM new_totals) AS given;
+DROP TABLE new_totals
+"""
+
+
+async def _add_totals(database: Database, series: Series, steps: Matrix, examples: Matrix, positives: Matrix) -> None:
+    """Adds examples and positives (series × steps) to the rows by 5 minutes."""
+    row, column = np.nonzero(examples)
+    totals: dict[str, tuple[str, npt.NDArray[Any]]] = {
+        "series": (">i4", series.number[row]),
+        "minute": (">i4", steps[column]),
+        "n": (">i8", examples[row, column]),
+        "k": (">i8", positives[row, column]),
+        "p": (">f8", series.base_rate[row]),
+    }
+    async with database.transaction() as conn:
+        await conn.execute("CREATE TEMPORARY TABLE new_totals (series int, minute int, n bigint, k bigint, p float8)")
+        await copy_rows(conn, "new_totals", totals)
+        await conn.execute("SET LOCAL statement_timeout = '60s'")
+        await conn.execute(_ADD_TOTALS, timeout=60)
+
+
 async def _report(client: AsyncClient, models: list[str], clock: ManualClock, minute: int) -> None:
     """Reports what each model served until now."""
     by_type: dict[str, list[registry_pb2.ModelServing]] = {}
@@ -309,16 +352,27 @@ async def _report(client: AsyncClient, models: list[str], clock: ManualClock, mi
     await client.registry.report_serving(statuses=statuses, timeout=30)
 
 
-async def _round(client: AsyncClient, clock: ManualClock, postgres: Postgres, models: int) -> tuple[float, float]:
-    """Lets a minute begin; returns the CPU seconds of the service and of PostgreSQL until it is evaluated."""
+async def _round(database: Database, clock: ManualClock, postgres: Postgres) -> tuple[float, float]:
+    """Lets a minute begin; returns the CPU seconds of the service and of PostgreSQL for all that it brings.
+
+    What is asked meanwhile costs next to nothing; a roll-up of the fleet would cost as much as the evaluation.
+    """
     clock.set(clock.monotonic() + 60)
     wanted = moment_of(minute_of(clock.now()))
     before = time.process_time(), postgres.cpu_seconds()
 
     async def is_evaluated() -> bool:
         await clock.advance(1 if clock.now() < wanted + timedelta(seconds=50) else 0)
-        answer = await client.stability.roll_up_stability(timeout=60)
-        return answer.HasField("evaluate_time") and answer.evaluate_time.ToDatetime(tzinfo=wanted.tzinfo) == wanted
+        return await slices.newest_minute(database) == minute_of(wanted)
+
+    used = time.process_time()
+
+    async def is_at_rest() -> bool:
+        """After the evaluation come the alerts."""
+        nonlocal used
+        before, used = used, time.process_time()
+        return used - before < _REST
 
     await until(is_evaluated, timeout=120, every=0.25)
+    await until(is_at_rest, timeout=30, every=0.25)
     return time.process_time() - before[0], postgres.cpu_seconds() - before[1]

@@ -1,7 +1,8 @@
 """`stability show` over 28 days: QuerySeries over gRPC, among the statistics of 100 other series.
 
 Server and client are processes of their own; one call after the other, as somebody at a terminal asks. What the command
-shows are points of an hour; points of 5 minutes, 8,064 of them, are measured beside it.
+shows are points of an hour; points of 5 minutes, 8,064 of them, are measured beside it. Rows by minute
+are those of the last day: of what is older, wider ones are read.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ async def _fill(url: str, now: datetime) -> None:
     try:
         start = now - timedelta(days=_DAYS)
         await Store(database).partitions.make(now, int(start.timestamp()) // 60)
-        await fill(database, now, days=_DAYS, series=_SERIES, ages=3)
+        await fill(database, now, days=_DAYS, series=_SERIES, ages=3, days_by_minute=1)
     finally:
         await database.close()
 

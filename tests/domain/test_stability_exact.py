@@ -30,7 +30,7 @@ rows = st.lists(
 
 
 @given(rows)
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_sums_are_those_of_plain_integers(given_rows: list[Row]) -> None:
     by_key: dict[tuple[int, int, int], list[Row]] = {}
     for row in given_rows:
@@ -41,7 +41,7 @@ def test_sums_are_those_of_plain_integers(given_rows: list[Row]) -> None:
 
 
 @given(rows)
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_bins_are_those_of_plain_integers(given_rows: list[Row]) -> None:
     assert bin_totals(summarise_examples(examples(given_rows))) == bin_oracle(given_rows)
 

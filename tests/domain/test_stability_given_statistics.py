@@ -66,7 +66,7 @@ def sums_of(found: GivenStatistics) -> Any:
 
 
 @given(rows, st.booleans())
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_producers_sums_are_the_services_to_the_last_bit(given_rows: list[Row], weighted: bool) -> None:
     batch = examples(given_rows, weighted=weighted)
     found, refusals = decode_statistics(raw(made(batch)), NOW)
@@ -76,7 +76,7 @@ def test_a_producers_sums_are_the_services_to_the_last_bit(given_rows: list[Row]
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=40), st.integers(0, 2**32))
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_logits_too(logits: list[float], seed: int) -> None:
     rng = np.random.default_rng(seed)
     size = len(logits)

@@ -283,10 +283,10 @@ def test_a_replay_says_at_each_minute_what_was_said_then(seed: int, metric: Metr
     made = noisy(seed)
     healthy = HealthyRange("click", metric, 0.9, 1.1, window=timedelta(minutes=width))
     first, end = made.start + 90, made.end
-    replayed = decide_all(made, healthy, CLICK, EVEN, first, end)
+    replayed = decide_all(made, healthy, CLICK, EVEN, first, end).all(["click"] * (end - first))
     for minute in (first, first + 61, end - 100, end - 1):
         then = decide(arrived(made, HOUR, minute), healthy, CLICK, EVEN, moment_of(minute))
-        again = replayed.at(minute - first, "click")
+        again = replayed[minute - first]
         assert (again.state, again.reason, again.end) == (then.state, then.reason, then.end)
         assert again.estimate.value == pytest.approx(then.estimate.value, rel=1e-9)
         assert again.label_coverage == pytest.approx(then.label_coverage)
@@ -299,7 +299,7 @@ def test_what_rounding_leaves_of_no_positive_is_no_positive() -> None:
     made.observed[-3:] = made.observed_squares[-3:] = made.positives[-3:] = [0.3, 0.2, 0.1]
     replayed = decide_all(made, replace(RANGE, window=timedelta(minutes=30)), CLICK, EVEN, NOW, NOW + 1)
     assert replayed.end[0] < NOW - 3
-    assert not replayed.at(0, "click").estimate.known
+    assert not replayed.all(["click"])[0].estimate.known
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=5))

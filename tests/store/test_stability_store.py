@@ -95,7 +95,7 @@ async def test_repeated_predictions_are_found_by_index_on_the_shelves_that_they_
     rows = some_predictions(50_000)
     shelves = await keep(store, database, rows, series)
     # Nobody has gathered statistics of a shelf that is a minute old.
-    given = [1] * 3000, rows.high[:3000].tolist(), rows.low[:3000].tolist()
+    given = waiting._arrays(np.ones(50_000, dtype=np.int64), rows, np.arange(3000))
     for _ in range(7):  # from the sixth time on PostgreSQL may choose a plan that knows no values
         async with database.transaction() as conn:
             await waiting.take_turn(conn, "modelTypes/ctr")

@@ -40,7 +40,16 @@ _L0: Final = float(-np.log1p(-_P))
 _L1: Final = float(-np.log(_P))
 
 
-async def fill(database: Database, now: datetime, *, days: int, series: int, ages: int = 1, examples: int = 10) -> None:
+async def fill(
+    database: Database,
+    now: datetime,
+    *,
+    days: int,
+    series: int,
+    ages: int = 1,
+    examples: int = 10,
+    days_by_minute: int | None = None,
+) -> None:
     """Fills all tables with the days before a moment, as far as each is kept; labels come later than examples.
 
     Args:
@@ -50,6 +59,7 @@ async def fill(database: Database, now: datetime, *, days: int, series: int, age
         series: how many; the first is SERIES.
         ages: buckets of age that the positives of a minute, or of an hour, are spread over.
         examples: of each minute; a tenth of them positives.
+        days_by_minute: fewer days of the rows by minute, which are most of all rows, where nothing reads the others.
     """
     await database.execute(
         "INSERT INTO series (model, prediction) SELECT CASE n WHEN 1 THEN $1 ELSE $1 || n END, $2 "
@@ -59,7 +69,8 @@ async def fill(database: Database, now: datetime, *, days: int, series: int, age
     )
     last = minute_of(now)
     for table in (EXPOSURE, POSITIVES, TOTALS_5MIN, TOTALS_HOUR, POSITIVES_HOUR, BINS):
-        first = max(last - days * DAY, table.written_from(now)) // table.width * table.width
+        kept = days if days_by_minute is None or table not in (EXPOSURE, POSITIVES) else min(days, days_by_minute)
+        first = max(last - kept * DAY, table.written_from(now)) // table.width * table.width
         minutes = np.arange(first, last, table.width)
         weight = np.minimum(minutes + table.width, last) - np.maximum(minutes, last - days * DAY)
         parts = {POSITIVES: ages, POSITIVES_HOUR: ages, BINS: 12}.get(table, 1)

@@ -446,7 +446,7 @@ def _availability_problems(route: Route) -> Iterable[Problem]:
         seen = standing.availability
         if seen.state == stability_pb2.Availability.UNAVAILABLE:
             # Never rounded up to all.
-            succeeding = math.floor(seen.success_share * 10_000) / 100
+            succeeding = math.floor(seen.success_share * 10_000 + 1e-6) / 100
             latency = f", p99 {seen.latency_p99_ms:.3g} ms" if seen.HasField("latency_p99_ms") else ""
             message = f"{succeeding:g}% of the newest {count(seen.requests, 'request')} succeed{latency}"
             share = largest_share(route, standing.model)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -67,14 +68,14 @@ class Look:
     route: tuple[Pair, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Looks:
     """All that an evaluation looks at."""
 
     # Metrics in the order in which their predictions are declared.
     by_model: Mapping[str, Sequence[Look]]
 
-    @property
+    @cached_property
     def wanted(self) -> dict[Reach, list[Pair]]:
         """The series by their reach."""
         found: defaultdict[Reach, dict[Pair, None]] = defaultdict(dict)
@@ -204,8 +205,8 @@ _OF_VOLUME: Final = ("examples", "seen", "waiting", "positives")
 def _added_up(series: MinuteSeries, members: Sequence[Sequence[int]]) -> MinuteSeries:
     """Returns the sums of some rows, group by group."""
     found = empty_series(series.start, len(members), series.minutes)
+    rows = [row for group in members for row in group]
+    begins = np.cumsum([0, *map(len, members[:-1])])
     for name in _OF_VOLUME:
-        column, total = getattr(series, name), getattr(found, name)
-        for group, rows in enumerate(members):
-            total[group] = column[list(rows)].sum(axis=0)
+        np.add.reduceat(getattr(series, name)[rows], begins, axis=0, out=getattr(found, name))
     return found

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -177,25 +178,53 @@ class Verdicts:
         """0 where there is none."""
         return self.judged.value
 
-    def at(self, index: int, prediction: str) -> WindowVerdict:
-        """Returns one of them."""
-        judged, end = self.judged, int(self.end[index])
-        ends = float(judged.value[index]), float(judged.low[index]), float(judged.high[index])
-        return WindowVerdict(
-            prediction,
-            self.metric,
-            Stability(int(judged.state[index])),
-            Reason(int(judged.reason[index])),
-            Estimate(State(int(judged.known[index])), *ends),
-            Limits(float(self.limit_low[index]), float(self.limit_high[index])),
-            moment_of(end - self.width),
-            moment_of(end),
-            bool(self.immature[index]),
-            float(self.label_coverage[index]),
-            round(float(self.positives[index])),
-            round(float(self.examples[index])),
-            self.demand,
+    def all(self, predictions: Sequence[str]) -> list[WindowVerdict]:
+        """Returns them one by one; of the prediction of each."""
+        judged, ends = self.judged, self.end.tolist()
+        # Most of them end together.
+        times = {end: (moment_of(end - self.width), moment_of(end)) for end in set(ends)}
+        estimates = zip(
+            judged.known.tolist(), judged.value.tolist(), judged.low.tolist(), judged.high.tolist(), strict=True
         )
+        limits = zip(self.limit_low.tolist(), self.limit_high.tolist(), strict=True)
+        columns = zip(
+            predictions,
+            judged.state.tolist(),
+            judged.reason.tolist(),
+            estimates,
+            limits,
+            ends,
+            self.immature.tolist(),
+            self.label_coverage.tolist(),
+            self.positives.tolist(),
+            self.examples.tolist(),
+            strict=True,
+        )
+        return [
+            WindowVerdict(
+                prediction,
+                self.metric,
+                _STABILITIES[state],
+                _REASONS[reason],
+                Estimate(_STATES[known], *numbers),
+                Limits(*range_),
+                *times[end],
+                immature,
+                coverage,
+                round(positives),
+                round(examples),
+                self.demand,
+            )
+            for (
+                prediction, state, reason, (known, *numbers), range_, end, immature, coverage, positives, examples,
+            ) in columns
+        ]  # fmt: skip
+
+
+# By value: calling the class is several times slower.
+_STABILITIES: Final = {each.value: each for each in Stability}
+_REASONS: Final = {each.value: each for each in Reason}
+_STATES: Final = {each.value: each for each in State}
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,12 +261,11 @@ def decide_many(series: MinuteSeries, cases: Sequence[Case], now: datetime) -> l
         groups.setdefault(_Kind.of(case.healthy, case.prediction), []).append(index)
     found: dict[int, WindowVerdict] = {}
     for kind, indexes in groups.items():
-        part = series.between(minute_of(now) - kind.needed, minute_of(now))
         for first in range(0, len(indexes), _ROWS):
             chosen = indexes[first : first + _ROWS]
-            verdicts = _decide_group(part, kind, [cases[index] for index in chosen])
-            for place, index in enumerate(chosen):
-                found[index] = verdicts.at(place, cases[index].healthy.prediction)
+            group = [cases[index] for index in chosen]
+            verdicts = _decide_group(series, kind, group, minute_of(now))
+            found |= zip(chosen, verdicts.all([case.healthy.prediction for case in group]), strict=True)
     return [found[index] for index in range(len(cases))]
 
 
@@ -282,14 +310,15 @@ class _Kind:
     ignores_missing: bool
     demand: Demand
 
-    @classmethod
-    def of(cls, healthy: HealthyRange, prediction: DeclaredPrediction) -> _Kind:
-        return cls(
+    @staticmethod
+    def of(healthy: HealthyRange, prediction: DeclaredPrediction) -> _Kind:
+        return _kind(
             healthy.metric,
-            healthy.window // _MINUTE,
-            -(-completion(prediction.attribution_window) // _MINUTE),
+            healthy.window,
+            prediction.attribution_window,
             prediction.ignores_missing,
-            Demand(prediction.min_positives, prediction.min_label_coverage),
+            prediction.min_positives,
+            prediction.min_label_coverage,
         )
 
     @property
@@ -307,19 +336,43 @@ class _Kind:
         return DELIVERY // _MINUTE
 
 
+@lru_cache(maxsize=1024)
+def _kind(
+    metric: Metric,
+    window: timedelta,
+    attribution_window: timedelta,
+    ignores_missing: bool,
+    min_positives: int,
+    min_label_coverage: float,
+) -> _Kind:
+    """A fleet's thousands of metrics are of a few kinds."""
+    maturity = -(-completion(attribution_window) // _MINUTE)
+    return _Kind(metric, window // _MINUTE, maturity, ignores_missing, Demand(min_positives, min_label_coverage))
+
+
 class _Cumulated:
     """Sums of windows of a matrix of series, each the difference of two cumulated sums."""
 
-    def __init__(self, series: MinuteSeries, width: int, rows: Sequence[int] = (0,)) -> None:
-        self.start, self.end = series.start, series.end
+    def __init__(
+        self, series: MinuteSeries, width: int, rows: Sequence[int] = (0,), span: tuple[int, int] | None = None
+    ) -> None:
+        """Makes them; of all minutes of the series, or of a span, whether or not all of it is known."""
+        self.start, self.end = (series.start, series.end) if span is None else span
         self.width = width
-        self._series, self._rows = series, list(rows)
+        self._series, self._rows = series, np.array(rows)[:, np.newaxis]
+        low, high = max(self.start, series.start), max(min(self.end, series.end), self.start)
+        self._known = np.arange(low, max(low, high)) - series.start
+        self._offset = low - self.start
         self._columns: dict[str, Floats] = {}
 
     def column(self, name: str) -> Floats:
-        """Returns a column of the series that these are: rows × minutes."""
-        found: Floats = getattr(self._series, name)[self._rows]
-        return found
+        """Returns a column of the series that these are: rows × minutes. Only what is looked at is ever copied."""
+        found: Floats = getattr(self._series, name)[self._rows, self._known]
+        if found.shape[1] == self.end - self.start:
+            return found
+        padded = np.zeros((len(found), self.end - self.start))
+        padded[:, self._offset : self._offset + found.shape[1]] = found
+        return padded
 
     @property
     def waits(self) -> Flags:
@@ -359,9 +412,9 @@ class _Chosen:
     observed: Floats  # by then
 
 
-def _decide_group(series: MinuteSeries, kind: _Kind, cases: Sequence[Case]) -> Verdicts:
-    """Returns the verdicts of cases of one kind, at the end of the series."""
-    now, cumulated = series.end, _Cumulated(series, kind.width, [case.row for case in cases])
+def _decide_group(series: MinuteSeries, kind: _Kind, cases: Sequence[Case], now: int) -> Verdicts:
+    """Returns the verdicts of cases of one kind at a minute."""
+    cumulated = _Cumulated(series, kind.width, [case.row for case in cases], (now - kind.needed, now))
     ranges = [case.healthy for case in cases]
     moments = np.full((len(cases), 1), now)
     if kind.metric is Metric.VOLUME:
@@ -384,7 +437,7 @@ def _choose_calibration(kind: _Kind, cumulated: _Cumulated, cases: Sequence[Case
     expected = cumulated.difference(by_now, ends - kind.width, ends)
     observed = cumulated.window("observed", ends)
     sums = _decisive(kind, cumulated, ends, expected, observed, cumulated.window("observed_squares", ends))
-    low = np.stack([_limits(case.healthy, ends[0])[0] for case in cases])
+    low, _ = _all_limits([case.healthy for case in cases], np.broadcast_to(ends, (len(cases), len(lags))))
     allowed = lags <= need[:, np.newaxis] + kind.width
     lag = _first(is_decidable(sums, low, kind.demand) & allowed, default=-(-need // kind.step))
     rows = np.arange(len(cases))
@@ -594,7 +647,7 @@ def _judge(
         label_coverage=_coverage(kind, cumulated, ends, chosen.expected),
         **{name: cumulated.window(name, ends) if by_entropy else total for name in _LOSSES},
     )
-    low, high = (np.stack(limits) for limits in zip(*map(_limits, ranges, ends), strict=True))
+    low, high = _all_limits(ranges, ends)
     judged = (judge_entropy if by_entropy else judge_calibration)(sums, low, high, kind.demand)
     immature = _immature(kind, cumulated, ends, moments)
     return _flat(kind, judged, low, high, ends, immature, sums.label_coverage, sums.positives, sums.examples)
@@ -604,7 +657,7 @@ _LOSSES: Final = ("loss", "loss_by_squares", "loss_squares", "positive_loss")
 
 
 def _judge_volume(kind: _Kind, cumulated: _Cumulated, ends: Integers, ranges: Sequence[HealthyRange]) -> Verdicts:
-    low, high = (np.stack(limits) for limits in zip(*map(_limits, ranges, ends), strict=True))
+    low, high = _all_limits(ranges, ends)
     seen = cumulated.window("seen", ends)
     positives = cumulated.window("positives", ends)
     judged = judge_volume(seen, low, high)
@@ -649,6 +702,8 @@ def _lateness(kind: _Kind, waits: Flags) -> Integers:
     return np.where(waits, kind.tolerance, kind.tolerance + kind.maturity)
 
 
+# Delays are learned by the hour, and asked for by the minute.
+@lru_cache(maxsize=1 << 14)
 def _label_lag(kind: _Kind, delays: Delays) -> int:
     """Returns how long before now a window of even traffic has to end for enough of its labels to have come."""
     return int(np.argmax(_coverage_by_lag(kind, delays) >= kind.demand.min_label_coverage))
@@ -665,6 +720,18 @@ def _coverage_by_lag(kind: _Kind, delays: Delays) -> Floats:
 def _shares(kind: _Kind, delays: Delays, ages: Floats) -> Floats:
     """Returns which share of the labels has come at each age. Of examples that count with their label alone, all."""
     return np.ones(len(ages)) if kind.ignores_missing else delays.shares(ages)
+
+
+def _all_limits(ranges: Sequence[HealthyRange], ends: Integers) -> tuple[Floats, Floats]:
+    """Returns the ends of one range for each row of windows."""
+    low, high = (
+        np.repeat(np.array(limits)[:, np.newaxis], ends.shape[1], axis=1)
+        for limits in ([healthy.low for healthy in ranges], [healthy.high for healthy in ranges])
+    )
+    for row, healthy in enumerate(ranges):
+        if healthy.hour_of_week_factors:
+            low[row], high[row] = _limits(healthy, ends[row])
+    return low, high
 
 
 def _limits(healthy: HealthyRange, ends: Integers) -> tuple[Floats, Floats]:

@@ -9,7 +9,9 @@ from typing import Final
 from modelfleetd.kit.db import Database
 from modelfleetd.stability.domain.maturity import shelf_end
 
-_TABLES: Final = ("waiting_predictions", "waiting_labels")
+# How full pages are filled. A row that gets its label stays on its page, where there is room, and its index as it is:
+# half of a page is room for all its rows, of a prediction whose negatives are sent, too.
+_TABLES: Final = {"waiting_predictions": 50, "waiting_labels": 70}
 # Replicas' clocks differ; nobody writes to a shelf that expired so long ago.
 _MARGIN: Final = timedelta(minutes=10)
 # Dropping waits for every writer and holds up the next ones meanwhile, so it gives up soon and tries again later.
@@ -36,13 +38,13 @@ class Shelves:
             return
         async with self._database.transaction() as conn:
             await conn.execute(_ONE_AT_A_TIME)
-            for table in _TABLES:
+            for table, filled in _TABLES.items():
                 names = {record["relname"] for record in await conn.fetch(_EXISTING, table)}
                 for number in sorted(missing):
                     if (name := f"{table}_{number}") not in names:
-                        # Attaching, unlike creating it as a partition, does not wait for writers. A row that gets its
-                        # label stays on its page, where there is room, and its index as it is.
-                        await conn.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL) WITH (fillfactor = 70)")
+                        # Attaching, unlike creating it as a partition, does not wait for writers.
+                        made = f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL) WITH (fillfactor = {filled})"
+                        await conn.execute(made)
                         await conn.execute(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES IN ({number})")
         self._there |= missing
 

@@ -22,7 +22,9 @@ SELECT pg_advisory_xact_lock(hashtextextended('stability ' || $1, 0)), set_confi
        set_config('plan_cache_mode', 'force_custom_plan', true)
 """
 
-_GIVEN = "unnest($1::int[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS given (series, high, low, place)"
+# As text: the driver takes several times as long to write a list of numbers as PostgreSQL takes to read one.
+_ARRAYS = "$1::text::int[], $2::text::bigint[], $3::text::bigint[]"
+_GIVEN = f"unnest({_ARRAYS}) WITH ORDINALITY AS given (series, high, low, place)"
 _SAME = "w.high = given.high AND w.low = given.low AND w.series = given.series"
 # LATERAL with OFFSET leaves one way only: a look into the index for each key. PostgreSQL believes that next to nothing
 # is on the shelves that are named, and would compare all of it with every key.
@@ -36,18 +38,16 @@ SELECT array_agg(place - 1) AS place, array_agg(shelf) AS shelf, array_agg(w.cti
        array_agg(weight) AS weight, array_agg(label) AS label
 FROM {_GIVEN} JOIN waiting_predictions w ON {_SAME}
 """
-# Mostly labels come after their predictions: where none waits, no key is looked up.
+# Mostly labels come after their predictions: where none waits, no key is sent.
+_ANY_LABELS = "SELECT EXISTS (SELECT FROM waiting_labels)"
 _FIND_LABELS = f"""
 SELECT array_agg(place - 1) AS place, array_agg(shelf) AS shelf, array_agg(w.ctid::text) AS row,
        array_agg(time) AS time, array_agg(label) AS label
-FROM {_GIVEN} JOIN waiting_labels w ON {_SAME} WHERE EXISTS (SELECT FROM waiting_labels)
+FROM {_GIVEN} JOIN waiting_labels w ON {_SAME}
 """
 # By where the rows lie, which cannot change since they were found: whoever could move them waits for this transaction.
-_MARK = """
-UPDATE {table} w SET label = given.label
-FROM unnest($1::int[], $2::text[], $3::smallint[]) AS given (shelf, row, label)
-WHERE w.ctid = given.row::tid AND w.shelf = given.shelf
-"""
+# A shelf at a time, so that its pages are gone through in their order, and no other shelf is looked at.
+_MARK = "UPDATE {table} SET label = $1 WHERE shelf = $2 AND ctid = ANY ($3::text::tid[])"
 _MARK_PREDICTIONS = _MARK.format(table="waiting_predictions")
 _MARK_LABELS = _MARK.format(table="waiting_labels")
 
@@ -87,6 +87,10 @@ class FoundLabels:
     label: Integers
 
 
+_NONE = np.empty(0, dtype=np.int64)
+_NO_LABELS = FoundLabels(_NONE, Rows(_NONE, np.empty(0, dtype=np.object_)), _NONE, _NONE)
+
+
 async def take_turn(conn: Connection, model_type: str) -> None:
     """Waits until no other transaction joins rows of this model type; until the end of the transaction.
 
@@ -99,15 +103,17 @@ async def take_turn(conn: Connection, model_type: str) -> None:
 
 async def known_predictions(conn: Connection, series: Integers, keys: Keys, shelves: Sequence[int]) -> Integers:
     """Returns the positions of those keys that have a prediction on one of the shelves."""
-    found = await conn.fetchval(_KNOWN_PREDICTIONS, *_arrays(series, keys), shelves)
-    return np.array(found or [], dtype=np.int64)
+    order = _order(keys)
+    found = await conn.fetchval(_KNOWN_PREDICTIONS, *_arrays(series, keys, order), shelves)
+    return order[np.array(found or [], dtype=np.int64)]
 
 
 async def find_predictions(conn: Connection, series: Integers, keys: Keys) -> FoundPredictions:
     """Returns the predictions of some keys, on whatever shelf."""
-    record = await conn.fetchrow(_FIND_PREDICTIONS, *_arrays(series, keys))
+    order = _order(keys)
+    record = await conn.fetchrow(_FIND_PREDICTIONS, *_arrays(series, keys, order))
     assert record is not None
-    place, first = _first_of_each(record["place"])
+    place, first = _first_of_each(record["place"], order)
     return FoundPredictions(
         place,
         _rows(record, first),
@@ -121,9 +127,12 @@ async def find_predictions(conn: Connection, series: Integers, keys: Keys) -> Fo
 
 async def find_labels(conn: Connection, series: Integers, keys: Keys) -> FoundLabels:
     """Returns the labels that came before the predictions of some keys, on whatever shelf."""
-    record = await conn.fetchrow(_FIND_LABELS, *_arrays(series, keys))
+    if not len(keys) or not await conn.fetchval(_ANY_LABELS):
+        return _NO_LABELS
+    order = _order(keys)
+    record = await conn.fetchrow(_FIND_LABELS, *_arrays(series, keys, order))
     assert record is not None
-    place, first = _first_of_each(record["place"])
+    place, first = _first_of_each(record["place"], order)
     return FoundLabels(
         place,
         _rows(record, first),
@@ -137,19 +146,20 @@ async def keep_predictions(
 ) -> None:
     """Has predictions wait; `label` is -1 where there is none yet."""
     weight = np.ones(len(rows)) if rows.weight is None else rows.weight
+    order = _order(rows)
     await copy_rows(
         conn,
         "waiting_predictions",
         {
-            "shelf": (">i4", shelf),
-            "series": (">i4", series),
-            "high": (">i8", rows.high),
-            "low": (">i8", rows.low),
-            "event": (">i8", rows.event),
-            "value": (">f8", rows.value),
+            "shelf": (">i4", shelf[order]),
+            "series": (">i4", series[order]),
+            "high": (">i8", rows.high[order]),
+            "low": (">i8", rows.low[order]),
+            "event": (">i8", rows.event[order]),
+            "value": (">f8", rows.value[order]),
             "is_logit": ("?", np.full(len(rows), rows.is_logit)),
-            "weight": (">f8", weight),
-            "label": (">i2", label),
+            "weight": (">f8", weight[order]),
+            "label": (">i2", label[order]),
         },
     )
 
@@ -181,21 +191,34 @@ async def mark_labels(conn: Connection, at: Rows, label: Bytes) -> None:
 
 
 async def _mark(conn: Connection, statement: str, at: Rows, label: Bytes) -> None:
-    if len(label):
-        await conn.execute(statement, at.shelf.tolist(), at.row.tolist(), label.tolist())
+    for value in np.unique(label).tolist():
+        of_value = at.pick(label == value)
+        for shelf in np.unique(of_value.shelf).tolist():
+            rows = of_value.row[of_value.shelf == shelf].tolist()
+            await conn.execute(statement, value, shelf, '{"' + '","'.join(rows) + '"}')
 
 
 def _rows(record: Record, first: npt.NDArray[np.intp]) -> Rows:
     return Rows(_column(record["shelf"], np.int64, first), _column(record["row"], np.object_, first))
 
 
-def _arrays(series: Integers, keys: Keys) -> tuple[list[int], list[int], list[int]]:
-    return series.tolist(), keys.high.tolist(), keys.low.tolist()
+def _order(keys: Keys) -> Integers:
+    """Returns the order of the index: neighbours are looked up, and put in, on the same of its pages."""
+    return np.argsort(keys.high)
 
 
-def _first_of_each(rows: list[int] | None) -> tuple[Integers, npt.NDArray[np.intp]]:
+def _arrays(series: Integers, keys: Keys, order: Integers) -> tuple[str, str, str]:
+    return _array(series[order]), _array(keys.high[order]), _array(keys.low[order])
+
+
+def _array(numbers: Integers) -> str:
+    """Returns an array as PostgreSQL writes it."""
+    return "{" + ",".join(map(str, numbers.tolist())) + "}"
+
+
+def _first_of_each(rows: list[int] | None, order: Integers) -> tuple[Integers, npt.NDArray[np.intp]]:
     """Returns each position once. A change of the attribution window may have left a key on two kinds of shelves."""
-    return np.unique(np.array(rows or [], dtype=np.int64), return_index=True)
+    return np.unique(order[np.array(rows or [], dtype=np.int64)], return_index=True)
 
 
 def _column(values: list[Any] | None, dtype: type[Any], chosen: npt.NDArray[np.intp]) -> npt.NDArray[Any]:

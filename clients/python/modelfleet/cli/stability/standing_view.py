@@ -80,7 +80,7 @@ def measured(model: pb.ModelStability) -> str:
 
 def _succeeding(model: pb.ModelStability) -> float:
     """Percent of the requests; never rounded up to all."""
-    return math.floor(model.availability.success_share * 10_000) / 100
+    return math.floor(model.availability.success_share * 10_000 + 1e-6) / 100
 
 
 COLUMNS: list[render.Column] = [
