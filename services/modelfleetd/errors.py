@@ -265,7 +265,7 @@ class FieldOwnedByLaunches(FleetError, code=Code.FAILED_PRECONDITION):
 
 class ReferenceNotFound(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, field: str, resource: str) -> None:
-        message = f"{field} refers to {resource}, which does not exist; create it first."
+        message = f"{field} refers to {resource}, which does not exist; create it first, or check its name."
         super().__init__(message, subject=resource, field=field, resource=resource)
 
 
@@ -323,8 +323,8 @@ class PlanInfeasible(FleetError, code=Code.FAILED_PRECONDITION):
 
 
 class NotConfigured(FleetError, code=Code.FAILED_PRECONDITION):
-    def __init__(self, resource: str, field: str) -> None:
-        message = f"{resource} has no {field}; set it first."
+    def __init__(self, resource: str, field: str, remedy: str = "set it first") -> None:
+        message = f"{resource} has no {field}; {remedy}."
         super().__init__(message, subject=resource, resource=resource, field=field)
 
 

@@ -83,7 +83,7 @@ async def test_a_dry_run_changes_nothing(registry: Run) -> None:
         (["registry", "team", "create", "x", "--set", "pager=1"], "no field 'pager'; there are: name"),
         (["registry", "type", "create", "x", "--set", "tier=TIER9"], "none of TIER0, TIER1"),
         (["registry", "type", "create", "x", "--set", "team=teams/nope"], "teams/nope, which does not exist"),
-        (["registry", "model", "get", "feed"], "give ID/ID or modelTypes/ID/models/ID"),
+        (["registry", "model", "get", "feed"], "give TYPE/MODEL or modelTypes/ID/models/ID"),
         (["registry", "teams"], "no command 'teams'; there are:"),
         (["registry", "team", "update", "x"], "nothing to change"),
         (["registry", "team", "create", "x", "-f", "/nope.yaml"], "/nope.yaml"),

@@ -172,7 +172,7 @@ async def test_a_table_becomes_a_report_by_a_mapping(cli: Run) -> None:
 
 MISTAKES: list[tuple[list[str], str]] = [
     (["evidence", "add", "ctr/new", "-f", "r.yaml", "--set", "metric=x"], "EvaluationReport has no field 'metric'"),
-    (["evidence", "add", "ctr", "-f", "r.yaml"], "give ID/ID or modelTypes/ID/models/ID"),
+    (["evidence", "add", "ctr", "-f", "r.yaml"], "give TYPE/MODEL or modelTypes/ID/models/ID"),
     (["evidence", "add", "ctr/nope", "-f", "r.yaml"], "modelTypes/ctr/models/nope does not exist"),
     (["evidence", "show", "ctr/new"], "No evaluation reports yet. Add one"),
     (["evidence", "show", "ctr/new", "nope"], "evaluationReports/nope does not exist"),

@@ -165,7 +165,7 @@ async def test_one_screen_answers_what_somebody_asks_who_was_just_paged(database
         for said in (
             "ctr/new  CANDIDATE  TIER2",
             "late stage ranking, surface feed",
-            "irrelevant: calibration of click is 2 (99 % interval ",
+            "unstable: calibration of click is 2 (99 % interval ",
             "launch paused: launches/l1 is paused by local: a look at the graphs, for ",
             "modelfleet mitigate ctr/new",
             "feed: on call pager, then bob, group:ranking",

@@ -79,7 +79,7 @@ async def test_an_alert_says_what_happened_what_to_do_and_whom_it_reached(run: R
         "ON CALL  ada (team feed)",
         "CULPRIT  calibration of click",
         "BEGAN    2025-03-01 10:50:30 UTC",
-        "TOLD     nobody: Alertmanager has not taken it over",
+        "TOLD     nobody: no Alertmanager has taken it over; one is named by `modelfleetd --alertmanager-url`",
         'modelfleet stability silence create ctr/old --for 2h --reason "…"',
     ):
         assert line in out, out
@@ -105,10 +105,20 @@ async def test_a_silence_is_declared_seen_and_ended(running: StabilityFleet, run
     _, out, _ = await run("silence", "list", "--active")
     assert name in out and "ctr/old" in out and "moving house" in out
     assert (await run("silence", "end", name))[1] == f"{name} of ctr/old ended at 2025-03-01 12:00:30 UTC\n"
+    again = f"{name} of ctr/old had ended already at 2025-03-01 12:00:30 UTC, by local\n"
+    assert (await run("silence", "end", name))[1] == again
     assert (await run("silence", "list", "--active"))[1] == "Nothing is silenced now.\n"
     assert name in (await run("silence", "list", "ctr/old"))[1]
     status, _, err = await run("silence", "create", "ctr/nope", "--for", until, "--reason", "x")
-    assert status == 1 and "modelTypes/ctr/models/nope" in err
+    refused = (
+        "TYPE[/MODEL] refers to modelTypes/ctr/models/nope, which does not exist; create it first, or check its name."
+    )
+    assert (status, err) == (1, f"modelfleet: {refused} [REFERENCE_NOT_FOUND]\n")
+    status, _, err = await run("silence", "create", "ctr", "--for", "2024-01-01T00:00Z", "--reason", "x")
+    assert status == 1 and "--for: must be after the start" in err
+    from_, to = "2025-03-02T10:00Z", "2025-03-02 12:00:00 UTC"
+    _, out, _ = await run("silence", "create", "ctr", "--from", from_, "--for", "2h", "--reason", "x", "--dry-run")
+    assert out == f"would keep ctr quiet from 2025-03-02 10:00:00 UTC until {to}\n"
     status, out, _ = await run("silence", "create", "ctr", "--for", until, "--reason", "x", "--dry-run")
     assert (status, out) == (0, "would keep ctr quiet until 2025-03-01 14:00:00 UTC\n")
 

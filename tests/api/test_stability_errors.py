@@ -133,7 +133,7 @@ INVALID: dict[str, tuple[Call, str]] = {
     "series of too many points": (query(start_time=at(days=-7.5), resolution=Duration(seconds=60)), "resolution"),
     "series of minutes that are gone": (
         query(start_time=at(days=-9), end_time=at(days=-8.9), resolution=Duration(seconds=60)), "resolution"),
-    "series of more than a year": (query(start_time=at(days=-600)), "resolution"),
+    "series of more than a year": (query(start_time=at(days=-600)), "start_time"),
     "series confidence": (query(confidence=1.0), "confidence"),
     "series confidence not a number": (query(confidence=float("nan")), "confidence"),
     "judge no model": (judge(model="x"), "model"),

@@ -79,7 +79,7 @@ async def test_a_model_is_judged_by_criteria_or_by_the_ranges_in_force(run: Run)
     given = ("--calibration", "..4", "--max-ne-regression", "50%", "--max-calibration-difference", "20%")
     status, printed, _ = await run("judge", "feed/v7", "--baseline", "v6", "--last", "50m", *given)
     assert status == 1
-    found = r"^  FAIL: calibration of like is [\d.]+ against [\d.]+ of the baseline, a change of \+\d+ %"
+    found = r"^FAIL: calibration of like is [\d.]+ against [\d.]+ of the baseline, a change of \+\d+ %"
     assert re.search(found + r".* where -16.7 % to \+20 % is allowed\.$", printed, re.MULTILINE)
     assert re.search(r"^  PASS: calibration of like is .* within 0 to 4\.$", printed, re.MULTILINE)
     _, printed, _ = await run("judge", "feed/v7", "--baseline", "v6", "--last", "50m")
@@ -139,3 +139,22 @@ async def test_a_model_is_shown_as_drawings_as_numbers_and_as_a_picture(
     assert (status, "ends in .png or .svg" in complaint) == (1, True)
     _, printed, _ = await run("show", "feed/v6", "--last", "1m", "--resolution", "1m")
     assert "feed/v6 · like" in printed
+
+
+async def test_what_is_wrong_is_told_in_the_words_of_the_command_line(run: Run) -> None:
+    for words, said in (
+        ("judge feed/v7 --last 0m", "must be above 0, for example 2h"),
+        ("judge feed/v7 --ne ..0.9 --confidence 0.2", "--confidence: must be above 0.5 and below 1"),
+        ("judge feed/v7 --baseline zz", "--baseline refers to modelTypes/feed/models/zz, which does not exist"),
+        ("judge feed/v7 --max-ne-regression 1%", "--max-ne-regression: needs a baseline to compare with"),
+        ("ranges propose feed/v7 --prediction zz", "--prediction: number 1 must be one that modelTypes/feed declares"),
+        ("ranges clear feed/v7 --prediction zz --reason x", "modelTypes/feed declares no 'zz'; there are: like"),
+        ("show feed/v7 --last 500d", "--last: must be at most 416 days before the end"),
+        ("show feed/v7 --plot /nonexistent/x.png", "there is no folder /nonexistent"),
+        ("silence list nope", "modelTypes/nope does not exist"),
+        ("slo get nope", "modelTypes/nope does not exist"),
+        ("slo get feed", "modelTypes/feed has no baseline that serves, so it has no objectives"),
+        ("get feed", "'feed' is not a model; give TYPE/MODEL or modelTypes/ID/models/ID"),
+    ):
+        status, _, err = await run(*words.split())
+        assert status == 1 and said in err, (words, err)

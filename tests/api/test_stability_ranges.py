@@ -81,7 +81,7 @@ async def test_a_history_gives_ranges_with_their_replay_and_none_gives_defaults(
         point.range.high == range_.high for point in calibration.history
     )
     assert calibration.pages == len(calibration.page_times)
-    assert f"{range_.residuals} windows of 16 days" in calibration.explanation
+    assert f"{range_.residuals:,} windows of 16 days" in calibration.explanation
     # Of the volume nothing varies at all, and a range has some width all the same.
     assert found[VOLUME].range.low < RATE * found[VOLUME].range.window.seconds / 300 < found[VOLUME].range.high
 

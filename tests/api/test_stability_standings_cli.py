@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
 
 from modelfleet.cli.stability import standing_view as view
-from modelfleet.cli.stability.top import Board
+from modelfleet.cli.stability.top import Board, live_board
 from modelfleet.common.v1.serving_pb2 import TIER2
 from modelfleet.registry.v1 import monitoring_pb2, registry_pb2
 from modelfleet.stability.v1 import stability_pb2 as pb
@@ -111,3 +114,20 @@ def test_what_to_do_says_which_action_fits_the_role() -> None:
     baseline.CopyFrom(UNSTABLE)
     baseline.role = registry_pb2.Model.BASELINE
     assert "never simply turned off" in next(view.what_to_do(baseline))
+
+
+def test_an_interrupted_board_leaves_its_last_table_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def changes() -> Iterator[pb.WatchStabilityResponse]:
+        yield pb.WatchStabilityResponse(
+            models=[pb.ModelStability(model="modelTypes/feed/models/v7", state=pb.ModelStability.STABLE)]
+        )
+        raise KeyboardInterrupt
+
+    keyboard, terminal = os.openpty()
+    written = io.StringIO()
+    with os.fdopen(keyboard), os.fdopen(terminal) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(KeyboardInterrupt):
+            live_board(Board(), changes(), Console(file=written, force_terminal=True, width=80, height=24), None)
+    leaves_its_own_screen = "\x1b[?1049l"
+    assert "feed/v7" in written.getvalue().rpartition(leaves_its_own_screen)[2]

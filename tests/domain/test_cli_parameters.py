@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from modelfleet.cli.parameters import UNTIL
+from modelfleet.cli.parameters import END, SPAN, UNTIL
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,10 @@ def test_what_is_no_end_is_told_with_all_that_would_be_one(text: str) -> None:
         UNTIL.convert(text, None, None)
     for accepted in (f"'{text}'", "2026-12-24", "2026-12-24T18:00Z", "30d"):
         assert accepted in refused.value.message
+
+
+@pytest.mark.parametrize("parameter", [SPAN, END, UNTIL])
+@pytest.mark.parametrize("text", ["0m", "0s", "-2h"])
+def test_a_span_that_has_to_last_is_above_0(parameter: click.ParamType[object], text: str) -> None:
+    with pytest.raises(click.BadParameter, match="must be above 0, for example 2h"):
+        parameter.convert(text, None, None)

@@ -9,6 +9,7 @@ import pytest
 
 from modelfleetd.errors import InvalidFields
 from modelfleetd.stability.domain import shortfall
+from modelfleetd.stability.domain import words as say
 from modelfleetd.stability.domain.criteria import Criterion, DeclaredPrediction, Limits, checked
 from modelfleetd.stability.domain.estimates import calibration
 from modelfleetd.stability.domain.judge import Case, Comparison, Finding, Judgement, Metric, Verdict, judge
@@ -232,3 +233,10 @@ def test_every_wrong_criterion_is_named_at_once() -> None:
     with pytest.raises(InvalidFields) as caught:
         checked(twice, DECLARED, has_baseline=True)
     assert [v.path for v in caught.value.violations] == ["criteria[1].prediction", "criteria[2].prediction"]
+
+
+def test_positives_that_are_years_off_are_not_expected_at_a_date() -> None:
+    now = datetime(2026, 11, 26, tzinfo=UTC)
+    assert say.needs(7, now + timedelta(days=90), now, "it").endswith("positives, expected at 2027-02-24 00:00 UTC")
+    said = say.needs(4_174_198, now + timedelta(days=1500), now, "it")
+    assert said == "it needs about 4,174,198 more positives, not to be expected within 90 days"

@@ -180,10 +180,12 @@ def check(path: Path | str) -> None:
     """Says before any work is done whether a picture can be written to a path.
 
     Raises:
-        CannotPlot: its suffix is neither .png nor .svg, or matplotlib is not installed.
+        CannotPlot: its suffix is neither .png nor .svg, its folder does not exist, or matplotlib is not installed.
     """
     if Path(path).suffix.lower() not in SUFFIXES:
         raise CannotPlot(f"{path}: a picture's name ends in {' or '.join(SUFFIXES)}")
+    if not Path(path).parent.is_dir():
+        raise CannotPlot(f"{path}: there is no folder {Path(path).parent}")
     try:
         import matplotlib as mpl  # noqa: F401
     except ImportError:

@@ -89,7 +89,7 @@ class Registry:
             found = await self._client.get_model_type(name=model_type, timeout=_timeout())
             regions = [each async for each in self._client.list_regions_all(page_size=1000, timeout=_timeout())]
         if not found.regions:
-            raise NotConfigured(model_type, "regions")
+            raise NotConfigured(model_type, "regions", "set them first")
         source = found.demand_source
         return Route(
             model_type=model_type,

@@ -110,7 +110,7 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
     ends = launch.strategy is Strategy.END_EXPERIMENT
     regions = launch.regions or type_.regions
     if not regions:
-        raise NotConfigured(launch.model_type, "regions")
+        raise NotConfigured(launch.model_type, "regions", "set them first")
     for index, region in enumerate(regions):
         if region not in type_.regions:
             raise invalid(

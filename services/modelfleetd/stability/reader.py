@@ -83,6 +83,9 @@ def _minutes(resolution: timedelta | None, span: Span, now: datetime) -> int:
 
 
 def _checked(width: int, minutes: int) -> int:
+    if minutes > MOST_POINTS * width and width == RESOLUTIONS[-1] // timedelta(minutes=1):
+        most = timedelta(minutes=MOST_POINTS * width)
+        raise invalid("start_time", f"must be at most {most.days} days before the end: there are no wider points")
     if minutes > MOST_POINTS * width:
         raise invalid(
             "resolution", f"makes more than {MOST_POINTS:,} points of the span; take a wider one, or ask for less"

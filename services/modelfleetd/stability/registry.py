@@ -26,6 +26,7 @@ _TYPE_FRESH: Final = 5.0
 _MODEL_FRESH: Final = 300.0
 # A registry that hangs must not hold up those who could go on with what is known.
 _TIMEOUT: Final = 2.0
+_WITHOUT_PREDICTIONS: Final = "set them first; stability does not apply to a model type without any, as of retrieval"
 _MOST_KEPT: Final = 100_000
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ class Registry:
         if found is None:
             raise ReferenceNotFound(field_path, model_type)
         if not found.predictions:
-            raise NotConfigured(model_type, "predictions")
+            raise NotConfigured(model_type, "predictions", _WITHOUT_PREDICTIONS)
         return found
 
     async def declared_of_model(self, model: str) -> DeclaredType:

@@ -40,6 +40,8 @@ _WORST_FIRST = (
     stability_pb2.ModelStability.STABLE,
     stability_pb2.ModelStability.NOT_APPLICABLE,
 )
+# "Irrelevant" tells what it does to the product; to whoever is woken by it, it would read as "ignore it".
+_IN_WORDS = {Kind.IRRELEVANT: "unstable"}
 _HARMFUL = {Kind.UNAVAILABLE, Kind.FAILING, Kind.LAUNCH_FAILED, Kind.IRRELEVANT}
 
 
@@ -166,7 +168,7 @@ def problem_line(problem: Problem, model: str = "") -> Text:
     where = " ".join(each for each in (render.short(problem.region), whose) if each)
     since = "" if problem.since is None else f", for {_age(problem.since)}"
     style = "red" if problem.kind in _HARMFUL else "yellow"
-    kind = problem.kind.value.replace("_", " ").lower()
+    kind = _IN_WORDS.get(problem.kind, problem.kind.value.replace("_", " ").lower())
     return Text.assemble((kind, style), f" {where}: " if where else ": ", problem.message, since)
 
 

@@ -13,6 +13,8 @@ import click
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+_ABOVE_ZERO = "must be above 0, for example 2h"
+
 
 class ShareParameter(click.ParamType[int]):
     """A share of traffic: `20%`, `2.5%` or `250bp`; basis points inside."""
@@ -44,17 +46,24 @@ class DurationParameter(click.ParamType[Duration]):
     name = "duration"
     _UNITS: ClassVar = {"ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 
+    def __init__(self, *, above_zero: bool = False) -> None:
+        self._above_zero = above_zero
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Duration:
         """A proto's duration."""
         if isinstance(value, Duration):
             return value
         text = str(value).strip()
+        if self._above_zero and text.startswith("-"):
+            self.fail(_ABOVE_ZERO, param, ctx)
         if not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h|d))+", text):
             self.fail(f"'{text}' is not a span of time; write 30s, 5m, 2h or 1h30m", param, ctx)
         nanos = sum(
             int(Decimal(number) * self._UNITS[unit])
             for number, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|s|m|h|d)", text)
         )
+        if self._above_zero and not nanos:
+            self.fail(_ABOVE_ZERO, param, ctx)
         return Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
 
 
@@ -136,14 +145,14 @@ class EntryParameter(click.ParamType[str]):
         return "modelTypes/" + "/models/".join(ids)
 
 
-class UntilParameter(click.ParamType[datetime]):
-    """An end: a day, whose end is meant, a moment, or a span from now."""
+class EndParameter(click.ParamType[datetime | timedelta]):
+    """An end: a day, whose end is meant, a moment, or a span from the start."""
 
-    name = "until"
+    name = "end"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """A moment in UTC."""
-        if isinstance(value, datetime):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | timedelta:
+        """A moment in UTC, or how long after the start."""
+        if isinstance(value, datetime | timedelta):
             return value
         text = str(value).strip()
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
@@ -155,14 +164,27 @@ class UntilParameter(click.ParamType[datetime]):
         else:
             return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
         try:
-            span: Duration = DURATION.convert(text, param, ctx)
-        except click.BadParameter:
+            span: Duration = SPAN.convert(text, param, ctx)
+        except click.BadParameter as error:
+            if error.message == _ABOVE_ZERO:
+                raise
             self.fail(
-                f"'{value}' is no end; write a day (2026-12-24), a time (2026-12-24T18:00Z) or a span from now (30d)",
+                f"'{value}' is no end; write a day (2026-12-24), a time (2026-12-24T18:00Z) or a span (30d)",
                 param,
                 ctx,
             )
-        return datetime.now(UTC) + span.ToTimedelta()
+        return span.ToTimedelta()
+
+
+class UntilParameter(click.ParamType[datetime]):
+    """An end that is counted from now where it is a span."""
+
+    name = "until"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """A moment in UTC."""
+        end: datetime | timedelta = END.convert(value, param, ctx)
+        return end if isinstance(end, datetime) else datetime.now(UTC) + end
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +244,12 @@ class PointParameter(click.ParamType[Point]):
 
 SHARE = ShareParameter()
 DURATION = DurationParameter()
+SPAN = DurationParameter(above_zero=True)
 SIZE = SizeParameter()
 RATIO = RatioParameter()
 RANGE = RangeParameter()
 ENTRY = EntryParameter()
 SCOPE = EntryParameter(others=("teams", "regions"))
+END = EndParameter()
 UNTIL = UntilParameter()
 POINT = PointParameter()

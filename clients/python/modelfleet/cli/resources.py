@@ -63,11 +63,16 @@ class Resource:
         count = self.pattern.count("{}")
         ids = value.split("/")
         if len(ids) != count:
-            shape = "/".join(["ID"] * count)
             raise click.UsageError(
-                f"'{value}' is not a {self.words}; give {shape} or {self.pattern.format(*['ID'] * count)}"
+                f"'{value}' is not a {self.words}; give {self.shape} or {self.pattern.format(*['ID'] * count)}"
             )
         return self.pattern.format(*ids)
+
+    @property
+    def shape(self) -> str:
+        """What people type for its name: `TEAM`, `TYPE/MODEL`."""
+        ids = "/".join(re.findall(r"(\w+?)s?/\{\}", self.pattern)).upper()
+        return ids.replace("MODELTYPE", "TYPE")
 
     @property
     def is_filtered(self) -> bool:
@@ -197,7 +202,7 @@ def _explain(text: str) -> str:
 
 
 def _name_argument(resource: Resource) -> Callable[[Any], Any]:
-    return click.argument("name", metavar="/".join(re.findall(r"(\w+?)s?/\{\}", resource.pattern)).upper())
+    return click.argument("name", metavar=resource.shape)
 
 
 def _with_filter(resource: Resource) -> Callable[[Any], Any]:

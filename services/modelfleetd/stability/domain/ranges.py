@@ -219,7 +219,7 @@ def _words(fit: Fit, history: History, basis: Basis) -> str:
     days = history.days
     span = f"{days:.0f} days" if days >= 2 else f"{days * 24:.0f} hours"
     seasons = "a centre for each hour of the week" if basis is Basis.SEASONAL else "one centre"
-    parts = [f"{fit.residuals} windows of {span}, {seasons}"]
+    parts = [f"{fit.residuals:,} windows of {span}, {seasons}"]
     if fit.spread.tails:
         parts.append("tails heavier than normal")
     if fit.growth:

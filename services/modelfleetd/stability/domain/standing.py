@@ -52,6 +52,8 @@ class Standing:
         if self.state is ModelState.NOT_APPLICABLE:
             return "Its model type declares no predictions: only its availability is watched."
         if self.state is ModelState.STABLE:
+            if len(self.metrics) == 1:
+                return f"Its 1 metric is within its healthy range since {since}."
             return f"All of {count(len(self.metrics), 'metric')} within their healthy ranges since {since}."
         if decisive is None:
             return f"Nothing is known of its predictions since {since}."

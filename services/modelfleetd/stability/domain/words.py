@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 from modelfleetd.stability.domain.criteria import Limits
 from modelfleetd.stability.domain.estimates import Estimate
 from modelfleetd.stability.domain.sums import Sums
+
+_FORESEEABLE: Final = timedelta(days=90)
 
 
 def number(value: float) -> str:
@@ -120,8 +123,15 @@ def _change(ratio: float) -> str:
 def needs(missing: int | None, expected: datetime | None, now: datetime, of: str) -> str:
     if missing is None:
         return f"how many more positives {of} needs cannot be told"
-    when = "" if expected is None else f", expected at {_time(expected, now)}"
+    when = "" if expected is None else f", {_expected(expected, now)}"
     return f"{of} needs about {missing:,} more positive{'' if missing == 1 else 's'}{when}"
+
+
+def _expected(moment: datetime, now: datetime) -> str:
+    """When something is to be expected; far off nobody waits for it, and a date would only look exact."""
+    if moment - now > _FORESEEABLE:
+        return f"not to be expected within {_FORESEEABLE.days} days"
+    return f"expected at {_time(moment, now)}"
 
 
 def still_waiting(examples: int, first_maturity: datetime | None) -> str:

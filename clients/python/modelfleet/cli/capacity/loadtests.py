@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from modelfleet import plot, wording
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.cli import render, watching
 from modelfleet.cli.capacity import loadtest_view
+from modelfleet.cli.flags import told_in_flags
 from modelfleet.cli.parameters import DURATION
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import FleetGroup, Session, with_session
-from modelfleet.errors import InvalidArgument, Violation
 
 
 @click.group(cls=FleetGroup)
@@ -129,7 +128,7 @@ def create_load_test(
         warm_up_duration=warm_up,
         validity_duration=validity,
     )
-    with _told_in_flags():
+    with told_in_flags(_FLAGS):
         made = session.client.capacity.create_load_test(load_test=wanted)
     if watch:
         _follow(session, made.name)
@@ -210,25 +209,6 @@ def cancel_load_test(session: Session, name: str) -> None:
 
 def _name(name: str) -> str:
     return f"loadTests/{render.short(name)}"
-
-
-@contextmanager
-def _told_in_flags() -> Iterator[None]:
-    """Says what is wrong with a wanted load test in the words of the command line."""
-    try:
-        yield
-    except InvalidArgument as error:
-        wrong = "; ".join(map(_in_flags, error.violations))
-        if not wrong:
-            raise
-        raise click.UsageError(wrong, click.get_current_context()) from None
-
-
-def _in_flags(wrong: Violation) -> str:
-    """What is wrong with a field, under the name of its option; of one that may be repeated, with which it is."""
-    path, _, index = re.sub(r"\].*", "", wrong.field).partition("[")
-    number = f"number {int(index) + 1} " if index else ""
-    return f"{_FLAGS.get(path, path)}: {number}{wrong.description}"
 
 
 def _follow(session: Session, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -15,7 +15,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from modelfleet.cli import render
-from modelfleet.cli.parameters import DURATION, ENTRY, UNTIL
+from modelfleet.cli.flags import told_in_flags
+from modelfleet.cli.parameters import END, ENTRY, SPAN, UNTIL
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.errors import ModelfleetError
 from modelfleet.stability.v1 import alerts_pb2 as pb
@@ -26,6 +27,7 @@ _STYLES = {"PAGE": "bold red", "TICKET": "yellow"}
 _INDENT = (0, 0, 0, 2)
 # Without an answer for as long a watch gives up.
 _PATIENCE_SECONDS = 120.0
+_TOLD_NOBODY = "nobody: no Alertmanager has taken it over; one is named by `modelfleetd --alertmanager-url`"
 
 
 @click.group(cls=FleetGroup)
@@ -165,14 +167,14 @@ def _facts(found: pb.Alert, kept_quiet: pb.Silence | None) -> Iterator[tuple[str
         until = f"until {render.clock(kept_quiet.end_time)} UTC by {kept_quiet.creator}"
         yield "SILENCED", f"{until}: {kept_quiet.reason} ({short(kept_quiet.name)})"
     told = f"Alertmanager took it over, last at {render.clock(found.deliver_time)} UTC"
-    yield "TOLD", told if found.HasField("deliver_time") else "nobody: Alertmanager has not taken it over"
+    yield "TOLD", told if found.HasField("deliver_time") else _TOLD_NOBODY
     yield "LEDGER", f"revision {found.revision}"
 
 
 @alert.command("watch")
 @click.option("--filter", "where", default="", metavar="EXPRESSION", help="Only those that fit, as with `alert list`.")
-@click.option("--every", type=DURATION, default="5s", show_default=True, help="How often to look.")
-@click.option("--for", "span", type=DURATION, default=None, help="How long to watch. Default: until Ctrl-C.")
+@click.option("--every", type=SPAN, default="5s", show_default=True, help="How often to look.")
+@click.option("--for", "span", type=SPAN, default=None, help="How long to watch. Default: until Ctrl-C.")
 @with_session
 def watch_alerts(session: Session, where: str, every: Duration, span: Duration | None) -> None:
     """Show what fires, then each change of it.
@@ -242,17 +244,30 @@ _SILENCES: list[render.Column] = [
 ]
 
 
+_SILENCE_FLAGS = {
+    "silence.resource": "TYPE[/MODEL]",
+    "silence.start_time": "--from",
+    "silence.end_time": "--for",
+    "silence.reason": "--reason",
+}
+
+
 @silence.command("create")
 @click.argument("resource", metavar="TYPE[/MODEL]", type=ENTRY)
 @click.option(
-    "--for", "end", type=UNTIL, required=True, metavar="TIME", help="How long, or until when: 2h, 2026-12-24T18:00Z."
+    "--for",
+    "end",
+    type=END,
+    required=True,
+    metavar="TIME",
+    help="How long, counted from --from, or until when: 2h, 2026-12-24T18:00Z.",
 )
 @click.option("--from", "start", type=UNTIL, default=None, metavar="TIME", help="From when on. Default: now.")
 @click.option("--reason", required=True, help="Why; whoever is on call reads it.")
 @click.option("--dry-run", is_flag=True, help="Only check; change nothing.")
 @with_session
 def create_silence(
-    session: Session, resource: str, end: datetime, start: datetime | None, reason: str, dry_run: bool
+    session: Session, resource: str, end: datetime | timedelta, start: datetime | None, reason: str, dry_run: bool
 ) -> None:
     """Keep alerts quiet for a while.
 
@@ -260,8 +275,10 @@ def create_silence(
     end is told then.
     """
     fields: dict[str, Any] = {} if start is None else {"start_time": _stamp(start)}
-    wanted = pb.Silence(resource=resource, reason=reason, end_time=_stamp(end), **fields)
-    made = session.client.stability.create_silence(silence=wanted, validate_only=dry_run)
+    until = end if isinstance(end, datetime) else (start or datetime.now(UTC)) + end
+    wanted = pb.Silence(resource=resource, reason=reason, end_time=_stamp(until), **fields)
+    with told_in_flags(_SILENCE_FLAGS):
+        made = session.client.stability.create_silence(silence=wanted, validate_only=dry_run)
     if not session.is_table:
         render.dump(session, render.as_data(made))
         return
@@ -284,6 +301,10 @@ def list_silences(session: Session, resource: str, active: bool, limit: int) -> 
     """List silences, newest first."""
     answer = session.client.stability.list_silences(resource=resource, active=active, page_size=limit)
     nothing = "Nothing is silenced now." if active else "No silences."
+    if resource and not answer.silences:
+        # A name that was mistyped is refused rather than answered with "none".
+        registry = session.client.registry
+        (registry.get_model if "/models/" in resource else registry.get_model_type)(name=resource)
     render.listing(session, answer.silences, _SILENCES, nothing)
 
 
@@ -300,11 +321,19 @@ def get_silence(session: Session, name: str) -> None:
 @with_session
 def end_silence(session: Session, name: str) -> None:
     """End a silence now; what still fires is told at once."""
-    ended = session.client.stability.end_silence(name=f"silences/{short(name)}")
-    if session.is_table:
-        click.echo(f"{short(ended.name)} of {short_model(ended.resource)} ended at {render.clock(ended.end_time)} UTC")
-    else:
+    before = session.client.stability.get_silence(name=f"silences/{short(name)}")
+    ended = session.client.stability.end_silence(name=before.name)
+    if not session.is_table:
         render.dump(session, render.as_data(ended))
+        return
+    what = f"{short(ended.name)} of {short_model(ended.resource)}"
+    when = f"at {render.clock(ended.end_time)} UTC"
+    # One that was over stays as it was.
+    if ended.end_time == before.end_time:
+        how = f", by {ended.ended_by}" if ended.ended_by else ": its time was up"
+        click.echo(f"{what} had ended already {when}{how}")
+    else:
+        click.echo(f"{what} ended {when}")
 
 
 def _stamp(moment: datetime) -> Timestamp:

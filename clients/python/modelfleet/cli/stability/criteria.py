@@ -25,6 +25,18 @@ _OPTIONS = (
     click.option("--confidence", type=float, help="Confidence of the intervals. Default 0.99."),
     click.option("--include-immature", is_flag=True, help="Count events whose labels are still to come."),
 )
+# The options by the fields that they are put into.
+FLAGS = {
+    "criteria.prediction": "--prediction",
+    "criteria.calibration": "--calibration",
+    "criteria.ne": "--ne",
+    "criteria.max_ne_regression": "--max-ne-regression",
+    "criteria.max_calibration_difference": "--max-calibration-difference",
+    "criteria.min_positives": "--min-positives",
+    "criteria.confidence": "--confidence",
+    "criteria": "criteria",
+    "baseline": "--baseline",
+}
 _FIELDS = ("max_ne_regression", "max_calibration_difference", "min_positives", "confidence", "include_immature")
 
 

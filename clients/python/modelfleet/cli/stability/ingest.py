@@ -12,6 +12,7 @@ import click
 import numpy as np
 
 from modelfleet.cli import render
+from modelfleet.cli.flags import told_in_flags
 from modelfleet.cli.session import Session, with_session
 from modelfleet.errors import DeadlineExceeded, ModelfleetError, ResourceExhausted, Unavailable
 from modelfleet.histories import COLUMNS, EXAMPLES, LABELS, PREDICTIONS, History, HistoryError, Piece
@@ -106,7 +107,8 @@ def ingest(
             names=_mapping(names),
             kinds=kind_order,
         )
-        tallies, notes = _write(session, history, file)
+        with told_in_flags(_flags(model, prediction)):
+            tallies, notes = _write(session, history, file)
     except HistoryError as error:
         raise click.ClickException(str(error)) from None
     if session.is_table:
@@ -116,6 +118,15 @@ def ingest(
         render.dump(session, {"file": file, "producer": history.producer, "notes": notes, **data})
     if any(tally.rejected for tally in tallies.values()) and not allow_rejected:
         raise click.exceptions.Exit(1)
+
+
+def _flags(model: str, prediction: str) -> dict[str, str]:
+    """Where names of the fields come from: an option, or else a column of the file."""
+    return {
+        "batch.model_type": "--model-type",
+        "batch.models": "--model" if model else "column model",
+        "batch.predictions": "--prediction" if prediction else "column prediction",
+    }
 
 
 def _mapping(names: Sequence[str]) -> dict[str, str]:

@@ -9,10 +9,11 @@ import click
 from google.protobuf.duration_pb2 import Duration
 
 from modelfleet.cli import render
-from modelfleet.cli.parameters import DURATION
+from modelfleet.cli.flags import told_in_flags
+from modelfleet.cli.parameters import SPAN
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import Session, with_session
-from modelfleet.cli.stability.criteria import criteria, with_criteria
+from modelfleet.cli.stability.criteria import FLAGS, criteria, with_criteria
 from modelfleet.cli.stability.times import ago
 from modelfleet.common.v1.serving_pb2 import PASS
 from modelfleet.healthy_ranges import USUAL_WINDOW, widest_window
@@ -29,7 +30,7 @@ def baseline_of(model: str, baseline: str) -> str:
 @click.option("--baseline", default="", metavar="MODEL", help="Compare with this model on the same minutes.")
 @click.option(
     "--last",
-    type=DURATION,
+    type=SPAN,
     help="How far to look back. Default: the widest window of the healthy ranges in force; 1h with criteria.",
 )
 @with_criteria
@@ -42,12 +43,13 @@ def judge(session: Session, model: str, baseline: str, last: Duration | None, **
     name = MODEL.name(model)
     demanded = criteria(session, name, **given)
     span = last or _usual_span(session, name, demanded)
-    found = session.client.stability.judge_model(
-        model=name, baseline=baseline_of(name, baseline), start_time=ago(span), criteria=demanded
-    )
+    with told_in_flags(FLAGS | {"start_time": "--last"}):
+        found = session.client.stability.judge_model(
+            model=name, baseline=baseline_of(name, baseline), start_time=ago(span), criteria=demanded
+        )
     if session.is_table:
         click.echo(f"{render.enum(found, 'verdict')}: {found.explanation}")
-        for finding in found.findings if len(found.findings) > 1 else ():
+        for finding in _unsaid(found):
             click.echo(f"  {render.enum(finding, 'verdict')}: {finding.explanation}")
         if baseline and not any(finding.metric in _COMPARISONS for finding in found.findings):
             click.echo(
@@ -71,6 +73,12 @@ def _usual_span(session: Session, model: str, demanded: Sequence[pb.Criterion]) 
     model_type = registry.get_model_type(name=model.rsplit("/models/", 1)[0])
     span.FromTimedelta(widest_window(registry.get_model(name=model), model_type))
     return span
+
+
+def _unsaid(found: pb.Judgement) -> list[pb.Finding]:
+    """The findings without the one that the explanation begins with, which stands above them."""
+    said = next((each for each in found.findings if each.verdict == found.verdict), None)
+    return [each for each in found.findings if each is not said]
 
 
 _COMPARISONS = {pb.Finding.NE_REGRESSION, pb.Finding.CALIBRATION_DIFFERENCE}

@@ -14,7 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelfleet import plot
 from modelfleet.cli import render
-from modelfleet.cli.parameters import DURATION, POINT, Point
+from modelfleet.cli.flags import told_in_flags
+from modelfleet.cli.parameters import POINT, SPAN, Point
 from modelfleet.cli.registry import MODEL, MODEL_TYPE
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.errors import FailedPrecondition
@@ -27,6 +28,13 @@ HealthyRange = monitoring_pb2.HealthyRange
 _C = TypeVar("_C", bound=Callable[..., Any])
 _NOT_CONFIGURED = "NOT_CONFIGURED"
 _RANGES = FieldMask(paths=["healthy_ranges"])
+_FLAGS = {
+    "start_time": "--from",
+    "end_time": "--to",
+    "pages_per_week": "--pages-per-week",
+    "predictions": "--prediction",
+    "window": "--window",
+}
 
 
 @click.group(cls=FleetGroup)
@@ -53,9 +61,7 @@ def _proposing(command: _C) -> _C:
             help="False alarms to allow: pages per week, over all of the model's predictions and metrics.",
         ),
         click.option("--prediction", "predictions", multiple=True, help="Only of this prediction; may be repeated."),
-        click.option(
-            "--window", type=DURATION, help="Width of the windows: 5m to 1d. Default: what sees faults soonest."
-        ),
+        click.option("--window", type=SPAN, help="Width of the windows: 5m to 1d. Default: what sees faults soonest."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -182,10 +188,20 @@ def clear(session: Session, entry: str, prediction: str, reason: str) -> None:
     before: Any = get(name=(MODEL if is_model else MODEL_TYPE).name(entry))
     kept = [range_ for range_ in before.healthy_ranges if prediction and range_.prediction != prediction]
     if len(kept) == len(before.healthy_ranges):
+        if prediction:
+            _expect_declared(session, before.name.split("/models/")[0], prediction)
         click.echo(f"{before.name} has no such range.", err=not session.is_table)
         return
     write = _write_model if is_model else _write_type
     _written(session, [write(session, before, kept, reason)])
+
+
+def _expect_declared(session: Session, model_type: str, prediction: str) -> None:
+    """Refuses a prediction that the model type does not declare, most likely a slip of the pen."""
+    declared = [each.id for each in session.client.registry.get_model_type(name=model_type).predictions]
+    if prediction not in declared:
+        there_are = f"; there are: {', '.join(declared)}" if declared else "; it declares none"
+        raise click.ClickException(f"--prediction: {model_type} declares no '{prediction}'{there_are}")
 
 
 def _propose(
@@ -210,7 +226,7 @@ def _propose(
         include_history=with_history,
     )
     try:
-        with render.busy("Going over the history"):
+        with told_in_flags(_FLAGS), render.busy("Going over the history"):
             return list(session.client.stability.propose_ranges(request).proposals)
     except FailedPrecondition as error:
         if error.reason != _NOT_CONFIGURED:

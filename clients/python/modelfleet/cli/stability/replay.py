@@ -15,10 +15,11 @@ from rich.text import Text
 
 from modelfleet import wording
 from modelfleet.cli import render
-from modelfleet.cli.parameters import DURATION, POINT, Point
+from modelfleet.cli.flags import told_in_flags
+from modelfleet.cli.parameters import POINT, SPAN, Point
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import Session, with_session
-from modelfleet.cli.stability.criteria import criteria, with_criteria
+from modelfleet.cli.stability.criteria import FLAGS, criteria, with_criteria
 from modelfleet.cli.stability.judge import baseline_of
 from modelfleet.cli.stability.times import moment, stamp
 from modelfleet.common.v1 import serving_pb2
@@ -53,7 +54,7 @@ class _Bake:
 @click.option("--baseline", default="", metavar="MODEL", help="Compare with this model on the same minutes.")
 @click.option("--from", "start", type=POINT, metavar="POINT", help="When the bake began: a time, or how long ago (2h).")
 @click.option("--to", "end", type=POINT, metavar="POINT", help="The last moment of judging. Default: now.")
-@click.option("--step", type=DURATION, default="5m", show_default=True, help="Time between two moments, whole minutes.")
+@click.option("--step", type=SPAN, default="5m", show_default=True, help="Time between two moments, whole minutes.")
 @click.option("--launch", "launch", default="", metavar="LAUNCH", help="Replay this launch: its model, times and gate.")
 @with_criteria
 @with_session
@@ -83,7 +84,8 @@ def replay(
         until = None if end is None else stamp(_time(end, "--to"))
         bake = _Bake(name, baseline_of(name, baseline), stamp(_time(start, "--from")), until)
     demanded = criteria(session, bake.model, bake.demanded, **given)
-    with render.busy("replaying"):
+    times = {"start_time": "--from", "end_time": "--to", "step": "--step"}
+    with told_in_flags(FLAGS | times), render.busy("replaying"):
         found = session.client.stability.replay_judgements(
             model=bake.model,
             baseline=bake.baseline,

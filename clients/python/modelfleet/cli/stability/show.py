@@ -13,7 +13,8 @@ from rich.text import Text
 
 from modelfleet import wording
 from modelfleet.cli import render
-from modelfleet.cli.parameters import DURATION
+from modelfleet.cli.flags import told_in_flags
+from modelfleet.cli.parameters import SPAN
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.session import Session, with_session
 from modelfleet.cli.stability.charts import RangeWindows, best_calibration, charts, is_final, is_outside
@@ -30,6 +31,7 @@ _MOST_POINTS = 350
 # With fewer positives a point its interval is wider than most ranges.
 _FEWEST_POSITIVES = 30
 _ALL = "all"
+_FLAGS = {"prediction": "--prediction", "start_time": "--last", "resolution": "--resolution"}
 
 
 @click.command("show")
@@ -37,7 +39,7 @@ _ALL = "all"
 @click.option(
     "--prediction", default="", metavar="P|all", help="Which task output. Default: the first of the model type."
 )
-@click.option("--last", type=DURATION, default="1d", show_default=True, help="How far to look back: 1h, 1d, 28d.")
+@click.option("--last", type=SPAN, default="1d", show_default=True, help="How far to look back: 1h, 1d, 28d.")
 @click.option(
     "--resolution",
     type=click.Choice(["auto", *_WIDTHS]),
@@ -177,8 +179,8 @@ class _Shown:
             corrected,
             figure(point.ne) + marks[1],
             base_rate,
-            str(point.examples),
-            str(point.positives),
+            f"{point.examples:,}",
+            f"{point.positives:,}",
             f"{point.matured_share:.0%}",
             f"{point.label_coverage:.0%}",
         ]
@@ -194,12 +196,13 @@ def _asked(
     ]
     tried = fitting if resolution == "auto" else [resolution]
     for name in tried:
-        answer = session.client.stability.query_series(
-            model=model,
-            prediction=prediction,
-            start_time=_whole(ago(last), _WIDTHS[name]),
-            resolution=Duration(seconds=_WIDTHS[name]),
-        )
+        with told_in_flags(_FLAGS):
+            answer = session.client.stability.query_series(
+                model=model,
+                prediction=prediction,
+                start_time=_whole(ago(last), _WIDTHS[name]),
+                resolution=Duration(seconds=_WIDTHS[name]),
+            )
         if not answer.delay_positives:
             _without_guesses(answer)
         if answer.total.positives >= _FEWEST_POSITIVES * len(answer.points):

@@ -14,6 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from modelfleet import openslo
 from modelfleet.burn_rates import MIN_BAD, shorthand
 from modelfleet.cli import render
+from modelfleet.cli.parameters import ENTRY
 from modelfleet.cli.resources import Resource
 from modelfleet.cli.session import FleetGroup, Session, with_session
 from modelfleet.cli.stability.alerts import COLUMNS as ALERT_COLUMNS
@@ -165,7 +166,7 @@ def _row(rate: pb.BurnRate) -> list[str]:
         shorthand(rate.short_window),
         f"{rate.short_burn_rate:.2f}" if rate.HasField("short_burn_rate") else "-",
         f"{rate.factor:g}",
-        str(rate.bad),
+        f"{rate.bad:,}",
         "FIRES" if rate.firing else "",
     ]
 
@@ -223,7 +224,22 @@ def _find(session: Session, name: str) -> pb.Slo:
     stability = session.client.stability
     if name.startswith("slos/"):
         return stability.get_slo(name=name)
-    type_id, _, model_id = short_model(name).partition("/")
+    try:
+        return _of_entry(session, short_model(name))
+    except NotFound:
+        # In the words of the question: the entry does not exist, or it has no objectives since nothing serves.
+        entry: str = ENTRY.convert(name, None, None)
+        registry = session.client.registry
+        if "/models/" in entry:
+            registry.get_model(name=entry)
+            raise click.ClickException(f"{entry} does not serve, so it has no objectives") from None
+        registry.get_model_type(name=entry)
+        raise click.ClickException(f"{entry} has no baseline that serves, so it has no objectives") from None
+
+
+def _of_entry(session: Session, entry: str) -> pb.Slo:
+    stability = session.client.stability
+    type_id, _, model_id = entry.partition("/")
     if not model_id:
         return stability.get_slo(name=f"slos/{type_id}")
     try:

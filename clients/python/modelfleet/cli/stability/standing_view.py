@@ -49,7 +49,7 @@ def number(figure: float) -> str:
 
 def state(model: pb.ModelStability) -> str:
     """Whether it is stable."""
-    return "" if model.state == pb.ModelStability.NOT_APPLICABLE else render.enum(model, "state")
+    return render.enum(model, "state")
 
 
 def availability(model: pb.ModelStability) -> str:
@@ -91,7 +91,7 @@ COLUMNS: list[render.Column] = [
     ("VALUE", measured),
     ("RANGE", lambda m: limits(decisive(m)) if what(m) != "requests" else ""),
     ("FOR", lambda m: render.age(m.since) if what(m) != "requests" else ""),
-    ("TIER", lambda m: render.enum(m, "tier")),
+    ("TIER", lambda m: render.enum(m, "tier") or "-"),
     ("ROLE", lambda m: render.enum(m, "role")),
     ("TEAM", lambda m: render.short(m.team)),
 ]

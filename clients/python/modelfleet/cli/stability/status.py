@@ -104,13 +104,13 @@ def _two_by_two(total: pb.StabilityGroup) -> Iterator[list[str]]:
         ("STABLE", total.stable, total.available_stable, total.unavailable_stable),
         ("UNSTABLE", total.unstable, total.available_unstable, total.unavailable_unstable),
     ):
-        yield [name, *map(str, (available, unavailable, all_ - available - unavailable))]
+        yield [name, *(f"{number:,}" for number in (available, unavailable, all_ - available - unavailable))]
 
 
 def _group(group: pb.StabilityGroup, by: str) -> Iterator[str]:
     yield render.short(group.group) or f"(no {by.replace('-', ' ')})"
     counts = (group.models, group.stable, group.unstable, group.unknown, group.not_applicable)
-    yield from map(str, counts)
+    yield from (f"{number:,}" for number in counts)
     yield _share(group, "stable_share")
     yield _share(group, "stable_traffic_share")
 

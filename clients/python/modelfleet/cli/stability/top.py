@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Final
 
 import click
@@ -55,12 +56,28 @@ def top(session: Session, fitting: str, limit: int | None) -> None:
                     break
             render.console().print(board.picture(limit or 10, render.console().width))
             return
-        with Live(console=terminal, auto_refresh=False, screen=sys.stdin.isatty()) as live:
-            for change in changes:
-                board.take(change)
-                live.update(board.picture(limit or max(10, terminal.height - _FRAME), terminal.width), refresh=True)
+        live_board(board, changes, terminal, limit)
     except KeyboardInterrupt:
         click.echo("", err=True)
+
+
+def live_board(
+    board: Board, changes: Iterable[pb.WatchStabilityResponse], terminal: Console, limit: int | None
+) -> None:
+    """Draws the board again with each change, and leaves the last one on the screen when it is interrupted."""
+    has_own_screen = sys.stdin.isatty()
+    shown: RenderableType | None = None
+    try:
+        with Live(console=terminal, auto_refresh=False, screen=has_own_screen) as live:
+            for change in changes:
+                board.take(change)
+                shown = board.picture(limit or max(10, terminal.height - _FRAME), terminal.width)
+                live.update(shown, refresh=True)
+    except KeyboardInterrupt:
+        # What is drawn on a screen of its own goes with it.
+        if has_own_screen and shown is not None:
+            terminal.print(shown)
+        raise
 
 
 class Board:
