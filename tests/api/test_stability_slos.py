@@ -24,6 +24,7 @@ from modelfleetd.stability.domain.fleet import WatchedFleet
 from modelfleetd.stability.domain.maturity import minute_of
 from modelfleetd.stability.domain.slices import Objective, Slice, Slices
 from modelfleetd.stability.fleet import Fleet
+from tests.support.front_door import door
 from tests.support.slices import write_history, write_minute
 from tests.support.stability import CTR, NEW, NOW, OLD, RETRIEVAL, StabilityFleet, stability_fleet
 from tests.support.wait import until
@@ -215,46 +216,50 @@ async def test_lists_are_filtered_ordered_and_paged(fleet: StabilityFleet) -> No
 async def test_the_commands_show_budgets_and_what_fires_and_write_files(
     fleet: StabilityFleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def run(*arguments: str, status: int = 0) -> str:
-        found = await asyncio.to_thread(main, ["stability", *arguments, "--address", fleet.stability.address])
-        printed = capsys.readouterr()
-        assert found == status, printed.err
-        return printed.out if status == 0 else printed.err
+    services = {"registry": fleet.registry.address, "stability": fleet.stability.address}
+    async with door(tmp_path, services) as address:
 
-    assert "No model serves yet." in await run("slo", "list")
-    await fleet.client.registry.update_model_type(model_type=registry_pb.ModelType(name=CTR, tier=TIER2))
-    await serve(fleet)
-    good, bad = (9970, Slice.GOOD), (30, Slice.BAD)
-    await evaluate(fleet, {("slos/ctr", STABILITY): minutes(good, bad)})
+        async def run(*arguments: str, status: int = 0) -> str:
+            found = await asyncio.to_thread(main, ["stability", *arguments, "--address", address])
+            printed = capsys.readouterr()
+            assert found == status, printed.err
+            return printed.out if status == 0 else printed.err
 
-    listing = (await run("slo", "list")).splitlines()
-    assert listing[1].split() == ["ctr", "ctr/old", "BASELINE", "TIER2", "feed", "70%", "100%", "-", "PAGE"]
-    assert "Nothing fits the filter." in await run("slo", "list", "--filter", "tier = TIER0")
-    shown = await run("slo", "get", "ctr")
-    assert shown.startswith("ctr: baseline ctr/old, TIER2, team feed; as of 2025-03-05 12:00:00 UTC\n")
-    assert "STABILITY 99%  ██████████████······ 70% left: 30 of 10,000 minutes bad, 100 allowed" in shown
-    assert [line.split() for line in shown.splitlines() if line.startswith("page")] == [
-        ["page", "1h", "50.00", "5m", "100.00", "14.4", "30", "FIRES"],
-        ["page", "6h", "8.33", "30m", "100.00", "6", "30", "FIRES"],
-    ]
-    assert "AVAILABILITY 99%: no minute counts yet" in shown
-    # It has been the baseline for minutes only: no alert looks at what was before.
-    assert "Burn rates are over the limits of a page, but no alert of ctr/old is open." in shown
-    assert "How it stands, and what to do: modelfleet stability get ctr/old" in shown
-    # By the name of the model, and of the objectives.
-    assert await run("slo", "get", "ctr/old") == shown == await run("slo", "get", "slos/ctr")
-    assert "ctr.new: experiment ctr/new" in await run("slo", "get", "ctr/new")
-    assert "slos/ctr.nope does not exist" in await run("slo", "get", "ctr/nope", status=1)
+        assert "No model serves yet." in await run("slo", "list")
+        await fleet.client.registry.update_model_type(model_type=registry_pb.ModelType(name=CTR, tier=TIER2))
+        await serve(fleet)
+        good, bad = (9970, Slice.GOOD), (30, Slice.BAD)
+        await evaluate(fleet, {("slos/ctr", STABILITY): minutes(good, bad)})
 
-    openslo = list(yaml.safe_load_all(await run("slo", "export", "--filter", "role = BASELINE")))
-    assert [each["metadata"]["name"] for each in openslo if each["kind"] == "SLO"] == [
-        "ctr-stability", "ctr-coverage", "ctr-availability",
-    ]  # fmt: skip
-    assert json.loads(await run("slo", "export", "--filter", "role = BASELINE", "-o", "json")) == openslo
-    file = tmp_path / "rules.yml"
-    assert f"wrote rules for 2 models to {file}" in await run("rules", "--out", str(file))
-    assert "has the same rules for 2 models already" in await run("rules", "--out", str(file))
-    assert yaml.safe_load(file.read_text()) == yaml.safe_load(await run("rules"))
+        listing = (await run("slo", "list")).splitlines()
+        assert listing[1].split() == ["ctr", "ctr/old", "BASELINE", "TIER2", "feed", "70%", "100%", "-", "PAGE"]
+        assert "Nothing fits the filter." in await run("slo", "list", "--filter", "tier = TIER0")
+        shown = await run("slo", "get", "ctr")
+        assert shown.startswith("ctr: baseline ctr/old, TIER2, team feed; as of 2025-03-05 12:00:00 UTC\n")
+        assert "STABILITY 99%  ██████████████······ 70% left: 30 of 10,000 minutes bad, 100 allowed" in shown
+        assert [line.split() for line in shown.splitlines() if line.startswith("page")] == [
+            ["page", "1h", "50.00", "5m", "100.00", "14.4", "30", "FIRES"],
+            ["page", "6h", "8.33", "30m", "100.00", "6", "30", "FIRES"],
+        ]
+        assert "AVAILABILITY 99%: no minute counts yet" in shown
+        # It has been the baseline for minutes only: no alert looks at what was before.
+        assert "Burn rates are over the limits of a page, but no alert of ctr/old is open." in shown
+        assert "How it stands, and what to do: modelfleet stability get ctr/old" in shown
+        # By the name of the model, and of the objectives.
+        assert await run("slo", "get", "ctr/old") == shown == await run("slo", "get", "slos/ctr")
+        assert "ctr.new: experiment ctr/new" in await run("slo", "get", "ctr/new")
+        assert f"{CTR}/models/nope does not exist" in await run("slo", "get", "ctr/nope", status=1)
+        assert "slos/ctr.nope does not exist" in await run("slo", "get", "slos/ctr.nope", status=1)
+
+        openslo = list(yaml.safe_load_all(await run("slo", "export", "--filter", "role = BASELINE")))
+        assert [each["metadata"]["name"] for each in openslo if each["kind"] == "SLO"] == [
+            "ctr-stability", "ctr-coverage", "ctr-availability",
+        ]  # fmt: skip
+        assert json.loads(await run("slo", "export", "--filter", "role = BASELINE", "-o", "json")) == openslo
+        file = tmp_path / "rules.yml"
+        assert f"wrote rules for 2 models to {file}" in await run("rules", "--out", str(file))
+        assert "has the same rules for 2 models already" in await run("rules", "--out", str(file))
+        assert yaml.safe_load(file.read_text()) == yaml.safe_load(await run("rules"))
 
 
 # --- the whole fleet --------------------------------------------------------------------------------------------------
