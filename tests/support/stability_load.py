@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import time
 import uuid
 from collections import Counter
@@ -64,9 +65,10 @@ class Load:
     """
 
     def __init__(self, clients: Sequence[AsyncClient], *, first_timeout: float = 10.0) -> None:
-        """Sends to any of the clients; a first attempt has so many seconds, which may be too few."""
+        """Sends to any of the clients; a first attempt has up to so many seconds, which may be too few."""
         self._clients = clients
         self._first_timeout = first_timeout
+        self._chance = random.Random(1)
         self.acknowledged = 0
         self.failures: Counter[str] = Counter()
         self.repeated = 0  # batches that were answered as written before
@@ -96,6 +98,11 @@ class Load:
         """Waits until so many more attempts have failed."""
         wanted = self.failures.total() + attempts
         await until(lambda: self.failures.total() >= wanted, timeout=60)
+
+    async def repeat(self, batches: int) -> None:
+        """Waits until so many more batches were answered as written before."""
+        wanted = self.repeated + batches
+        await until(lambda: self.repeated >= wanted, timeout=60)
 
     def expected(self) -> dict[tuple[str, str], tuple[Any, Any]]:
         """Sums, and bins, by model and prediction, of everything that was acknowledged, as one batch."""
@@ -157,7 +164,8 @@ class Load:
             self._joined.append(sent)
 
     async def _sent(self, method: str, request: Any) -> None:
-        timeout = self._first_timeout
+        # Not always as many: however fast the machine is, some attempts end while the batch is being committed.
+        timeout = self._first_timeout * self._chance.uniform(0.1, 1)
         for attempt in itertools.count():
             client = self._clients[(request.batch.sequence + attempt) % len(self._clients)]
             try:
