@@ -38,7 +38,10 @@ IMPORTS = (
         ("capacity_pb2", "demand_pb2", "loans_pb2", "policies_pb2", "recordings_pb2", "usage_pb2"),
     ),
     ("modelfleet.common.v1", ("permission_pb2", "serving_pb2")),
-    ("modelfleet.launcher.v1", ("launcher_pb2",)),
+    (
+        "modelfleet.launcher.v1",
+        ("freeze_pb2", "gates_pb2", "holds_pb2", "kpis_pb2", "launcher_pb2", "notifications_pb2"),
+    ),
     ("modelfleet.platform.v1", ("platform_pb2",)),
     (
         "modelfleet.registry.v1",

@@ -7,7 +7,7 @@ from google.protobuf import duration_pb2, empty_pb2, field_mask_pb2, timestamp_p
 
 from modelfleet.capacity.v1 import capacity_pb2, demand_pb2, loans_pb2, policies_pb2, recordings_pb2, usage_pb2
 from modelfleet.common.v1 import serving_pb2
-from modelfleet.launcher.v1 import launcher_pb2
+from modelfleet.launcher.v1 import freeze_pb2, holds_pb2, kpis_pb2, launcher_pb2, notifications_pb2
 from modelfleet.platform.v1 import platform_pb2
 from modelfleet.registry.v1 import (
     assets_pb2,
@@ -1994,6 +1994,240 @@ class AsyncLauncher:
         request_id: str = ...,
     ) -> launcher_pb2.Launch:
         """Rejects the envelope; the launch ends as CANCELLED."""
+    async def promote_launch(
+        self,
+        request: launcher_pb2.PromoteLaunchRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        reason: str = ...,
+        request_id: str = ...,
+    ) -> launcher_pb2.Launch:
+        """Skips the bakes that remain, and the gates at their ends; capacity and availability are
+        never skipped, and a FAIL still leads back.
+        """
+    async def retry_launch(
+        self,
+        request: launcher_pb2.RetryLaunchRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        reason: str = ...,
+        queue: bool = ...,
+        request_id: str = ...,
+    ) -> launcher_pb2.Launch:
+        """Starts a new attempt of a launch that was rolled back or cancelled, with a fresh estimate,
+        fresh gates and a fresh approval; the attempt before stays readable.
+        """
+    async def roll_back_launch(
+        self,
+        request: launcher_pb2.RollBackLaunchRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        reason: str = ...,
+        launch_id: str = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+    ) -> launcher_pb2.Launch:
+        """Takes back a launch that has succeeded: creates a launch of strategy ROLL_BACK to the
+        baseline that it replaced, and a hold on its candidate, so that nothing launches that again
+        until a person lifts it.
+        """
+    async def override_launch_freeze(
+        self,
+        request: launcher_pb2.OverrideLaunchFreezeRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        freeze_window: str = ...,
+        reason: str = ...,
+        request_id: str = ...,
+    ) -> launcher_pb2.Launch:
+        """Lets a launch go on in spite of a freeze window."""
+    async def get_attempt(
+        self, request: launcher_pb2.GetAttemptRequest | None = None, /, *, timeout: float | None = None, name: str = ...
+    ) -> launcher_pb2.Attempt:
+        """Reads an attempt of a launch, also one that is over: the launch as it was at its end."""
+    async def list_attempts(
+        self,
+        request: launcher_pb2.ListAttemptsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> launcher_pb2.ListAttemptsResponse:
+        """Lists the attempts of a launch, newest first."""
+    def list_attempts_all(
+        self,
+        request: launcher_pb2.ListAttemptsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> AsyncGenerator[launcher_pb2.Attempt]:
+        """Lists the attempts of a launch, newest first. Goes through all pages."""
+    async def get_freeze_window(
+        self,
+        request: freeze_pb2.GetFreezeWindowRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+    ) -> freeze_pb2.FreezeWindow:
+        """Reads a freeze window."""
+    async def list_freeze_windows(
+        self,
+        request: freeze_pb2.ListFreezeWindowsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        active_only: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> freeze_pb2.ListFreezeWindowsResponse:
+        """Lists freeze windows."""
+    def list_freeze_windows_all(
+        self,
+        request: freeze_pb2.ListFreezeWindowsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        active_only: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> AsyncGenerator[freeze_pb2.FreezeWindow]:
+        """Lists freeze windows. Goes through all pages."""
+    async def create_freeze_window(
+        self,
+        request: freeze_pb2.CreateFreezeWindowRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        freeze_window_id: str = ...,
+        freeze_window: freeze_pb2.FreezeWindow | None = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+    ) -> freeze_pb2.FreezeWindow:
+        """Creates a freeze window."""
+    async def update_freeze_window(
+        self,
+        request: freeze_pb2.UpdateFreezeWindowRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        freeze_window: freeze_pb2.FreezeWindow | None = ...,
+        update_mask: field_mask_pb2.FieldMask | None = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+    ) -> freeze_pb2.FreezeWindow:
+        """Changes a freeze window."""
+    async def delete_freeze_window(
+        self,
+        request: freeze_pb2.DeleteFreezeWindowRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes a freeze window."""
+    async def get_hold(
+        self, request: holds_pb2.GetHoldRequest | None = None, /, *, timeout: float | None = None, name: str = ...
+    ) -> holds_pb2.Hold:
+        """Reads a hold."""
+    async def list_holds(
+        self,
+        request: holds_pb2.ListHoldsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model: str = ...,
+        include_lifted: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> holds_pb2.ListHoldsResponse:
+        """Lists holds."""
+    def list_holds_all(
+        self,
+        request: holds_pb2.ListHoldsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model: str = ...,
+        include_lifted: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> AsyncGenerator[holds_pb2.Hold]:
+        """Lists holds. Goes through all pages."""
+    async def create_hold(
+        self,
+        request: holds_pb2.CreateHoldRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        hold_id: str = ...,
+        hold: holds_pb2.Hold | None = ...,
+        request_id: str = ...,
+    ) -> holds_pb2.Hold:
+        """Forbids to launch a model."""
+    async def lift_hold(
+        self,
+        request: holds_pb2.LiftHoldRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        reason: str = ...,
+        request_id: str = ...,
+    ) -> holds_pb2.Hold:
+        """Lifts a hold; lifted, it changes nothing any more."""
+    async def list_notifications(
+        self,
+        request: notifications_pb2.ListNotificationsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        launch: str = ...,
+        pending_only: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> notifications_pb2.ListNotificationsResponse:
+        """Lists what people were told of launches, and what has not arrived."""
+    def list_notifications_all(
+        self,
+        request: notifications_pb2.ListNotificationsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        launch: str = ...,
+        pending_only: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> AsyncGenerator[notifications_pb2.Notification]:
+        """Lists what people were told of launches, and what has not arrived. Goes through all pages."""
+    async def get_launch_statistics(
+        self,
+        request: kpis_pb2.GetLaunchStatisticsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        start_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        end_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        group_by: kpis_pb2.GetLaunchStatisticsRequest.GroupBy.ValueType | str = ...,
+        team: str = ...,
+        surface: str = ...,
+    ) -> kpis_pb2.GetLaunchStatisticsResponse:
+        """Says how launches went: how many, how long, what they waited for, why they were taken back."""
 
 class AsyncStability:
     """Takes predictions and labels in, keeps their sufficient statistics per minute, and judges."""
@@ -4360,6 +4594,240 @@ class Launcher:
         request_id: str = ...,
     ) -> launcher_pb2.Launch:
         """Rejects the envelope; the launch ends as CANCELLED."""
+    def promote_launch(
+        self,
+        request: launcher_pb2.PromoteLaunchRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        reason: str = ...,
+        request_id: str = ...,
+    ) -> launcher_pb2.Launch:
+        """Skips the bakes that remain, and the gates at their ends; capacity and availability are
+        never skipped, and a FAIL still leads back.
+        """
+    def retry_launch(
+        self,
+        request: launcher_pb2.RetryLaunchRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        reason: str = ...,
+        queue: bool = ...,
+        request_id: str = ...,
+    ) -> launcher_pb2.Launch:
+        """Starts a new attempt of a launch that was rolled back or cancelled, with a fresh estimate,
+        fresh gates and a fresh approval; the attempt before stays readable.
+        """
+    def roll_back_launch(
+        self,
+        request: launcher_pb2.RollBackLaunchRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        reason: str = ...,
+        launch_id: str = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+    ) -> launcher_pb2.Launch:
+        """Takes back a launch that has succeeded: creates a launch of strategy ROLL_BACK to the
+        baseline that it replaced, and a hold on its candidate, so that nothing launches that again
+        until a person lifts it.
+        """
+    def override_launch_freeze(
+        self,
+        request: launcher_pb2.OverrideLaunchFreezeRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        freeze_window: str = ...,
+        reason: str = ...,
+        request_id: str = ...,
+    ) -> launcher_pb2.Launch:
+        """Lets a launch go on in spite of a freeze window."""
+    def get_attempt(
+        self, request: launcher_pb2.GetAttemptRequest | None = None, /, *, timeout: float | None = None, name: str = ...
+    ) -> launcher_pb2.Attempt:
+        """Reads an attempt of a launch, also one that is over: the launch as it was at its end."""
+    def list_attempts(
+        self,
+        request: launcher_pb2.ListAttemptsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> launcher_pb2.ListAttemptsResponse:
+        """Lists the attempts of a launch, newest first."""
+    def list_attempts_all(
+        self,
+        request: launcher_pb2.ListAttemptsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        parent: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> Generator[launcher_pb2.Attempt]:
+        """Lists the attempts of a launch, newest first. Goes through all pages."""
+    def get_freeze_window(
+        self,
+        request: freeze_pb2.GetFreezeWindowRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+    ) -> freeze_pb2.FreezeWindow:
+        """Reads a freeze window."""
+    def list_freeze_windows(
+        self,
+        request: freeze_pb2.ListFreezeWindowsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        active_only: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> freeze_pb2.ListFreezeWindowsResponse:
+        """Lists freeze windows."""
+    def list_freeze_windows_all(
+        self,
+        request: freeze_pb2.ListFreezeWindowsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        active_only: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> Generator[freeze_pb2.FreezeWindow]:
+        """Lists freeze windows. Goes through all pages."""
+    def create_freeze_window(
+        self,
+        request: freeze_pb2.CreateFreezeWindowRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        freeze_window_id: str = ...,
+        freeze_window: freeze_pb2.FreezeWindow | None = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+    ) -> freeze_pb2.FreezeWindow:
+        """Creates a freeze window."""
+    def update_freeze_window(
+        self,
+        request: freeze_pb2.UpdateFreezeWindowRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        freeze_window: freeze_pb2.FreezeWindow | None = ...,
+        update_mask: field_mask_pb2.FieldMask | None = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+    ) -> freeze_pb2.FreezeWindow:
+        """Changes a freeze window."""
+    def delete_freeze_window(
+        self,
+        request: freeze_pb2.DeleteFreezeWindowRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        etag: str = ...,
+        request_id: str = ...,
+    ) -> empty_pb2.Empty:
+        """Deletes a freeze window."""
+    def get_hold(
+        self, request: holds_pb2.GetHoldRequest | None = None, /, *, timeout: float | None = None, name: str = ...
+    ) -> holds_pb2.Hold:
+        """Reads a hold."""
+    def list_holds(
+        self,
+        request: holds_pb2.ListHoldsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model: str = ...,
+        include_lifted: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> holds_pb2.ListHoldsResponse:
+        """Lists holds."""
+    def list_holds_all(
+        self,
+        request: holds_pb2.ListHoldsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        model: str = ...,
+        include_lifted: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> Generator[holds_pb2.Hold]:
+        """Lists holds. Goes through all pages."""
+    def create_hold(
+        self,
+        request: holds_pb2.CreateHoldRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        hold_id: str = ...,
+        hold: holds_pb2.Hold | None = ...,
+        request_id: str = ...,
+    ) -> holds_pb2.Hold:
+        """Forbids to launch a model."""
+    def lift_hold(
+        self,
+        request: holds_pb2.LiftHoldRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        name: str = ...,
+        reason: str = ...,
+        request_id: str = ...,
+    ) -> holds_pb2.Hold:
+        """Lifts a hold; lifted, it changes nothing any more."""
+    def list_notifications(
+        self,
+        request: notifications_pb2.ListNotificationsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        launch: str = ...,
+        pending_only: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> notifications_pb2.ListNotificationsResponse:
+        """Lists what people were told of launches, and what has not arrived."""
+    def list_notifications_all(
+        self,
+        request: notifications_pb2.ListNotificationsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        launch: str = ...,
+        pending_only: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> Generator[notifications_pb2.Notification]:
+        """Lists what people were told of launches, and what has not arrived. Goes through all pages."""
+    def get_launch_statistics(
+        self,
+        request: kpis_pb2.GetLaunchStatisticsRequest | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        start_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        end_time: timestamp_pb2.Timestamp | datetime | None = ...,
+        group_by: kpis_pb2.GetLaunchStatisticsRequest.GroupBy.ValueType | str = ...,
+        team: str = ...,
+        surface: str = ...,
+    ) -> kpis_pb2.GetLaunchStatisticsResponse:
+        """Says how launches went: how many, how long, what they waited for, why they were taken back."""
 
 class Stability:
     """Takes predictions and labels in, keeps their sufficient statistics per minute, and judges."""

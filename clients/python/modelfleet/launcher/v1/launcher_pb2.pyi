@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from modelfleet.common.v1 import serving_pb2 as _serving_pb2
+from modelfleet.launcher.v1 import gates_pb2 as _gates_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -37,13 +38,24 @@ class Launch(_message.Message):
         STRATEGY_UNSPECIFIED: Launch._Strategy.ValueType  # 0
         """Not stated."""
         REPLACE_BASELINE: Launch._Strategy.ValueType  # 1
-        """The candidate becomes the baseline with the baseline's whole share; the old one becomes RETIRED. Where the model type
-        has no baseline yet, the candidate becomes the first.
+        """The candidate becomes the baseline with the baseline's whole share; the old one becomes RETIRED, or with
+        `holdout_share_basis_points` HOLDOUT with that share. Where the model type has no baseline yet, the candidate becomes the
+        first.
         """
+        START_EXPERIMENT: Launch._Strategy.ValueType  # 2
+        """The candidate becomes an EXPERIMENT with `target_share_basis_points` of the traffic, which the baseline gives."""
+        RAMP: Launch._Strategy.ValueType  # 3
+        """The candidate, an EXPERIMENT, has its share changed to `target_share_basis_points`, up or down; the baseline gives or takes."""
         END_EXPERIMENT: Launch._Strategy.ValueType  # 4
         """A mitigation: the candidate, an EXPERIMENT, gives its whole share to the baseline, which grows first, and becomes
         RETIRED. It has no gate; where the policy does not say otherwise it goes in one step and does not bake, and it needs
         no certificate: what is not certified is inferred from what serves. An abort gives the experiment its share back.
+        """
+        RESIZE: Launch._Strategy.ValueType  # 5
+        """The candidate, which serves, keeps its share and gets the replicas that the demand of now needs; more or fewer."""
+        ROLL_BACK: Launch._Strategy.ValueType  # 6
+        """A mitigation: the candidate, the last verified baseline, takes the whole share of the baseline, which becomes RETIRED. It
+        has no gate and goes as fast as capacity allows.
         """
 
     class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
@@ -52,13 +64,24 @@ class Launch(_message.Message):
     STRATEGY_UNSPECIFIED: Launch.Strategy.ValueType  # 0
     """Not stated."""
     REPLACE_BASELINE: Launch.Strategy.ValueType  # 1
-    """The candidate becomes the baseline with the baseline's whole share; the old one becomes RETIRED. Where the model type
-    has no baseline yet, the candidate becomes the first.
+    """The candidate becomes the baseline with the baseline's whole share; the old one becomes RETIRED, or with
+    `holdout_share_basis_points` HOLDOUT with that share. Where the model type has no baseline yet, the candidate becomes the
+    first.
     """
+    START_EXPERIMENT: Launch.Strategy.ValueType  # 2
+    """The candidate becomes an EXPERIMENT with `target_share_basis_points` of the traffic, which the baseline gives."""
+    RAMP: Launch.Strategy.ValueType  # 3
+    """The candidate, an EXPERIMENT, has its share changed to `target_share_basis_points`, up or down; the baseline gives or takes."""
     END_EXPERIMENT: Launch.Strategy.ValueType  # 4
     """A mitigation: the candidate, an EXPERIMENT, gives its whole share to the baseline, which grows first, and becomes
     RETIRED. It has no gate; where the policy does not say otherwise it goes in one step and does not bake, and it needs
     no certificate: what is not certified is inferred from what serves. An abort gives the experiment its share back.
+    """
+    RESIZE: Launch.Strategy.ValueType  # 5
+    """The candidate, which serves, keeps its share and gets the replicas that the demand of now needs; more or fewer."""
+    ROLL_BACK: Launch.Strategy.ValueType  # 6
+    """A mitigation: the candidate, the last verified baseline, takes the whole share of the baseline, which becomes RETIRED. It
+    has no gate and goes as fast as capacity allows.
     """
 
     class _State:
@@ -156,6 +179,15 @@ class Launch(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    TARGET_SHARE_BASIS_POINTS_FIELD_NUMBER: _builtins.int
+    HOLDOUT_SHARE_BASIS_POINTS_FIELD_NUMBER: _builtins.int
+    FREEZE_OVERRIDES_FIELD_NUMBER: _builtins.int
+    ROLLS_BACK_FIELD_NUMBER: _builtins.int
+    PREEMPTED_BY_FIELD_NUMBER: _builtins.int
+    LAUNCH_DECISION_FIELD_NUMBER: _builtins.int
+    TEAM_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
+    ALLOWED_VERBS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """launches/{launch}."""
     uid: _builtins.str
@@ -190,6 +222,22 @@ class Launch(_message.Message):
     """The attempt, from 1."""
     summary: _builtins.str
     """One sentence: what it does or waits for, since when, and what would end the wait."""
+    target_share_basis_points: _builtins.int
+    """The candidate's final share, in basis points. Required with START_EXPERIMENT and RAMP, 1 to 9,999; else unset: the strategy
+    says it.
+    """
+    holdout_share_basis_points: _builtins.int
+    """With REPLACE_BASELINE: the share that the old baseline keeps, as HOLDOUT. 0 (default): it becomes RETIRED. 0 to 5,000."""
+    rolls_back: _builtins.str
+    """The launch that this one takes back; with ROLL_BACK."""
+    preempted_by: _builtins.str
+    """The mitigation that has precedence on the route now; empty where there is none."""
+    launch_decision: _builtins.str
+    """What the launch policy of the team decided of its capacity; empty where it was not asked."""
+    team: _builtins.str
+    """The team of the model type when the launch was created."""
+    surface: _builtins.str
+    """The surface of the model type when the launch was created."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Regions to launch in. Default: all regions of the model type. Empty with END_EXPERIMENT: an experiment ends everywhere."""
@@ -242,6 +290,14 @@ class Launch(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def freeze_overrides(self) -> _containers.RepeatedCompositeFieldContainer[_gates_pb2.FreezeOverride]:
+        """Freeze windows that do not hold for this launch, each with its reason. At most 20."""
+
+    @_builtins.property
+    def allowed_verbs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Verbs that are allowed now, each with who may call it."""
+
     def __init__(
         self,
         *,
@@ -275,10 +331,19 @@ class Launch(_message.Message):
         etag: _builtins.str = ...,
         attempt: _builtins.int = ...,
         summary: _builtins.str = ...,
+        target_share_basis_points: _builtins.int = ...,
+        holdout_share_basis_points: _builtins.int = ...,
+        freeze_overrides: _abc.Iterable[_gates_pb2.FreezeOverride] | None = ...,
+        rolls_back: _builtins.str = ...,
+        preempted_by: _builtins.str = ...,
+        launch_decision: _builtins.str = ...,
+        team: _builtins.str = ...,
+        surface: _builtins.str = ...,
+        allowed_verbs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "create_time", b"create_time", "end_time", b"end_time", "envelope", b"envelope", "plan", b"plan", "policy", b"policy", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "actor", b"actor", "attempt", b"attempt", "baseline", b"baseline", "candidate", b"candidate", "conditions", b"conditions", "create_time", b"create_time", "current_step", b"current_step", "end_time", b"end_time", "envelope", b"envelope", "etag", b"etag", "gate_verdicts", b"gate_verdicts", "model_type", b"model_type", "name", b"name", "pause_reasons", b"pause_reasons", "phase_times", b"phase_times", "plan", b"plan", "policy", b"policy", "pool", b"pool", "progress", b"progress", "reason", b"reason", "regions", b"regions", "reservation", b"reservation", "revision", b"revision", "state", b"state", "strategy", b"strategy", "summary", b"summary", "trace_id", b"trace_id", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "actor", b"actor", "allowed_verbs", b"allowed_verbs", "attempt", b"attempt", "baseline", b"baseline", "candidate", b"candidate", "conditions", b"conditions", "create_time", b"create_time", "current_step", b"current_step", "end_time", b"end_time", "envelope", b"envelope", "etag", b"etag", "freeze_overrides", b"freeze_overrides", "gate_verdicts", b"gate_verdicts", "holdout_share_basis_points", b"holdout_share_basis_points", "launch_decision", b"launch_decision", "model_type", b"model_type", "name", b"name", "pause_reasons", b"pause_reasons", "phase_times", b"phase_times", "plan", b"plan", "policy", b"policy", "pool", b"pool", "preempted_by", b"preempted_by", "progress", b"progress", "reason", b"reason", "regions", b"regions", "reservation", b"reservation", "revision", b"revision", "rolls_back", b"rolls_back", "state", b"state", "strategy", b"strategy", "summary", b"summary", "surface", b"surface", "target_share_basis_points", b"target_share_basis_points", "team", b"team", "trace_id", b"trace_id", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -313,6 +378,33 @@ class LaunchPolicy(_message.Message):
     REQUIRED: LaunchPolicy.Approval.ValueType  # 2
     """Somebody else than the creator must approve."""
 
+    class _RegionOrder:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _RegionOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[LaunchPolicy._RegionOrder.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        REGION_ORDER_UNSPECIFIED: LaunchPolicy._RegionOrder.ValueType  # 0
+        """Not stated; ONE_BY_ONE is assumed."""
+        ONE_BY_ONE: LaunchPolicy._RegionOrder.ValueType  # 1
+        """One after another, the one with the least traffic first. A failure in one halts the launch before the next one begins."""
+        TOGETHER: LaunchPolicy._RegionOrder.ValueType  # 2
+        """All of them step by step at the same time: the next step begins once all are done with the one before."""
+        CANARY_REGION: LaunchPolicy._RegionOrder.ValueType  # 3
+        """The one with the least traffic first; once that is done all others together."""
+
+    class RegionOrder(_RegionOrder, metaclass=_RegionOrderEnumTypeWrapper):
+        """In what order regions are launched."""
+
+    REGION_ORDER_UNSPECIFIED: LaunchPolicy.RegionOrder.ValueType  # 0
+    """Not stated; ONE_BY_ONE is assumed."""
+    ONE_BY_ONE: LaunchPolicy.RegionOrder.ValueType  # 1
+    """One after another, the one with the least traffic first. A failure in one halts the launch before the next one begins."""
+    TOGETHER: LaunchPolicy.RegionOrder.ValueType  # 2
+    """All of them step by step at the same time: the next step begins once all are done with the one before."""
+    CANARY_REGION: LaunchPolicy.RegionOrder.ValueType  # 3
+    """The one with the least traffic first; once that is done all others together."""
+
     MAX_STEP_BASIS_POINTS_FIELD_NUMBER: _builtins.int
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     BAKE_DURATION_FIELD_NUMBER: _builtins.int
@@ -322,6 +414,11 @@ class LaunchPolicy(_message.Message):
     APPROVAL_FIELD_NUMBER: _builtins.int
     STABILITY_GATE_FIELD_NUMBER: _builtins.int
     ROLLBACK_WINDOW_FIELD_NUMBER: _builtins.int
+    AVAILABILITY_GATE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_GATE_FIELD_NUMBER: _builtins.int
+    WEBHOOK_GATES_FIELD_NUMBER: _builtins.int
+    PEOPLE_GATES_FIELD_NUMBER: _builtins.int
+    REGION_ORDER_FIELD_NUMBER: _builtins.int
     max_step_basis_points: _builtins.int
     """Largest growth of the new side's share in one step, in basis points. 1 to 10,000; default 2,000, with END_EXPERIMENT
     10,000.
@@ -330,6 +427,8 @@ class LaunchPolicy(_message.Message):
     """Most steps. 1 to 100; default 20."""
     approval: Global___LaunchPolicy.Approval.ValueType
     """When people are asked. Default AUTOMATIC."""
+    region_order: Global___LaunchPolicy.RegionOrder.ValueType
+    """In what order regions are launched. Default ONE_BY_ONE."""
     @_builtins.property
     def bake_duration(self) -> _duration_pb2.Duration:
         """Time at each step while its gates watch, from the moment that the share is observed. 0 s to 7 d; default 5 min,
@@ -358,6 +457,22 @@ class LaunchPolicy(_message.Message):
         TIER1, else 2 h.
         """
 
+    @_builtins.property
+    def availability_gate(self) -> _gates_pb2.AvailabilityGate:
+        """The availability gate. Unset: judged with its defaults."""
+
+    @_builtins.property
+    def evidence_gate(self) -> _gates_pb2.EvidenceGate:
+        """The evidence gate. Unset: judged by the model type's rules where it has any."""
+
+    @_builtins.property
+    def webhook_gates(self) -> _containers.RepeatedCompositeFieldContainer[_gates_pb2.WebhookGate]:
+        """Webhooks that are asked. At most 10."""
+
+    @_builtins.property
+    def people_gates(self) -> _containers.RepeatedCompositeFieldContainer[_gates_pb2.PeopleGate]:
+        """Shares at which people are asked. At most 10, in rising order."""
+
     def __init__(
         self,
         *,
@@ -370,10 +485,15 @@ class LaunchPolicy(_message.Message):
         approval: Global___LaunchPolicy.Approval.ValueType = ...,
         stability_gate: Global___StabilityGate | None = ...,
         rollback_window: _duration_pb2.Duration | None = ...,
+        availability_gate: _gates_pb2.AvailabilityGate | None = ...,
+        evidence_gate: _gates_pb2.EvidenceGate | None = ...,
+        webhook_gates: _abc.Iterable[_gates_pb2.WebhookGate] | None = ...,
+        people_gates: _abc.Iterable[_gates_pb2.PeopleGate] | None = ...,
+        region_order: Global___LaunchPolicy.RegionOrder.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_deadline", b"approval_deadline", "bake_duration", b"bake_duration", "launch_deadline", b"launch_deadline", "rollback_window", b"rollback_window", "stability_gate", b"stability_gate", "step_deadline", b"step_deadline"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_deadline", b"approval_deadline", "availability_gate", b"availability_gate", "bake_duration", b"bake_duration", "evidence_gate", b"evidence_gate", "launch_deadline", b"launch_deadline", "rollback_window", b"rollback_window", "stability_gate", b"stability_gate", "step_deadline", b"step_deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "approval_deadline", b"approval_deadline", "bake_duration", b"bake_duration", "launch_deadline", b"launch_deadline", "max_step_basis_points", b"max_step_basis_points", "max_steps", b"max_steps", "rollback_window", b"rollback_window", "stability_gate", b"stability_gate", "step_deadline", b"step_deadline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "approval_deadline", b"approval_deadline", "availability_gate", b"availability_gate", "bake_duration", b"bake_duration", "evidence_gate", b"evidence_gate", "launch_deadline", b"launch_deadline", "max_step_basis_points", b"max_step_basis_points", "max_steps", b"max_steps", "people_gates", b"people_gates", "region_order", b"region_order", "rollback_window", b"rollback_window", "stability_gate", b"stability_gate", "step_deadline", b"step_deadline", "webhook_gates", b"webhook_gates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -434,6 +554,7 @@ class StabilityCriterion(_message.Message):
     MIN_POSITIVES_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FIELD_NUMBER: _builtins.int
     INCLUDE_IMMATURE_FIELD_NUMBER: _builtins.int
+    MAX_CALIBRATION_DIFFERENCE_FIELD_NUMBER: _builtins.int
     prediction: _builtins.str
     """Id of the prediction."""
     calibration_low: _builtins.float
@@ -448,6 +569,8 @@ class StabilityCriterion(_message.Message):
     """Confidence of the intervals. Default 0.99."""
     include_immature: _builtins.bool
     """Whether events whose attribution window has not ended count for calibration."""
+    max_calibration_difference: _builtins.float
+    """Most by which the candidate's calibration may differ from the baseline's; 0: not judged."""
     def __init__(
         self,
         *,
@@ -458,10 +581,11 @@ class StabilityCriterion(_message.Message):
         min_positives: _builtins.int = ...,
         confidence: _builtins.float = ...,
         include_immature: _builtins.bool = ...,
+        max_calibration_difference: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_calibration_high", b"_calibration_high", "_calibration_low", b"_calibration_low", "calibration_high", b"calibration_high", "calibration_low", b"calibration_low"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calibration_high", b"_calibration_high", "_calibration_low", b"_calibration_low", "calibration_high", b"calibration_high", "calibration_low", b"calibration_low", "confidence", b"confidence", "include_immature", b"include_immature", "max_ne_regression", b"max_ne_regression", "min_positives", b"min_positives", "prediction", b"prediction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calibration_high", b"_calibration_high", "_calibration_low", b"_calibration_low", "calibration_high", b"calibration_high", "calibration_low", b"calibration_low", "confidence", b"confidence", "include_immature", b"include_immature", "max_calibration_difference", b"max_calibration_difference", "max_ne_regression", b"max_ne_regression", "min_positives", b"min_positives", "prediction", b"prediction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__calibration_high: _TypeAlias = _typing.Literal["calibration_high"]  # noqa: Y015
     _WhichOneofArgType__calibration_high: _TypeAlias = _typing.Literal["_calibration_high", b"_calibration_high"]  # noqa: Y015
@@ -489,6 +613,10 @@ class Plan(_message.Message):
     BASELINE_ESTIMATE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    FREEZE_CONFLICTS_FIELD_NUMBER: _builtins.int
+    POLICY_DECISION_FIELD_NUMBER: _builtins.int
+    NEEDS_APPROVAL_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
     cost_before: _builtins.float
     """Cost per hour of the route before the launch."""
     cost_after: _builtins.float
@@ -503,6 +631,10 @@ class Plan(_message.Message):
     """Where it fits only once other launches have ended: on what it waits before it begins, in one sentence, as it looked when
     the plan was made. Empty where it fits what is free.
     """
+    policy_decision: _builtins.str
+    """What the team's launch policy says of its capacity, in a sentence or two with the figures."""
+    needs_approval: _builtins.bool
+    """Whether people have to approve it."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegionPlan]:
         """Region by region, in the order in which they are launched."""
@@ -514,6 +646,14 @@ class Plan(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
+
+    @_builtins.property
+    def freeze_conflicts(self) -> _containers.RepeatedCompositeFieldContainer[_gates_pb2.FreezeConflict]:
+        """Freeze windows that are open or open before it is done."""
+
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The gates that it has to pass, in words: `stability: click …`."""
 
     def __init__(
         self,
@@ -527,10 +667,14 @@ class Plan(_message.Message):
         baseline_estimate: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         wait: _builtins.str = ...,
+        freeze_conflicts: _abc.Iterable[_gates_pb2.FreezeConflict] | None = ...,
+        policy_decision: _builtins.str = ...,
+        needs_approval: _builtins.bool = ...,
+        gates: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expected_duration", b"expected_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_estimate", b"baseline_estimate", "candidate_estimate", b"candidate_estimate", "cost_after", b"cost_after", "cost_before", b"cost_before", "cost_peak", b"cost_peak", "create_time", b"create_time", "expected_duration", b"expected_duration", "regions", b"regions", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_estimate", b"baseline_estimate", "candidate_estimate", b"candidate_estimate", "cost_after", b"cost_after", "cost_before", b"cost_before", "cost_peak", b"cost_peak", "create_time", b"create_time", "expected_duration", b"expected_duration", "freeze_conflicts", b"freeze_conflicts", "gates", b"gates", "needs_approval", b"needs_approval", "policy_decision", b"policy_decision", "regions", b"regions", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -556,6 +700,7 @@ class RegionPlan(_message.Message):
     EXTRA_UNITS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     HOLDS_FIELD_NUMBER: _builtins.int
+    WAVE_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The region."""
     new_flavor: _builtins.str
@@ -576,6 +721,8 @@ class RegionPlan(_message.Message):
     """Of these, units moved from what was booked for the models."""
     extra_units: _builtins.int
     """Of these, units taken from what is free."""
+    wave: _builtins.int
+    """Regions of one wave are launched together, the waves one after another, from 1."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
         """Step by step."""
@@ -599,10 +746,11 @@ class RegionPlan(_message.Message):
         extra_units: _builtins.int = ...,
         steps: _abc.Iterable[Global___Step] | None = ...,
         holds: _abc.Iterable[Global___FlavorHold] | None = ...,
+        wave: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_units", b"extra_units", "free_units", b"free_units", "hold_units", b"hold_units", "holds", b"holds", "moved_units", b"moved_units", "new_flavor", b"new_flavor", "new_replicas_full", b"new_replicas_full", "old_flavor", b"old_flavor", "old_inferred", b"old_inferred", "old_replicas_full", b"old_replicas_full", "region", b"region", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_units", b"extra_units", "free_units", b"free_units", "hold_units", b"hold_units", "holds", b"holds", "moved_units", b"moved_units", "new_flavor", b"new_flavor", "new_replicas_full", b"new_replicas_full", "old_flavor", b"old_flavor", "old_inferred", b"old_inferred", "old_replicas_full", b"old_replicas_full", "region", b"region", "steps", b"steps", "wave", b"wave"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -731,6 +879,7 @@ class Envelope(_message.Message):
     APPROVE_TIME_FIELD_NUMBER: _builtins.int
     TARGET_SHARE_BASIS_POINTS_FIELD_NUMBER: _builtins.int
     POLICY_DIGEST_FIELD_NUMBER: _builtins.int
+    HOLDOUT_SHARE_BASIS_POINTS_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """SHA-256 over the fields below, as "sha256:<hex>"."""
     candidate: _builtins.str
@@ -749,6 +898,8 @@ class Envelope(_message.Message):
     """The candidate's final share, in basis points."""
     policy_digest: _builtins.str
     """SHA-256 over the policy in force, gates included."""
+    holdout_share_basis_points: _builtins.int
+    """The share that the old baseline keeps as HOLDOUT, in basis points."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Regions."""
@@ -781,10 +932,11 @@ class Envelope(_message.Message):
         approve_time: _timestamp_pb2.Timestamp | None = ...,
         target_share_basis_points: _builtins.int = ...,
         policy_digest: _builtins.str = ...,
+        holdout_share_basis_points: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approve_time", b"approve_time", "max_duration", b"max_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approve_time", b"approve_time", "approved_by", b"approved_by", "baseline", b"baseline", "candidate", b"candidate", "digest", b"digest", "max_cost", b"max_cost", "max_duration", b"max_duration", "max_units", b"max_units", "policy_digest", b"policy_digest", "regions", b"regions", "serving_spec_digest", b"serving_spec_digest", "strategy", b"strategy", "target_share_basis_points", b"target_share_basis_points"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approve_time", b"approve_time", "approved_by", b"approved_by", "baseline", b"baseline", "candidate", b"candidate", "digest", b"digest", "holdout_share_basis_points", b"holdout_share_basis_points", "max_cost", b"max_cost", "max_duration", b"max_duration", "max_units", b"max_units", "policy_digest", b"policy_digest", "regions", b"regions", "serving_spec_digest", b"serving_spec_digest", "strategy", b"strategy", "target_share_basis_points", b"target_share_basis_points"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1160,7 +1312,7 @@ class CreateLaunchRequest(_message.Message):
     validate_only: _builtins.bool
     """Only plan; create nothing."""
     queue: _builtins.bool
-    """Where another launch is active on the route, wait for its end instead of being refused."""
+    """Where another launch is active on the route, wait for its end instead of being refused. Mitigations do not wait."""
     request_id: _builtins.str
     """A UUID, new for each intent; a repeated call with it answers the same."""
     @_builtins.property
@@ -1531,3 +1683,247 @@ class RejectLaunchRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RejectLaunchRequest: _TypeAlias = RejectLaunchRequest  # noqa: Y015
+
+@_typing.final
+class PromoteLaunchRequest(_message.Message):
+    """Request of PromoteLaunch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """launches/{launch}."""
+    reason: _builtins.str
+    """Why. 1 to 1000 characters."""
+    request_id: _builtins.str
+    """A UUID, new for each intent; a repeated call with it answers the same."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteLaunchRequest: _TypeAlias = PromoteLaunchRequest  # noqa: Y015
+
+@_typing.final
+class RetryLaunchRequest(_message.Message):
+    """Request of RetryLaunch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """launches/{launch}."""
+    reason: _builtins.str
+    """What is different now. 1 to 1000 characters."""
+    queue: _builtins.bool
+    """Where another launch is active on the route, wait for its end instead of being refused."""
+    request_id: _builtins.str
+    """A UUID, new for each intent; a repeated call with it answers the same."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        queue: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "queue", b"queue", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryLaunchRequest: _TypeAlias = RetryLaunchRequest  # noqa: Y015
+
+@_typing.final
+class RollBackLaunchRequest(_message.Message):
+    """Request of RollBackLaunch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    LAUNCH_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The launch that is to be taken back, launches/{launch}."""
+    reason: _builtins.str
+    """Why. 1 to 1000 characters; the hold says it too."""
+    launch_id: _builtins.str
+    """Id of the new launch. Empty: the service makes one. Matches ^[a-z][a-z0-9_-]{0,62}$."""
+    validate_only: _builtins.bool
+    """Only plan; create nothing."""
+    request_id: _builtins.str
+    """A UUID, new for each intent; a repeated call with it answers the same."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        launch_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["launch_id", b"launch_id", "name", b"name", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackLaunchRequest: _TypeAlias = RollBackLaunchRequest  # noqa: Y015
+
+@_typing.final
+class OverrideLaunchFreezeRequest(_message.Message):
+    """Request of OverrideLaunchFreeze."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FREEZE_WINDOW_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """launches/{launch}."""
+    freeze_window: _builtins.str
+    """The window that is not to hold for it."""
+    reason: _builtins.str
+    """Why. 1 to 1000 characters."""
+    request_id: _builtins.str
+    """A UUID, new for each intent; a repeated call with it answers the same."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        freeze_window: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freeze_window", b"freeze_window", "name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OverrideLaunchFreezeRequest: _TypeAlias = OverrideLaunchFreezeRequest  # noqa: Y015
+
+@_typing.final
+class Attempt(_message.Message):
+    """One attempt of a launch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LAUNCH_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """launches/{launch}/attempts/{attempt}; attempts are counted from 1."""
+    @_builtins.property
+    def launch(self) -> Global___Launch:
+        """The launch as it was at the end of that attempt, or as it is now."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        launch: Global___Launch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["launch", b"launch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["launch", b"launch", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
+
+@_typing.final
+class GetAttemptRequest(_message.Message):
+    """Request of GetAttempt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """launches/{launch}/attempts/{attempt}."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAttemptRequest: _TypeAlias = GetAttemptRequest  # noqa: Y015
+
+@_typing.final
+class ListAttemptsRequest(_message.Message):
+    """Request of ListAttempts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The launch, launches/{launch}."""
+    page_size: _builtins.int
+    """Attempts a page; default 50, at most 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAttemptsRequest: _TypeAlias = ListAttemptsRequest  # noqa: Y015
+
+@_typing.final
+class ListAttemptsResponse(_message.Message):
+    """Answer of ListAttempts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Set where there are more."""
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        attempts: _abc.Iterable[Global___Attempt] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAttemptsResponse: _TypeAlias = ListAttemptsResponse  # noqa: Y015

@@ -3,7 +3,12 @@
 import grpc
 import warnings
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from modelfleet.launcher.v1 import freeze_pb2 as modelfleet_dot_launcher_dot_v1_dot_freeze__pb2
+from modelfleet.launcher.v1 import holds_pb2 as modelfleet_dot_launcher_dot_v1_dot_holds__pb2
+from modelfleet.launcher.v1 import kpis_pb2 as modelfleet_dot_launcher_dot_v1_dot_kpis__pb2
 from modelfleet.launcher.v1 import launcher_pb2 as modelfleet_dot_launcher_dot_v1_dot_launcher__pb2
+from modelfleet.launcher.v1 import notifications_pb2 as modelfleet_dot_launcher_dot_v1_dot_notifications__pb2
 
 GRPC_GENERATED_VERSION = '1.78.2'
 GRPC_VERSION = grpc.__version__
@@ -94,6 +99,91 @@ class LauncherServiceStub(object):
                 request_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.RejectLaunchRequest.SerializeToString,
                 response_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.FromString,
                 _registered_method=True)
+        self.PromoteLaunch = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/PromoteLaunch',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.PromoteLaunchRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.FromString,
+                _registered_method=True)
+        self.RetryLaunch = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/RetryLaunch',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.RetryLaunchRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.FromString,
+                _registered_method=True)
+        self.RollBackLaunch = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/RollBackLaunch',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.RollBackLaunchRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.FromString,
+                _registered_method=True)
+        self.OverrideLaunchFreeze = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/OverrideLaunchFreeze',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.OverrideLaunchFreezeRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.FromString,
+                _registered_method=True)
+        self.GetAttempt = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/GetAttempt',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.GetAttemptRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Attempt.FromString,
+                _registered_method=True)
+        self.ListAttempts = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/ListAttempts',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.ListAttemptsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.ListAttemptsResponse.FromString,
+                _registered_method=True)
+        self.GetFreezeWindow = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/GetFreezeWindow',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.GetFreezeWindowRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.FreezeWindow.FromString,
+                _registered_method=True)
+        self.ListFreezeWindows = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/ListFreezeWindows',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.ListFreezeWindowsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.ListFreezeWindowsResponse.FromString,
+                _registered_method=True)
+        self.CreateFreezeWindow = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/CreateFreezeWindow',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.CreateFreezeWindowRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.FreezeWindow.FromString,
+                _registered_method=True)
+        self.UpdateFreezeWindow = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/UpdateFreezeWindow',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.UpdateFreezeWindowRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.FreezeWindow.FromString,
+                _registered_method=True)
+        self.DeleteFreezeWindow = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/DeleteFreezeWindow',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.DeleteFreezeWindowRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.GetHold = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/GetHold',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.GetHoldRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.Hold.FromString,
+                _registered_method=True)
+        self.ListHolds = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/ListHolds',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.ListHoldsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.ListHoldsResponse.FromString,
+                _registered_method=True)
+        self.CreateHold = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/CreateHold',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.CreateHoldRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.Hold.FromString,
+                _registered_method=True)
+        self.LiftHold = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/LiftHold',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.LiftHoldRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.Hold.FromString,
+                _registered_method=True)
+        self.ListNotifications = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/ListNotifications',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_notifications__pb2.ListNotificationsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_notifications__pb2.ListNotificationsResponse.FromString,
+                _registered_method=True)
+        self.GetLaunchStatistics = channel.unary_unary(
+                '/modelfleet.launcher.v1.LauncherService/GetLaunchStatistics',
+                request_serializer=modelfleet_dot_launcher_dot_v1_dot_kpis__pb2.GetLaunchStatisticsRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_launcher_dot_v1_dot_kpis__pb2.GetLaunchStatisticsResponse.FromString,
+                _registered_method=True)
 
 
 class LauncherServiceServicer(object):
@@ -119,7 +209,8 @@ class LauncherServiceServicer(object):
         MODEL_ON_HOLD; ROLE_MISSING where the pool is another team's; WRONG_STATE where capacity of the models is booked in
         another pool.
 
-        ONCALL may create mitigations only: END_EXPERIMENT.
+        ONCALL may create mitigations only: END_EXPERIMENT and ROLL_BACK. A mitigation does not wait for the launch that is active
+        on the route: it takes precedence over it; that one gets the pause reason `mitigation/{launch}`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,6 +289,129 @@ class LauncherServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PromoteLaunch(self, request, context):
+        """Skips the bakes that remain, and the gates at their ends; capacity and availability are never skipped, and a FAIL still
+        leads back. Errors: WRONG_STATE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryLaunch(self, request, context):
+        """Starts a new attempt of a launch that was rolled back or cancelled, with a fresh estimate, fresh gates and a fresh approval;
+        the attempt before stays readable. Errors: WRONG_STATE, ROUTE_BUSY, MODEL_ON_HOLD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackLaunch(self, request, context):
+        """Takes back a launch that has succeeded: creates a launch of strategy ROLL_BACK to the baseline that it replaced, and a hold
+        on its candidate, so that nothing launches that again until a person lifts it. Errors: WRONG_STATE where the launch has not
+        succeeded, or another launch has followed it on the route.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OverrideLaunchFreeze(self, request, context):
+        """Lets a launch go on in spite of a freeze window.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAttempt(self, request, context):
+        """Reads an attempt of a launch, also one that is over: the launch as it was at its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAttempts(self, request, context):
+        """Lists the attempts of a launch, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFreezeWindow(self, request, context):
+        """Reads a freeze window.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFreezeWindows(self, request, context):
+        """Lists freeze windows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateFreezeWindow(self, request, context):
+        """Creates a freeze window. An OWNER of every team in its scope may; one for all teams takes an ADMIN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateFreezeWindow(self, request, context):
+        """Changes a freeze window. The same people as for its creation, for the scope before and after.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteFreezeWindow(self, request, context):
+        """Deletes a freeze window. The same people as for its creation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHold(self, request, context):
+        """Reads a hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListHolds(self, request, context):
+        """Lists holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateHold(self, request, context):
+        """Forbids to launch a model. Errors: REFERENCE_NOT_FOUND, RESOURCE_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LiftHold(self, request, context):
+        """Lifts a hold; lifted, it changes nothing any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNotifications(self, request, context):
+        """Lists what people were told of launches, and what has not arrived.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLaunchStatistics(self, request, context):
+        """Says how launches went: how many, how long, what they waited for, why they were taken back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LauncherServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -255,6 +469,91 @@ def add_LauncherServiceServicer_to_server(servicer, server):
                     servicer.RejectLaunch,
                     request_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.RejectLaunchRequest.FromString,
                     response_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.SerializeToString,
+            ),
+            'PromoteLaunch': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteLaunch,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.PromoteLaunchRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.SerializeToString,
+            ),
+            'RetryLaunch': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryLaunch,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.RetryLaunchRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.SerializeToString,
+            ),
+            'RollBackLaunch': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackLaunch,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.RollBackLaunchRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.SerializeToString,
+            ),
+            'OverrideLaunchFreeze': grpc.unary_unary_rpc_method_handler(
+                    servicer.OverrideLaunchFreeze,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.OverrideLaunchFreezeRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.SerializeToString,
+            ),
+            'GetAttempt': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAttempt,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.GetAttemptRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Attempt.SerializeToString,
+            ),
+            'ListAttempts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAttempts,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.ListAttemptsRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.ListAttemptsResponse.SerializeToString,
+            ),
+            'GetFreezeWindow': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFreezeWindow,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.GetFreezeWindowRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.FreezeWindow.SerializeToString,
+            ),
+            'ListFreezeWindows': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFreezeWindows,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.ListFreezeWindowsRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.ListFreezeWindowsResponse.SerializeToString,
+            ),
+            'CreateFreezeWindow': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateFreezeWindow,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.CreateFreezeWindowRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.FreezeWindow.SerializeToString,
+            ),
+            'UpdateFreezeWindow': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateFreezeWindow,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.UpdateFreezeWindowRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.FreezeWindow.SerializeToString,
+            ),
+            'DeleteFreezeWindow': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteFreezeWindow,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.DeleteFreezeWindowRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'GetHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHold,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.GetHoldRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.Hold.SerializeToString,
+            ),
+            'ListHolds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHolds,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.ListHoldsRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.ListHoldsResponse.SerializeToString,
+            ),
+            'CreateHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateHold,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.CreateHoldRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.Hold.SerializeToString,
+            ),
+            'LiftHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.LiftHold,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.LiftHoldRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_holds__pb2.Hold.SerializeToString,
+            ),
+            'ListNotifications': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNotifications,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_notifications__pb2.ListNotificationsRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_notifications__pb2.ListNotificationsResponse.SerializeToString,
+            ),
+            'GetLaunchStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLaunchStatistics,
+                    request_deserializer=modelfleet_dot_launcher_dot_v1_dot_kpis__pb2.GetLaunchStatisticsRequest.FromString,
+                    response_serializer=modelfleet_dot_launcher_dot_v1_dot_kpis__pb2.GetLaunchStatisticsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -559,6 +858,465 @@ class LauncherService(object):
             '/modelfleet.launcher.v1.LauncherService/RejectLaunch',
             modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.RejectLaunchRequest.SerializeToString,
             modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteLaunch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/PromoteLaunch',
+            modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.PromoteLaunchRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryLaunch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/RetryLaunch',
+            modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.RetryLaunchRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackLaunch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/RollBackLaunch',
+            modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.RollBackLaunchRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OverrideLaunchFreeze(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/OverrideLaunchFreeze',
+            modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.OverrideLaunchFreezeRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Launch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAttempt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/GetAttempt',
+            modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.GetAttemptRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.Attempt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAttempts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/ListAttempts',
+            modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.ListAttemptsRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_launcher__pb2.ListAttemptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFreezeWindow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/GetFreezeWindow',
+            modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.GetFreezeWindowRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.FreezeWindow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFreezeWindows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/ListFreezeWindows',
+            modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.ListFreezeWindowsRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.ListFreezeWindowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateFreezeWindow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/CreateFreezeWindow',
+            modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.CreateFreezeWindowRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.FreezeWindow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateFreezeWindow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/UpdateFreezeWindow',
+            modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.UpdateFreezeWindowRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.FreezeWindow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteFreezeWindow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/DeleteFreezeWindow',
+            modelfleet_dot_launcher_dot_v1_dot_freeze__pb2.DeleteFreezeWindowRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/GetHold',
+            modelfleet_dot_launcher_dot_v1_dot_holds__pb2.GetHoldRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_holds__pb2.Hold.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHolds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/ListHolds',
+            modelfleet_dot_launcher_dot_v1_dot_holds__pb2.ListHoldsRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_holds__pb2.ListHoldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/CreateHold',
+            modelfleet_dot_launcher_dot_v1_dot_holds__pb2.CreateHoldRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_holds__pb2.Hold.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LiftHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/LiftHold',
+            modelfleet_dot_launcher_dot_v1_dot_holds__pb2.LiftHoldRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_holds__pb2.Hold.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNotifications(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/ListNotifications',
+            modelfleet_dot_launcher_dot_v1_dot_notifications__pb2.ListNotificationsRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_notifications__pb2.ListNotificationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLaunchStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.launcher.v1.LauncherService/GetLaunchStatistics',
+            modelfleet_dot_launcher_dot_v1_dot_kpis__pb2.GetLaunchStatisticsRequest.SerializeToString,
+            modelfleet_dot_launcher_dot_v1_dot_kpis__pb2.GetLaunchStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,8 +4,13 @@ isort:skip_file
 The launcher: takes a candidate to its share of the traffic, safely, on scarce machines."""
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
+from modelfleet.launcher.v1 import freeze_pb2 as _freeze_pb2
+from modelfleet.launcher.v1 import holds_pb2 as _holds_pb2
+from modelfleet.launcher.v1 import kpis_pb2 as _kpis_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as _launcher_pb2
+from modelfleet.launcher.v1 import notifications_pb2 as _notifications_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -53,7 +58,8 @@ class LauncherServiceStub:
     MODEL_ON_HOLD; ROLE_MISSING where the pool is another team's; WRONG_STATE where capacity of the models is booked in
     another pool.
 
-    ONCALL may create mitigations only: END_EXPERIMENT.
+    ONCALL may create mitigations only: END_EXPERIMENT and ROLL_BACK. A mitigation does not wait for the launch that is active
+    on the route: it takes precedence over it; that one gets the pause reason `mitigation/{launch}`.
     """
     GetLaunch: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.GetLaunchRequest, _launcher_pb2.Launch]
     """Reads a launch."""
@@ -81,6 +87,47 @@ class LauncherServiceStub:
     """
     RejectLaunch: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.RejectLaunchRequest, _launcher_pb2.Launch]
     """Rejects the envelope; the launch ends as CANCELLED. Errors: WRONG_STATE."""
+    PromoteLaunch: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.PromoteLaunchRequest, _launcher_pb2.Launch]
+    """Skips the bakes that remain, and the gates at their ends; capacity and availability are never skipped, and a FAIL still
+    leads back. Errors: WRONG_STATE.
+    """
+    RetryLaunch: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.RetryLaunchRequest, _launcher_pb2.Launch]
+    """Starts a new attempt of a launch that was rolled back or cancelled, with a fresh estimate, fresh gates and a fresh approval;
+    the attempt before stays readable. Errors: WRONG_STATE, ROUTE_BUSY, MODEL_ON_HOLD.
+    """
+    RollBackLaunch: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.RollBackLaunchRequest, _launcher_pb2.Launch]
+    """Takes back a launch that has succeeded: creates a launch of strategy ROLL_BACK to the baseline that it replaced, and a hold
+    on its candidate, so that nothing launches that again until a person lifts it. Errors: WRONG_STATE where the launch has not
+    succeeded, or another launch has followed it on the route.
+    """
+    OverrideLaunchFreeze: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.OverrideLaunchFreezeRequest, _launcher_pb2.Launch]
+    """Lets a launch go on in spite of a freeze window."""
+    GetAttempt: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.GetAttemptRequest, _launcher_pb2.Attempt]
+    """Reads an attempt of a launch, also one that is over: the launch as it was at its end."""
+    ListAttempts: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.ListAttemptsRequest, _launcher_pb2.ListAttemptsResponse]
+    """Lists the attempts of a launch, newest first."""
+    GetFreezeWindow: _grpc.UnaryUnaryMultiCallable[_freeze_pb2.GetFreezeWindowRequest, _freeze_pb2.FreezeWindow]
+    """Reads a freeze window."""
+    ListFreezeWindows: _grpc.UnaryUnaryMultiCallable[_freeze_pb2.ListFreezeWindowsRequest, _freeze_pb2.ListFreezeWindowsResponse]
+    """Lists freeze windows."""
+    CreateFreezeWindow: _grpc.UnaryUnaryMultiCallable[_freeze_pb2.CreateFreezeWindowRequest, _freeze_pb2.FreezeWindow]
+    """Creates a freeze window. An OWNER of every team in its scope may; one for all teams takes an ADMIN."""
+    UpdateFreezeWindow: _grpc.UnaryUnaryMultiCallable[_freeze_pb2.UpdateFreezeWindowRequest, _freeze_pb2.FreezeWindow]
+    """Changes a freeze window. The same people as for its creation, for the scope before and after."""
+    DeleteFreezeWindow: _grpc.UnaryUnaryMultiCallable[_freeze_pb2.DeleteFreezeWindowRequest, _empty_pb2.Empty]
+    """Deletes a freeze window. The same people as for its creation."""
+    GetHold: _grpc.UnaryUnaryMultiCallable[_holds_pb2.GetHoldRequest, _holds_pb2.Hold]
+    """Reads a hold."""
+    ListHolds: _grpc.UnaryUnaryMultiCallable[_holds_pb2.ListHoldsRequest, _holds_pb2.ListHoldsResponse]
+    """Lists holds."""
+    CreateHold: _grpc.UnaryUnaryMultiCallable[_holds_pb2.CreateHoldRequest, _holds_pb2.Hold]
+    """Forbids to launch a model. Errors: REFERENCE_NOT_FOUND, RESOURCE_EXISTS."""
+    LiftHold: _grpc.UnaryUnaryMultiCallable[_holds_pb2.LiftHoldRequest, _holds_pb2.Hold]
+    """Lifts a hold; lifted, it changes nothing any more."""
+    ListNotifications: _grpc.UnaryUnaryMultiCallable[_notifications_pb2.ListNotificationsRequest, _notifications_pb2.ListNotificationsResponse]
+    """Lists what people were told of launches, and what has not arrived."""
+    GetLaunchStatistics: _grpc.UnaryUnaryMultiCallable[_kpis_pb2.GetLaunchStatisticsRequest, _kpis_pb2.GetLaunchStatisticsResponse]
+    """Says how launches went: how many, how long, what they waited for, why they were taken back."""
 
 @_typing.type_check_only
 class LauncherServiceAsyncStub(LauncherServiceStub):
@@ -107,7 +154,8 @@ class LauncherServiceAsyncStub(LauncherServiceStub):
     MODEL_ON_HOLD; ROLE_MISSING where the pool is another team's; WRONG_STATE where capacity of the models is booked in
     another pool.
 
-    ONCALL may create mitigations only: END_EXPERIMENT.
+    ONCALL may create mitigations only: END_EXPERIMENT and ROLL_BACK. A mitigation does not wait for the launch that is active
+    on the route: it takes precedence over it; that one gets the pause reason `mitigation/{launch}`.
     """
     GetLaunch: _aio.UnaryUnaryMultiCallable[_launcher_pb2.GetLaunchRequest, _launcher_pb2.Launch]  # type: ignore[assignment]
     """Reads a launch."""
@@ -135,6 +183,47 @@ class LauncherServiceAsyncStub(LauncherServiceStub):
     """
     RejectLaunch: _aio.UnaryUnaryMultiCallable[_launcher_pb2.RejectLaunchRequest, _launcher_pb2.Launch]  # type: ignore[assignment]
     """Rejects the envelope; the launch ends as CANCELLED. Errors: WRONG_STATE."""
+    PromoteLaunch: _aio.UnaryUnaryMultiCallable[_launcher_pb2.PromoteLaunchRequest, _launcher_pb2.Launch]  # type: ignore[assignment]
+    """Skips the bakes that remain, and the gates at their ends; capacity and availability are never skipped, and a FAIL still
+    leads back. Errors: WRONG_STATE.
+    """
+    RetryLaunch: _aio.UnaryUnaryMultiCallable[_launcher_pb2.RetryLaunchRequest, _launcher_pb2.Launch]  # type: ignore[assignment]
+    """Starts a new attempt of a launch that was rolled back or cancelled, with a fresh estimate, fresh gates and a fresh approval;
+    the attempt before stays readable. Errors: WRONG_STATE, ROUTE_BUSY, MODEL_ON_HOLD.
+    """
+    RollBackLaunch: _aio.UnaryUnaryMultiCallable[_launcher_pb2.RollBackLaunchRequest, _launcher_pb2.Launch]  # type: ignore[assignment]
+    """Takes back a launch that has succeeded: creates a launch of strategy ROLL_BACK to the baseline that it replaced, and a hold
+    on its candidate, so that nothing launches that again until a person lifts it. Errors: WRONG_STATE where the launch has not
+    succeeded, or another launch has followed it on the route.
+    """
+    OverrideLaunchFreeze: _aio.UnaryUnaryMultiCallable[_launcher_pb2.OverrideLaunchFreezeRequest, _launcher_pb2.Launch]  # type: ignore[assignment]
+    """Lets a launch go on in spite of a freeze window."""
+    GetAttempt: _aio.UnaryUnaryMultiCallable[_launcher_pb2.GetAttemptRequest, _launcher_pb2.Attempt]  # type: ignore[assignment]
+    """Reads an attempt of a launch, also one that is over: the launch as it was at its end."""
+    ListAttempts: _aio.UnaryUnaryMultiCallable[_launcher_pb2.ListAttemptsRequest, _launcher_pb2.ListAttemptsResponse]  # type: ignore[assignment]
+    """Lists the attempts of a launch, newest first."""
+    GetFreezeWindow: _aio.UnaryUnaryMultiCallable[_freeze_pb2.GetFreezeWindowRequest, _freeze_pb2.FreezeWindow]  # type: ignore[assignment]
+    """Reads a freeze window."""
+    ListFreezeWindows: _aio.UnaryUnaryMultiCallable[_freeze_pb2.ListFreezeWindowsRequest, _freeze_pb2.ListFreezeWindowsResponse]  # type: ignore[assignment]
+    """Lists freeze windows."""
+    CreateFreezeWindow: _aio.UnaryUnaryMultiCallable[_freeze_pb2.CreateFreezeWindowRequest, _freeze_pb2.FreezeWindow]  # type: ignore[assignment]
+    """Creates a freeze window. An OWNER of every team in its scope may; one for all teams takes an ADMIN."""
+    UpdateFreezeWindow: _aio.UnaryUnaryMultiCallable[_freeze_pb2.UpdateFreezeWindowRequest, _freeze_pb2.FreezeWindow]  # type: ignore[assignment]
+    """Changes a freeze window. The same people as for its creation, for the scope before and after."""
+    DeleteFreezeWindow: _aio.UnaryUnaryMultiCallable[_freeze_pb2.DeleteFreezeWindowRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a freeze window. The same people as for its creation."""
+    GetHold: _aio.UnaryUnaryMultiCallable[_holds_pb2.GetHoldRequest, _holds_pb2.Hold]  # type: ignore[assignment]
+    """Reads a hold."""
+    ListHolds: _aio.UnaryUnaryMultiCallable[_holds_pb2.ListHoldsRequest, _holds_pb2.ListHoldsResponse]  # type: ignore[assignment]
+    """Lists holds."""
+    CreateHold: _aio.UnaryUnaryMultiCallable[_holds_pb2.CreateHoldRequest, _holds_pb2.Hold]  # type: ignore[assignment]
+    """Forbids to launch a model. Errors: REFERENCE_NOT_FOUND, RESOURCE_EXISTS."""
+    LiftHold: _aio.UnaryUnaryMultiCallable[_holds_pb2.LiftHoldRequest, _holds_pb2.Hold]  # type: ignore[assignment]
+    """Lifts a hold; lifted, it changes nothing any more."""
+    ListNotifications: _aio.UnaryUnaryMultiCallable[_notifications_pb2.ListNotificationsRequest, _notifications_pb2.ListNotificationsResponse]  # type: ignore[assignment]
+    """Lists what people were told of launches, and what has not arrived."""
+    GetLaunchStatistics: _aio.UnaryUnaryMultiCallable[_kpis_pb2.GetLaunchStatisticsRequest, _kpis_pb2.GetLaunchStatisticsResponse]  # type: ignore[assignment]
+    """Says how launches went: how many, how long, what they waited for, why they were taken back."""
 
 class LauncherServiceServicer(metaclass=_abc_1.ABCMeta):
     """Launches: each is the whole job of taking a candidate to its target share, and the record of it.
@@ -164,7 +253,8 @@ class LauncherServiceServicer(metaclass=_abc_1.ABCMeta):
         MODEL_ON_HOLD; ROLE_MISSING where the pool is another team's; WRONG_STATE where capacity of the models is booked in
         another pool.
 
-        ONCALL may create mitigations only: END_EXPERIMENT.
+        ONCALL may create mitigations only: END_EXPERIMENT and ROLL_BACK. A mitigation does not wait for the launch that is active
+        on the route: it takes precedence over it; that one gets the pause reason `mitigation/{launch}`.
         """
 
     @_abc_1.abstractmethod
@@ -252,5 +342,148 @@ class LauncherServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_launcher_pb2.Launch, _abc.Awaitable[_launcher_pb2.Launch]]:
         """Rejects the envelope; the launch ends as CANCELLED. Errors: WRONG_STATE."""
+
+    @_abc_1.abstractmethod
+    def PromoteLaunch(
+        self,
+        request: _launcher_pb2.PromoteLaunchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_launcher_pb2.Launch, _abc.Awaitable[_launcher_pb2.Launch]]:
+        """Skips the bakes that remain, and the gates at their ends; capacity and availability are never skipped, and a FAIL still
+        leads back. Errors: WRONG_STATE.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryLaunch(
+        self,
+        request: _launcher_pb2.RetryLaunchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_launcher_pb2.Launch, _abc.Awaitable[_launcher_pb2.Launch]]:
+        """Starts a new attempt of a launch that was rolled back or cancelled, with a fresh estimate, fresh gates and a fresh approval;
+        the attempt before stays readable. Errors: WRONG_STATE, ROUTE_BUSY, MODEL_ON_HOLD.
+        """
+
+    @_abc_1.abstractmethod
+    def RollBackLaunch(
+        self,
+        request: _launcher_pb2.RollBackLaunchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_launcher_pb2.Launch, _abc.Awaitable[_launcher_pb2.Launch]]:
+        """Takes back a launch that has succeeded: creates a launch of strategy ROLL_BACK to the baseline that it replaced, and a hold
+        on its candidate, so that nothing launches that again until a person lifts it. Errors: WRONG_STATE where the launch has not
+        succeeded, or another launch has followed it on the route.
+        """
+
+    @_abc_1.abstractmethod
+    def OverrideLaunchFreeze(
+        self,
+        request: _launcher_pb2.OverrideLaunchFreezeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_launcher_pb2.Launch, _abc.Awaitable[_launcher_pb2.Launch]]:
+        """Lets a launch go on in spite of a freeze window."""
+
+    @_abc_1.abstractmethod
+    def GetAttempt(
+        self,
+        request: _launcher_pb2.GetAttemptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_launcher_pb2.Attempt, _abc.Awaitable[_launcher_pb2.Attempt]]:
+        """Reads an attempt of a launch, also one that is over: the launch as it was at its end."""
+
+    @_abc_1.abstractmethod
+    def ListAttempts(
+        self,
+        request: _launcher_pb2.ListAttemptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_launcher_pb2.ListAttemptsResponse, _abc.Awaitable[_launcher_pb2.ListAttemptsResponse]]:
+        """Lists the attempts of a launch, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetFreezeWindow(
+        self,
+        request: _freeze_pb2.GetFreezeWindowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_freeze_pb2.FreezeWindow, _abc.Awaitable[_freeze_pb2.FreezeWindow]]:
+        """Reads a freeze window."""
+
+    @_abc_1.abstractmethod
+    def ListFreezeWindows(
+        self,
+        request: _freeze_pb2.ListFreezeWindowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_freeze_pb2.ListFreezeWindowsResponse, _abc.Awaitable[_freeze_pb2.ListFreezeWindowsResponse]]:
+        """Lists freeze windows."""
+
+    @_abc_1.abstractmethod
+    def CreateFreezeWindow(
+        self,
+        request: _freeze_pb2.CreateFreezeWindowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_freeze_pb2.FreezeWindow, _abc.Awaitable[_freeze_pb2.FreezeWindow]]:
+        """Creates a freeze window. An OWNER of every team in its scope may; one for all teams takes an ADMIN."""
+
+    @_abc_1.abstractmethod
+    def UpdateFreezeWindow(
+        self,
+        request: _freeze_pb2.UpdateFreezeWindowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_freeze_pb2.FreezeWindow, _abc.Awaitable[_freeze_pb2.FreezeWindow]]:
+        """Changes a freeze window. The same people as for its creation, for the scope before and after."""
+
+    @_abc_1.abstractmethod
+    def DeleteFreezeWindow(
+        self,
+        request: _freeze_pb2.DeleteFreezeWindowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a freeze window. The same people as for its creation."""
+
+    @_abc_1.abstractmethod
+    def GetHold(
+        self,
+        request: _holds_pb2.GetHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_holds_pb2.Hold, _abc.Awaitable[_holds_pb2.Hold]]:
+        """Reads a hold."""
+
+    @_abc_1.abstractmethod
+    def ListHolds(
+        self,
+        request: _holds_pb2.ListHoldsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_holds_pb2.ListHoldsResponse, _abc.Awaitable[_holds_pb2.ListHoldsResponse]]:
+        """Lists holds."""
+
+    @_abc_1.abstractmethod
+    def CreateHold(
+        self,
+        request: _holds_pb2.CreateHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_holds_pb2.Hold, _abc.Awaitable[_holds_pb2.Hold]]:
+        """Forbids to launch a model. Errors: REFERENCE_NOT_FOUND, RESOURCE_EXISTS."""
+
+    @_abc_1.abstractmethod
+    def LiftHold(
+        self,
+        request: _holds_pb2.LiftHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_holds_pb2.Hold, _abc.Awaitable[_holds_pb2.Hold]]:
+        """Lifts a hold; lifted, it changes nothing any more."""
+
+    @_abc_1.abstractmethod
+    def ListNotifications(
+        self,
+        request: _notifications_pb2.ListNotificationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notifications_pb2.ListNotificationsResponse, _abc.Awaitable[_notifications_pb2.ListNotificationsResponse]]:
+        """Lists what people were told of launches, and what has not arrived."""
+
+    @_abc_1.abstractmethod
+    def GetLaunchStatistics(
+        self,
+        request: _kpis_pb2.GetLaunchStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kpis_pb2.GetLaunchStatisticsResponse, _abc.Awaitable[_kpis_pb2.GetLaunchStatisticsResponse]]:
+        """Says how launches went: how many, how long, what they waited for, why they were taken back."""
 
 def add_LauncherServiceServicer_to_server(servicer: LauncherServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
