@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import click
 from rich.text import Text
 
-from modelfleet.cli import launch_view, render
+from modelfleet.cli import render
 from modelfleet.cli.investigate import refuse_ambiguous
+from modelfleet.cli.launch import view
 from modelfleet.cli.session import Session, with_session
 from modelfleet.investigate import plain
 from modelfleet.launcher.v1 import launcher_pb2
@@ -94,7 +95,7 @@ def _plan(session: Session, response: Response, launch: launcher_pb2.Launch) -> 
     if response.action is Action.ABORT_LAUNCH:
         click.echo(f"{launch.name}: {launch.summary}")
         return
-    for part in launch_view.plan_parts(launch):
+    for part in view.plan_parts(launch):
         render.console().print(part)
 
 

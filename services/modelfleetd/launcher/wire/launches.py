@@ -1,58 +1,18 @@
-"""The messages of `modelfleet.launcher.v1` ↔ the domain."""
+"""The domain → launches, plans and events as they are shown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
-from typing import Literal, TypeAlias, get_args
 
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.errors import invalid
-from modelfleetd.kit.codec import duration_from_proto, duration_to_proto, from_proto, timestamp_to_proto, to_proto
+from modelfleetd.kit.codec import duration_to_proto, timestamp_to_proto, to_proto
 from modelfleetd.launcher.domain import summary
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import NO_TIME, GateVerdict, Launch, Strategy
+from modelfleetd.launcher.domain.launch import GateVerdict, Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
-from modelfleetd.launcher.domain.policy import Approval, Policy, StabilityGate, default_rollback_window
-from modelfleetd.launcher.domain.shares import FULL
-
-_Duration: TypeAlias = Literal[
-    "bake_duration", "step_deadline", "launch_deadline", "approval_deadline", "rollback_window"
-]
-_DURATIONS: tuple[_Duration, ...] = get_args(_Duration)
-
-
-def policy_from_proto(message: pb.LaunchPolicy, tier: str, strategy: Strategy) -> Policy:
-    """A policy with every default filled in. The rollback window's depends on the model type's tier."""
-    policy = Policy(rollback_window=default_rollback_window(tier))
-    if strategy is Strategy.END_EXPERIMENT:
-        policy = replace(policy, max_step_basis_points=FULL, bake_duration=NO_TIME)
-    if message.max_step_basis_points:
-        policy = replace(policy, max_step_basis_points=message.max_step_basis_points)
-    if message.max_steps:
-        policy = replace(policy, max_steps=message.max_steps)
-    for field in _DURATIONS:
-        if message.HasField(field):
-            policy = replace(policy, **{field: duration_from_proto(getattr(message, field))})  # type: ignore[arg-type]
-    if message.approval:
-        policy = replace(policy, approval=Approval[pb.LaunchPolicy.Approval.Name(message.approval)])
-    if message.HasField("stability_gate"):
-        policy = replace(policy, stability_gate=from_proto(message.stability_gate, StabilityGate))
-    if strategy is Strategy.END_EXPERIMENT:
-        # A mitigation waits for nobody's judgement.
-        policy = replace(policy, stability_gate=replace(policy.stability_gate, disabled=True))
-    return policy
-
-
-def strategy_from_proto(value: pb.Launch.Strategy.ValueType) -> Strategy:
-    """Raises InvalidFields where it is one that this server does not know."""
-    found = next((known for known in Strategy if known.value == value), None)
-    if found is None:
-        raise invalid("launch.strategy", f"must be one of {', '.join(known.name for known in Strategy)}")
-    return found
 
 
 def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: datetime) -> pb.Launch:

@@ -1,0 +1,21 @@
+"""`modelfleet launch`: plan, start, watch and steer launches. A file per concern."""
+
+from __future__ import annotations
+
+import click
+
+from modelfleet.cli.launch.create import create, plan
+from modelfleet.cli.launch.show import describe, events, list_launches, watch
+from modelfleet.cli.launch.verbs import abort, approve, pause, reject, resume, skip
+from modelfleet.cli.session import FleetGroup
+
+
+@click.group(cls=FleetGroup)
+def group() -> None:
+    """Plan, start, watch and steer launches."""
+
+
+for command in (
+    plan, create, list_launches, describe, watch, events, pause, resume, skip, abort, approve, reject,
+):  # fmt: skip
+    group.add_command(command)

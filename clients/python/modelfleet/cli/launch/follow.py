@@ -1,0 +1,38 @@
+"""Following a launch until it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from modelfleet.cli import render, watching
+from modelfleet.cli.launch import view
+from modelfleet.cli.session import Session
+from modelfleet.launcher.v1 import launcher_pb2 as pb
+
+
+def launch_name(value: str) -> str:
+    return f"launches/{render.short(value)}"
+
+
+def updates_of(session: Session, name: str) -> Iterator[pb.Launch]:
+    """Every change of a launch until it has ended."""
+    return watching.updates(
+        lambda: session.client.launcher.watch_launch(name=name), lambda launch: launch.state in view.ENDED
+    )
+
+
+def stream(session: Session, updates: Iterator[pb.Launch]) -> pb.Launch | None:
+    """Prints every change as it comes: a line of JSON, or a document of YAML."""
+    last = None
+    for last in updates:
+        render.emit(session, render.as_data(last))
+    return last
+
+
+def watch_to_end(session: Session, name: str) -> None:
+    updates = updates_of(session, name)
+    last = view.follow(updates) if session.is_table else stream(session, updates)
+    if last is not None and last.state != pb.Launch.SUCCEEDED:
+        raise click.ClickException(f"{name} ended as {render.enum(last, 'state')}. {last.summary}".strip())

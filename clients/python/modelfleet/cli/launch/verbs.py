@@ -1,0 +1,108 @@
+"""What people do to a launch."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from modelfleet.cli import render
+from modelfleet.cli.launch import view
+from modelfleet.cli.launch.follow import launch_name, updates_of
+from modelfleet.cli.session import Session, with_session
+from modelfleet.launcher.v1 import launcher_pb2 as pb
+
+
+def _after(session: Session, launch: pb.Launch, done: str) -> None:
+    """Says that a verb was taken; the launcher acts on it next, so the state is still the one before."""
+    if not session.is_table:
+        render.dump(session, render.as_data(launch))
+        return
+    click.echo(f"{launch.name}: {done}")
+    for why in launch.pause_reasons:
+        click.echo(f"paused by {why.author}: {why.reason}")
+    if launch.state not in view.ENDED:
+        click.echo(f"follow it: modelfleet launch watch {render.short(launch.name)}")
+
+
+@click.command("pause")
+@click.argument("launch")
+@click.option("--reason", required=True, help="Why.")
+@with_session
+def pause(session: Session, launch: str, reason: str) -> None:
+    """Hold a launch where it is: weights stay, gates go on being measured."""
+    _after(session, session.client.launcher.pause_launch(name=launch_name(launch), reason=reason), "pause taken")
+
+
+@click.command("resume")
+@click.argument("launch")
+@click.option("--any-author", is_flag=True, help="Remove also the reasons of others, the gates' included.")
+@with_session
+def resume(session: Session, launch: str, any_author: bool) -> None:
+    """Remove your reason to pause; the launch goes on when none is left."""
+    found = session.client.launcher.resume_launch(name=launch_name(launch), any_author=any_author)
+    if found.pause_reasons and not any_author:
+        others = ", ".join(why.author for why in found.pause_reasons)
+        raise click.ClickException(
+            f"{found.name} stays paused, by {others}; to remove their reasons too: "
+            f"modelfleet launch resume {render.short(found.name)} --any-author"
+        )
+    _after(session, found, "resumed")
+
+
+@click.command("skip")
+@click.argument("launch")
+@click.option("--step", "expected_step", type=click.IntRange(1), required=True, help="The step that you see baking.")
+@click.option("--reason", required=True, help="Why.")
+@with_session
+def skip(session: Session, launch: str, expected_step: int, reason: str) -> None:
+    """End the bake of a step; capacity and availability are never skipped."""
+    found = session.client.launcher.skip_launch_step(
+        name=launch_name(launch), expected_step=expected_step, reason=reason
+    )
+    _after(session, found, f"the bake of step {expected_step} is over")
+
+
+@click.command("abort")
+@click.argument("launch")
+@click.option("--reason", required=True, help="Why.")
+@click.option("--watch", is_flag=True, help="Follow it until everything is back.")
+@with_session
+def abort(session: Session, launch: str, reason: str, watch: bool) -> None:
+    """Take everything back to the baseline. Works in every state, needs no gate, and always wins."""
+    found = session.client.launcher.abort_launch(name=launch_name(launch), reason=reason)
+    if watch and session.is_table:
+        view.follow(updates_of(session, found.name))
+    else:
+        _after(session, found, "abort taken; everything goes back")
+
+
+@click.command("approve")
+@click.argument("launch")
+@click.option(
+    "--envelope", help="Digest of the envelope that you saw. Default: the one shown now, after you confirm it."
+)
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@with_session
+def approve(session: Session, launch: str, envelope: str | None, yes: bool) -> None:
+    """Approve what a launch waits with; never your own."""
+    if envelope is None:
+        found = session.client.launcher.get_launch(name=launch_name(launch))
+        envelope = found.envelope.digest
+        if found.state == pb.Launch.AWAITING_APPROVAL and not yes:
+            if not sys.stdin.isatty():
+                raise click.UsageError("nobody is there to confirm it; give --yes, or the digest with --envelope")
+            for part in view.envelope_parts(found):
+                click.echo(part)
+            click.confirm("Approve this?", abort=True)
+    answer = session.client.launcher.approve_launch(name=launch_name(launch), envelope_digest=envelope)
+    _after(session, answer, "approved")
+
+
+@click.command("reject")
+@click.argument("launch")
+@click.option("--reason", required=True, help="Why.")
+@with_session
+def reject(session: Session, launch: str, reason: str) -> None:
+    """Reject what a launch waits with; it ends as CANCELLED."""
+    _after(session, session.client.launcher.reject_launch(name=launch_name(launch), reason=reason), "rejected")

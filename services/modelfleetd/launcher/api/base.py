@@ -1,0 +1,52 @@
+"""What all parts of the servicer share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import grpc
+
+from modelfleet.launcher.v1 import launcher_pb2 as pb
+from modelfleet.launcher.v1 import launcher_pb2_grpc
+from modelfleetd.clock import Clock
+from modelfleetd.kit.auth import Principal, RoleSource, current_principal
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.executor import Executor
+from modelfleetd.launcher.ports import World
+from modelfleetd.launcher.store import Store
+from modelfleetd.launcher.watch import Notifier
+from modelfleetd.launcher.wire import launches as wire
+
+Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+
+
+def caller() -> str:
+    """Who acts: the person for whom a service calls, else the caller."""
+    principal: Principal = current_principal()
+    return principal.on_behalf_of or principal.name
+
+
+class Base(launcher_pb2_grpc.LauncherServiceServicer):
+    """What the methods work with."""
+
+    def __init__(
+        self,
+        store: Store,
+        world: World,
+        wake: Callable[[], None],
+        notifier: Notifier,
+        clock: Clock,
+        roles: RoleSource,
+    ) -> None:
+        self._store = store
+        self._roles = roles
+        self._world = world
+        self._wake = wake
+        self._notifier = notifier
+        self._clock = clock
+        self._executor = Executor(world, clock)
+
+    async def _shown(self, launch: Launch) -> pb.Launch:
+        verdicts = await self._store.verdicts([launch.name])
+        return wire.launch_to_proto(launch, verdicts.get(launch.name, ()), self._clock.now())

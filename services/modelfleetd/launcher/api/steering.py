@@ -1,0 +1,124 @@
+"""The verbs: each once for each request_id, in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final, TypeAlias
+
+from modelfleet.launcher.v1 import launcher_pb2 as pb
+from modelfleetd.errors import FleetError
+from modelfleetd.kit import deadline
+from modelfleetd.kit.failpoint import failpoint
+from modelfleetd.kit.idempotency import once
+from modelfleetd.launcher.api.base import Base, Context, caller
+from modelfleetd.launcher.domain import verbs
+from modelfleetd.launcher.domain.decide import region_to_observe
+from modelfleetd.launcher.domain.events import Event
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.wire import launches as wire
+
+_log = logging.getLogger(__name__)
+
+# How long an abort waits for its agent to refuse whoever acted until then.
+_FENCE_SECONDS: Final = 1.0
+
+Verb: TypeAlias = Callable[[Launch, datetime], Launch]
+
+
+_Steering: TypeAlias = (
+    pb.PauseLaunchRequest
+    | pb.ResumeLaunchRequest
+    | pb.SkipLaunchStepRequest
+    | pb.AbortLaunchRequest
+    | pb.ApproveLaunchRequest
+    | pb.RejectLaunchRequest
+)
+
+
+class Steering(Base):
+    """What people do to a launch."""
+
+    async def PauseLaunch(self, request: pb.PauseLaunchRequest, context: Context) -> pb.Launch:
+        who, reason = caller(), verbs.check_reason(request.reason)
+        return await self._steer(request, "Paused", reason, lambda launch, now: verbs.pause(launch, who, reason, now))
+
+    async def ResumeLaunch(self, request: pb.ResumeLaunchRequest, context: Context) -> pb.Launch:
+        who, everybody = caller(), request.any_author
+        what = "removes every reason to pause" if everybody else "removes its reason to pause"
+        return await self._steer(
+            request, "Resumed", what, lambda launch, now: verbs.resume(launch, who, now, any_author=everybody)
+        )
+
+    async def SkipLaunchStep(self, request: pb.SkipLaunchStepRequest, context: Context) -> pb.Launch:
+        who, reason = caller(), verbs.check_reason(request.reason)
+        return await self._steer(
+            request, "StepSkipped", reason, lambda launch, _: verbs.skip_step(launch, who, request.expected_step)
+        )
+
+    async def AbortLaunch(self, request: pb.AbortLaunchRequest, context: Context) -> pb.Launch:
+        who, reason = caller(), verbs.check_reason(request.reason)
+        return await self._steer(
+            request, "Aborted", reason, lambda launch, now: verbs.abort(launch, who, reason, now), fence=True
+        )
+
+    async def ApproveLaunch(self, request: pb.ApproveLaunchRequest, context: Context) -> pb.Launch:
+        who, digest = caller(), request.envelope_digest
+        return await self._steer(
+            request, "Approved", f"approves {digest}", lambda launch, now: verbs.approve(launch, who, digest, now)
+        )
+
+    async def RejectLaunch(self, request: pb.RejectLaunchRequest, context: Context) -> pb.Launch:
+        who, reason = caller(), verbs.check_reason(request.reason)
+        return await self._steer(
+            request, "Rejected", reason, lambda launch, now: verbs.reject(launch, who, reason, now)
+        )
+
+    async def _steer(
+        self, request: _Steering, event: str, message: str, verb: Verb, *, fence: bool = False
+    ) -> pb.Launch:
+        """Does a verb in one transaction, once for each request_id, and has the launch looked at.
+
+        Args:
+            request: of the verb.
+            event: what it is called in the history.
+            message: what the history says of it.
+            verb: makes the launch after it.
+            fence: whether whoever acts for the launch now is to do nothing more.
+        """
+        who, taken = caller(), None
+
+        async def act() -> pb.Launch:
+            nonlocal taken
+            launch, now = await self._store.lock(conn, request.name)
+            after = verb(launch, now)
+            if after != launch:
+                said = Event(event, message, now, step=launch.step.number, actor=who)
+                after = await self._store.put(conn, after, said, fence=fence)
+                taken = after if fence else None
+            return wire.launch_to_proto(after, (), now)
+
+        failpoint(f"launcher.before_verb.{event}")
+        async with self._store.transaction() as conn:
+            answer = await once(conn, request, pb.Launch, act)
+        failpoint(f"launcher.after_verb.{event}")
+        if taken is not None:
+            await self._fence(taken)
+        self._wake()
+        self._notifier.changed(request.name)
+        return answer
+
+    async def _fence(self, launch: Launch) -> None:
+        """Has the agent refuse the launch's former holder. Where it does not answer soon, the next round does that."""
+        unsettled = launch.intent.region if launch.intent else ""
+        region = unsettled or region_to_observe(launch)
+        if not region:
+            return
+        try:
+            with deadline.limit(_FENCE_SECONDS):
+                async with asyncio.timeout(_FENCE_SECONDS):
+                    await self._executor.observe(launch, region, launch.epoch)
+        except (FleetError, TimeoutError) as error:
+            _log.info("%s: its agent is not fenced yet: %s", launch.name, error)

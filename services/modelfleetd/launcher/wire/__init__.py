@@ -1,0 +1,1 @@
+"""The messages of `modelfleet.launcher.v1` ↔ the domain. A file per concept."""
