@@ -13,11 +13,11 @@ from modelfleetd.kit.db import Connection
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
 from modelfleetd.launcher.api.base import Base, Context, caller
-from modelfleetd.launcher.domain import envelope, policy, verbs
+from modelfleetd.launcher.domain import envelope, outcomes, policy, verbs
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import Launch, PhaseTime, State, Strategy
-from modelfleetd.launcher.estimation import estimate
+from modelfleetd.launcher.estimation import decide, estimate
 from modelfleetd.launcher.wire import launches as wire
 from modelfleetd.launcher.wire.policy import policy_from_proto, strategy_from_proto
 from modelfleetd.names import LAUNCH, MODEL, MODEL_TYPE, POOL, REGION, check_id
@@ -102,6 +102,7 @@ class Creating(Base):
             update_time=now,
             reason=asked.reason,
             baseline=type_.baseline,
+            names_rollback_window=asked.policy.HasField("rollback_window"),
             phase_times=(PhaseTime(State.PENDING, now),),
         )
 
@@ -150,6 +151,8 @@ class Creating(Base):
         found = await estimate(launch, self._world, f"{launch.uid}/plan", self._clock.now(), keep=False)
         if not keep_plan:
             return launch
+        decision = await decide(launch, found.plan, self._world, f"{launch.uid}/plan", keep=False)
+        launch = outcomes.decided(launch, decision)
         made = envelope.of_plan(
             found.plan,
             launch.policy,

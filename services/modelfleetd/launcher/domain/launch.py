@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
@@ -288,6 +289,10 @@ class Launch:
     watched_until: datetime | None = None
     # How important the route is, as the plan was made: who waits for capacity waits in this order.
     tier: str = ""
+    # What the team's launch policy says of its capacity; None where it was not asked.
+    decision: Decision | None = None
+    # Whether the launch names its rollback window itself; else that of the launch policy counts.
+    names_rollback_window: bool = True
     reservation: str = ""
     # What capacity said of it last; None where it has to be asked.
     hold: Hold | None = None

@@ -13,6 +13,7 @@ from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
+from modelfleetd.launcher.domain.policy import Approval
 
 
 def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: datetime) -> pb.Launch:
@@ -51,6 +52,13 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         made.abort.CopyFrom(to_proto(launch.abort, pb.Abort))
     if launch.plan is not None:
         made.plan.CopyFrom(plan_to_proto(launch.plan))
+        if launch.plan_time is not None:
+            made.plan.create_time.CopyFrom(timestamp_to_proto(launch.plan_time))
+        made.plan.needs_approval = launch.policy.approval is Approval.REQUIRED
+    if launch.decision is not None:
+        made.launch_decision = launch.decision.name
+        made.plan.policy_decision = launch.decision.said
+        made.plan.needs_approval |= launch.decision.needs_approval
     if launch.envelope is not None:
         made.envelope.CopyFrom(_envelope(launch.envelope))
     return made
