@@ -34,7 +34,7 @@ from modelfleetd.launcher.domain.words import count, percent, span
 # Seconds until the next look, while something is expected any moment, and while only time passes.
 SOON: Final = 0.2
 CAPACITY_RETRY: Final = 10.0
-WATCH: Final = (2.0, 30.0)
+WATCH: Final = (2.0, 300.0)
 # So long a plan is good for a launch that people had to approve: then it is made again.
 _PLAN_LASTS: Final = timedelta(minutes=10)
 # How often people's answers are looked for; verbs wake the launch at once.

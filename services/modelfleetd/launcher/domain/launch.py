@@ -418,9 +418,10 @@ def begin_step(launch: Launch, number: int, now: datetime, region: int | None = 
 
 
 def ask_again(launch: Launch, now: datetime) -> Launch:
-    """Says when the gate is asked next: a quarter of the bake later, within reason, and always at the bake's end."""
-    seconds = launch.policy.bake_duration.total_seconds() / 4
-    again, end = now + timedelta(seconds=min(60.0, max(2.0, seconds))), launch.bake_end
+    """Says when the gate is asked next: a part of the bake later, within reason, and always at the bake's end."""
+    bake = launch.policy.bake_duration.total_seconds()
+    seconds = max(2.0, min(60.0, bake / 4), min(300.0, bake / 20))
+    again, end = now + timedelta(seconds=seconds), launch.bake_end
     if end is not None and now < end:
         again = min(again, end)
     return replace(launch, step=replace(launch.step, next_judge=again))
