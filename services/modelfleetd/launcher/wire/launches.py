@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
@@ -59,7 +59,7 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
 def plan_to_proto(plan: Plan) -> pb.Plan:
     """A whole plan."""
     return pb.Plan(
-        regions=[_region(region) for region in plan.regions],
+        regions=[_region(plan, at, region) for at, wave in enumerate(plan.waves) for region in wave],
         cost_before=plan.cost_before,
         cost_after=plan.cost_after,
         cost_peak=plan.cost_peak,
@@ -70,7 +70,7 @@ def plan_to_proto(plan: Plan) -> pb.Plan:
     )
 
 
-def _region(region: RegionPlan) -> pb.RegionPlan:
+def _region(plan: Plan, wave: int, region: RegionPlan) -> pb.RegionPlan:
     old = region.baseline
     return pb.RegionPlan(
         region=region.region,
@@ -83,7 +83,7 @@ def _region(region: RegionPlan) -> pb.RegionPlan:
         hold_units=sum(hold.hold_units for hold in region.holds),
         moved_units=sum(hold.moved_units for hold in region.holds),
         extra_units=sum(hold.extra_units for hold in region.holds),
-        steps=[_step(step) for step in region.steps],
+        steps=[_step(step, plan.ends(wave, step.number)) for step in region.steps],
         holds=[
             pb.FlavorHold(
                 flavor=hold.flavor,
@@ -94,10 +94,11 @@ def _region(region: RegionPlan) -> pb.RegionPlan:
             )
             for hold in region.holds
         ],
+        wave=region.wave,
     )
 
 
-def _step(step: Step) -> pb.Step:
+def _step(step: Step, ends: timedelta) -> pb.Step:
     return pb.Step(
         number=step.number,
         share_basis_points=step.share,
@@ -108,7 +109,7 @@ def _step(step: Step) -> pb.Step:
         peak_units=step.peak_units,
         taken_units=step.taken_units,
         freed_units=step.freed_units,
-        expected_end=duration_to_proto(step.expected_end),
+        expected_end=duration_to_proto(ends),
         worst_undo=duration_to_proto(step.worst_undo),
     )
 
