@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from modelfleet.errors import PermissionDenied
+from modelfleet.capacity.v1 import capacity_pb2
 from modelfleet.launcher.v1 import holds_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.registry.v1 import registry_pb2
+from modelfleetd.errors import StaleEpoch
 from modelfleetd.launcher.domain.launch import Verdict
-from tests.support.launcher import CTR, NEW, OLD, Fleet, launcher_fleet, refused
+from modelfleetd.platform.model import Fence, TargetKind
+from tests.support.launcher import CPU, CTR, EU, NEW, OLD, Fleet, launcher_fleet, refused
 from tests.support.servers import client_of
 from tests.support.wait import until
 
@@ -47,7 +49,7 @@ async def test_a_launch_that_was_rolled_back_succeeds_in_its_second_attempt_and_
     async with small(database_url) as fleet:
         launcher = fleet.client.launcher
         fleet.judge.verdicts = [Verdict.FAIL]
-        await fleet.create(gate=True, bake=0.5)
+        await fleet.create(gate=True, policy=pb.LaunchPolicy(max_step_basis_points=5_000))
         first = await fleet.reaches(pb.Launch.ROLLED_BACK)
         assert first.abort.author == "gate/stability"
         assert [verb.split()[0] for verb in first.allowed_verbs] == ["RetryLaunch"]
@@ -82,6 +84,7 @@ async def test_what_comes_late_from_an_attempt_that_is_over_touches_nothing_of_t
         await fleet.waits("Baking")
         await client.launcher.abort_launch(name=L1, reason="wrong checkpoint")
         first = await fleet.reaches(pb.Launch.ROLLED_BACK)
+        newest = max(entry.epoch for entry in fleet.simulator.ledger)
         await client.launcher.retry_launch(name=L1, reason="the right one")
         second = await fleet.waits("Baking")
         held = await fleet.usage()
@@ -99,18 +102,16 @@ async def test_what_comes_late_from_an_attempt_that_is_over_touches_nothing_of_t
         # Capacity: it gets nothing any more, and what it had is not what the second one has.
         reservation = await client.capacity.get_reservation(name=first.reservation)
         with refused("LAUNCH_ENDED"):
-            await client.capacity.create_reservation(
-                reservation={
-                    "pool": reservation.pool, "launch": L1, "attempt": 1, "items": [
-                        {"flavor": "flavors/cpu", "region": "regions/eu", "hold_units": 1}]
-                },
-                may_wait=True,
-            )  # fmt: skip
+            late = capacity_pb2.Reservation(pool=reservation.pool, launch=L1, attempt=1)
+            late.items.add(flavor=CPU, region=EU, hold_units=1)
+            await client.capacity.create_reservation(reservation=late, may_wait=True)
         await client.capacity.settle_reservation(name=first.reservation, outcome="ROLLED_BACK")
         assert second.reservation != first.reservation and await fleet.usage() == held
-        # The platform: its agent has seen the second attempt's epoch.
-        epochs = [entry.epoch for entry in fleet.simulator.ledger]
-        assert epochs == sorted(epochs)
+        # The platform: its agent knows the second attempt's epoch by now.
+        desired = (await fleet.simulator.observe("targets/ctr")).desired
+        assert desired is not None
+        with pytest.raises(StaleEpoch):
+            await fleet.simulator.apply("targets/ctr", TargetKind.ROUTE, Fence(newest, "l1/1/1/shift.9"), desired)
         await client.launcher.abort_launch(name=L1, reason="enough")
         assert (await fleet.reaches(pb.Launch.ROLLED_BACK)).attempt == 2
         await agree(fleet, OLD, NEW)
@@ -153,6 +154,7 @@ async def test_a_retry_is_repeated_queued_or_refused_like_a_new_launch(database_
 
 async def test_who_asked_for_an_attempt_does_not_approve_it(database_url: str) -> None:
     async with small(database_url) as fleet:
+        await fleet.bind("carol", "OWNER")
         await fleet.create(policy=pb.LaunchPolicy(approval=pb.LaunchPolicy.REQUIRED))
         launch = await fleet.reaches(pb.Launch.AWAITING_APPROVAL)
         approved = await fleet.approve(launch.envelope.digest)
@@ -163,15 +165,8 @@ async def test_who_asked_for_an_attempt_does_not_approve_it(database_url: str) -
             return (await fleet.get()).state in (pb.Launch.ROLLED_BACK, pb.Launch.CANCELLED)
 
         await until(over)
-        await fleet.bind("carol", "OWNER")
         async with client_of(fleet.registry, fleet.launcher, principal="carol") as carol:
-
-            async def retried() -> pb.Launch | None:
-                with contextlib.suppress(PermissionDenied):
-                    return await carol.launcher.retry_launch(name=L1, reason="tomorrow")
-                return None
-
-            await until(retried)
+            await carol.launcher.retry_launch(name=L1, reason="tomorrow")
             # A fresh approval, which is neither hers nor the creator's to give.
             launch = await fleet.reaches(pb.Launch.AWAITING_APPROVAL)
             assert launch.attempt == 2 and launch.envelope.approved_by == ""
