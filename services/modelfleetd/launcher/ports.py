@@ -100,6 +100,7 @@ class HoldRequest:
     tier: str = ""
     release: datetime | None = None
     retain: timedelta = timedelta(0)
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +148,9 @@ class Registry(Protocol):
         roles: Mapping[str, str] | None = None,
         splits: Mapping[str, Sequence[Share]] | None = None,
         reason: str = "",
+        attempt: int = 1,
     ) -> int:
-        """Ends a launch in the ledger. Raises RevisionMismatch, LaunchEnded."""
+        """Ends an attempt of a launch in the ledger. Raises RevisionMismatch, LaunchEnded."""
         ...
 
     async def regions(self) -> Mapping[str, str]:

@@ -302,6 +302,11 @@ def _bake(launch: Launch, now: datetime) -> Action:
     passed = replace(passed, step=replace(passed.step, passed=True, gate_errors=0, held_since=None))
     if launch.step.skipped_by:
         return Advance("BakeSkipped", f"{launch.step.skipped_by} ended the bake", passed, progress=False)
+    if launch.promoted is not None:
+        if launch.gated and not launch.step.asked:
+            # Once a step: a FAIL leads back, and nothing else holds it up.
+            return Judge(final=False)
+        return Advance("BakeSkipped", f"{launch.promoted.author} promoted it: no bake", passed, progress=False)
     over = now >= end
     if not launch.gated:
         if over:

@@ -21,6 +21,7 @@ class Strategy(enum.Enum):
 
     REPLACE_BASELINE = 1
     END_EXPERIMENT = 4
+    ROLL_BACK = 6
 
 
 class State(enum.Enum):
@@ -133,6 +134,15 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Promotion:
+    """Who had the remaining bakes skipped, and why."""
+
+    author: str
+    reason: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseTime:
     """Time spent in one state; `end_time` is None for the present one."""
 
@@ -230,6 +240,8 @@ class StepState:
     deadline: datetime | None = None
     bake_start: datetime | None = None
     extensions: int = 0
+    # Its gates have answered since its share is observed.
+    asked: bool = False
     # Its bake is over and its gates have let it pass.
     passed: bool = False
     skipped_by: str = ""
@@ -257,6 +269,10 @@ class Launch:
     update_time: datetime
     reason: str = ""
     attempt: int = 1
+    # Who asked for this attempt, where it is not the first.
+    retried_by: str = ""
+    # The launch that this one takes back.
+    rolls_back: str = ""
     state: State = State.PENDING
     # Waits for another launch on the route to end.
     queued: bool = False
@@ -311,6 +327,7 @@ class Launch:
     # Since when at least one of them is there.
     paused_since: datetime | None = None
     abort: Abort | None = None
+    promoted: Promotion | None = None
     phase_times: tuple[PhaseTime, ...] = ()
     progress: tuple[RegionProgress, ...] = ()
     intent: Intent | None = None
@@ -320,6 +337,11 @@ class Launch:
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def begin_time(self) -> datetime:
+        """When the present attempt began: for the first one, when the launch was created."""
+        return self.phase_times[0].start_time if self.phase_times else self.create_time
 
     @property
     def rising(self) -> str:

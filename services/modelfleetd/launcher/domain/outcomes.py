@@ -172,6 +172,7 @@ def reservation_gone(launch: Launch) -> Launch:
 
 def judged(launch: Launch, verdict: GateVerdict, *, final: bool, now: datetime) -> Launch:
     """The gate has answered, or could not. Nothing is ever inferred from silence."""
+    launch = replace(launch, step=replace(launch.step, asked=True))
     step = launch.step
     if verdict.verdict is Verdict.ERROR and not launch.policy.stability_gate.dry_run:
         errors = step.gate_errors + 1

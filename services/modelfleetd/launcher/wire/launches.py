@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.kit.codec import duration_to_proto, timestamp_to_proto, to_proto
-from modelfleetd.launcher.domain import summary
+from modelfleetd.launcher.domain import summary, verbs
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
+from modelfleetd.names import ATTEMPT, LAUNCH
 
 
 def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: datetime) -> pb.Launch:
@@ -44,6 +45,8 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         etag=f"{launch.version:x}",
         attempt=launch.attempt,
         summary=summary.sentence(launch, now),
+        rolls_back=launch.rolls_back,
+        allowed_verbs=verbs.allowed(launch),
     )
     if launch.end_time is not None:
         made.end_time.CopyFrom(timestamp_to_proto(launch.end_time))
@@ -54,6 +57,15 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
     if launch.envelope is not None:
         made.envelope.CopyFrom(_envelope(launch.envelope))
     return made
+
+
+def attempt_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: datetime, *, is_present: bool) -> pb.Attempt:
+    """An attempt as it is shown: nobody steers one that is over any more."""
+    shown = launch_to_proto(launch, verdicts, now)
+    if not is_present:
+        del shown.allowed_verbs[:]
+    (launch_id,) = LAUNCH.parse(launch.name)
+    return pb.Attempt(name=ATTEMPT.format(launch_id, launch.attempt), launch=shown)
 
 
 def plan_to_proto(plan: Plan) -> pb.Plan:
