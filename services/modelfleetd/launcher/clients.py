@@ -78,6 +78,7 @@ class RegistryClient:
             predicts=bool(found.predictions),
             predictions=tuple(map(_declared, found.predictions)),
             shares=_regions_of_shares(found.splits),
+            surface=found.naming.get("surface", ""),
         )
 
     async def model(self, name: str, path: str) -> SizedModel:

@@ -102,6 +102,9 @@ class Creating(Base):
             update_time=now,
             reason=asked.reason,
             baseline=type_.baseline,
+            tier=type_.tier,
+            team=type_.team,
+            surface=type_.surface,
             phase_times=(PhaseTime(State.PENDING, now),),
         )
 

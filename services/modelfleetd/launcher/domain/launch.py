@@ -288,6 +288,9 @@ class Launch:
     watched_until: datetime | None = None
     # How important the route is, as the plan was made: who waits for capacity waits in this order.
     tier: str = ""
+    # Whose route it is, and which surface it serves: what freeze windows and figures are scoped by.
+    team: str = ""
+    surface: str = ""
     reservation: str = ""
     # What capacity said of it last; None where it has to be asked.
     hold: Hold | None = None

@@ -94,6 +94,8 @@ def estimated(
     revision: int,
     gated: bool,
     tier: str,
+    team: str = "",
+    surface: str = "",
     now: datetime,
 ) -> Launch:
     """The plan is made. An approval that covers it still counts; else the policy approves, or people are asked.
@@ -128,6 +130,8 @@ def estimated(
         expected_revision=revision,
         gated=gated and not launch.policy.stability_gate.disabled,
         tier=tier,
+        team=team,
+        surface=surface,
     )
     approved = _approved(launch, made, now)
     launch = replace(launch, envelope=approved)
