@@ -18,7 +18,7 @@ from modelfleetd.kit import deadline
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.telemetry import within_trace
 from modelfleetd.launcher import spans
-from modelfleetd.launcher.domain import outcomes
+from modelfleetd.launcher.domain import frozen, outcomes
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.decide import awaits_hold, next_action, region_to_observe
 from modelfleetd.launcher.domain.events import Event
@@ -31,6 +31,7 @@ from modelfleetd.launcher.ports import Stability
 from modelfleetd.launcher.progress import with_progress
 from modelfleetd.launcher.serving import desired_from_document, desired_of, is_same, seen_of, split_of
 from modelfleetd.launcher.store import Change, Claim, Settled, Store
+from modelfleetd.launcher.windows import Windows
 from modelfleetd.platform.model import ServingObservation
 
 _log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Round:
         clock: Clock,
         traced: bool,
         started: float,
+        windows: Windows | None = None,
     ) -> None:
         """Prepares a round.
 
@@ -85,6 +87,7 @@ class Round:
             clock: of the machine.
             traced: whether spans are kept.
             started: when the claim was asked for, by the monotonic clock: the lease began no earlier.
+            windows: freeze windows; None: there are none.
         """
         self.launch = claim.launch
         self._before = claim.launch
@@ -96,6 +99,7 @@ class Round:
         self._traced = traced
         self._database_time = claim.now
         self._started = started
+        self._windows = windows
         self._looked = False
         # Seconds until the launch is due again; None where it has ended or is somebody else's.
         self.due: float | None = None
@@ -153,6 +157,8 @@ class Round:
         if not self._looked:
             self._looked = True
             launch = self.launch = outcomes.looked(launch, self.now)
+        if self._windows is not None:
+            launch = await self._look_at_windows(self._windows)
         if launch.intent is not None:
             assert observation is not None
             return await self._settle_apply(launch.intent, observation)
@@ -161,6 +167,16 @@ class Round:
             seen = seen_of(observation, launch.rising, launch.falling)
             launch = self.launch = with_progress(launch, seen, split_of(observation.desired))
         return await self._decide(launch, seen, observation)
+
+    async def _look_at_windows(self, windows: Windows) -> Launch:
+        """Finds out whether a freeze window holds the launch back; that one has opened or closed is history."""
+        near, lead = await windows.near(self.now), timedelta(seconds=self._lease / 2)
+        after, said = frozen.looked_at(self.launch, near, self.now, lead)
+        if said is None:
+            self.launch = after
+        else:
+            await self._record(after, [self._event(*said)])
+        return self.launch
 
     async def _read_hold(self) -> bool:
         """Asks capacity what has become of the reservation; says whether it has answered."""

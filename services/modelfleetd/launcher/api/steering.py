@@ -35,6 +35,7 @@ _Steering: TypeAlias = (
     | pb.AbortLaunchRequest
     | pb.ApproveLaunchRequest
     | pb.RejectLaunchRequest
+    | pb.OverrideLaunchFreezeRequest
 )
 
 
