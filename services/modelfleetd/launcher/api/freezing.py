@@ -107,6 +107,8 @@ class Freezing(Steering):
 
     async def OverrideLaunchFreeze(self, request: pb.OverrideLaunchFreezeRequest, context: Context) -> pb.Launch:
         who, reason = caller(), verbs.check_reason(request.reason)
+        # First of all there has to be such a launch.
+        await self._store.get(request.name)
         window = await self._store.find_freeze_window(request.freeze_window)
         if window is None:
             raise ReferenceNotFound("freeze_window", request.freeze_window)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from modelfleet.cli.launch.create import create, plan
+from modelfleet.cli.launch.freeze import freeze
 from modelfleet.cli.launch.show import describe, events, list_launches, watch
-from modelfleet.cli.launch.verbs import abort, approve, pause, reject, resume, skip
+from modelfleet.cli.launch.verbs import abort, approve, override, pause, reject, resume, skip
 from modelfleet.cli.session import FleetGroup
 
 
@@ -16,6 +17,6 @@ def group() -> None:
 
 
 for command in (
-    plan, create, list_launches, describe, watch, events, pause, resume, skip, abort, approve, reject,
+    plan, create, list_launches, describe, watch, events, pause, resume, skip, abort, approve, reject, override, freeze,
 ):  # fmt: skip
     group.add_command(command)
