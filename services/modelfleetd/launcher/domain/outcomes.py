@@ -60,7 +60,7 @@ def backoff(retries: int) -> float:
 def looked(launch: Launch, now: datetime) -> Launch:
     """The launch could be looked at: time in which nobody could does not count against its deadlines."""
     late = timedelta(0) if launch.watched_until is None else now - launch.watched_until
-    if late > _MISSED and not launch.paused and launch.step.held_since is None:
+    if late > _MISSED and not launch.paused and launch.step.held_since is None and launch.frozen is None:
         launch = postponed(launch, late)
     return replace(launch, watched_until=None)
 
@@ -94,6 +94,8 @@ def estimated(
     revision: int,
     gated: bool,
     tier: str,
+    team: str = "",
+    surface: str = "",
     now: datetime,
 ) -> Launch:
     """The plan is made. An approval that covers it still counts; else the policy approves, or people are asked.
@@ -128,6 +130,8 @@ def estimated(
         expected_revision=revision,
         gated=gated and not launch.policy.stability_gate.disabled,
         tier=tier,
+        team=team,
+        surface=surface,
     )
     approved = _approved(launch, made, now)
     launch = replace(launch, envelope=approved)
