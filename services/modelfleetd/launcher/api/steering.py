@@ -37,6 +37,8 @@ _Steering: TypeAlias = (
     | pb.AbortLaunchRequest
     | pb.ApproveLaunchRequest
     | pb.RejectLaunchRequest
+    | pb.PromoteLaunchRequest
+    | pb.OverrideLaunchFreezeRequest
 )
 
 
@@ -58,6 +60,12 @@ class Steering(Base):
         who, reason = caller(), verbs.check_reason(request.reason)
         return await self._steer(
             request, "StepSkipped", reason, lambda launch, _: verbs.skip_step(launch, who, request.expected_step)
+        )
+
+    async def PromoteLaunch(self, request: pb.PromoteLaunchRequest, context: Context) -> pb.Launch:
+        who, reason = caller(), verbs.check_reason(request.reason)
+        return await self._steer(
+            request, "Promoted", reason, lambda launch, now: verbs.promote(launch, who, reason, now)
         )
 
     async def AbortLaunch(self, request: pb.AbortLaunchRequest, context: Context) -> pb.Launch:

@@ -61,7 +61,7 @@ def backoff(retries: int) -> float:
 def looked(launch: Launch, now: datetime) -> Launch:
     """The launch could be looked at: time in which nobody could does not count against its deadlines."""
     late = timedelta(0) if launch.watched_until is None else now - launch.watched_until
-    if late > _MISSED and not launch.paused and launch.step.held_since is None:
+    if late > _MISSED and not launch.paused and launch.step.held_since is None and launch.frozen is None:
         launch = postponed(launch, late)
     return replace(launch, watched_until=None)
 
@@ -95,6 +95,8 @@ def estimated(
     revision: int,
     gated: bool,
     tier: str,
+    team: str = "",
+    surface: str = "",
     now: datetime,
 ) -> Launch:
     """The plan is made. An approval that covers it still counts; else the policy approves, or people are asked.
@@ -129,6 +131,8 @@ def estimated(
         expected_revision=revision,
         gated=gated and not launch.policy.stability_gate.disabled,
         tier=tier,
+        team=team,
+        surface=surface,
     )
     approved = _approved(launch, made, now)
     launch = replace(launch, envelope=approved)
@@ -184,6 +188,7 @@ def reservation_gone(launch: Launch) -> Launch:
 
 def judged(launch: Launch, verdict: GateVerdict, *, final: bool, now: datetime) -> Launch:
     """The gate has answered, or could not. Nothing is ever inferred from silence."""
+    launch = replace(launch, step=replace(launch.step, asked=True))
     step = launch.step
     if verdict.verdict is Verdict.ERROR and not launch.policy.stability_gate.dry_run:
         errors = step.gate_errors + 1

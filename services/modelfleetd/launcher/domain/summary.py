@@ -59,7 +59,7 @@ def _where(launch: Launch) -> str:
 
 def _ended(launch: Launch) -> str:
     assert launch.end_time is not None
-    took = _lasts(launch.end_time, launch.create_time)
+    took = _lasts(launch.end_time, launch.begin_time)
     if launch.state is State.SUCCEEDED:
         return f"Succeeded after {took}; revision {launch.revision} of the registry says so."
     why = f", by {launch.abort.author}: {launch.abort.reason.rstrip('.')}" if launch.abort else ""

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from modelfleet.common.v1 import serving_pb2
+from modelfleet.launcher.v1 import gates_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.kit.codec import duration_to_proto, timestamp_to_proto, to_proto
-from modelfleetd.launcher.domain import summary
+from modelfleetd.launcher.domain import summary, verbs
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.events import Event
+from modelfleetd.launcher.domain.frozen import Conflict
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
 from modelfleetd.launcher.domain.policy import Approval
+from modelfleetd.names import ATTEMPT, LAUNCH
 
 
 def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: datetime) -> pb.Launch:
@@ -45,6 +48,9 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         etag=f"{launch.version:x}",
         attempt=launch.attempt,
         summary=summary.sentence(launch, now),
+        rolls_back=launch.rolls_back,
+        allowed_verbs=verbs.allowed(launch),
+        freeze_overrides=[to_proto(override, gates_pb2.FreezeOverride) for override in launch.freeze_overrides],
     )
     if launch.end_time is not None:
         made.end_time.CopyFrom(timestamp_to_proto(launch.end_time))
@@ -62,6 +68,15 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
     if launch.envelope is not None:
         made.envelope.CopyFrom(_envelope(launch.envelope))
     return made
+
+
+def attempt_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: datetime, *, is_present: bool) -> pb.Attempt:
+    """An attempt as it is shown: nobody steers one that is over any more."""
+    shown = launch_to_proto(launch, verdicts, now)
+    if not is_present:
+        del shown.allowed_verbs[:]
+    (launch_id,) = LAUNCH.parse(launch.name)
+    return pb.Attempt(name=ATTEMPT.format(launch_id, launch.attempt), launch=shown)
 
 
 def plan_to_proto(plan: Plan) -> pb.Plan:
@@ -140,6 +155,11 @@ def _envelope(envelope: Envelope) -> pb.Envelope:
     if envelope.approve_time is not None:
         made.approve_time.CopyFrom(timestamp_to_proto(envelope.approve_time))
     return made
+
+
+def conflict_to_proto(conflict: Conflict) -> gates_pb2.FreezeConflict:
+    """A freeze window in the way of a plan."""
+    return to_proto(conflict, gates_pb2.FreezeConflict)
 
 
 def event_to_proto(event: Event) -> pb.LaunchEvent:
