@@ -57,7 +57,8 @@ class Decision:
     def said(self) -> str:
         """Which policy says what, for people."""
         asked = self.policy or "free within quota, since the team has no launch policy"
-        return f"{self.outcome.name} by {asked}: {self.explanation}"
+        said = f"{self.outcome.name} by {asked}: {self.explanation}"
+        return f"{said} {self.who} may approve it." if self.needs_approval else said
 
     @property
     def who(self) -> str:

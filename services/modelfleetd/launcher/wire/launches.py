@@ -106,7 +106,7 @@ def _region(plan: Plan, wave: int, region: RegionPlan) -> pb.RegionPlan:
         hold_units=sum(hold.hold_units for hold in region.holds),
         moved_units=sum(hold.moved_units for hold in region.holds),
         extra_units=sum(hold.extra_units for hold in region.holds),
-        steps=[_step(step, plan.ends(wave, step.number)) for step in region.steps],
+        steps=[_step(region, step, plan.ends(wave, step.number)) for step in region.steps],
         holds=[
             pb.FlavorHold(
                 flavor=hold.flavor,
@@ -121,7 +121,8 @@ def _region(plan: Plan, wave: int, region: RegionPlan) -> pb.RegionPlan:
     )
 
 
-def _step(step: Step, ends: timedelta) -> pb.Step:
+def _step(region: RegionPlan, step: Step, ends: timedelta) -> pb.Step:
+    before = region.steps[step.number - 2].new_replicas if step.number > 1 else region.candidate.running
     return pb.Step(
         number=step.number,
         share_basis_points=step.share,
@@ -134,6 +135,8 @@ def _step(step: Step, ends: timedelta) -> pb.Step:
         freed_units=step.freed_units,
         expected_end=duration_to_proto(ends),
         worst_undo=duration_to_proto(step.worst_undo),
+        new_replicas_before=before,
+        cost=region.cost_at(step.number),
     )
 
 

@@ -18,6 +18,11 @@ _STRATEGIES = {
     "replace-baseline": pb.Launch.REPLACE_BASELINE,
     "end-experiment": pb.Launch.END_EXPERIMENT,
 }
+_ORDERS = {
+    "one-by-one": pb.LaunchPolicy.ONE_BY_ONE,
+    "together": pb.LaunchPolicy.TOGETHER,
+    "canary-region": pb.LaunchPolicy.CANARY_REGION,
+}
 _WISHES = (
     click.argument("candidate", metavar="TYPE/MODEL"),
     click.option("--pool", required=True, help="Pool whose capacity it takes."),
@@ -29,6 +34,12 @@ _WISHES = (
         help="What it is to bring about; end-experiment gives an experiment's share to the baseline, in one step.",
     ),
     click.option("--region", "regions", multiple=True, help="Region; may be repeated. Default: all of the model type."),
+    click.option(
+        "--region-order",
+        type=click.Choice(list(_ORDERS)),
+        help="One after another, the one with the least traffic first; all together, step by step; or that one first "
+        "and then the others together. Default one-by-one; a mitigation goes everywhere together.",
+    ),
     click.option("--max-step", type=SHARE, help="Largest growth of the share in one step. Default 20%."),
     click.option("--max-steps", type=click.IntRange(1, 100), help="Most steps. Default 20."),
     click.option("--bake", type=DURATION, help="Time at each step while its gates watch. Default 5m."),
@@ -62,6 +73,8 @@ def wanted(candidate: str, pool: str, regions: tuple[str, ...], reason: str, **w
         rollback_window=wishes["rollback_window"],
         approval=pb.LaunchPolicy.REQUIRED if wishes["approval"] else pb.LaunchPolicy.APPROVAL_UNSPECIFIED,
     )
+    if wishes["region_order"]:
+        policy.region_order = _ORDERS[wishes["region_order"]]
     if wishes["no_stability_gate"]:
         policy.stability_gate.disabled = True
     return pb.Launch(
