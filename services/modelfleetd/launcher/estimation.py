@@ -198,9 +198,21 @@ async def _now_or_later(
         items = [HeldUnits(**item) for item in items_of(patient)]
         foreseen = await world.capacity.foresee(HoldRequest(launch.pool, launch.name, items, _models(sides), tier=tier))
         if foreseen is None:
-            raise infeasible
+            raise _never(launch, infeasible) from None
         waits = foreseen.waits(now) if foreseen.state is HoldState.PENDING else ""
         return replace(patient, wait=waits)
+
+
+def _never(launch: Launch, infeasible: PlanInfeasible) -> PlanInfeasible:
+    """The same, where it does not even fit once all that others hold is free."""
+    when = f"nothing that others free is enough: {launch.pool} needs more quota"
+    return _lacks(infeasible, infeasible.metadata["why"], when)
+
+
+def _lacks(infeasible: PlanInfeasible, why: str, when: str = "") -> PlanInfeasible:
+    data = infeasible.metadata
+    missing = int(data["missing_units"])
+    return PlanInfeasible(why, missing_units=missing, flavor=data["flavor"], region=data["region"], when=when)
 
 
 def _plan(
@@ -217,14 +229,28 @@ def _plan(
         bake=launch.policy.bake_duration,
         deadline=launch.policy.launch_deadline,
     )
-    planned = tuple(
-        _region_plan(Inputs(region, new, old, _room_of(rooms, region)), pace, patient=patient)
-        for region, (new, old) in sides.items()
-    )
+    planned: list[RegionPlan] = []
+    lacking: list[PlanInfeasible] = []
+    for region, (new, old) in sides.items():
+        try:
+            inputs = Inputs(region, new, old, _room_of(rooms, region))
+            planned.append(_region_plan(inputs, pace, patient=patient))
+        except PlanInfeasible as infeasible:
+            lacking.append(infeasible)
+    if lacking:
+        raise _all_of(lacking)
     names = tuple(found.name if found else "" for found in (needs.rising, needs.falling))
     of_candidate, of_baseline = names if launch.candidate == launch.rising else names[::-1]
-    planned = waves.ordered(planned, launch.policy.region_order)
-    return plans.together(planned, pace, candidate_estimate=of_candidate, baseline_estimate=of_baseline)
+    in_order = waves.ordered(planned, launch.policy.region_order)
+    return plans.together(in_order, pace, candidate_estimate=of_candidate, baseline_estimate=of_baseline)
+
+
+def _all_of(lacking: Sequence[PlanInfeasible]) -> PlanInfeasible:
+    """What is missing in every region, the most last: the error's own fields say that."""
+    *others, most = sorted(lacking, key=lambda found: int(found.metadata["missing_units"]))
+    if not others:
+        return most
+    return _lacks(most, "; ".join(f"in {found.metadata['region']} {found.metadata['why']}" for found in (*others, most)))
 
 
 def _region_plan(inputs: Inputs, pace: Pace, *, patient: bool) -> RegionPlan:
