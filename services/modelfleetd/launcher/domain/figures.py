@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -15,6 +15,7 @@ from modelfleetd.launcher.domain.waits import PEOPLE
 DEFAULT_SPAN: Final = timedelta(weeks=4)
 MOST_SPAN: Final = timedelta(days=400)
 MOST_GROUPS: Final = 1_000
+MOST_SURFACE: Final = 63
 # Those that turn a launch round and are nobody; whoever else does is a person.
 _NOBODY: Final = frozenset({"deadline", "availability", "platform", "registry", "capacity"})
 
@@ -94,34 +95,25 @@ class Asked:
         return 1.0 if self.group_by is GroupBy.WEEK else (self.end - self.start) / timedelta(weeks=1)
 
 
-def span_violations(start: datetime, end: datetime) -> Sequence[FieldViolation]:
-    """What is wrong with a time that figures are asked for."""
-    if start >= end:
-        return [FieldViolation("start_time", f"must be before end_time, {end:%Y-%m-%dT%H:%M:%SZ}")]
-    if end - start > MOST_SPAN:
-        return [FieldViolation("start_time", f"must be at most {MOST_SPAN.days} days before end_time")]
-    return []
-
-
 def asked(
-    start: datetime | None,
-    end: datetime | None,
-    now: datetime,
-    group_by: GroupBy | None,
-    team: str,
-    surface: str,
-    violations: Sequence[FieldViolation],
+    start: datetime | None, end: datetime | None, now: datetime, *, group_by: GroupBy | None, team: str, surface: str
 ) -> Asked:
-    """Fills in the defaults of a question.
+    """Fills in the defaults of a question: four weeks, until now.
 
     Raises:
-        InvalidFields: with these violations and those of the time.
+        InvalidFields: with everything that is wrong with it.
     """
     end = now if end is None else end
     start = end - DEFAULT_SPAN if start is None else start
-    found = [*span_violations(start, end), *violations]
-    if found:
-        raise InvalidFields(found)
+    wrong: list[FieldViolation] = []
+    if start >= end:
+        wrong.append(FieldViolation("start_time", f"must be before end_time, {end:%Y-%m-%dT%H:%M:%SZ}"))
+    elif end - start > MOST_SPAN:
+        wrong.append(FieldViolation("start_time", f"must be at most {MOST_SPAN.days} days before end_time"))
+    if len(surface) > MOST_SURFACE:
+        wrong.append(FieldViolation("surface", f"must have at most {MOST_SURFACE} characters"))
+    if wrong:
+        raise InvalidFields(wrong)
     return Asked(start, end, group_by, team, surface)
 
 
