@@ -21,7 +21,7 @@ _GROUPS = {
     "strategy": pb.GetLaunchStatisticsRequest.STRATEGY,
     "week": pb.GetLaunchStatisticsRequest.WEEK,
 }
-_BAR = 24
+_BAR = 16
 # What a launch does on purpose: its time is not lost.
 _MEANT = {"Baking"}
 
@@ -56,7 +56,9 @@ def stats(session: Session, by: str | None, since: Point, team: str, surface: st
     else:
         if by == "week":
             groups.sort(key=lambda group: group.group)
-        columns: list[render.Column] = [(by.upper(), lambda m: _called(by, m.group)), *_COLUMNS]
+        # What happened to no launch takes no room.
+        told = [(name, cell) for name, cell in _COLUMNS if any(map(cell, groups))]
+        columns: list[render.Column] = [(by.upper(), lambda m: _called(by, m.group)), *told]
         render.listing(session, groups, columns, "")
 
 
@@ -178,6 +180,6 @@ _COLUMNS: list[render.Column] = [
     ("FAILED", lambda m: f"{m.failed:,}" if m.failed else ""),
     ("MEDIAN", lambda m: render.duration(m.median_duration)),
     ("P90", lambda m: render.duration(m.p90_duration)),
-    ("WAITS MOST FOR", _most),
     ("PEOPLE", lambda m: render.duration(m.people_wait)),
+    ("WAITS MOST FOR", _most),
 ]
