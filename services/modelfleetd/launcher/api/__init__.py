@@ -8,7 +8,8 @@ from modelfleetd.launcher.api.freezing import Freezing
 from modelfleetd.launcher.api.holds import HoldsOnModels
 from modelfleetd.launcher.api.launches import Launches
 from modelfleetd.launcher.api.rollback import RollingBack
+from modelfleetd.launcher.api.statistics import Statistics
 
 
-class LauncherServicer(Attempts, RollingBack, HoldsOnModels, Creating, Freezing, Launches):
+class LauncherServicer(Attempts, RollingBack, HoldsOnModels, Creating, Freezing, Launches, Statistics):
     """All of them."""

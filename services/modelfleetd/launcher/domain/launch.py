@@ -12,6 +12,7 @@ from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
 from modelfleetd.launcher.domain.policy import Policy
+from modelfleetd.launcher.domain.waits import Waits
 
 NO_TIME: Final = timedelta(0)
 
@@ -362,6 +363,8 @@ class Launch:
     intent: Intent | None = None
     intents: int = 0
     end_time: datetime | None = None
+    # What it has waited for so far, for the figures of many launches.
+    waits: Waits = field(default_factory=Waits)
 
     @property
     def ended(self) -> bool:

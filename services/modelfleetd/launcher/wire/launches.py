@@ -15,6 +15,7 @@ from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.frozen import Conflict
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
+from modelfleetd.launcher.domain.release import times_of
 from modelfleetd.names import ATTEMPT, LAUNCH
 
 
@@ -53,6 +54,9 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
     )
     if launch.end_time is not None:
         made.end_time.CopyFrom(timestamp_to_proto(launch.end_time))
+    for field, moment in times_of(launch, now).items():
+        if moment is not None:
+            getattr(made, field).CopyFrom(timestamp_to_proto(moment))
     if launch.abort is not None:
         made.abort.CopyFrom(to_proto(launch.abort, pb.Abort))
     if launch.plan is not None:

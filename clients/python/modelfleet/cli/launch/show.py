@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from modelfleet.cli import render
-from modelfleet.cli.launch import view
+from modelfleet.cli.launch import explain, view
 from modelfleet.cli.launch.follow import launch_name, watch_to_end
 from modelfleet.cli.session import Session, with_session
 
@@ -54,7 +54,7 @@ def describe(session: Session, launch: str) -> None:
         render.dump(session, render.as_data(found))
         return
     events = list(session.client.launcher.list_launch_events_all(name=found.name, page_size=1000))
-    for part in view.describe_parts(found, events):
+    for part in explain.describe_parts(found, events):
         render.console().print(part)
 
 
