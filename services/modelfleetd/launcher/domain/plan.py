@@ -15,7 +15,7 @@ from typing import Final
 from modelfleetd.errors import PlanInfeasible
 from modelfleetd.launcher.domain.replicas import replicas_for
 from modelfleetd.launcher.domain.shares import FULL
-from modelfleetd.launcher.domain.words import percent
+from modelfleetd.launcher.domain.words import count, percent
 
 # Where the room decides, shares lie on this grid of basis points: a step that moves less is not worth its bake.
 GRID: Final = 25
@@ -463,6 +463,6 @@ def _infeasible(inputs: Inputs, pace: Pace) -> PlanInfeasible:
     fits_with = room.free + high
     why = (
         f"going from {old} replicas to {_new_at(inputs, inputs.goal)} does not end with {room.free} free units; "
-        f"it needs {fits_with} free, and then takes {len(wide)} steps"
+        f"it needs {fits_with} free, and then takes {count(len(wide), 'step')}"
     )
     return PlanInfeasible(why, missing_units=high, flavor=flavor, region=region)
