@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 from modelfleetd.launcher.domain import summary
-from modelfleetd.launcher.domain.launch import Launch, State
+from modelfleetd.launcher.domain.launch import ENDED, Launch, State
 
 # The receiver that `--alertmanager-url` configures.
 ALERTMANAGER: Final = "alertmanager"
@@ -24,7 +24,7 @@ TRIED: Final = timedelta(days=7)
 _PAUSES: Final = (1.0, 3600.0)
 # How long an alert lasts of what simply has happened. After a failure people put right what the launcher cannot, and
 # nothing tells it that they have.
-_LASTS: Final = timedelta(minutes=15)
+LASTS: Final = timedelta(minutes=15)
 _FAILURE_LASTS: Final = timedelta(days=1)
 
 
@@ -65,12 +65,22 @@ _ALERTS: Final[Mapping[Kind, str]] = {
 _PAGING: Final = frozenset({"GateErrored", "CandidateShort", "BaselineShort", "Old sideShort"})
 
 
+# Kinds of which one is the last that a launch tells.
+ENDINGS: Final = frozenset(_OF_STATE[state] for state in ENDED)
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """Something that is true of a launch and concerns people. `about`: whose pause, which alarm, whose approval."""
+    """Something that is true of a launch and concerns people.
+
+    Attributes:
+        about: whose pause, or which alarm; empty for the others.
+        page: whether somebody has to get up for it: what serves is in danger, and the launcher cannot help itself.
+    """
 
     kind: Kind
     about: str = ""
+    page: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,7 @@ class Notification:
 
     kind: Kind
     about: str
+    page: bool
     key: str
     message: str
     body: Mapping[str, Any]
@@ -94,17 +105,43 @@ class Notification:
     end_time: datetime | None = None
 
 
+class DeliveryState(enum.Enum):
+    """Where a notification stands."""
+
+    PENDING = 1
+    DELIVERED = 2
+    ABANDONED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A notification to one receiver, as it is shown."""
+
+    number: int
+    launch: str
+    kind: Kind
+    receiver: str
+    key: str
+    message: str
+    state: DeliveryState
+    attempts: int
+    last_error: str
+    create_time: datetime
+    deliver_time: datetime | None
+
+
 def topics(launch: Launch) -> tuple[Topic, ...]:
     """Everything that is true of a launch now and concerns people."""
     found = []
     if launch.state in _OF_STATE:
-        found.append(Topic(_OF_STATE[launch.state]))
+        found.append(Topic(_OF_STATE[launch.state], page=launch.state is State.FAILED))
     found += [Topic(Kind.PAUSED, author) for author in sorted({pause.author for pause in launch.pause_reasons})]
     if launch.state is State.AWAITING_APPROVAL and not (launch.envelope and launch.envelope.approved_by):
         found.append(Topic(Kind.AWAITING_APPROVAL))
     alarm = launch.condition("NeedsAttention")
     if alarm is not None:
-        found.append(Topic(Kind.NEEDS_ATTENTION, alarm.reason))
+        is_page = launch.state is State.ROLLING_BACK or alarm.reason in _PAGING
+        found.append(Topic(Kind.NEEDS_ATTENTION, alarm.reason, is_page))
     return tuple(found)
 
 
@@ -133,18 +170,11 @@ def pause(attempts: int) -> float:
     return min(most, least * 2.0 ** min(max(0, attempts - 1), 20))
 
 
-def is_page(launch: Launch, topic: Topic) -> bool:
-    """Whether somebody has to get up for it: what serves is in danger, and the launcher cannot help itself."""
-    if topic.kind is Kind.NEEDS_ATTENTION:
-        return launch.state is State.ROLLING_BACK or topic.about in _PAGING
-    return topic.kind is Kind.FAILED
-
-
 def _made(launch: Launch, topic: Topic, key: str, now: datetime) -> Notification:
     message = _message(launch, topic, now)
-    severity = "page" if is_page(launch, topic) else "notification"
+    severity = "page" if topic.page else "notification"
     launch_id = launch.name.rpartition("/")[2]
-    tier = launch.tier if launch.tier.startswith("TIER") and launch.tier[4:].isdigit() else ""
+    tier = "" if launch.tier == "TIER_UNSPECIFIED" else launch.tier
     body = {
         "type": "launch",
         "kind": topic.kind.name,
@@ -177,13 +207,14 @@ def _made(launch: Launch, topic: Topic, key: str, now: datetime) -> Notification
         "about": topic.about,
     }
     labels = {name: value for name, value in labels.items() if value}
-    return Notification(topic.kind, topic.about, key, message, body, labels, now, _end_of(launch, topic, now))
+    end = _end_of(topic, now)
+    return Notification(topic.kind, topic.about, topic.page, key, message, body, labels, now, end)
 
 
-def _end_of(launch: Launch, topic: Topic, now: datetime) -> datetime | None:
-    if not launch.ended:
+def _end_of(topic: Topic, now: datetime) -> datetime | None:
+    if topic.kind not in ENDINGS:
         return None
-    return now + (_FAILURE_LASTS if topic.kind is Kind.FAILED else _LASTS)
+    return now + (_FAILURE_LASTS if topic.kind is Kind.FAILED else LASTS)
 
 
 def _message(launch: Launch, topic: Topic, now: datetime) -> str:

@@ -9,6 +9,8 @@ import asyncpg
 from modelfleetd.kit.db import Database
 from modelfleetd.launcher.documents import to_document
 from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.notifications import Audience
+from modelfleetd.launcher.store.notifications import telling, told_by
 from modelfleetd.launcher.store.rows import COLUMNS, Change, Claim, body_of, id_of, intent_row, launch_of, looks_of
 
 CLAIM = f"""
@@ -24,7 +26,7 @@ FROM due WHERE id = due_id
 RETURNING {COLUMNS}, now() AS now
 """
 
-_RECORD = """
+_RECORD = f"""
 WITH changed AS (
     UPDATE launches SET
         state = $4, queued = $5, version = version + 1, body = $6, update_time = now(), end_time = $7,
@@ -55,7 +57,7 @@ WITH changed AS (
 ), freed AS (
     UPDATE launches SET next_due_time = now()
     WHERE model_type = $15 AND queued AND end_time IS NULL AND id <> $1 AND $7::timestamptz IS NOT NULL
-)
+), {telling(16)}
 SELECT count(*) FROM changed
 """
 
@@ -64,6 +66,7 @@ class Rounds:
     """The side of the store that the reconciler uses."""
 
     _database: Database
+    _audience: Audience
 
     async def claim(self, holder: str, lease: float, limit: int) -> list[Claim]:
         """Claims launches that are due, the longest due first, each with a fresh epoch."""
@@ -90,6 +93,7 @@ class Rounds:
             [intent_row(change.intent)] if change.intent else [],
             list(change.spans),
             after.model_type,
+            *told_by(change.before, after, self._audience, change.time),
         )
         return replace(after, version=change.before.version + 1, epoch=change.before.epoch) if written else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from modelfleet.cli.launch.create import create, plan
+from modelfleet.cli.launch.notifications import notifications
 from modelfleet.cli.launch.show import describe, events, list_launches, watch
 from modelfleet.cli.launch.verbs import abort, approve, pause, reject, resume, skip
 from modelfleet.cli.session import FleetGroup
@@ -17,5 +18,6 @@ def group() -> None:
 
 for command in (
     plan, create, list_launches, describe, watch, events, pause, resume, skip, abort, approve, reject,
+    notifications,
 ):  # fmt: skip
     group.add_command(command)
