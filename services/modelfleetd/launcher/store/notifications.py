@@ -89,7 +89,7 @@ def telling(first: int) -> str:
     return f"""told AS (
     INSERT INTO notifications (launch, kind, about, page, receiver, key, message, body, labels, create_time, end_time)
     SELECT changed.id, n.* FROM changed, jsonb_to_recordset({told}) AS {row}
-    WHERE NOT EXISTS (SELECT 1 FROM notifications o WHERE {lately})
+    WHERE NOT EXISTS (SELECT 1 FROM notifications o WHERE {lately}) ORDER BY n.key, n.receiver
 ), again AS (
     UPDATE notifications o SET end_time = NULL, change_time = now() FROM changed, jsonb_to_recordset({told}) AS {row}
     WHERE o.receiver = '{ALERTMANAGER}' AND {lately}
