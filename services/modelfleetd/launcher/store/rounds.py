@@ -43,7 +43,8 @@ WITH changed AS (
     FROM changed, jsonb_to_recordset($9) AS e(time timestamptz, type text, message text, step int, region text,
                                               epoch bigint, actor text)
 ), judged AS (
-    INSERT INTO gate_verdicts (launch, verdict) SELECT id, v FROM changed, jsonb_array_elements($10) AS v
+    INSERT INTO gate_verdicts (launch, attempt, verdict)
+    SELECT id, $16, v FROM changed, jsonb_array_elements($10) AS v
 ), did AS (
     UPDATE intents SET outcome = $12, settle_time = now() FROM changed
     WHERE launch = id AND intents.number = $11 AND outcome IS NULL
@@ -57,7 +58,7 @@ WITH changed AS (
 ), freed AS (
     UPDATE launches SET next_due_time = now()
     WHERE model_type = $15 AND queued AND end_time IS NULL AND id <> $1 AND $7::timestamptz IS NOT NULL
-), {telling(16)}
+), {telling(17)}
 SELECT count(*) FROM changed
 """
 
@@ -93,6 +94,7 @@ class Rounds:
             [intent_row(change.intent)] if change.intent else [],
             list(change.spans),
             after.model_type,
+            after.attempt,
             *told_by(change.before, after, self._audience, change.time),
         )
         return replace(after, version=change.before.version + 1, epoch=change.before.epoch) if written else None
