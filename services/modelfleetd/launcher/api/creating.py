@@ -12,7 +12,8 @@ from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
-from modelfleetd.launcher.api.base import Base, Context, caller
+from modelfleetd.launcher.api.base import Context, caller
+from modelfleetd.launcher.api.holds import Holding
 from modelfleetd.launcher.domain import envelope, policy, verbs
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.events import Event
@@ -28,14 +29,18 @@ _LAUNCHERS: Final = frozenset({Role.ENGINEER, Role.OWNER, Role.ADMIN})
 _SPENDERS: Final = frozenset({Role.ENGINEER, Role.OWNER, Role.CAPACITY_OWNER, Role.ADMIN})
 
 
-class Creating(Base):
+class Creating(Holding):
     """Creating launches."""
 
     async def CreateLaunch(self, request: pb.CreateLaunchRequest, context: Context) -> pb.Launch:
         async with self._store.transaction() as conn:
             if (before := await answered(conn, request, pb.Launch)) is not None:
                 return before
-        launch = await self._new_launch(request)
+        return await self._start(request, await self._new_launch(request))
+
+    async def _start(self, request: pb.CreateLaunchRequest, launch: Launch) -> pb.Launch:
+        """Plans a launch and stores it, so that it goes on by itself; once for each request_id."""
+        await self._expect_no_hold(launch)
         busy = await self._store.first_on(launch.model_type)
         if busy and not request.queue and not request.validate_only:
             raise RouteBusy(launch.model_type, busy)
@@ -52,8 +57,13 @@ class Creating(Base):
         self._wake()
         return answer
 
-    async def _new_launch(self, request: pb.CreateLaunchRequest) -> Launch:
-        """A launch as it is asked for, with the baseline of now pinned."""
+    async def _new_launch(self, request: pb.CreateLaunchRequest, *, may_use_pool: bool = False) -> Launch:
+        """A launch as it is asked for, with the baseline of now pinned.
+
+        Args:
+            request: what is asked for.
+            may_use_pool: the pool is what a launch that is taken back was given, so nobody has to be asked again.
+        """
         asked = request.launch
         launch_id = check_id(request.launch_id, "launch_id") if request.launch_id else f"l-{uuid.uuid4().hex[:12]}"
         MODEL_TYPE.parse(asked.model_type, "launch.model_type")
@@ -69,11 +79,12 @@ class Creating(Base):
             raise invalid("launch.reason", f"must have at most {verbs.MAX_REASON} characters")
         strategy = strategy_from_proto(asked.strategy)
         type_ = await self._world.registry.model_type(asked.model_type)
-        await self._expect_pool(asked.pool, type_.team)
+        if not may_use_pool:
+            await self._expect_pool(asked.pool, type_.team)
         ends = strategy is Strategy.END_EXPERIMENT
         if ends and asked.regions:
             raise invalid("launch.regions", "must be empty: an experiment ends everywhere")
-        if not ends:
+        if not ends and strategy is not Strategy.ROLL_BACK:
             await self._expect_launcher(type_.team)
         in_force = policy_from_proto(asked.policy, type_.tier, strategy)
         policy.check(in_force)
@@ -167,7 +178,10 @@ class Creating(Base):
         if queue and await self._store.ahead_on(conn, launch.model_type):
             # Its baseline is pinned when it starts: the launch before it is about to put another one in place.
             launch = replace(launch, queued=True, baseline="")
+        await self._expect_no_hold(launch, conn)
         await self._store.insert(conn, launch)
+        if launch.rolls_back:
+            await self._hold_what_was_rolled_back(conn, launch)
         does = "ends the experiment" if launch.strategy is Strategy.END_EXPERIMENT else "launches"
         what = f"{does} {launch.candidate} on {launch.model_type}"
         created = Event("Created", what, launch.create_time, actor=launch.actor)

@@ -22,6 +22,7 @@ class Strategy(enum.Enum):
 
     REPLACE_BASELINE = 1
     END_EXPERIMENT = 4
+    ROLL_BACK = 6
 
 
 class State(enum.Enum):
@@ -134,6 +135,15 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Promotion:
+    """Who had the remaining bakes skipped, and why."""
+
+    author: str
+    reason: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseTime:
     """Time spent in one state; `end_time` is None for the present one."""
 
@@ -231,6 +241,8 @@ class StepState:
     deadline: datetime | None = None
     bake_start: datetime | None = None
     extensions: int = 0
+    # Its gates have answered since its share is observed.
+    asked: bool = False
     # Its bake is over and its gates have let it pass.
     passed: bool = False
     skipped_by: str = ""
@@ -258,6 +270,10 @@ class Launch:
     update_time: datetime
     reason: str = ""
     attempt: int = 1
+    # Who asked for this attempt, where it is not the first.
+    retried_by: str = ""
+    # The launch that this one takes back.
+    rolls_back: str = ""
     state: State = State.PENDING
     # Waits for another launch on the route to end.
     queued: bool = False
@@ -315,6 +331,7 @@ class Launch:
     # Since when at least one of them is there.
     paused_since: datetime | None = None
     abort: Abort | None = None
+    promoted: Promotion | None = None
     phase_times: tuple[PhaseTime, ...] = ()
     progress: tuple[RegionProgress, ...] = ()
     intent: Intent | None = None
@@ -326,6 +343,11 @@ class Launch:
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def begin_time(self) -> datetime:
+        """When the present attempt began: for the first one, when the launch was created."""
+        return self.phase_times[0].start_time if self.phase_times else self.create_time
 
     @property
     def rising(self) -> str:
@@ -424,9 +446,10 @@ def begin_step(launch: Launch, number: int, now: datetime, region: int | None = 
 
 
 def ask_again(launch: Launch, now: datetime) -> Launch:
-    """Says when the gate is asked next: a quarter of the bake later, within reason, and always at the bake's end."""
-    seconds = launch.policy.bake_duration.total_seconds() / 4
-    again, end = now + timedelta(seconds=min(60.0, max(2.0, seconds))), launch.bake_end
+    """Says when the gate is asked next: a part of the bake later, within reason, and always at the bake's end."""
+    bake = launch.policy.bake_duration.total_seconds()
+    seconds = max(2.0, min(60.0, bake / 4), min(300.0, bake / 20))
+    again, end = now + timedelta(seconds=seconds), launch.bake_end
     if end is not None and now < end:
         again = min(again, end)
     return replace(launch, step=replace(launch.step, next_judge=again))

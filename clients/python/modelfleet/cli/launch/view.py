@@ -48,10 +48,11 @@ def observed(region: pb.RegionProgress, side: pb.SideProgress) -> str:
 
 
 def took(launch: pb.Launch) -> str:
-    """From creation to the end, or until now."""
+    """From the beginning of its attempt to the end, or until now."""
+    begin = launch.phase_times[0].start_time if launch.phase_times else launch.create_time
     if launch.HasField("end_time"):
-        return render.seconds((launch.end_time.ToDatetime() - launch.create_time.ToDatetime()).total_seconds())
-    return render.age(launch.create_time)
+        return render.seconds((launch.end_time.ToDatetime() - begin.ToDatetime()).total_seconds())
+    return render.age(begin)
 
 
 def headline(launch: pb.Launch) -> str:
