@@ -63,6 +63,7 @@ class Attempts(Creating):
         again = await self._store.begin_attempt(conn, again)
         said = Event("Retried", f"attempt {again.attempt}: {request.reason}", now, actor=caller())
         await self._store.say(conn, again, said)
+        await self._trace(conn, again, said)
         return wire.launch_to_proto(again, (), now)
 
     async def GetAttempt(self, request: pb.GetAttemptRequest, context: Context) -> pb.Attempt:

@@ -186,4 +186,5 @@ class Creating(Holding):
         what = f"{does} {launch.candidate} on {launch.model_type}"
         created = Event("Created", what, launch.create_time, actor=launch.actor)
         await self._store.say(conn, launch, created)
+        await self._trace(conn, launch, created)
         return wire.launch_to_proto(launch, (), launch.create_time)

@@ -100,7 +100,7 @@ class Rounds:
             list(change.spans),
             after.model_type,
             after.attempt,
-            [figures_row(after)] if after.ended else [],
+            [figures_row(after)] if after.end_time is not None else [],
         )
         return replace(after, version=change.before.version + 1, epoch=change.before.epoch) if written else None
 
