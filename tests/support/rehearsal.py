@@ -262,6 +262,8 @@ class Books:
         self.asked += 1
         return Judgement(self.verdict, "as the test wants")
 
+    async def check_team(self, team: str, field: str) -> None: ...
+
     async def regions(self) -> Mapping[str, str]:
         return {REGION: "agent"}
 

@@ -130,6 +130,10 @@ class RegistryClient:
         with translated("registry"):
             return (await self._stub.finalize_launch(request, timeout=timeout())).revision
 
+    async def check_team(self, team: str, field: str) -> None:
+        with translated("registry"), _referring(field, team):
+            await self._stub.get_team(name=team, timeout=timeout())
+
     async def regions(self) -> Mapping[str, str]:
         with translated("registry"):
             found = [region async for region in self._stub.list_regions_all(page_size=1000, timeout=timeout())]

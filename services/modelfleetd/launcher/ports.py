@@ -155,6 +155,10 @@ class Registry(Protocol):
         """Ends an attempt of a launch in the ledger. Raises RevisionMismatch, LaunchEnded."""
         ...
 
+    async def check_team(self, team: str, field: str) -> None:
+        """Raises ReferenceNotFound where there is no such team."""
+        ...
+
     async def regions(self) -> Mapping[str, str]:
         """Addresses of the agents by region."""
         ...

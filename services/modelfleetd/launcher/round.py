@@ -18,7 +18,7 @@ from modelfleetd.kit import deadline
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.telemetry import within_trace
 from modelfleetd.launcher import spans
-from modelfleetd.launcher.domain import outcomes, waits, waves
+from modelfleetd.launcher.domain import frozen, outcomes, waits, waves
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.decide import awaits_hold, next_action
 from modelfleetd.launcher.domain.events import Event
@@ -33,6 +33,7 @@ from modelfleetd.launcher.ports import Stability
 from modelfleetd.launcher.progress import with_progress
 from modelfleetd.launcher.serving import desired_from_document, desired_of, is_same, seen_of, split_of
 from modelfleetd.launcher.store import Change, Claim, Settled, Store
+from modelfleetd.launcher.windows import Windows
 from modelfleetd.platform.model import ServingObservation
 
 _log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Round:
         clock: Clock,
         traced: bool,
         started: float,
+        windows: Windows | None = None,
     ) -> None:
         """Prepares a round.
 
@@ -87,6 +89,7 @@ class Round:
             clock: of the machine.
             traced: whether spans are kept.
             started: when the claim was asked for, by the monotonic clock: the lease began no earlier.
+            windows: freeze windows; None: there are none.
         """
         self.launch = claim.launch
         self._before = claim.launch
@@ -98,6 +101,7 @@ class Round:
         self._traced = traced
         self._database_time = claim.now
         self._started = started
+        self._windows = windows
         self._looked = False
         # Regions that could not be observed; they are not asked again in this round.
         self._blind: dict[str, FleetError] = {}
@@ -154,6 +158,8 @@ class Round:
             self._looked = True
             launch = self.launch = outcomes.looked(launch, self.now)
         seen = [seen_of(observation, launch.rising, launch.falling) for observation in found.seen.values()]
+        if self._windows is not None:
+            launch = await self._look_at_windows(self._windows)
         if launch.intent is not None:
             return await self._settle_apply(launch.intent, seen, found.seen[launch.intent.region])
         for region in seen:
@@ -168,6 +174,16 @@ class Round:
         found = await look(self._executor, self.launch, [region for region in regions if region not in self._blind])
         self._blind.update(found.blind)
         return found
+
+    async def _look_at_windows(self, windows: Windows) -> Launch:
+        """Finds out whether a freeze window holds the launch back; that one has opened or closed is history."""
+        near, lead = await windows.near(self.now), timedelta(seconds=self._lease / 2)
+        after, said = frozen.looked_at(self.launch, near, self.now, lead)
+        if said is None:
+            self.launch = after
+        else:
+            await self._record(after, [self._event(*said)])
+        return self.launch
 
     async def _read_hold(self) -> bool:
         """Asks capacity what has become of the reservation; says whether it has answered."""

@@ -36,6 +36,7 @@ _Steering: TypeAlias = (
     | pb.ApproveLaunchRequest
     | pb.RejectLaunchRequest
     | pb.PromoteLaunchRequest
+    | pb.OverrideLaunchFreezeRequest
 )
 
 

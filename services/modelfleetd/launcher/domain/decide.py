@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelfleetd.launcher.domain import undo, waves
+from modelfleetd.launcher.domain import frozen, undo, waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import (
@@ -72,6 +72,8 @@ def next_action(launch: Launch, seen: Seen | Sequence[Seen] | None, now: datetim
     # What is refused again and again is a wait as well.
     trying = launch.retries > 0 and isinstance(action, Apply | Call)
     wait = Wait("Retrying", "what it asks for is refused", 0) if trying else action
+    if launch.frozen is not None and frozen.holds_back(launch, action):
+        return _frozen(launch, now)
     if isinstance(wait, Wait) and (overdue := _overdue(launch, wait, now)):
         turned = going_back(launch, "deadline", overdue, now)
         return Advance("DeadlinePassed", overdue, turned, progress=False)
@@ -122,7 +124,7 @@ def _turn_round(launch: Launch, now: datetime) -> Action:
 
 def _overdue(launch: Launch, wait: Wait, now: datetime) -> str:
     """Why a launch that can only wait is to go back; empty while it is not. Pauses stop deadlines."""
-    if launch.paused or launch.revision:
+    if launch.paused or launch.revision or launch.frozen is not None:
         return ""
     if launch.step.held_since is not None and not launch.policy.stability_gate.roll_back_on_error:
         # An outage of the judge must not roll back every launch at once.
@@ -137,6 +139,15 @@ def _overdue(launch: Launch, wait: Wait, now: datetime) -> str:
 def _paused(launch: Launch) -> Wait:
     who = ", ".join(f"{pause.author} ({pause.reason})" for pause in launch.pause_reasons)
     return Wait("Paused", f"is paused by {who}; goes on when they resume it", _watch(launch))
+
+
+def _frozen(launch: Launch, now: datetime) -> Action:
+    """A freeze window is open: what the candidate has it keeps, and its gates go on being measured."""
+    assert launch.frozen is not None
+    if launch.gated and launch.weight_time is not None and _due(launch, now):
+        return Judge(final=False)
+    looks = _watch(launch) if launch.state is State.SHIFTING else PEOPLE
+    return Wait("Frozen", frozen.words(launch.frozen), min(looks, _until(launch.frozen.end_time, now)))
 
 
 def _watch(launch: Launch) -> float:
@@ -164,7 +175,7 @@ def _await_approval(launch: Launch, now: datetime) -> Action:
             return Advance("StateChanged", again, enter(launch, State.ESTIMATING, now))
         return Advance("StateChanged", f"approved by {by}; prepares", enter(launch, State.PREPARING, now))
     until = launch.approval_deadline or launch.phase_times[-1].start_time + launch.policy.approval_deadline
-    if now >= until and not launch.paused:
+    if now >= until and not launch.paused and launch.frozen is None:
         nobody = f"nobody approved it within {launch.policy.approval_deadline}"
         return Advance("Rejected", nobody, going_back(launch, "deadline", nobody, now), progress=False)
     return Wait(

@@ -144,6 +144,29 @@ class Promotion:
 
 
 @dataclass(frozen=True, slots=True)
+class FreezeOverride:
+    """A freeze window that does not hold for a launch. One of the same name that is made later is another window."""
+
+    freeze_window: str
+    reason: str
+    author: str
+    time: datetime
+    window_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A freeze window holds the launch back."""
+
+    freeze_window: str
+    reason: str
+    since: datetime
+    end_time: datetime
+    # Until when the deadlines have been pushed on for it.
+    counted: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseTime:
     """Time spent in one state; `end_time` is None for the present one."""
 
@@ -330,6 +353,9 @@ class Launch:
     pause_reasons: tuple[PauseReason, ...] = ()
     # Since when at least one of them is there.
     paused_since: datetime | None = None
+    freeze_overrides: tuple[FreezeOverride, ...] = ()
+    # Neither starts nor raises weight, and its deadlines stand still; None while no window holds it back.
+    frozen: Frozen | None = None
     abort: Abort | None = None
     promoted: Promotion | None = None
     phase_times: tuple[PhaseTime, ...] = ()
@@ -427,13 +453,21 @@ def postponed(launch: Launch, by: timedelta) -> Launch:
 
 
 def accounted(launch: Launch, now: datetime) -> Launch:
-    """Time in which the gate could not judge is no bake, and counts against no deadline unless the policy says so."""
-    since = launch.step.held_since
+    """Accounts for time in which its deadlines stood still although nobody had paused it.
+
+    Time in which the gate could not judge is no bake, and counts against no deadline unless the policy says so. Time in
+    which a freeze window holds it back counts against no deadline either; what bakes goes on baking.
+    """
+    since, frozen = launch.step.held_since, launch.frozen
+    still = [] if since is None or launch.policy.stability_gate.roll_back_on_error else [since]
+    if frozen is not None:
+        still.append(frozen.counted)
+        launch = replace(launch, frozen=replace(frozen, counted=now))
+    # While it is paused its deadlines stand still anyway.
+    if still and not launch.paused:
+        launch = postponed(launch, now - min(still))
     if since is None:
         return launch
-    # While it is paused its deadlines stand still anyway.
-    if not launch.paused and not launch.policy.stability_gate.roll_back_on_error:
-        launch = postponed(launch, now - since)
     step, start = launch.step, launch.step.bake_start
     return replace(launch, step=replace(step, held_since=now, bake_start=start and start + (now - since)))
 
@@ -441,6 +475,7 @@ def accounted(launch: Launch, now: datetime) -> Launch:
 def begin_step(launch: Launch, number: int, now: datetime, region: int | None = None) -> Launch:
     """Goes on to a step, with fresh gates and a fresh deadline."""
     at = launch.step.region if region is None else region
+    launch = accounted(launch, now)
     deadline = now + launch.policy.step_deadline + launch.policy.bake_duration
     return replace(launch, step=StepState(region=at, number=number, start_time=now, deadline=deadline))
 

@@ -60,7 +60,7 @@ def backoff(retries: int) -> float:
 def looked(launch: Launch, now: datetime) -> Launch:
     """The launch could be looked at: time in which nobody could does not count against its deadlines."""
     late = timedelta(0) if launch.watched_until is None else now - launch.watched_until
-    if late > _MISSED and not launch.paused and launch.step.held_since is None:
+    if late > _MISSED and not launch.paused and launch.step.held_since is None and launch.frozen is None:
         launch = postponed(launch, late)
     return replace(launch, watched_until=None)
 

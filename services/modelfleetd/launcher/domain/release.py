@@ -67,6 +67,8 @@ def expected_release(launch: Launch, now: datetime) -> datetime | None:
         return max(now, launch.phase_times[-1].start_time + _worst_undo(launch))
     if launch.paused:
         return None
+    if launch.frozen is not None:
+        now = max(now, launch.frozen.end_time)
     match launch.state:
         case State.PREPARING if launch.hold is not None and launch.hold.state is HoldState.PENDING:
             return None if launch.hold.time is None else max(now, launch.hold.time) + plan.expected_duration

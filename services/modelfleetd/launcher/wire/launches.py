@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from modelfleet.common.v1 import serving_pb2
+from modelfleet.launcher.v1 import gates_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.kit.codec import duration_to_proto, timestamp_to_proto, to_proto
 from modelfleetd.launcher.domain import summary, verbs
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.events import Event
+from modelfleetd.launcher.domain.frozen import Conflict
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
 from modelfleetd.launcher.domain.release import times_of
@@ -48,6 +50,7 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         summary=summary.sentence(launch, now),
         rolls_back=launch.rolls_back,
         allowed_verbs=verbs.allowed(launch),
+        freeze_overrides=[to_proto(override, gates_pb2.FreezeOverride) for override in launch.freeze_overrides],
     )
     if launch.end_time is not None:
         made.end_time.CopyFrom(timestamp_to_proto(launch.end_time))
@@ -148,6 +151,11 @@ def _envelope(envelope: Envelope) -> pb.Envelope:
     if envelope.approve_time is not None:
         made.approve_time.CopyFrom(timestamp_to_proto(envelope.approve_time))
     return made
+
+
+def conflict_to_proto(conflict: Conflict) -> gates_pb2.FreezeConflict:
+    """A freeze window in the way of a plan."""
+    return to_proto(conflict, gates_pb2.FreezeConflict)
 
 
 def event_to_proto(event: Event) -> pb.LaunchEvent:

@@ -12,6 +12,7 @@ from rich.text import Text
 from modelfleet.cli import render
 from modelfleet.cli.launch import live, view
 from modelfleet.cli.launch.advice import commands
+from modelfleet.cli.launch.freeze_view import override_parts
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import notifications_pb2
 
@@ -45,6 +46,7 @@ def describe_parts(
     yield Text(launch.summary, style="bold")
     yield Text("")
     yield render.facts(_facts(launch))
+    yield from override_parts(launch)
     yield from _section("What people may do", _verbs(launch))
     yield from _section("What serves", _serving(launch))
     yield from _section("Plan", view.plan_parts(launch) if launch.plan.regions else ())

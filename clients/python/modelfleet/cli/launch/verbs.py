@@ -9,6 +9,7 @@ import click
 from modelfleet.cli import render
 from modelfleet.cli.launch import view
 from modelfleet.cli.launch.follow import followed, launch_name, watch_to_end
+from modelfleet.cli.launch.freeze_view import FREEZE_WINDOW
 from modelfleet.cli.session import Session, with_session
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
@@ -163,3 +164,15 @@ def rollback(session: Session, launch: str, reason: str, launch_id: str, dry_run
     click.echo(f"created {made.name}, which takes {made.rolls_back} back\n{made.summary}")
     click.echo(f"{held} is on hold until somebody lifts it: modelfleet launch hold list {held}")
     click.echo(f"follow it: modelfleet launch watch {render.short(made.name)}")
+
+
+@click.command("override")
+@click.argument("launch")
+@click.option("--window", required=True, metavar="WINDOW", help="The freeze window that is not to hold for it.")
+@click.option("--reason", required=True, help="Why; kept in the history.")
+@with_session
+def override(session: Session, launch: str, window: str, reason: str) -> None:
+    """Let a launch go on in spite of a freeze window. For owners and approvers."""
+    name = FREEZE_WINDOW.name(window)
+    found = session.client.launcher.override_launch_freeze(name=launch_name(launch), freeze_window=name, reason=reason)
+    _after(session, found, f"{name} does not hold for it")

@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from modelfleet.cli import render
+from modelfleet.cli.launch.freeze_view import conflict_parts
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
 ENDED = {pb.Launch.SUCCEEDED, pb.Launch.ROLLED_BACK, pb.Launch.CANCELLED, pb.Launch.FAILED}
@@ -110,6 +111,7 @@ def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
             "UNDO",
         ]
         yield Padding(render.table(headers, rows), (0, 0, 0, 2))
+    yield from conflict_parts(launch)
     plan = launch.plan
     if plan.wait:
         yield Text(f"does not fit what is free now, so it {plan.wait}")
