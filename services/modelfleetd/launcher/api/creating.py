@@ -241,6 +241,7 @@ class Creating(Holding):
         what = f"{launch.rule.does} {launch.candidate} on {launch.model_type}"
         created = Event("Created", what, launch.create_time, actor=launch.actor)
         await self._store.say(conn, launch, created)
+        await self._trace(conn, launch, created)
         for override in launch.freeze_overrides:
             what = f"{override.freeze_window}: {override.reason}"
             await self._store.say(conn, launch, Event("FreezeOverridden", what, override.time, actor=override.author))

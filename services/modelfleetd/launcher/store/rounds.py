@@ -62,11 +62,10 @@ WITH changed AS (
 ), figured AS (
     INSERT INTO figures (launch, attempt, end_time, team, surface, strategy, state, duration, phases, waits,
                          people_wait, cause, failed_gates)
-    SELECT id, f.attempt, $7, f.team, f.surface, f.strategy, $4, f.duration, f.phases, f.waits, f.people_wait,
+    SELECT id, $16, $7, f.team, f.surface, f.strategy, $4, f.duration, f.phases, f.waits, f.people_wait,
            f.cause, f.failed_gates
-    FROM changed, jsonb_to_recordset($17) AS f(attempt int, team text, surface text, strategy text, duration float8,
-                                               phases jsonb, waits jsonb, people_wait float8, cause text,
-                                               failed_gates jsonb)
+    FROM changed, jsonb_to_recordset($17) AS f(team text, surface text, strategy text, duration float8, phases jsonb,
+                                               waits jsonb, people_wait float8, cause text, failed_gates jsonb)
 ), {telling(18)}
 SELECT count(*) FROM changed
 """
@@ -104,7 +103,7 @@ class Rounds:
             list(change.spans),
             after.model_type,
             after.attempt,
-            [figures_row(after)] if after.ended else [],
+            [figures_row(after)] if after.end_time is not None else [],
             *told_by(change.before, after, self._audience, change.time),
         )
         return replace(after, version=change.before.version + 1, epoch=change.before.epoch) if written else None

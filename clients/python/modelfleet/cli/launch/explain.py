@@ -17,6 +17,14 @@ from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import notifications_pb2
 
 _VERDICTS, _EVENTS = 10, 30
+ATTEMPT_COLUMNS: list[render.Column] = [
+    ("ATTEMPT", lambda m: str(m.launch.attempt)),
+    ("STATE", lambda m: render.enum(m.launch, "state")),
+    ("STEP", lambda m: view.step_of(m.launch)),
+    ("BEGAN", lambda m: render.clock(m.launch.phase_times[0].start_time) if m.launch.phase_times else ""),
+    ("TOOK", lambda m: view.took(m.launch)),
+    ("WHAT", lambda m: m.launch.summary),
+]
 NOTIFICATION_COLUMNS: list[render.Column] = [
     ("TIME", lambda m: render.clock(m.create_time)),
     ("TOLD OF", lambda m: render.enum(m, "kind")),
@@ -44,7 +52,7 @@ def describe_parts(
     yield from _section("Plan", view.plan_parts(launch) if launch.plan.regions else ())
     yield from _section("Gates", _gates(launch))
     yield from _section("Approval", _approval(launch))
-    yield from _section("Attempts", _attempts(attempts))
+    yield from _section("Attempts", _table(ATTEMPT_COLUMNS, attempts))
     yield from _section("Time", _phases(launch))
     yield from _section("Notifications", _table(NOTIFICATION_COLUMNS, notifications))
     yield from _section("What happened", _events(launch, events))
@@ -141,17 +149,6 @@ def _approval(launch: pb.Launch) -> Iterator[RenderableType]:
         yield Text(f"nobody has approved it yet; {launch.actor}, who asked for it, may not")
     for line in view.envelope_parts(launch):
         yield Text(line)
-
-
-def _attempts(attempts: Sequence[pb.Attempt]) -> Iterator[RenderableType]:
-    if len(attempts) < 2:
-        return
-    columns: list[render.Column] = [
-        ("ATTEMPT", lambda m: render.short(m.name)),
-        ("STATE", lambda m: render.enum(m.launch, "state")),
-        ("HOW IT IS", lambda m: m.launch.summary),
-    ]
-    yield from _table(columns, attempts)
 
 
 def _phases(launch: pb.Launch) -> Iterator[RenderableType]:
