@@ -81,6 +81,8 @@ async def test_a_name_of_nothing_is_not_found(empty: Fleet, service: str) -> Non
         "modelfleet.dev/LaunchPolicy": "launchPolicies/nope",
         "modelfleet.dev/LaunchDecision": "launchDecisions/nope",
         "modelfleet.dev/Launch": "launches/nope",
+        "modelfleet.dev/Attempt": "launches/nope/attempts/1",
+        "modelfleet.dev/Hold": "holds/nope",
         "modelfleet.dev/FreezeWindow": "freezeWindows/nope",
         "modelfleet.dev/Slo": "slos/nope",
         "modelfleet.dev/Alert": "alerts/nope",

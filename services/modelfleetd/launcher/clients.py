@@ -104,6 +104,7 @@ class RegistryClient:
         roles: Mapping[str, str] | None = None,
         splits: Mapping[str, Sequence[Share]] | None = None,
         reason: str = "",
+        attempt: int = 1,
     ) -> int:
         outcomes = registry_pb2.FinalizeLaunchRequest.Outcome
         request = registry_pb2.FinalizeLaunchRequest(
@@ -124,6 +125,7 @@ class RegistryClient:
             ],
             request_id=request_id(key),
             reason=reason,
+            attempt=attempt,
         )
         with translated("registry"):
             return (await self._stub.finalize_launch(request, timeout=timeout())).revision
@@ -323,6 +325,7 @@ def _reservation(request: HoldRequest) -> capacity_pb2.Reservation:
         tier=serving_pb2.Tier.Value(request.tier or "TIER_UNSPECIFIED"),
         expected_release_time=None if request.release is None else timestamp_to_proto(request.release),
         expected_retain_duration=duration_to_proto(request.retain) if request.retain else None,
+        attempt=request.attempt,
     )
 
 

@@ -101,7 +101,9 @@ class Executor:
             case Act.FINALIZE:
                 return outcomes.finalized(launch, await self._finalize(launch, intent))
             case Act.FORGO:
-                await world.registry.finalize(launch.model_type, launch.name, key, succeeded=False)
+                await world.registry.finalize(
+                    launch.model_type, launch.name, key, succeeded=False, attempt=launch.attempt
+                )
                 return outcomes.forgone(launch)
             case Act.SETTLE:
                 usages = [UsedUnits(**usage) for usage in content["usages"]]
@@ -143,8 +145,9 @@ class Executor:
     async def _estimate(self, launch: Launch, key: str, now: datetime) -> Launch:
         found = await estimate(launch, self._world, key, now, keep=True)
         gate = replace(launch.policy.stability_gate, criteria=found.criteria)
+        in_force = replace(launch.policy, stability_gate=gate)
         return outcomes.estimated(
-            replace(launch, agents=found.agents, policy=replace(launch.policy, stability_gate=gate)),
+            replace(launch, agents=found.agents, lowers=found.lowers, policy=in_force),
             plan=found.plan,
             candidate=found.candidate,
             baseline=found.baseline,
@@ -168,6 +171,7 @@ class Executor:
             roles=content["roles"],
             splits=splits,
             reason=launch.reason,
+            attempt=launch.attempt,
         )
 
     async def _read_again(self, launch: Launch, error: RevisionMismatch, now: datetime) -> Launch:
@@ -190,4 +194,5 @@ def _hold_request(launch: Launch, content: Mapping[str, Any]) -> HoldRequest:
         tier=content.get("tier", ""),
         release=release and datetime.fromisoformat(release),
         retain=timedelta(seconds=content.get("retain_seconds", 0)),
+        attempt=launch.attempt,
     )

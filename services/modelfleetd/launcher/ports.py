@@ -102,6 +102,7 @@ class HoldRequest:
     tier: str = ""
     release: datetime | None = None
     retain: timedelta = timedelta(0)
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +150,9 @@ class Registry(Protocol):
         roles: Mapping[str, str] | None = None,
         splits: Mapping[str, Sequence[Share]] | None = None,
         reason: str = "",
+        attempt: int = 1,
     ) -> int:
-        """Ends a launch in the ledger. Raises RevisionMismatch, LaunchEnded."""
+        """Ends an attempt of a launch in the ledger. Raises RevisionMismatch, LaunchEnded."""
         ...
 
     async def check_team(self, team: str, field: str) -> None:

@@ -29,7 +29,7 @@ ROUNDS: Final = 32
 _POLL_SECONDS: Final = 1.0
 _SHORTEST: Final = 0.02
 # No launch sleeps longer than this without the sweeper looking at it.
-LONGEST_SLEEP: Final = 120.0
+LONGEST_SLEEP: Final = 600.0
 
 
 class Reconciler:

@@ -83,7 +83,7 @@ def ended_between(before: Launch, after: Launch, now: datetime) -> list[Span]:
             "modelfleet.baseline": after.baseline,
             "modelfleet.state": after.state.name,
         }
-        root = _span(after, "launch", root_id(after), None, after.create_time, after.end_time, attributes, error)
+        root = _span(after, "launch", root_id(after), None, after.begin_time, after.end_time, attributes, error)
         found.append(root)
     return found
 

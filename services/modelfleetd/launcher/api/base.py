@@ -11,9 +11,11 @@ import grpc
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import launcher_pb2_grpc
 from modelfleetd.clock import Clock
-from modelfleetd.errors import RoleMissing
+from modelfleetd.errors import ModelOnHold, RoleMissing
 from modelfleetd.kit.auth import Principal, Role, RoleSource, current_principal
+from modelfleetd.kit.db import Connection
 from modelfleetd.launcher.domain import frozen
+from modelfleetd.launcher.domain.holds_on_models import forbids
 from modelfleetd.launcher.domain.launch import UNCHANGED, Launch, State
 from modelfleetd.launcher.domain.release import expected_release
 from modelfleetd.launcher.executor import Executor
@@ -55,6 +57,19 @@ class Base(launcher_pb2_grpc.LauncherServiceServicer):
         self._clock = clock
         self._executor = Executor(world, clock)
         self._windows = Windows(store, clock)
+
+    async def _expect_no_hold(self, launch: Launch, conn: Connection | None = None) -> None:
+        """Expects that nobody has put the candidate on hold; with a transaction, nobody does until that ends.
+
+        Raises:
+            ModelOnHold: somebody has, and the launch could bring it more traffic.
+        """
+        if not forbids(launch.strategy):
+            return
+        store, model = self._store, launch.candidate
+        hold = await (store.hold_on(model) if conn is None else store.lock_hold_on(conn, model))
+        if hold is not None:
+            raise ModelOnHold(model, hold.name, hold.reason)
 
     async def _shown(self, launch: Launch) -> pb.Launch:
         verdicts = await self._store.verdicts([launch.name])

@@ -12,15 +12,11 @@ from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
 from modelfleetd.launcher.domain.policy import Policy
+from modelfleetd.launcher.domain.strategies import Goal, Rule
+from modelfleetd.launcher.domain.strategies import Strategy as Strategy  # noqa: PLC0414 - importable from here
+from modelfleetd.launcher.domain.waits import Waits
 
 NO_TIME: Final = timedelta(0)
-
-
-class Strategy(enum.Enum):
-    """What a launch is to bring about."""
-
-    REPLACE_BASELINE = 1
-    END_EXPERIMENT = 4
 
 
 class State(enum.Enum):
@@ -126,6 +122,15 @@ class PauseReason:
 @dataclass(frozen=True, slots=True)
 class Abort:
     """Why a launch goes back, and by whom."""
+
+    author: str
+    reason: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """Who had the remaining bakes skipped, and why."""
 
     author: str
     reason: str
@@ -253,6 +258,8 @@ class StepState:
     deadline: datetime | None = None
     bake_start: datetime | None = None
     extensions: int = 0
+    # Its gates have answered since its share is observed.
+    asked: bool = False
     # Its bake is over and its gates have let it pass.
     passed: bool = False
     skipped_by: str = ""
@@ -279,7 +286,14 @@ class Launch:
     create_time: datetime
     update_time: datetime
     reason: str = ""
+    # In basis points, where the strategy wants to know: the candidate's final share, and what the old baseline keeps.
+    target_share: int = 0
+    holdout_share: int = 0
     attempt: int = 1
+    # Who asked for this attempt, where it is not the first.
+    retried_by: str = ""
+    # The launch that this one takes back.
+    rolls_back: str = ""
     state: State = State.PENDING
     # Waits for another launch on the route to end.
     queued: bool = False
@@ -291,6 +305,10 @@ class Launch:
     expected_revision: int = 0
     candidate_facts: ModelFacts | None = None
     baseline_facts: ModelFacts | None = None
+    # Whether a RAMP makes the candidate's share smaller, so that the baseline is the side that grows.
+    lowers: bool = False
+    # N of a ROLL_BACK's candidate by region, as the launch knew it that replaced it: for where nobody certified it.
+    known_full: Mapping[str, int] = field(default_factory=dict)
     # Whether the stability gate has anything to judge.
     gated: bool = False
     plan: Plan | None = None
@@ -340,32 +358,52 @@ class Launch:
     # Neither starts nor raises weight, and its deadlines stand still; None while no window holds it back.
     frozen: Frozen | None = None
     abort: Abort | None = None
+    promoted: Promotion | None = None
     phase_times: tuple[PhaseTime, ...] = ()
     progress: tuple[RegionProgress, ...] = ()
     intent: Intent | None = None
     intents: int = 0
     end_time: datetime | None = None
+    # What it has waited for so far, for the figures of many launches.
+    waits: Waits = field(default_factory=Waits)
 
     @property
     def ended(self) -> bool:
         return self.state in ENDED
 
     @property
+    def begin_time(self) -> datetime:
+        """When the present attempt began: for the first one, when the launch was created."""
+        return self.phase_times[0].start_time if self.phase_times else self.create_time
+
+    @property
+    def rule(self) -> Rule:
+        """What its strategy means."""
+        return self.strategy.rule
+
+    @property
+    def raises_candidate(self) -> bool:
+        """Whether the candidate is the side that grows; else it gives its share to the baseline."""
+        return not (self.lowers or self.rule.goal is Goal.NOTHING)
+
+    @property
     def rising(self) -> str:
-        """The model whose share grows: `candidate` of plans and observations."""
-        return self.baseline if self.strategy is Strategy.END_EXPERIMENT else self.candidate
+        """The model whose share grows: `candidate` of plans and observations. With RESIZE the only one."""
+        return self.candidate if self.raises_candidate else self.baseline
 
     @property
     def falling(self) -> str:
-        """The model that gives its share: `baseline` of plans and observations. Empty where nothing served before."""
-        return self.candidate if self.strategy is Strategy.END_EXPERIMENT else self.baseline
+        """The model that gives its share: `baseline` of plans and observations. Empty where there is none."""
+        if not self.rule.swaps:
+            return ""
+        return self.baseline if self.raises_candidate else self.candidate
 
     @property
     def final_roles(self) -> Mapping[str, str]:
-        """What the models are for their type once it has succeeded."""
-        if self.strategy is Strategy.END_EXPERIMENT:
-            return {self.candidate: "RETIRED"}
-        return {self.candidate: "BASELINE"} | ({self.baseline: "RETIRED"} if self.baseline else {})
+        """What models become for their type once it has succeeded; those that are not named stay what they are."""
+        kept = "HOLDOUT" if self.holdout_share else self.rule.baseline_becomes
+        roles = {self.candidate: self.rule.becomes, self.baseline: kept}
+        return {model: role for model, role in roles.items() if model and role}
 
     @property
     def paused(self) -> bool:
@@ -456,9 +494,10 @@ def begin_step(launch: Launch, number: int, now: datetime, region: int | None = 
 
 
 def ask_again(launch: Launch, now: datetime) -> Launch:
-    """Says when the gate is asked next: a quarter of the bake later, within reason, and always at the bake's end."""
-    seconds = launch.policy.bake_duration.total_seconds() / 4
-    again, end = now + timedelta(seconds=min(60.0, max(2.0, seconds))), launch.bake_end
+    """Says when the gate is asked next: a part of the bake later, within reason, and always at the bake's end."""
+    bake = launch.policy.bake_duration.total_seconds()
+    seconds = max(2.0, min(60.0, bake / 4), min(300.0, bake / 20))
+    again, end = now + timedelta(seconds=seconds), launch.bake_end
     if end is not None and now < end:
         again = min(again, end)
     return replace(launch, step=replace(launch.step, next_judge=again))

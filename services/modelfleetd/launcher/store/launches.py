@@ -99,6 +99,18 @@ class Launches:
             raise ResourceNotFound(name)
         return launch_of(row)
 
+    async def replaced(self, model_type: str, baseline: str) -> Launch | None:
+        """The newest launch of a route that has succeeded in putting another model in the place of that baseline."""
+        row = await self._database.fetchrow(
+            f"""SELECT {COLUMNS} FROM launches
+                WHERE model_type = $1 AND state = 'SUCCEEDED' AND body ->> 'baseline' = $2
+                  AND body ->> 'strategy' IN ('REPLACE_BASELINE', 'ROLL_BACK')
+                ORDER BY number DESC LIMIT 1""",
+            model_type,
+            baseline,
+        )
+        return None if row is None else launch_of(row)
+
     async def lock(self, conn: Connection, name: str) -> tuple[Launch, datetime]:
         """Reads a launch and keeps others from changing it until the transaction ends; and what time it is.
 
@@ -163,12 +175,14 @@ class Launches:
         return [(row["number"], launch_of(row)) for row in rows]
 
     async def verdicts(self, names: Sequence[str]) -> dict[str, tuple[GateVerdict, ...]]:
-        """The last verdicts of the gates of launches, oldest first."""
+        """The last verdicts of the gates of launches in their present attempts, oldest first."""
         ids = [LAUNCH.parse(name)[0] for name in names]
         rows = await self._database.fetch(
-            """SELECT id, v.number, v.verdict FROM unnest($1::text[]) AS id CROSS JOIN LATERAL (
-                   SELECT number, verdict FROM gate_verdicts WHERE launch = id ORDER BY number DESC LIMIT $2) AS v
-               ORDER BY v.number""",
+            """SELECT id, v.number, v.verdict FROM launches l CROSS JOIN LATERAL (
+                   SELECT number, verdict FROM gate_verdicts
+                   WHERE launch = l.id AND attempt = (l.body ->> 'attempt')::int
+                   ORDER BY number DESC LIMIT $2) AS v
+               WHERE id = ANY($1) ORDER BY v.number""",
             ids,
             VERDICTS_SHOWN,
         )

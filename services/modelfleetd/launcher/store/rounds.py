@@ -9,6 +9,7 @@ import asyncpg
 from modelfleetd.kit.db import Database
 from modelfleetd.launcher.documents import to_document
 from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.store.figures import figures_row
 from modelfleetd.launcher.store.rows import COLUMNS, Change, Claim, body_of, id_of, intent_row, launch_of, looks_of
 
 CLAIM = f"""
@@ -41,7 +42,8 @@ WITH changed AS (
     FROM changed, jsonb_to_recordset($9) AS e(time timestamptz, type text, message text, step int, region text,
                                               epoch bigint, actor text)
 ), judged AS (
-    INSERT INTO gate_verdicts (launch, verdict) SELECT id, v FROM changed, jsonb_array_elements($10) AS v
+    INSERT INTO gate_verdicts (launch, attempt, verdict)
+    SELECT id, $16, v FROM changed, jsonb_array_elements($10) AS v
 ), did AS (
     UPDATE intents SET outcome = $12, settle_time = now() FROM changed
     WHERE launch = id AND intents.number = $11 AND outcome IS NULL
@@ -55,6 +57,14 @@ WITH changed AS (
 ), freed AS (
     UPDATE launches SET next_due_time = now()
     WHERE model_type = $15 AND queued AND end_time IS NULL AND id <> $1 AND $7::timestamptz IS NOT NULL
+), figured AS (
+    INSERT INTO figures (launch, attempt, end_time, team, surface, strategy, state, duration, phases, waits,
+                         people_wait, cause, failed_gates)
+    SELECT id, f.attempt, $7, f.team, f.surface, f.strategy, $4, f.duration, f.phases, f.waits, f.people_wait,
+           f.cause, f.failed_gates
+    FROM changed, jsonb_to_recordset($17) AS f(attempt int, team text, surface text, strategy text, duration float8,
+                                               phases jsonb, waits jsonb, people_wait float8, cause text,
+                                               failed_gates jsonb)
 )
 SELECT count(*) FROM changed
 """
@@ -90,6 +100,8 @@ class Rounds:
             [intent_row(change.intent)] if change.intent else [],
             list(change.spans),
             after.model_type,
+            after.attempt,
+            [figures_row(after)] if after.ended else [],
         )
         return replace(after, version=change.before.version + 1, epoch=change.before.epoch) if written else None
 
