@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from modelfleetd.launcher.domain.launch import Launch, State
-from modelfleetd.launcher.domain.words import percent, span
+from modelfleetd.launcher.domain.words import count, percent, span
 
 
 def sentence(launch: Launch, now: datetime) -> str:
@@ -44,6 +44,9 @@ def _where(launch: Launch) -> str:
         case State.SHIFTING:
             step, plan = launch.step, launch.region_plan
             share = percent(launch.step_plan.share)
+            if not launch.rule.swaps:
+                replicas = count(launch.step_plan.new_replicas, "replica")
+                return f"Resizes the {plan.candidate.called} in {plan.region} to {replicas}."
             return (
                 f"Step {step.number} of {len(plan.steps)} in {plan.region} ({share} for the {plan.candidate.called})."
             )
