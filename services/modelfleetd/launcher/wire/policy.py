@@ -23,6 +23,9 @@ def policy_from_proto(message: pb.LaunchPolicy, tier: str, strategy: Strategy) -
     policy = Policy(rollback_window=default_rollback_window(tier))
     if strategy.rule.mitigation:
         policy = replace(policy, max_step_basis_points=FULL, bake_duration=NO_TIME, region_order=RegionOrder.TOGETHER)
+    if strategy is Strategy.ROLL_BACK:
+        # Nobody takes a rollback back: the model that it took away is launched again, as any other.
+        policy = replace(policy, rollback_window=NO_TIME)
     if message.max_step_basis_points:
         policy = replace(policy, max_step_basis_points=message.max_step_basis_points)
     if message.max_steps:
