@@ -14,6 +14,7 @@ from modelfleetd.clock import ManualClock
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.launcher.documents import from_document, to_document
 from modelfleetd.launcher.domain import verbs
+from modelfleetd.launcher.domain.decision import Decision, Outcome
 from modelfleetd.launcher.domain.frozen import Open
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts, PhaseTime, Share, State, Strategy, Verdict
@@ -198,6 +199,9 @@ class Books:
 
     async def unit_cost(self, flavor: str) -> float:
         return 1.0
+
+    async def decide(self, *given: object, keep: bool) -> Decision:
+        return Decision("launchDecisions/d", Outcome.ACCEPTED, "It fits.")
 
     async def pool(self, name: str) -> PoolFacts:
         return PoolFacts("teams/t")

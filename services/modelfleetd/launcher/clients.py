@@ -8,20 +8,22 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from modelfleet.capacity.v1 import capacity_pb2
-from modelfleet.common.v1 import serving_pb2
+from modelfleet.capacity.v1 import capacity_pb2, policies_pb2
+from modelfleet.common.v1 import permission_pb2, serving_pb2
 from modelfleet.errors import NotFound
 from modelfleet.registry.v1 import registry_pb2
 from modelfleet.services import AsyncCapacity, AsyncPlatform, AsyncRegistry, AsyncStability
 from modelfleet.stability.v1 import stability_pb2
 from modelfleetd.errors import FleetError, ReferenceNotFound
 from modelfleetd.kit.codec import (
+    duration_from_proto,
     duration_to_proto,
     from_proto,
     timestamp_from_proto,
     timestamp_to_proto,
 )
 from modelfleetd.launcher.domain.criteria import Declared
+from modelfleetd.launcher.domain.decision import Approver, Decision, Outcome
 from modelfleetd.launcher.domain.hold import HeldPlace, Hold, HoldState, Promise
 from modelfleetd.launcher.domain.launch import ModelFacts, Share, Verdict
 from modelfleetd.launcher.domain.plan import Room
@@ -194,6 +196,28 @@ class CapacityClient:
             found = await self._stub.create_estimate(request, timeout=timeout())
         regions = {region.region: (region.replicas, region.min_replicas) for region in found.regions}
         return Estimate(found.name if keep else "", regions)
+
+    async def decide(self, launch: str, candidate: str, pool: str, share: int, key: str, *, keep: bool) -> Decision:
+        asked = policies_pb2.CreateLaunchDecisionRequest(
+            launch_decision=policies_pb2.LaunchDecision(
+                launch=launch, candidate=candidate, pool=pool, share_basis_points=share
+            ),
+            validate_only=not keep,
+            request_id=request_id(key),
+        )
+        with translated("capacity"):
+            found = await self._stub.create_launch_decision(asked, timeout=timeout())
+        window = found.policy.rollback_window if found.policy.HasField("rollback_window") else None
+        return Decision(
+            name=found.name,
+            outcome=Outcome[policies_pb2.LaunchDecision.Outcome.Name(found.outcome)],
+            explanation=found.explanation,
+            approvers=tuple(
+                Approver(permission_pb2.Role.Name(approver.role), approver.team) for approver in found.approvers
+            ),
+            policy=found.policy.name,
+            rollback_window=None if window is None else duration_from_proto(window),
+        )
 
     async def unit_cost(self, flavor: str) -> float:
         with translated("capacity"):

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Protocol
 
 from modelfleetd.launcher.domain.criteria import Declared
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.launch import ModelFacts, Share, Verdict
 from modelfleetd.launcher.domain.plan import Room
@@ -176,6 +177,13 @@ class Capacity(Protocol):
         ...
 
     async def unit_cost(self, flavor: str) -> float: ...
+
+    async def decide(self, launch: str, candidate: str, pool: str, share: int, key: str, *, keep: bool) -> Decision:
+        """What the team's launch policy says of giving a candidate a share of its route.
+
+        Raises CertificateMissing, CertificateExpired, NotConfigured, ReferenceNotFound.
+        """
+        ...
 
     async def pool(self, name: str) -> PoolFacts:
         """Raises ReferenceNotFound."""

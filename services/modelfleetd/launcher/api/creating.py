@@ -16,11 +16,11 @@ from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
 from modelfleetd.launcher.api.base import Context, caller
 from modelfleetd.launcher.api.holds import Holding
-from modelfleetd.launcher.domain import envelope, policy, strategies, verbs
+from modelfleetd.launcher.domain import envelope, outcomes, policy, strategies, verbs
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import FreezeOverride, Launch, PhaseTime, State, Strategy
-from modelfleetd.launcher.estimation import estimate
+from modelfleetd.launcher.estimation import decide, estimate
 from modelfleetd.launcher.wire import launches as wire
 from modelfleetd.launcher.wire.policy import policy_from_proto, strategy_from_proto
 from modelfleetd.names import LAUNCH, MODEL, MODEL_TYPE, POOL, REGION, check_id
@@ -130,6 +130,7 @@ class Creating(Holding):
             holdout_share=asked.holdout_share_basis_points,
             known_full=known,
             baseline=type_.baseline,
+            names_rollback_window=asked.policy.HasField("rollback_window"),
             tier=type_.tier,
             team=type_.team,
             surface=type_.surface,
@@ -219,6 +220,8 @@ class Creating(Holding):
         found = await estimate(launch, self._world, f"{launch.uid}/plan", self._clock.now(), keep=False)
         if not keep_plan:
             return launch
+        decision = await decide(launch, found.plan, self._world, f"{launch.uid}/plan", keep=False)
+        launch = outcomes.decided(launch, decision)
         made = envelope.of_plan(
             found.plan,
             launch.policy,

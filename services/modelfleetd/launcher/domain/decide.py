@@ -178,9 +178,11 @@ def _await_approval(launch: Launch, now: datetime) -> Action:
     if now >= until and not launch.paused and launch.frozen is None:
         nobody = f"nobody approved it within {launch.policy.approval_deadline}"
         return Advance("Rejected", nobody, going_back(launch, "deadline", nobody, now), progress=False)
-    return Wait(
-        "AwaitingApproval", f"waits for somebody other than {launch.actor} to approve it, until {until:%F %R}", PEOPLE
-    )
+    who, why = "somebody", ""
+    if launch.decision is not None and launch.decision.needs_approval:
+        who, why = launch.decision.who, f": {launch.decision.explanation.rstrip('.')}"
+    message = f"waits for {who}, other than {launch.actor}, to approve it, until {until:%F %R}{why}"
+    return Wait("AwaitingApproval", message, PEOPLE)
 
 
 def _prepare(launch: Launch, now: datetime) -> Action:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
@@ -329,6 +330,10 @@ class Launch:
     watched_until: datetime | None = None
     # How important the route is, as the plan was made: who waits for capacity waits in this order.
     tier: str = ""
+    # What the team's launch policy says of its capacity; None where it was not asked.
+    decision: Decision | None = None
+    # Whether the launch names its rollback window itself; else that of the launch policy counts.
+    names_rollback_window: bool = True
     # Whose route it is, and which surface it serves: what freeze windows and figures are scoped by.
     team: str = ""
     surface: str = ""

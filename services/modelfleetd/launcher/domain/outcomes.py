@@ -20,6 +20,7 @@ from modelfleetd.errors import (
 )
 from modelfleetd.launcher.domain import envelope as envelopes
 from modelfleetd.launcher.domain.actions import Wait
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import (
@@ -143,11 +144,22 @@ def estimated(
     return launch if launch.state is State.PREPARING else enter(launch, State.PREPARING, now)
 
 
+def decided(launch: Launch, decision: Decision | None) -> Launch:
+    """The team's launch policy has decided; None: it was not asked. Its rollback window counts where none is named."""
+    if decision is None:
+        return launch
+    policy = launch.policy
+    if not launch.names_rollback_window and decision.rollback_window is not None:
+        policy = replace(policy, rollback_window=decision.rollback_window)
+    return replace(launch, decision=decision, policy=policy)
+
+
 def _approved(launch: Launch, made: Envelope, now: datetime) -> Envelope:
     before = launch.envelope
     if before is not None and before.approved_by and envelopes.within(made, before):
         return before
-    if launch.policy.approval is Approval.AUTOMATIC:
+    asks = launch.decision is not None and launch.decision.needs_approval
+    if launch.policy.approval is Approval.AUTOMATIC and not asks:
         return replace(made, approved_by=envelopes.BY_POLICY, approve_time=now)
     return made
 

@@ -22,6 +22,11 @@ _STRATEGIES = {
     "resize": pb.Launch.RESIZE,
     "roll-back": pb.Launch.ROLL_BACK,
 }
+_ORDERS = {
+    "one-by-one": pb.LaunchPolicy.ONE_BY_ONE,
+    "together": pb.LaunchPolicy.TOGETHER,
+    "canary-region": pb.LaunchPolicy.CANARY_REGION,
+}
 _WISHES = (
     click.argument("candidate", metavar="TYPE/MODEL"),
     click.option("--pool", required=True, help="Pool whose capacity it takes."),
@@ -43,6 +48,12 @@ _WISHES = (
         "regions",
         multiple=True,
         help="Region; may be repeated. Default: all of the model type; with ramp and resize where it serves.",
+    ),
+    click.option(
+        "--region-order",
+        type=click.Choice(list(_ORDERS)),
+        help="One after another, the one with the least traffic first; all together, step by step; or that one first "
+        "and then the others together. Default one-by-one; a mitigation goes everywhere together.",
     ),
     click.option("--max-step", type=SHARE, help="Largest growth of the share in one step. Default 20%."),
     click.option("--max-steps", type=click.IntRange(1, 100), help="Most steps. Default 20."),
@@ -77,6 +88,8 @@ def wanted(candidate: str, pool: str, regions: tuple[str, ...], reason: str, **w
         rollback_window=wishes["rollback_window"],
         approval=pb.LaunchPolicy.REQUIRED if wishes["approval"] else pb.LaunchPolicy.APPROVAL_UNSPECIFIED,
     )
+    if wishes["region_order"]:
+        policy.region_order = _ORDERS[wishes["region_order"]]
     if wishes["no_stability_gate"]:
         policy.stability_gate.disabled = True
     return pb.Launch(
