@@ -152,6 +152,7 @@ class Executor:
             gated=found.type.predicts or bool(launch.policy.stability_gate.criteria),
             tier=found.type.tier,
             now=now,
+            evidence_rules=found.type.evidence_rules,
         )
 
     async def _finalize(self, launch: Launch, intent: Intent) -> int:

@@ -38,9 +38,9 @@ def call_id(launch: Launch, intent: Intent) -> int:
     return span_id(launch, "call", intent.number)
 
 
-def gate_id(launch: Launch, moment: datetime) -> int:
+def gate_id(launch: Launch, gate: str, moment: datetime) -> int:
     """The id of the span of a gate's judgement."""
-    return span_id(launch, "gate", moment.isoformat())
+    return span_id(launch, "gate", f"{gate}/{moment.isoformat()}")
 
 
 def _phase_id(launch: Launch, index: int) -> int:
@@ -102,10 +102,18 @@ def of_gate(launch: Launch, verdict: GateVerdict, asked: datetime, now: datetime
         "modelfleet.gate": verdict.gate,
         "modelfleet.verdict": verdict.verdict.name,
         "modelfleet.explanation": verdict.explanation,
+        "modelfleet.dry_run": verdict.dry_run,
     }
     error = verdict.explanation if verdict.verdict in (Verdict.FAIL, Verdict.ERROR) else None
     return _span(
-        launch, f"gate {verdict.gate}", gate_id(launch, asked), within_id(launch), asked, now, attributes, error
+        launch,
+        f"gate {verdict.gate}",
+        gate_id(launch, verdict.gate, asked),
+        within_id(launch),
+        asked,
+        now,
+        attributes,
+        error,
     )
 
 

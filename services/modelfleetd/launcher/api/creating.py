@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.errors import RoleMissing, RouteBusy, WrongState, invalid
+from modelfleetd.errors import FieldViolation, InvalidFields, RoleMissing, RouteBusy, WrongState, invalid
 from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.failpoint import failpoint
@@ -84,6 +84,7 @@ class Creating(Base):
             has_baseline=bool(type_.baseline) or request.queue,
         )
         in_force = replace(in_force, stability_gate=replace(in_force.stability_gate, criteria=demanded))
+        self._expect_webhooks(in_force)
         if asked.candidate == type_.baseline:
             raise invalid("launch.candidate", "must not be the baseline already")
         now = self._clock.now()
@@ -104,6 +105,22 @@ class Creating(Base):
             baseline=type_.baseline,
             phase_times=(PhaseTime(State.PENDING, now),),
         )
+
+    def _expect_webhooks(self, wanted: policy.Policy) -> None:
+        """Expects that every webhook of a policy is one that this launcher may ask.
+
+        Raises:
+            InvalidFields: names each that is not.
+        """
+        known = self._world.webhooks.gates if self._world.webhooks is not None else frozenset()
+        among = ", ".join(sorted(known)) or "none is configured"
+        found = [
+            FieldViolation(f"launch.policy.webhook_gates[{index}].webhook", f"must be one of the launcher's: {among}")
+            for index, gate in enumerate(wanted.webhook_gates)
+            if gate.webhook not in known
+        ]
+        if found:
+            raise InvalidFields(found)
 
     async def _expect_pool(self, pool: str, team: str) -> None:
         """Expects that a launch may take capacity of a pool: a pool of its own team, or one that the caller may use.
@@ -158,7 +175,9 @@ class Creating(Base):
             baseline=launch.baseline,
             strategy=launch.strategy.name,
         )
-        return replace(launch, plan=found.plan, envelope=made)
+        gate = launch.policy.stability_gate
+        gated = (found.type.predicts or bool(gate.criteria)) and not gate.disabled
+        return replace(launch, plan=found.plan, envelope=made, gated=gated, evidence_rules=found.type.evidence_rules)
 
     async def _create(self, conn: Connection, launch: Launch, *, queue: bool) -> pb.Launch:
         if queue and await self._store.ahead_on(conn, launch.model_type):

@@ -14,6 +14,7 @@ from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
 from modelfleetd.launcher.domain.policy import Policy
 
 NO_TIME: Final = timedelta(0)
+STABILITY: Final = "stability"
 
 
 class Strategy(enum.Enum):
@@ -40,6 +41,8 @@ class State(enum.Enum):
 
 
 ENDED: Final = frozenset({State.SUCCEEDED, State.ROLLED_BACK, State.CANCELLED, State.FAILED})
+# A way back, or the same model at another size: there is nothing new to judge, and nobody to wait for.
+UNGATED: Final = frozenset({"END_EXPERIMENT", "ROLL_BACK", "RESIZE"})
 # Nothing was given to a platform yet: an abort ends them as CANCELLED.
 UNCHANGED: Final = frozenset({State.PENDING, State.ESTIMATING, State.AWAITING_APPROVAL, State.PREPARING})
 
@@ -237,6 +240,57 @@ class StepState:
     # Since when its gate could not be asked, as far as that time is not accounted for yet.
     held_since: datetime | None = None
     next_judge: datetime | None = None
+    # The gates that could not be asked the last time.
+    erring: tuple[str, ...] = ()
+    # How often in a row the candidate was found slow, by region: one interval's percentile alone says little.
+    slow_looks: Mapping[str, int] = field(default_factory=dict)
+
+
+class Point(enum.Enum):
+    """Where gates are asked, all of one point together."""
+
+    # Before anything is reserved or started.
+    START = 1
+    # During every bake and at its end.
+    BAKE = 2
+    # Before the registry is told.
+    FINALIZE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How far the gates of a point have got at which nothing bakes."""
+
+    point: Point = Point.START
+    passed: bool = False
+    # How often they were undecided.
+    undecided: int = 0
+    # How often in a row, and since when, at least one of them could not be asked; which.
+    errors: int = 0
+    held_since: datetime | None = None
+    erring: tuple[str, ...] = ()
+    next_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleApproval:
+    """Who passed a people's gate, by its position in the policy."""
+
+    gate: int
+    approved_by: str
+    approve_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleWait:
+    """A people's gate at which the launch stands."""
+
+    gate: int
+    since: datetime
+    # Then it is rejected. Pauses push it on.
+    deadline: datetime
+    # Until when the wait has been taken out of the other deadlines.
+    accounted: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +371,12 @@ class Launch:
     intents: int = 0
     end_time: datetime | None = None
 
+    # Gates: how many evidence rules the model type has, where it stands with gates beside the bakes, and with people.
+    evidence_rules: int = 0
+    asked: Asked = Asked()
+    people_approvals: tuple[PeopleApproval, ...] = ()
+    people_wait: PeopleWait | None = None
+
     @property
     def ended(self) -> bool:
         return self.state in ENDED
@@ -389,9 +449,10 @@ def enter(launch: Launch, state: State, now: datetime) -> Launch:
 
 def postponed(launch: Launch, by: timedelta) -> Launch:
     """Pushes every deadline on: time does not count while it is paused, or while nobody could look."""
-    step = launch.step
+    step, people = launch.step, launch.people_wait
     return replace(
         launch,
+        people_wait=people and replace(people, deadline=people.deadline + by),
         deadline=None if launch.deadline is None else launch.deadline + by,
         approval_deadline=None if launch.approval_deadline is None else launch.approval_deadline + by,
         step=replace(step, deadline=None if step.deadline is None else step.deadline + by),
@@ -400,14 +461,41 @@ def postponed(launch: Launch, by: timedelta) -> Launch:
 
 def accounted(launch: Launch, now: datetime) -> Launch:
     """Time in which the gate could not judge is no bake, and counts against no deadline unless the policy says so."""
+    launch = _asked_accounted(_people_accounted(launch, now), now)
     since = launch.step.held_since
     if since is None:
         return launch
-    # While it is paused its deadlines stand still anyway.
-    if not launch.paused and not launch.policy.stability_gate.roll_back_on_error:
+    # While it is paused or waits for people its deadlines stand still anyway.
+    if not launch.paused and launch.people_wait is None and not errors_count(launch):
         launch = postponed(launch, now - since)
     step, start = launch.step, launch.step.bake_start
     return replace(launch, step=replace(step, held_since=now, bake_start=start and start + (now - since)))
+
+
+def errors_count(launch: Launch) -> bool:
+    """Whether time in which a gate cannot be asked counts against deadlines: the policy may say so of the judge."""
+    return launch.policy.stability_gate.roll_back_on_error and STABILITY in launch.step.erring
+
+
+def _people_accounted(launch: Launch, now: datetime) -> Launch:
+    """Time in which it stands at a people's gate counts against that gate's deadline only."""
+    people = launch.people_wait
+    if people is None:
+        return launch
+    # While it is paused all deadlines stand still anyway.
+    if not launch.paused:
+        launch = replace(postponed(launch, now - people.accounted), people_wait=people)
+    return replace(launch, people_wait=replace(people, accounted=now))
+
+
+def _asked_accounted(launch: Launch, now: datetime) -> Launch:
+    """Time in which gates beside the bakes cannot be asked counts against no deadline."""
+    since = launch.asked.held_since
+    if since is None:
+        return launch
+    if not launch.paused:
+        launch = postponed(launch, now - since)
+    return replace(launch, asked=replace(launch.asked, held_since=now))
 
 
 def begin_step(launch: Launch, number: int, now: datetime, region: int | None = None) -> Launch:
@@ -434,4 +522,4 @@ def alarm_after(launch: Launch, now: datetime) -> Launch:
 def going_back(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
     """Turns a launch round. An abort that is there already stays: the first reason is the reason."""
     abort = launch.abort or Abort(author, reason, now)
-    return replace(launch, abort=abort)
+    return replace(launch, abort=abort, people_wait=None)

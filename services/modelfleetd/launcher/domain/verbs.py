@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from modelfleetd.errors import EtagMismatch, SelfApproval, StepMovedOn, WrongState, invalid
+from modelfleetd.launcher.domain import people
 from modelfleetd.launcher.domain.launch import (
     ENDED,
     Launch,
@@ -21,6 +22,8 @@ from modelfleetd.launcher.domain.launch import (
 _STEERED: Final = frozenset(
     {State.PENDING, State.ESTIMATING, State.AWAITING_APPROVAL, State.PREPARING, State.SHIFTING, State.FINALIZING}
 )
+# The states in which a launch may stand at a people's gate.
+_AT_GATE: Final = frozenset({State.PREPARING, State.SHIFTING})
 # Verb by verb, the states in which it may be called.
 ALLOWED: Final[Mapping[str, frozenset[State]]] = {
     "PauseLaunch": _STEERED,
@@ -44,7 +47,13 @@ MAX_REASON: Final = 1_000
 
 def allowed(launch: Launch) -> list[str]:
     """The verbs that are allowed now, each with who may call it."""
-    return [f"{verb} ({_BY[verb]})" for verb, states in ALLOWED.items() if launch.state in states]
+    return [f"{verb} ({_BY[verb]})" for verb in ALLOWED if is_allowed(launch, verb)]
+
+
+def is_allowed(launch: Launch, verb: str) -> bool:
+    """Whether a verb may be called now. Where the launch stands at a people's gate it is let on, or rejected."""
+    at_gate = launch.people_wait is not None and launch.state in _AT_GATE and launch.abort is None
+    return launch.state in ALLOWED[verb] or (verb in ("ApproveLaunch", "RejectLaunch") and at_gate)
 
 
 def check_reason(reason: str, field: str = "reason") -> str:
@@ -59,7 +68,7 @@ def check_reason(reason: str, field: str = "reason") -> str:
 
 
 def _check_state(launch: Launch, verb: str) -> None:
-    if launch.state not in ALLOWED[verb]:
+    if not is_allowed(launch, verb):
         raise WrongState(launch.name, launch.state.name, allowed(launch))
 
 
@@ -114,18 +123,20 @@ def abort(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
 
 
 def approve(launch: Launch, author: str, digest: str, now: datetime) -> Launch:
-    """Approves the envelope that the approver saw."""
+    """Approves the envelope that the approver saw, or lets a launch on that stands at a people's gate."""
     _check_state(launch, "ApproveLaunch")
     assert launch.envelope is not None
     if author == launch.actor:
         raise SelfApproval(author)
     if digest != launch.envelope.digest:
         raise EtagMismatch(f"the envelope of {launch.name}", digest, launch.envelope.digest)
+    if launch.state is not State.AWAITING_APPROVAL:
+        return people.let_on(launch, author, now)
     return replace(launch, envelope=replace(launch.envelope, approved_by=author, approve_time=now))
 
 
 def reject(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
-    """Rejects the envelope: the launch is cancelled."""
+    """Rejects the envelope, or the launch at a people's gate: it is cancelled, or goes back."""
     _check_state(launch, "RejectLaunch")
     return going_back(launch, author, f"rejected: {reason}", now)
 

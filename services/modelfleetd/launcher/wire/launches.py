@@ -8,7 +8,7 @@ from datetime import datetime
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.kit.codec import duration_to_proto, timestamp_to_proto, to_proto
-from modelfleetd.launcher.domain import summary
+from modelfleetd.launcher.domain import gates, summary
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
@@ -25,7 +25,7 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         strategy=pb.Launch.Strategy.Value(launch.strategy.name),
         pool=launch.pool,
         regions=launch.regions,
-        policy=to_proto(launch.policy, pb.LaunchPolicy),
+        policy=_policy(launch),
         reason=launch.reason,
         state=pb.Launch.State.Value(launch.state.name),
         baseline=launch.baseline,
@@ -51,8 +51,19 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         made.abort.CopyFrom(to_proto(launch.abort, pb.Abort))
     if launch.plan is not None:
         made.plan.CopyFrom(plan_to_proto(launch.plan))
+        made.plan.gates.extend(gates.words(launch))
     if launch.envelope is not None:
         made.envelope.CopyFrom(_envelope(launch.envelope))
+    return made
+
+
+def _policy(launch: Launch) -> pb.LaunchPolicy:
+    """The policy in force, with who has passed its people's gates."""
+    made = to_proto(launch.policy, pb.LaunchPolicy)
+    for passed in launch.people_approvals:
+        gate = made.people_gates[passed.gate]
+        gate.approved_by = passed.approved_by
+        gate.approve_time.CopyFrom(timestamp_to_proto(passed.approve_time))
     return made
 
 
