@@ -103,6 +103,8 @@ class Creating(Base):
             update_time=now,
             reason=asked.reason,
             baseline=type_.baseline,
+            tier=type_.tier,
+            team=type_.team,
             phase_times=(PhaseTime(State.PENDING, now),),
         )
 

@@ -342,6 +342,8 @@ class Launch:
     watched_until: datetime | None = None
     # How important the route is, as the plan was made: who waits for capacity waits in this order.
     tier: str = ""
+    # Whose the route is, as it was created: people are told by team.
+    team: str = ""
     reservation: str = ""
     # What capacity said of it last; None where it has to be asked.
     hold: Hold | None = None
