@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import enum
-import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 from modelfleetd.errors import FieldViolation, InvalidFields
 from modelfleetd.launcher.domain.shares import FULL
+from modelfleetd.names import ID_EXPECTATION, is_id
 
 _CRITICAL: Final = frozenset({"TIER0", "TIER1"})
 # Most gates of a kind that one launch may name.
 _MOST_GATES: Final = 10
-_WEBHOOK: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _MAX_REASON: Final = 1_000
 
 
@@ -204,9 +203,9 @@ def _webhooks(path: str, gates: tuple[WebhookGate, ...]) -> list[FieldViolation]
     if len(gates) > _MOST_GATES:
         return [FieldViolation(path, f"must have at most {_MOST_GATES} items")]
     found = [
-        FieldViolation(f"{path}[{index}].webhook", f"must match ^{_WEBHOOK.pattern}$")
+        FieldViolation(f"{path}[{index}].webhook", ID_EXPECTATION)
         for index, gate in enumerate(gates)
-        if _WEBHOOK.fullmatch(gate.webhook) is None
+        if not is_id(gate.webhook)
     ]
     asked = [(gate.webhook, gate.when) for gate in gates]
     found.extend(

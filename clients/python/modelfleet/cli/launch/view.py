@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import groupby
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelfleet.cli import render
+from modelfleet.cli.launch.gates import latest
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
 ENDED = {pb.Launch.SUCCEEDED, pb.Launch.ROLLED_BACK, pb.Launch.CANCELLED, pb.Launch.FAILED}
@@ -118,31 +118,14 @@ def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
     plan = launch.plan
     if plan.wait:
         yield Text(f"does not fit what is free now, so it {plan.wait}")
-    yield Text(
-        f"each step bakes for {render.duration(launch.policy.bake_duration) or 'no time'}; {_gates(launch.policy)}"
-    )
+    yield Text(f"each step bakes for {render.duration(launch.policy.bake_duration) or 'no time'}")
+    yield from (Text(f"gate  {gate}") for gate in plan.gates)
+    if not plan.gates:
+        yield Text("no gate judges it")
     yield Text(
         f"cost per hour {plan.cost_before:.2f} → {plan.cost_after:.2f}, at the peak {plan.cost_peak:.2f}; "
         f"expected to take {render.duration(plan.expected_duration) or 'no time'}"
     )
-
-
-def _gates(policy: pb.LaunchPolicy) -> str:
-    """What has to hold before a launch goes on, and what happens while the evidence does not suffice."""
-    gate = policy.stability_gate
-    if gate.disabled:
-        return "no gate judges its predictions"
-    if not gate.criteria:
-        return "the model type declares no prediction to be judged"
-    demanded = "; ".join(
-        f"{wanted.prediction}: calibration within {wanted.calibration_low:g} to {wanted.calibration_high:g} by "
-        f"at least {wanted.min_positives} positives"
-        for wanted in gate.criteria
-    )
-    enforced = (
-        "recorded, not enforced" if gate.dry_run else f"else it waits {gate.max_extensions} bakes more, then pauses"
-    )
-    return f"gate: stability of {demanded}, {enforced}"
 
 
 def envelope_parts(launch: pb.Launch) -> Iterator[str]:
@@ -173,7 +156,7 @@ def describe_parts(launch: pb.Launch, events: Sequence[pb.LaunchEvent]) -> Itera
         yield Text("")
         yield render.table(
             ["GATE", "STEP", "VERDICT", "WHY"],
-            [[v.gate, str(v.step), render.enum(v, "verdict"), v.explanation] for v in _latest(launch)[-10:]],
+            [[v.gate, str(v.step or "-"), _verdict(v), v.explanation] for v in latest(launch)[-10:]],
         )
     if launch.phase_times:
         yield Text("")
@@ -185,10 +168,8 @@ def describe_parts(launch: pb.Launch, events: Sequence[pb.LaunchEvent]) -> Itera
         )
 
 
-def _latest(launch: pb.Launch) -> list[pb.GateVerdict]:
-    """The last verdict of each run of equal ones: a gate is asked many times, and mostly says the same."""
-    runs = groupby(launch.gate_verdicts, key=lambda v: (v.gate, v.region, v.step, v.verdict))
-    return [list(run)[-1] for _, run in runs]
+def _verdict(verdict: pb.GateVerdict) -> str:
+    return render.enum(verdict, "verdict") + (" (dry run)" if verdict.dry_run else "")
 
 
 def _phase_took(phase: pb.PhaseTime) -> str:
@@ -256,7 +237,7 @@ def frame(launch: pb.Launch) -> RenderableType:
     parts.extend(Text(f"paused by {why.author}: {why.reason}", style="yellow") for why in launch.pause_reasons)
     if launch.HasField("abort"):
         parts.append(Text(f"going back because {launch.abort.author} says: {launch.abort.reason}", style="yellow"))
-    for verdict in _latest(launch)[-3:]:
+    for verdict in latest(launch)[-3:]:
         line = f"{verdict.gate} at step {verdict.step}: {render.enum(verdict, 'verdict')}: {verdict.explanation}"
         parts.append(Text(line))
     return Group(*parts)
