@@ -50,7 +50,7 @@ class PeopleParameter(click.ParamType[gates_pb2.PeopleGate]):
 
 
 def latest(launch: pb.Launch) -> list[pb.GateVerdict]:
-    """The last verdict of each run of equal ones, oldest first: a gate is asked many times, and mostly says the same."""
+    """The last verdict of each run of equal ones, oldest first: a gate is asked often, and mostly says the same."""
     by_gate = sorted(launch.gate_verdicts, key=lambda v: (v.gate, v.region))
     runs = groupby(by_gate, key=lambda v: (v.gate, v.region, v.step, v.verdict))
     return sorted((list(run)[-1] for _, run in runs), key=lambda v: v.time.ToNanoseconds())

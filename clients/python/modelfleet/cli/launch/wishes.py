@@ -102,8 +102,8 @@ def _demand(policy: pb.LaunchPolicy, wishes: dict[str, Any]) -> None:
     policy.webhook_gates.extend(wishes["webhooks"])
     policy.people_gates.extend(wishes["people"])
     for name in wishes["dry_runs"]:
-        for gate in policy.webhook_gates if name == "webhooks" else [getattr(policy, f"{name}_gate")]:
-            gate.dry_run = True
+        for made in policy.webhook_gates if name == "webhooks" else [getattr(policy, f"{name}_gate")]:
+            made.dry_run = True
 
 
 def wanted(candidate: str, pool: str, regions: tuple[str, ...], reason: str, **wishes: Any) -> pb.Launch:
