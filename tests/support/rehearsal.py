@@ -276,6 +276,8 @@ class Books:
     async def evaluate_evidence(self, model: str, baseline: str) -> Judgement:
         return Judgement(self.evidence, "as the test wants")
 
+    async def check_team(self, team: str, field: str) -> None: ...
+
     async def regions(self) -> Mapping[str, str]:
         return {REGION: "agent"}
 

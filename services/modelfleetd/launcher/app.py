@@ -79,9 +79,14 @@ async def compose(service: Service, store: Store, world: World) -> None:
 
 
 def team_of(store: Store, in_registry: TeamOf) -> TeamOf:
-    """A launch belongs to the team of its model type."""
+    """A launch belongs to the team of its model type, and so does a hold on a model."""
 
     async def find(name: str) -> str | None:
+        if names.HOLD.match(name) is not None:
+            try:
+                return await in_registry((await store.hold(name)).model)
+            except ResourceNotFound:
+                return None
         if names.LAUNCH.match(name) is None:
             return await in_registry(name)
         try:

@@ -42,6 +42,8 @@ class TypeFacts:
     shares: Mapping[str, frozenset[str]] = field(default_factory=dict)
     # How many rules the evidence of its models is judged by.
     evidence_rules: int = 0
+    # The part `surface` of its id by the naming scheme in force; empty where there is none.
+    surface: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class HoldRequest:
     tier: str = ""
     release: datetime | None = None
     retain: timedelta = timedelta(0)
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +152,13 @@ class Registry(Protocol):
         roles: Mapping[str, str] | None = None,
         splits: Mapping[str, Sequence[Share]] | None = None,
         reason: str = "",
+        attempt: int = 1,
     ) -> int:
-        """Ends a launch in the ledger. Raises RevisionMismatch, LaunchEnded."""
+        """Ends an attempt of a launch in the ledger. Raises RevisionMismatch, LaunchEnded."""
+        ...
+
+    async def check_team(self, team: str, field: str) -> None:
+        """Raises ReferenceNotFound where there is no such team."""
         ...
 
     async def regions(self) -> Mapping[str, str]:

@@ -38,9 +38,9 @@ def call_id(launch: Launch, intent: Intent) -> int:
     return span_id(launch, "call", intent.number)
 
 
-def gate_id(launch: Launch, gate: str, moment: datetime) -> int:
+def gate_id(launch: Launch, gate: str, region: str, moment: datetime) -> int:
     """The id of the span of a gate's judgement."""
-    return span_id(launch, "gate", f"{gate}/{moment.isoformat()}")
+    return span_id(launch, "gate", f"{gate}/{region}/{moment.isoformat()}")
 
 
 def _phase_id(launch: Launch, index: int) -> int:
@@ -83,7 +83,7 @@ def ended_between(before: Launch, after: Launch, now: datetime) -> list[Span]:
             "modelfleet.baseline": after.baseline,
             "modelfleet.state": after.state.name,
         }
-        root = _span(after, "launch", root_id(after), None, after.create_time, after.end_time, attributes, error)
+        root = _span(after, "launch", root_id(after), None, after.begin_time, after.end_time, attributes, error)
         found.append(root)
     return found
 
@@ -100,21 +100,14 @@ def of_gate(launch: Launch, verdict: GateVerdict, asked: datetime, now: datetime
     """A judgement of a gate."""
     attributes = {
         "modelfleet.gate": verdict.gate,
+        "modelfleet.region": verdict.region,
         "modelfleet.verdict": verdict.verdict.name,
         "modelfleet.explanation": verdict.explanation,
         "modelfleet.dry_run": verdict.dry_run,
     }
     error = verdict.explanation if verdict.verdict in (Verdict.FAIL, Verdict.ERROR) else None
-    return _span(
-        launch,
-        f"gate {verdict.gate}",
-        gate_id(launch, verdict.gate, asked),
-        within_id(launch),
-        asked,
-        now,
-        attributes,
-        error,
-    )
+    name, identity = f"gate {verdict.gate}", gate_id(launch, verdict.gate, verdict.region, asked)
+    return _span(launch, name, identity, within_id(launch), asked, now, attributes, error)
 
 
 def _conditions(before: Launch, after: Launch, now: datetime) -> list[Span]:

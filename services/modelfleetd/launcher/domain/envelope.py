@@ -64,8 +64,9 @@ def of_plan(
         serving_spec_digest=serving_spec_digest,
         baseline=baseline,
         strategy=strategy,
-        target_share_basis_points=plan.regions[0].goal,
-        regions=tuple(region.region for region in plan.regions),
+        target_share_basis_points=max(region.goal for region in plan.regions),
+        # Who comes first may change with the traffic; that alone asks nobody again.
+        regions=tuple(sorted(region.region for region in plan.regions)),
         max_units=tuple(
             EnvelopeUnits(hold.flavor, region.region, hold.hold_units)
             for region in plan.regions
@@ -95,7 +96,7 @@ def _identity(envelope: Envelope) -> tuple[object, ...]:
         envelope.baseline,
         envelope.strategy,
         envelope.target_share_basis_points,
-        envelope.regions,
+        tuple(sorted(envelope.regions)),
         envelope.policy_digest,
     )
 

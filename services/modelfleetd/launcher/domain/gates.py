@@ -105,7 +105,7 @@ def point_of(launch: Launch) -> Point:
 
 def spared(launch: Launch) -> str:
     """Who has spared the step its bake; empty where nobody has."""
-    return launch.step.skipped_by
+    return launch.step.skipped_by or (launch.promoted.author if launch.promoted is not None else "")
 
 
 def asked(launch: Launch, *, final: bool) -> tuple[Gate, ...]:
@@ -176,7 +176,7 @@ def _of_bake(
         )
     launch = accounted(launch, now)
     launch = replace(launch, step=replace(launch.step, gate_errors=0, held_since=None, erring=()))
-    if not launch.step.passed:
+    if not launch.step.passed and launch.step.bake_start is not None:
         # Where it was held for a while, the rest of the bake is still to come.
         over = launch.bake_end is None or now >= launch.bake_end
         if spared(launch) or (final and over and not undecided):

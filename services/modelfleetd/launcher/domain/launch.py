@@ -22,6 +22,7 @@ class Strategy(enum.Enum):
 
     REPLACE_BASELINE = 1
     END_EXPERIMENT = 4
+    ROLL_BACK = 6
 
 
 class State(enum.Enum):
@@ -133,6 +134,38 @@ class Abort:
     author: str
     reason: str
     time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """Who had the remaining bakes skipped, and why."""
+
+    author: str
+    reason: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeOverride:
+    """A freeze window that does not hold for a launch. One of the same name that is made later is another window."""
+
+    freeze_window: str
+    reason: str
+    author: str
+    time: datetime
+    window_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A freeze window holds the launch back."""
+
+    freeze_window: str
+    reason: str
+    since: datetime
+    end_time: datetime
+    # Until when the deadlines have been pushed on for it.
+    counted: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +344,10 @@ class Launch:
     update_time: datetime
     reason: str = ""
     attempt: int = 1
+    # Who asked for this attempt, where it is not the first.
+    retried_by: str = ""
+    # The launch that this one takes back.
+    rolls_back: str = ""
     state: State = State.PENDING
     # Waits for another launch on the route to end.
     queued: bool = False
@@ -342,8 +379,9 @@ class Launch:
     watched_until: datetime | None = None
     # How important the route is, as the plan was made: who waits for capacity waits in this order.
     tier: str = ""
-    # Whose the route is, as it was created: people are told by team.
+    # Whose route it is, and which surface it serves: what freeze windows and figures are scoped by.
     team: str = ""
+    surface: str = ""
     reservation: str = ""
     # What capacity said of it last; None where it has to be asked.
     hold: Hold | None = None
@@ -366,7 +404,11 @@ class Launch:
     pause_reasons: tuple[PauseReason, ...] = ()
     # Since when at least one of them is there.
     paused_since: datetime | None = None
+    freeze_overrides: tuple[FreezeOverride, ...] = ()
+    # Neither starts nor raises weight, and its deadlines stand still; None while no window holds it back.
+    frozen: Frozen | None = None
     abort: Abort | None = None
+    promoted: Promotion | None = None
     phase_times: tuple[PhaseTime, ...] = ()
     progress: tuple[RegionProgress, ...] = ()
     intent: Intent | None = None
@@ -382,6 +424,11 @@ class Launch:
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def begin_time(self) -> datetime:
+        """When the present attempt began: for the first one, when the launch was created."""
+        return self.phase_times[0].start_time if self.phase_times else self.create_time
 
     @property
     def rising(self) -> str:
@@ -462,14 +509,28 @@ def postponed(launch: Launch, by: timedelta) -> Launch:
 
 
 def accounted(launch: Launch, now: datetime) -> Launch:
-    """Time in which the gate could not judge is no bake, and counts against no deadline unless the policy says so."""
-    launch = _asked_accounted(_people_accounted(launch, now), now)
-    since = launch.step.held_since
+    """Accounts for time in which its deadlines stood still although nobody had paused it.
+
+    Time in which a gate could not judge is no bake, and counts against no deadline unless the policy says so. Time in
+    which a freeze window or people hold it back counts against no deadline either, but that of the people; what bakes
+    goes on baking.
+    """
+    since, frozen, people, asked = launch.step.held_since, launch.frozen, launch.people_wait, launch.asked
+    still = [] if since is None or errors_count(launch) else [since]
+    still += [] if asked.held_since is None else [asked.held_since]
+    still += [] if frozen is None else [frozen.counted]
+    still += [] if people is None else [people.accounted]
+    # While it is paused its deadlines stand still anyway.
+    if still and not launch.paused:
+        launch = postponed(launch, now - min(still))
+    launch = replace(
+        launch,
+        asked=asked if asked.held_since is None else replace(asked, held_since=now),
+        frozen=frozen and replace(frozen, counted=now),
+        people_wait=people and replace(people, accounted=now),
+    )
     if since is None:
         return launch
-    # While it is paused or waits for people its deadlines stand still anyway.
-    if not launch.paused and launch.people_wait is None and not errors_count(launch):
-        launch = postponed(launch, now - since)
     step, start = launch.step, launch.step.bake_start
     return replace(launch, step=replace(step, held_since=now, bake_start=start and start + (now - since)))
 
@@ -479,38 +540,19 @@ def errors_count(launch: Launch) -> bool:
     return launch.policy.stability_gate.roll_back_on_error and STABILITY in launch.step.erring
 
 
-def _people_accounted(launch: Launch, now: datetime) -> Launch:
-    """Time in which it stands at a people's gate counts against that gate's deadline only."""
-    people = launch.people_wait
-    if people is None:
-        return launch
-    # While it is paused all deadlines stand still anyway.
-    if not launch.paused:
-        launch = replace(postponed(launch, now - people.accounted), people_wait=people)
-    return replace(launch, people_wait=replace(people, accounted=now))
-
-
-def _asked_accounted(launch: Launch, now: datetime) -> Launch:
-    """Time in which gates beside the bakes cannot be asked counts against no deadline."""
-    since = launch.asked.held_since
-    if since is None:
-        return launch
-    if not launch.paused:
-        launch = postponed(launch, now - since)
-    return replace(launch, asked=replace(launch.asked, held_since=now))
-
-
 def begin_step(launch: Launch, number: int, now: datetime, region: int | None = None) -> Launch:
     """Goes on to a step, with fresh gates and a fresh deadline."""
     at = launch.step.region if region is None else region
+    launch = accounted(launch, now)
     deadline = now + launch.policy.step_deadline + launch.policy.bake_duration
     return replace(launch, step=StepState(region=at, number=number, start_time=now, deadline=deadline))
 
 
 def ask_again(launch: Launch, now: datetime) -> Launch:
-    """Says when the gate is asked next: a quarter of the bake later, within reason, and always at the bake's end."""
-    seconds = launch.policy.bake_duration.total_seconds() / 4
-    again, end = now + timedelta(seconds=min(60.0, max(2.0, seconds))), launch.bake_end
+    """Says when the gate is asked next: a part of the bake later, within reason, and always at the bake's end."""
+    bake = launch.policy.bake_duration.total_seconds()
+    seconds = max(2.0, min(60.0, bake / 4), min(300.0, bake / 20))
+    again, end = now + timedelta(seconds=seconds), launch.bake_end
     if end is not None and now < end:
         again = min(again, end)
     return replace(launch, step=replace(launch.step, next_judge=again))

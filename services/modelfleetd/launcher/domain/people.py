@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Wait
 from modelfleetd.launcher.domain.launch import (
     UNGATED,
@@ -29,13 +30,12 @@ _LOOK: Final = 60.0
 
 
 def next_share(launch: Launch) -> int:
-    """The share that the launch goes to next; beyond every share where there is no further step."""
+    """The largest share that a region goes to next; beyond every share where no region has a further step."""
     if launch.plan is None:
         return 0
-    if launch.state is not State.SHIFTING:
-        return launch.plan.regions[0].steps[0].share
-    steps = launch.region_plan.steps
-    return steps[launch.step.number].share if launch.step.number < len(steps) else FULL + 1
+    done = launch.step.number if launch.state is State.SHIFTING else 0
+    wave = [launch.plan.regions[at].steps for at in waves.shifted(launch)]
+    return max((steps[done].share for steps in wave if done < len(steps)), default=FULL + 1)
 
 
 def gate_before(launch: Launch, share: int) -> int | None:

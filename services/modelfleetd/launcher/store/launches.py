@@ -163,12 +163,14 @@ class Launches:
         return [(row["number"], launch_of(row)) for row in rows]
 
     async def verdicts(self, names: Sequence[str]) -> dict[str, tuple[GateVerdict, ...]]:
-        """The last verdicts of the gates of launches, oldest first."""
+        """The last verdicts of the gates of launches in their present attempts, oldest first."""
         ids = [LAUNCH.parse(name)[0] for name in names]
         rows = await self._database.fetch(
-            """SELECT id, v.number, v.verdict FROM unnest($1::text[]) AS id CROSS JOIN LATERAL (
-                   SELECT number, verdict FROM gate_verdicts WHERE launch = id ORDER BY number DESC LIMIT $2) AS v
-               ORDER BY v.number""",
+            """SELECT id, v.number, v.verdict FROM launches l CROSS JOIN LATERAL (
+                   SELECT number, verdict FROM gate_verdicts
+                   WHERE launch = l.id AND attempt = (l.body ->> 'attempt')::int
+                   ORDER BY number DESC LIMIT $2) AS v
+               WHERE id = ANY($1) ORDER BY v.number""",
             ids,
             VERDICTS_SHOWN,
         )

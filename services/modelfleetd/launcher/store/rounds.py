@@ -41,7 +41,8 @@ WITH changed AS (
     FROM changed, jsonb_to_recordset($9) AS e(time timestamptz, type text, message text, step int, region text,
                                               epoch bigint, actor text)
 ), judged AS (
-    INSERT INTO gate_verdicts (launch, verdict) SELECT id, v FROM changed, jsonb_array_elements($10) AS v
+    INSERT INTO gate_verdicts (launch, attempt, verdict)
+    SELECT id, $16, v FROM changed, jsonb_array_elements($10) AS v
 ), did AS (
     UPDATE intents SET outcome = $12, settle_time = now() FROM changed
     WHERE launch = id AND intents.number = $11 AND outcome IS NULL
@@ -90,6 +91,7 @@ class Rounds:
             [intent_row(change.intent)] if change.intent else [],
             list(change.spans),
             after.model_type,
+            after.attempt,
         )
         return replace(after, version=change.before.version + 1, epoch=change.before.epoch) if written else None
 

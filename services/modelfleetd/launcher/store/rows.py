@@ -15,7 +15,7 @@ from modelfleetd.names import LAUNCH
 
 COLUMNS = "id, state, queued, version, epoch, body, update_time"
 
-_LOOKS = ("conditions", "progress", "splits", "step", "deadline", "approval_deadline", "watched_until")
+_LOOKS = ("conditions", "progress", "splits", "step", "deadline", "approval_deadline", "watched_until", "frozen")
 
 
 @dataclass(frozen=True, slots=True)

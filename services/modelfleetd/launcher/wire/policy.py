@@ -16,6 +16,7 @@ from modelfleetd.launcher.domain.policy import (
     EvidenceGate,
     PeopleGate,
     Policy,
+    RegionOrder,
     StabilityGate,
     WebhookGate,
     When,
@@ -38,7 +39,7 @@ def policy_from_proto(message: pb.LaunchPolicy, tier: str, strategy: Strategy) -
     """A policy with every default filled in. The rollback window's depends on the model type's tier."""
     policy = Policy(rollback_window=default_rollback_window(tier))
     if strategy is Strategy.END_EXPERIMENT:
-        policy = replace(policy, max_step_basis_points=FULL, bake_duration=NO_TIME)
+        policy = replace(policy, max_step_basis_points=FULL, bake_duration=NO_TIME, region_order=RegionOrder.TOGETHER)
     if message.max_step_basis_points:
         policy = replace(policy, max_step_basis_points=message.max_step_basis_points)
     if message.max_steps:
@@ -48,6 +49,8 @@ def policy_from_proto(message: pb.LaunchPolicy, tier: str, strategy: Strategy) -
             policy = replace(policy, **{field: duration_from_proto(getattr(message, field))})  # type: ignore[arg-type]
     if message.approval:
         policy = replace(policy, approval=Approval[pb.LaunchPolicy.Approval.Name(message.approval)])
+    if message.region_order:
+        policy = replace(policy, region_order=RegionOrder[pb.LaunchPolicy.RegionOrder.Name(message.region_order)])
     if message.HasField("stability_gate"):
         policy = replace(policy, stability_gate=from_proto(message.stability_gate, StabilityGate))
     policy = replace(

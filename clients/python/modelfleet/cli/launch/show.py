@@ -9,6 +9,15 @@ from modelfleet.cli.launch import view
 from modelfleet.cli.launch.follow import launch_name, watch_to_end
 from modelfleet.cli.session import Session, with_session
 
+_ATTEMPTS: list[render.Column] = [
+    ("ATTEMPT", lambda m: str(m.launch.attempt)),
+    ("STATE", lambda m: render.enum(m.launch, "state")),
+    ("STEP", lambda m: view.step_of(m.launch)),
+    ("BEGAN", lambda m: render.clock(m.launch.phase_times[0].start_time) if m.launch.phase_times else ""),
+    ("TOOK", lambda m: view.took(m.launch)),
+    ("WHAT", lambda m: m.launch.summary),
+]
+
 
 @click.command("list")
 @click.argument("model_type", required=False, default="")
@@ -46,6 +55,24 @@ def describe(session: Session, launch: str) -> None:
         return
     events = list(session.client.launcher.list_launch_events_all(name=found.name, page_size=1000))
     for part in view.describe_parts(found, events):
+        render.console().print(part)
+
+
+@click.command("attempts")
+@click.argument("launch", metavar="LAUNCH[/ATTEMPT]")
+@with_session
+def attempts(session: Session, launch: str) -> None:
+    """List the attempts of a launch, newest first; or explain one of them, such as l1/1."""
+    name, _, attempt = launch.removeprefix("launches/").replace("/attempts/", "/").partition("/")
+    if not attempt:
+        found = session.client.launcher.list_attempts_all(parent=launch_name(name), page_size=1000)
+        render.listing(session, found, _ATTEMPTS, "No attempts.")
+        return
+    one = session.client.launcher.get_attempt(name=f"{launch_name(name)}/attempts/{attempt}")
+    if not session.is_table:
+        render.dump(session, render.as_data(one))
+        return
+    for part in view.describe_parts(one.launch, ()):
         render.console().print(part)
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelfleet.cli import render
+from modelfleet.cli.launch.freeze_view import conflict_parts, override_parts
 from modelfleet.cli.launch.gates import latest
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
@@ -54,10 +55,11 @@ def _observed(region: pb.RegionProgress, side: pb.SideProgress) -> str:
 
 
 def took(launch: pb.Launch) -> str:
-    """From creation to the end, or until now."""
+    """From the beginning of its attempt to the end, or until now."""
+    begin = launch.phase_times[0].start_time if launch.phase_times else launch.create_time
     if launch.HasField("end_time"):
-        return render.seconds((launch.end_time.ToDatetime() - launch.create_time.ToDatetime()).total_seconds())
-    return render.age(launch.create_time)
+        return render.seconds((launch.end_time.ToDatetime() - begin.ToDatetime()).total_seconds())
+    return render.age(begin)
 
 
 def headline(launch: pb.Launch) -> str:
@@ -115,6 +117,7 @@ def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
             "UNDO",
         ]
         yield Padding(render.table(headers, rows), (0, 0, 0, 2))
+    yield from conflict_parts(launch)
     plan = launch.plan
     if plan.wait:
         yield Text(f"does not fit what is free now, so it {plan.wait}")
@@ -148,6 +151,7 @@ def describe_parts(launch: pb.Launch, events: Sequence[pb.LaunchEvent]) -> Itera
     yield Text(f"{launch.name}, attempt {launch.attempt}, by {launch.actor} at {render.clock(launch.create_time)}")
     if launch.reason:
         yield Text(f"reason: {launch.reason}")
+    yield from override_parts(launch)
     yield Text(f"trace {launch.trace_id}")
     yield Text("")
     yield from _progress_parts(launch)
