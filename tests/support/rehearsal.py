@@ -22,6 +22,7 @@ from modelfleetd.launcher.domain.plan import Room
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
 from modelfleetd.launcher.domain.replicas import replicas_for
 from modelfleetd.launcher.executor import Executor
+from modelfleetd.launcher.judges import Judges
 from modelfleetd.launcher.ports import (
     Estimate,
     HeldUnits,
@@ -172,10 +173,20 @@ class Books:
     splits: Mapping[str, Sequence[Share]] = field(default_factory=dict)
     verdict: Verdict = Verdict.PASS
     asked: int = 0
+    evidence: Verdict = Verdict.PASS
+    evidence_rules: int = 0
 
     async def model_type(self, name: str) -> TypeFacts:
         return TypeFacts(
-            TYPE, "teams/t", self.tier, OLD, 1, (REGION,), predicts=True, shares={NEW: frozenset({REGION})}
+            TYPE,
+            "teams/t",
+            self.tier,
+            OLD,
+            1,
+            (REGION,),
+            predicts=True,
+            shares={NEW: frozenset({REGION})},
+            evidence_rules=self.evidence_rules,
         )
 
     async def model(self, name: str, path: str) -> SizedModel:
@@ -267,6 +278,9 @@ class Books:
     async def judge(self, *given: object) -> Judgement:
         self.asked += 1
         return Judgement(self.verdict, "as the test wants")
+
+    async def evaluate_evidence(self, model: str, baseline: str) -> Judgement:
+        return Judgement(self.evidence, "as the test wants")
 
     async def check_team(self, team: str, field: str) -> None: ...
 
@@ -410,7 +424,7 @@ class Rehearsal:
             self.store.claim(self.clock),
             store=cast("Store", self.store),
             executor=self.executor,
-            stability=self.books,
+            judges=Judges(self.world),
             clock=self.clock,
             traced=False,
             started=self.clock.monotonic(),

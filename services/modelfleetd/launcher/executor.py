@@ -160,6 +160,7 @@ class Executor:
             team=found.type.team,
             surface=found.type.surface,
             now=now,
+            evidence_rules=found.type.evidence_rules,
         )
 
     async def _finalize(self, launch: Launch, intent: Intent) -> int:

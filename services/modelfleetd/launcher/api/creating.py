@@ -9,7 +9,15 @@ from datetime import datetime
 from typing import Final
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.errors import InvalidFields, ReferenceNotFound, RoleMissing, RouteBusy, WrongState, invalid
+from modelfleetd.errors import (
+    FieldViolation,
+    InvalidFields,
+    ReferenceNotFound,
+    RoleMissing,
+    RouteBusy,
+    WrongState,
+    invalid,
+)
 from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.failpoint import failpoint
@@ -106,6 +114,7 @@ class Creating(Holding):
             has_baseline=bool(type_.baseline) or request.queue,
         )
         in_force = replace(in_force, stability_gate=replace(in_force.stability_gate, criteria=demanded))
+        self._expect_webhooks(in_force)
         if asked.candidate == type_.baseline and strategy.rule.swaps:
             raise invalid("launch.candidate", "must not be the baseline already")
         known = await self._known_before(asked.model_type, asked.candidate) if strategy is Strategy.ROLL_BACK else {}
@@ -174,6 +183,22 @@ class Creating(Holding):
             raise invalid("launch.candidate", was)
         return {region.region: region.baseline.full for region in replaced.plan.regions if region.baseline is not None}
 
+    def _expect_webhooks(self, wanted: policy.Policy) -> None:
+        """Expects that every webhook of a policy is one that this launcher may ask.
+
+        Raises:
+            InvalidFields: names each that is not.
+        """
+        known = self._world.webhooks.gates if self._world.webhooks is not None else frozenset()
+        among = ", ".join(sorted(known)) or "none is configured"
+        found = [
+            FieldViolation(f"launch.policy.webhook_gates[{index}].webhook", f"must be one of the launcher's: {among}")
+            for index, gate in enumerate(wanted.webhook_gates)
+            if gate.webhook not in known
+        ]
+        if found:
+            raise InvalidFields(found)
+
     async def _expect_pool(self, pool: str, team: str) -> None:
         """Expects that a launch may take capacity of a pool: a pool of its own team, or one that the caller may use.
 
@@ -231,7 +256,16 @@ class Creating(Holding):
             strategy=launch.strategy.name,
             holdout=launch.holdout_share,
         )
-        return replace(launch, plan=found.plan, envelope=made, lowers=found.lowers)
+        gate = launch.policy.stability_gate
+        gated = (found.type.predicts or bool(gate.criteria)) and not gate.disabled
+        return replace(
+            launch,
+            plan=found.plan,
+            envelope=made,
+            lowers=found.lowers,
+            gated=gated,
+            evidence_rules=found.type.evidence_rules,
+        )
 
     async def _create(self, conn: Connection, launch: Launch, *, queue: bool) -> pb.Launch:
         if queue and await self._store.ahead_on(conn, launch.model_type):

@@ -9,7 +9,7 @@ from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import gates_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.kit.codec import duration_to_proto, timestamp_to_proto, to_proto
-from modelfleetd.launcher.domain import summary, verbs
+from modelfleetd.launcher.domain import gates, summary, verbs
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.frozen import Conflict
@@ -30,7 +30,7 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         strategy=pb.Launch.Strategy.Value(launch.strategy.name),
         pool=launch.pool,
         regions=launch.regions,
-        policy=to_proto(launch.policy, pb.LaunchPolicy),
+        policy=_policy(launch),
         reason=launch.reason,
         state=pb.Launch.State.Value(launch.state.name),
         baseline=launch.baseline,
@@ -71,8 +71,19 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         made.launch_decision = launch.decision.name
         made.plan.policy_decision = launch.decision.said
         made.plan.needs_approval |= launch.decision.needs_approval
+        made.plan.gates.extend(gates.words(launch))
     if launch.envelope is not None:
         made.envelope.CopyFrom(_envelope(launch.envelope))
+    return made
+
+
+def _policy(launch: Launch) -> pb.LaunchPolicy:
+    """The policy in force, with who has passed its people's gates."""
+    made = to_proto(launch.policy, pb.LaunchPolicy)
+    for passed in launch.people_approvals:
+        gate = made.people_gates[passed.gate]
+        gate.approved_by = passed.approved_by
+        gate.approve_time.CopyFrom(timestamp_to_proto(passed.approve_time))
     return made
 
 

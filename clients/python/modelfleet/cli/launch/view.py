@@ -110,9 +110,10 @@ def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
         yield Text(f"launch policy: {plan.policy_decision}")
     if plan.needs_approval:
         yield Text("somebody else has to approve it before anything is reserved", style="yellow")
-    yield Text(
-        f"each step bakes for {render.duration(launch.policy.bake_duration) or 'no time'}; {_gates(launch.policy)}"
-    )
+    yield Text(f"each step bakes for {render.duration(launch.policy.bake_duration) or 'no time'}")
+    yield from (Text(f"gate  {gate}") for gate in plan.gates)
+    if not plan.gates:
+        yield Text("no gate judges it")
     yield Text(
         f"cost per hour {plan.cost_before:.2f} → {plan.cost_after:.2f}, at the peak {plan.cost_peak:.2f}; "
         f"expected to take {render.duration(plan.expected_duration) or 'no time'}, and capacity for a rollback is "
@@ -150,24 +151,6 @@ def _region_parts(region: pb.RegionPlan, new: str, old: str) -> Iterator[Rendera
         # Nobody gives anything: no column is about it.
         headers, *rows = ([*row[:3], *row[4:]] for row in (headers, *rows))
     yield Padding(render.table(headers, rows), (0, 0, 0, 2))
-
-
-def _gates(policy: pb.LaunchPolicy) -> str:
-    """What has to hold before a launch goes on, and what happens while the evidence does not suffice."""
-    gate = policy.stability_gate
-    if gate.disabled:
-        return "no gate judges its predictions"
-    if not gate.criteria:
-        return "the model type declares no prediction to be judged"
-    demanded = "; ".join(
-        f"{wanted.prediction}: calibration within {wanted.calibration_low:g} to {wanted.calibration_high:g} by "
-        f"at least {wanted.min_positives} positives"
-        for wanted in gate.criteria
-    )
-    enforced = (
-        "recorded, not enforced" if gate.dry_run else f"else it waits {gate.max_extensions} bakes more, then pauses"
-    )
-    return f"gate: stability of {demanded}, {enforced}"
 
 
 def envelope_parts(launch: pb.Launch) -> Iterator[str]:
