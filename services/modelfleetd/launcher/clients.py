@@ -11,7 +11,7 @@ from typing import Any
 from modelfleet.capacity.v1 import capacity_pb2, policies_pb2
 from modelfleet.common.v1 import permission_pb2, serving_pb2
 from modelfleet.errors import NotFound
-from modelfleet.registry.v1 import registry_pb2
+from modelfleet.registry.v1 import evidence_pb2, registry_pb2
 from modelfleet.services import AsyncCapacity, AsyncPlatform, AsyncRegistry, AsyncStability
 from modelfleet.stability.v1 import stability_pb2
 from modelfleetd.errors import FleetError, ReferenceNotFound
@@ -80,6 +80,7 @@ class RegistryClient:
             predicts=bool(found.predictions),
             predictions=tuple(map(_declared, found.predictions)),
             shares=_regions_of_shares(found.splits),
+            evidence_rules=len(found.evidence_rules),
             surface=found.naming.get("surface", ""),
         )
 
@@ -146,6 +147,24 @@ class RegistryClient:
         for start in range(0, len(statuses), _REPORTED):
             with translated("registry"):
                 await self._stub.report_serving(statuses=statuses[start : start + _REPORTED], timeout=timeout())
+
+    async def evaluate_evidence(self, model: str, baseline: str) -> Judgement:
+        with translated("registry"):
+            found = await self._stub.evaluate_evidence(model=model, baseline=baseline, timeout=timeout())
+        verdict = Verdict.__members__.get(evidence_pb2.EvidenceVerdict.Name(found.verdict), Verdict.ERROR)
+        return Judgement(verdict, found.explanation, _evidence_figures(found.judgements))
+
+
+def _evidence_figures(judgements: Iterable[evidence_pb2.RuleJudgement]) -> dict[str, float]:
+    """What each rule held against its bound, by the rule's id; and how many rules there are and say what."""
+    figures = dict.fromkeys(("rules", "rules.pass", "rules.fail", "rules.inconclusive"), 0.0)
+    for judgement in judgements:
+        figures["rules"] += 1
+        figures[f"rules.{evidence_pb2.EvidenceVerdict.Name(judgement.verdict).lower()}"] += 1
+        if judgement.rows:
+            figures[f"{judgement.rule}.judged"] = judgement.rows[0].judged
+            figures[f"{judgement.rule}.bound"] = judgement.rows[0].bound
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def _regions_of_shares(splits: Iterable[serving_pb2.RegionSplit]) -> Mapping[str, frozenset[str]]:
@@ -401,6 +420,7 @@ def _criterion(criterion: Criterion) -> stability_pb2.Criterion:
     made = stability_pb2.Criterion(
         prediction=criterion.prediction,
         max_ne_regression=criterion.max_ne_regression,
+        max_calibration_difference=criterion.max_calibration_difference,
         min_positives=criterion.min_positives,
         confidence=criterion.confidence,
         include_immature=criterion.include_immature,

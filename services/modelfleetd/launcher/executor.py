@@ -148,8 +148,9 @@ class Executor:
         decision = None if launch.reservation else await decide(launch, found.plan, self._world, key, keep=True)
         launch = outcomes.decided(launch, decision)
         gate = replace(launch.policy.stability_gate, criteria=found.criteria)
+        in_force = replace(launch.policy, stability_gate=gate)
         return outcomes.estimated(
-            replace(launch, agents=found.agents, policy=replace(launch.policy, stability_gate=gate)),
+            replace(launch, agents=found.agents, lowers=found.lowers, policy=in_force),
             plan=found.plan,
             candidate=found.candidate,
             baseline=found.baseline,
@@ -159,6 +160,7 @@ class Executor:
             team=found.type.team,
             surface=found.type.surface,
             now=now,
+            evidence_rules=found.type.evidence_rules,
         )
 
     async def _finalize(self, launch: Launch, intent: Intent) -> int:

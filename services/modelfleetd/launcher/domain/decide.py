@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelfleetd.launcher.domain import frozen, undo, waves
+from modelfleetd.launcher.domain import frozen, gates, people, undo, waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import (
@@ -25,6 +25,7 @@ from modelfleetd.launcher.domain.launch import (
     ask_again,
     begin_step,
     enter,
+    errors_count,
     going_back,
 )
 from modelfleetd.launcher.domain.observed import Seen, ShareState, in_proportion, share_state
@@ -124,9 +125,9 @@ def _turn_round(launch: Launch, now: datetime) -> Action:
 
 def _overdue(launch: Launch, wait: Wait, now: datetime) -> str:
     """Why a launch that can only wait is to go back; empty while it is not. Pauses stop deadlines."""
-    if launch.paused or launch.revision or launch.frozen is not None:
+    if launch.paused or launch.revision or launch.frozen is not None or launch.people_wait is not None:
         return ""
-    if launch.step.held_since is not None and not launch.policy.stability_gate.roll_back_on_error:
+    if gates.is_held(launch) and not errors_count(launch):
         # An outage of the judge must not roll back every launch at once.
         return ""
     if launch.deadline is not None and now >= launch.deadline:
@@ -144,7 +145,8 @@ def _paused(launch: Launch) -> Wait:
 def _frozen(launch: Launch, now: datetime) -> Action:
     """A freeze window is open: what the candidate has it keeps, and its gates go on being measured."""
     assert launch.frozen is not None
-    if launch.gated and launch.weight_time is not None and _due(launch, now):
+    measured = launch.state is State.SHIFTING and launch.weight_time is not None
+    if measured and gates.asked(launch, final=False) and _due(launch, now):
         return Judge(final=False)
     looks = _watch(launch) if launch.state is State.SHIFTING else PEOPLE
     return Wait("Frozen", frozen.words(launch.frozen), min(looks, _until(launch.frozen.end_time, now)))
@@ -187,7 +189,9 @@ def _await_approval(launch: Launch, now: datetime) -> Action:
 
 def _prepare(launch: Launch, now: datetime) -> Action:
     if not launch.reservation:
-        if launch.plan_time is None:
+        if (holds := gates.beside_bakes(launch, now) or people.stand(launch, now)) is not None:
+            return holds
+        if launch.plan_time is None or now >= launch.plan_time + _PLAN_LASTS:
             return Call(Act.ESTIMATE, "asks again what both models need and what is free")
         return Call(Act.RESERVE, "reserves the peak of the swap")
     if not launch.activated:
@@ -229,9 +233,13 @@ def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:
     if new.weight > 0 and new.available == 0 and old.available > 0:
         lost = f"no replica of {launch.rising} is available any more"
         return Advance("SafetyRollback", lost, going_back(launch, "availability", lost, now), progress=False)
-    if new.share < step.share:
+    if not launch.rule.swaps:
+        if (action := _resize(launch, seen)) is not None:
+            return action
+    elif new.share < step.share:
         return _raise_share(launch, seen)
-    if launch.step.passed and not launch.paused and old.desired <= step.old_after:
+    let_on = people.gate_before(launch, people.next_share(launch)) is None
+    if launch.step.passed and let_on and not launch.paused and old.desired <= step.old_after:
         return _give_up_old(launch, seen, now)
     state = share_state(seen)
     if state in (ShareState.PENDING, ShareState.DIFFERS):
@@ -240,13 +248,24 @@ def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:
         return _begin_bake(launch, state, now)
     if not launch.step.passed:
         return _bake(launch, now)
-    if launch.paused and launch.gated and _due(launch, now):
+    stands = people.stand(launch, now)
+    measured = launch.paused or isinstance(stands, Wait)
+    if measured and gates.asked(launch, final=False) and _due(launch, now):
         return Judge(final=False)
-    return _give_up_old(launch, seen, now)
+    return stands or _give_up_old(launch, seen, now)
 
 
 def _raise_share(launch: Launch, seen: Seen) -> Action:
     """1 to 3: the hold covers the step; new replicas are started, and available; weight is shifted."""
+    if (action := _start(launch, seen)) is not None:
+        return action
+    step, plan, new = launch.step_plan, launch.region_plan, seen.candidate
+    shift = f"shifts the {plan.candidate.called}'s share from {percent(new.share)} to {percent(step.share)}"
+    return Apply(Act.SHIFT, plan.region, new.desired, seen.baseline.desired, step.share, shift, raises=True)
+
+
+def _start(launch: Launch, seen: Seen) -> Action | None:
+    """1 and 2: None once the new replicas are available."""
     step, plan = launch.step_plan, launch.region_plan
     new, old = seen.candidate, seen.baseline
     # More than the plan says while it carries what another model of the route has dropped.
@@ -256,8 +275,9 @@ def _raise_share(launch: Launch, seen: Seen) -> Action:
         if not _covered(launch, seen, wanted_new, wanted_old):
             if new.terminating or old.terminating:
                 return Wait("Terminating", "waits for old replicas to end, whose capacity the next ones take", SOON)
-            has = f"for the {percent(old.weight)} of the traffic that it has"
-            kept = f"the {_called(plan.baseline)} keeps {old.desired} replicas {has}"
+            side, there = (plan.baseline, old) if plan.baseline is not None else (plan.candidate, new)
+            has = f"for the {percent(there.weight)} of the traffic that it has"
+            kept = f"the {side.called} keeps {there.desired} replicas {has}"
             return Wait("HoldShort", f"waits for room in its hold: {kept}", SOON, alarming=True)
         more = f"starts {count(wanted_new - new.desired, 'replica')} of the {plan.candidate.called}"
         return Apply(Act.START, plan.region, wanted_new, wanted_old, new.share, more)
@@ -268,8 +288,21 @@ def _raise_share(launch: Launch, seen: Seen) -> Action:
             f"waits for replicas of the {plan.candidate.called}: {new.available} of {needed} are available{why}",
             SOON,
         )
-    shift = f"shifts the {plan.candidate.called}'s share from {percent(new.share)} to {percent(step.share)}"
-    return Apply(Act.SHIFT, plan.region, new.desired, old.desired, step.share, shift, raises=True)
+    return None
+
+
+def _resize(launch: Launch, seen: Seen) -> Action | None:
+    """The one side of a RESIZE: what is missing is started and available, what is too much reduced; then it bakes."""
+    if (action := _start(launch, seen)) is not None:
+        return action
+    step, plan, new = launch.step_plan, launch.region_plan, seen.candidate
+    kept = max(step.new_replicas, plan.candidate.needs(new.weight))
+    if new.desired > kept:
+        fewer = f"reduces the {plan.candidate.called} from {new.desired} to {kept} replicas"
+        return Apply(Act.REDUCE, plan.region, kept, 0, new.share, fewer)
+    if new.existing > kept:
+        return Wait("Terminating", f"waits for surplus replicas of the {plan.candidate.called} to end", SOON)
+    return None
 
 
 def _covered(launch: Launch, seen: Seen, new: int, old: int) -> bool:
@@ -313,33 +346,31 @@ def _bake(launch: Launch, now: datetime) -> Action:
     assert end is not None
     passed = accounted(launch, now)
     passed = replace(passed, step=replace(passed.step, passed=True, gate_errors=0, held_since=None))
-    if launch.step.skipped_by:
-        return Advance("BakeSkipped", f"{launch.step.skipped_by} ended the bake", passed, progress=False)
-    if launch.promoted is not None:
-        if launch.gated and not launch.step.asked:
-            # Once a step: a FAIL leads back, and nothing else holds it up.
-            return Judge(final=False)
-        return Advance("BakeSkipped", f"{launch.promoted.author} promoted it: no bake", passed, progress=False)
-    over = now >= end
-    if not launch.gated:
+    over, by = now >= end, gates.spared(launch)
+    asked = gates.asked(launch, final=over)
+    if by and not any(gate.unspared for gate in asked):
+        return Advance("BakeSkipped", f"{by} ended the bake", passed, progress=False)
+    if not asked:
         if over:
             return Advance("BakeEnded", "the bake is over; there is no gate", passed, progress=False)
         return _baking(launch, now, end)
-    if _due(launch, now):
+    unheard = {gate.name for gate in asked if gate.unspared}.intersection(launch.step.erring)
+    if _due(launch, now) or (by and not unheard):
         return Judge(final=over)
     if launch.step.gate_errors:
-        errors = launch.step.gate_errors
-        message = f"holds: the stability gate could not judge, {errors} times in a row; asks again"
+        message = gates.errored(launch.step.erring, launch.step.gate_errors)
         return Wait("GateErrored", message, _until(launch.step.next_judge, now), alarming=True)
     if over:
-        message = "holds: the stability gate cannot decide yet; asks again"
+        message = "holds: its gates cannot decide yet; asks again"
         return Wait("GateInconclusive", message, _until(launch.step.next_judge, now), alarming=True)
     return _baking(launch, now, end)
 
 
 def _baking(launch: Launch, now: datetime, end: datetime) -> Wait:
     soonest = min(
-        _until(end, now), _watch(launch), _until(launch.step.next_judge, now) if launch.gated else _watch(launch)
+        _until(end, now),
+        _watch(launch),
+        _until(launch.step.next_judge, now) if gates.asked(launch, final=False) else _watch(launch),
     )
     return Wait("Baking", f"bakes step {launch.step.number} until {end:%T}", soonest)
 
@@ -384,6 +415,8 @@ def _called(side: Side | None) -> str:
 
 
 def _finalize(launch: Launch, now: datetime) -> Action:
+    if launch.revision == 0 and (holds := gates.beside_bakes(launch, now)) is not None:
+        return holds
     if launch.revision == 0:
         return Call(Act.FINALIZE, "tells the registry")
     if not launch.settled:

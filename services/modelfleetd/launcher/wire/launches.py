@@ -9,13 +9,14 @@ from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import gates_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.kit.codec import duration_to_proto, timestamp_to_proto, to_proto
-from modelfleetd.launcher.domain import summary, verbs
+from modelfleetd.launcher.domain import gates, summary, verbs
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.frozen import Conflict
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
 from modelfleetd.launcher.domain.policy import Approval
+from modelfleetd.launcher.domain.release import times_of
 from modelfleetd.names import ATTEMPT, LAUNCH
 
 
@@ -29,7 +30,7 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         strategy=pb.Launch.Strategy.Value(launch.strategy.name),
         pool=launch.pool,
         regions=launch.regions,
-        policy=to_proto(launch.policy, pb.LaunchPolicy),
+        policy=_policy(launch),
         reason=launch.reason,
         state=pb.Launch.State.Value(launch.state.name),
         baseline=launch.baseline,
@@ -47,6 +48,8 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         update_time=timestamp_to_proto(launch.update_time),
         etag=f"{launch.version:x}",
         attempt=launch.attempt,
+        target_share_basis_points=launch.target_share,
+        holdout_share_basis_points=launch.holdout_share,
         summary=summary.sentence(launch, now),
         rolls_back=launch.rolls_back,
         allowed_verbs=verbs.allowed(launch),
@@ -54,6 +57,9 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
     )
     if launch.end_time is not None:
         made.end_time.CopyFrom(timestamp_to_proto(launch.end_time))
+    for field, moment in times_of(launch, now).items():
+        if moment is not None:
+            getattr(made, field).CopyFrom(timestamp_to_proto(moment))
     if launch.abort is not None:
         made.abort.CopyFrom(to_proto(launch.abort, pb.Abort))
     if launch.plan is not None:
@@ -65,8 +71,19 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         made.launch_decision = launch.decision.name
         made.plan.policy_decision = launch.decision.said
         made.plan.needs_approval |= launch.decision.needs_approval
+        made.plan.gates.extend(gates.words(launch))
     if launch.envelope is not None:
         made.envelope.CopyFrom(_envelope(launch.envelope))
+    return made
+
+
+def _policy(launch: Launch) -> pb.LaunchPolicy:
+    """The policy in force, with who has passed its people's gates."""
+    made = to_proto(launch.policy, pb.LaunchPolicy)
+    for passed in launch.people_approvals:
+        gate = made.people_gates[passed.gate]
+        gate.approved_by = passed.approved_by
+        gate.approve_time.CopyFrom(timestamp_to_proto(passed.approve_time))
     return made
 
 
@@ -97,6 +114,8 @@ def _region(plan: Plan, wave: int, region: RegionPlan) -> pb.RegionPlan:
     old = region.baseline
     return pb.RegionPlan(
         region=region.region,
+        new_model=region.candidate.model,
+        old_model=old.model if old else "",
         new_flavor=region.candidate.flavor,
         old_flavor=old.flavor if old else "",
         new_replicas_full=region.candidate.full,
@@ -153,6 +172,7 @@ def _envelope(envelope: Envelope) -> pb.Envelope:
         max_duration=duration_to_proto(envelope.max_duration),
         approved_by=envelope.approved_by,
         target_share_basis_points=envelope.target_share_basis_points,
+        holdout_share_basis_points=envelope.holdout_share_basis_points,
         policy_digest=envelope.policy_digest,
     )
     if envelope.approve_time is not None:
