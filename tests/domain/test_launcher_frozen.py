@@ -160,7 +160,12 @@ def test_only_launches_in_scope_without_an_override_of_this_very_window_are_held
     ]
     for scope in inside:
         assert freeze(launch, T0, opened(of=window(**scope))).frozen is not None, scope
-    for scope in ({"teams": ("teams/x",)}, {"surfaces": ("reels",)}, {"teams": ("teams/ads",), "tiers": ("TIER0",)}):
+    outside: list[dict[str, Any]] = [
+        {"teams": ("teams/x",)},
+        {"surfaces": ("reels",)},
+        {"teams": ("teams/ads",), "tiers": ("TIER0",)},
+    ]
+    for scope in outside:
         assert freeze(launch, T0, opened(of=window(**scope))).frozen is None, scope
     let = override_freeze(launch, FreezeOverride("freezeWindows/holidays", "a fix", "bob", T0, "holidays"))
     assert freeze(let).frozen is None
