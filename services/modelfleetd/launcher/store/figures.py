@@ -35,7 +35,6 @@ def figures_row(launch: Launch) -> dict[str, Any]:
     """What is kept of a launch that has ended; times in seconds."""
     found = figures_of(launch)
     return {
-        "attempt": launch.attempt,
         "team": launch.team,
         "surface": launch.surface,
         "strategy": launch.strategy.name,

@@ -13,10 +13,19 @@ from modelfleet.cli import render
 from modelfleet.cli.launch import live, view
 from modelfleet.cli.launch.advice import commands
 from modelfleet.cli.launch.freeze_view import override_parts
+from modelfleet.cli.launch.gates import latest
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import notifications_pb2
 
 _VERDICTS, _EVENTS = 10, 30
+ATTEMPT_COLUMNS: list[render.Column] = [
+    ("ATTEMPT", lambda m: str(m.launch.attempt)),
+    ("STATE", lambda m: render.enum(m.launch, "state")),
+    ("STEP", lambda m: view.step_of(m.launch)),
+    ("BEGAN", lambda m: render.clock(m.launch.phase_times[0].start_time) if m.launch.phase_times else ""),
+    ("TOOK", lambda m: view.took(m.launch)),
+    ("WHAT", lambda m: m.launch.summary),
+]
 NOTIFICATION_COLUMNS: list[render.Column] = [
     ("TIME", lambda m: render.clock(m.create_time)),
     ("TOLD OF", lambda m: render.enum(m, "kind")),
@@ -44,7 +53,7 @@ def describe_parts(
     yield from _section("Plan", view.plan_parts(launch) if launch.plan.regions else ())
     yield from _section("Gates", _gates(launch))
     yield from _section("Approval", _approval(launch))
-    yield from _section("Attempts", _attempts(attempts))
+    yield from _section("Attempts", _table(ATTEMPT_COLUMNS, attempts))
     yield from _section("Time", _phases(launch))
     yield from _section("Notifications", _table(NOTIFICATION_COLUMNS, notifications))
     yield from _section("What happened", _events(launch, events))
@@ -87,7 +96,7 @@ def _verbs(launch: pb.Launch) -> Iterator[RenderableType]:
 
 
 def _serving(launch: pb.Launch) -> Iterator[RenderableType]:
-    first = "experiment" if launch.strategy == pb.Launch.END_EXPERIMENT else "candidate"
+    first, _ = view.models(launch)
     rows = [
         [
             render.short(region.region),
@@ -109,7 +118,7 @@ def _serving(launch: pb.Launch) -> Iterator[RenderableType]:
 
 
 def _gates(launch: pb.Launch) -> Iterator[RenderableType]:
-    verdicts = live.latest(launch)
+    verdicts = latest(launch)
     if not verdicts:
         return
     if len(verdicts) > _VERDICTS:
@@ -141,17 +150,6 @@ def _approval(launch: pb.Launch) -> Iterator[RenderableType]:
         yield Text(f"nobody has approved it yet; {launch.actor}, who asked for it, may not")
     for line in view.envelope_parts(launch):
         yield Text(line)
-
-
-def _attempts(attempts: Sequence[pb.Attempt]) -> Iterator[RenderableType]:
-    if len(attempts) < 2:
-        return
-    columns: list[render.Column] = [
-        ("ATTEMPT", lambda m: render.short(m.name)),
-        ("STATE", lambda m: render.enum(m.launch, "state")),
-        ("HOW IT IS", lambda m: m.launch.summary),
-    ]
-    yield from _table(columns, attempts)
 
 
 def _phases(launch: pb.Launch) -> Iterator[RenderableType]:

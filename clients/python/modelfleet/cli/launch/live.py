@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import groupby
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -129,7 +128,7 @@ def _step_of(launch: pb.Launch, plan: pb.RegionPlan) -> int:
 
 def _serving(launch: pb.Launch, plan: pb.RegionPlan, progress: pb.RegionProgress, width: int) -> RenderableType:
     """Share and replicas of both models as bars, each with its figures."""
-    mine = "experiment" if launch.strategy == pb.Launch.END_EXPERIMENT else "candidate"
+    mine, _ = view.models(launch)
     new, old = progress.candidate, progress.baseline
     seen = new.observed_basis_points + old.observed_basis_points
     most = max(plan.new_replicas_full, plan.old_replicas_full, new.total_replicas, old.total_replicas, 1)
@@ -176,12 +175,6 @@ def _replica_bar(side: pb.SideProgress, most: int, width: int) -> Text:
     return Text.assemble(
         ("█" * ends[0], "green"), ("▒" * (ends[1] - ends[0]), "yellow"), ("░" * (ends[2] - ends[1]), "dim")
     )
-
-
-def latest(launch: pb.Launch) -> list[pb.GateVerdict]:
-    """The last verdict of each run of equal ones: a gate is asked many times, and mostly says the same."""
-    runs = groupby(launch.gate_verdicts, key=lambda v: (v.gate, v.region, v.step, v.verdict))
-    return [list(run)[-1] for _, run in runs]
 
 
 def figures_of(verdict: pb.GateVerdict) -> str:
