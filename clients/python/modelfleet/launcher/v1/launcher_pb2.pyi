@@ -679,7 +679,9 @@ class Plan(_message.Message):
 
     @_builtins.property
     def freeze_conflicts(self) -> _containers.RepeatedCompositeFieldContainer[_gates_pb2.FreezeConflict]:
-        """Freeze windows that are open or open before it is done."""
+        """Freeze windows that are open or open before it is done, the first 20, those included that are met only because another one
+        holds it back. As of now, in answers about one launch or plan; not in lists.
+        """
 
     @_builtins.property
     def gates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
