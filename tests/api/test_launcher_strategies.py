@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,7 @@ async def test_the_on_call_rolls_back_to_what_was_the_baseline_before_also_witho
         assert "no launch has replaced it" in raised.value.message
 
 
-REFUSED = [
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("START_EXPERIMENT", {}, "launch.target_share_basis_points: must be 1 to 9,999 with START_EXPERIMENT"),
     ("RAMP", {"target_share_basis_points": 10_000}, "must be 1 to 9,999 with RAMP"),
     ("RAMP", {"target_share_basis_points": 500}, "must be an EXPERIMENT for RAMP, and is CANDIDATE"),

@@ -32,7 +32,8 @@ class Story:
     policy: Policy = QUICK
 
     def rehearsal(self, **more: Any) -> Rehearsal:
-        return Rehearsal(**({"free": 40, "policy": self.policy} | self.given | more))
+        given: dict[str, Any] = {"free": 40, "policy": self.policy} | self.given | more
+        return Rehearsal(**given)
 
 
 STORIES = {

@@ -23,7 +23,7 @@ from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side
 from modelfleetd.launcher.domain.policy import Criterion
-from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share
+from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share, inputs_of
 from modelfleetd.launcher.domain.words import percent
 from modelfleetd.launcher.intents import items_of
 from modelfleetd.launcher.ports import Estimate, HeldUnits, HoldRequest, SizedModel, TypeFacts, World
@@ -227,15 +227,13 @@ def _final(launch: Launch, both: int, share: int) -> int:
 
 
 def _inputs(launch: Launch, region: str, new: Side, old: Side | None, room: Mapping[str, Room] | None = None) -> Inputs:
-    """What the plan of a region is made from: the side that grows, to which share, and the one that gives."""
-    room = room or {}
-    if not launch.rule.swaps:
-        return Inputs(region, new, None, room, target=new.share, resizes=True)
-    if old is None:
-        return Inputs(region, new, None, room)
-    both = new.share + old.share
-    share = _final(launch, both, new.share if launch.raises_candidate else old.share)
-    return Inputs(region, new, old, room, target=share if launch.raises_candidate else both - share)
+    return inputs_of(
+        launch.strategy,
+        Inputs(region, new, old, room or {}),
+        raises=launch.raises_candidate,
+        target=launch.target_share,
+        holdout=launch.holdout_share,
+    )
 
 
 async def _now_or_later(
