@@ -11,7 +11,7 @@ import pytest
 from modelfleet.errors import PermissionDenied
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.registry.v1 import registry_pb2
-from tests.support.launcher import CTR, EU, NEW, OLD, POOL, TARGET, Fleet, certify, launcher_fleet, refused
+from tests.support.launcher import CTR, EU, NEW, OLD, POOL, TARGET, US, Fleet, certify, launcher_fleet, refused
 from tests.support.servers import client_of
 from tests.support.wait import until
 
@@ -137,3 +137,21 @@ async def test_what_a_strategy_does_not_take_is_named(fleet: Fleet) -> None:
     with refused("INVALID_FIELDS") as raised:
         await fleet.client.launcher.create_launch(launch=both)
     assert len(raised.value.violations) == 2
+
+
+async def test_a_baseline_is_replaced_wherever_it_serves_and_an_experiment_started_where_it_is_wanted(
+    database_url: str,
+) -> None:
+    async with launcher_fleet(database_url, old=4, new=4, spare=4, regions=("eu", "us")) as fleet:
+        with refused("INVALID_FIELDS") as raised:
+            await fleet.client.launcher.create_launch(launch=asked("REPLACE_BASELINE", regions=[EU]))
+        assert "every region in which the baseline serves, so also regions/us" in raised.value.message
+        await done(fleet, asked("START_EXPERIMENT", target_share_basis_points=1_000, regions=[EU]))
+        # By default it is ramped where it serves; more in one region and less in another is no one launch.
+        ramp = asked("RAMP", target_share_basis_points=500)
+        planned = await fleet.client.launcher.create_launch(launch=ramp, validate_only=True)
+        assert [region.region for region in planned.plan.regions] == [EU]
+        with refused("INVALID_FIELDS") as raised:
+            ramp.regions.extend([EU, US])
+            await fleet.client.launcher.create_launch(launch=ramp, validate_only=True)
+        assert "more than the candidate has in us and less than in eu" in raised.value.message

@@ -141,6 +141,10 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
         # Only where there is something to take away: what the agent runs, or what the ledger says.
         harmful = launch.candidate if rule.goal is Goal.NOTHING else type_.baseline
         regions = _where(harmful, type_, seen) or regions
+    left = type_.shares.get(type_.baseline, frozenset()).difference(regions)
+    if rule.becomes == "BASELINE" and left:
+        also = ", ".join(sorted(left))
+        raise invalid("launch.regions", f"must have every region in which the baseline serves, so also {also}")
     launch = replace(launch, lowers=_lowers(launch, type_.baseline, regions, seen))
     asking = _Asking(launch, candidate, baseline)
     needs = await _needs(world, asking, key, keep=False)
