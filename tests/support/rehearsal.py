@@ -14,6 +14,7 @@ from modelfleetd.clock import ManualClock
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.launcher.documents import from_document, to_document
 from modelfleetd.launcher.domain import verbs
+from modelfleetd.launcher.domain.frozen import Open
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts, PhaseTime, Share, State, Strategy, Verdict
 from modelfleetd.launcher.domain.plan import Room
@@ -35,6 +36,7 @@ from modelfleetd.launcher.reconciler import LEASE_SECONDS
 from modelfleetd.launcher.renewal import Renewer
 from modelfleetd.launcher.round import Round
 from modelfleetd.launcher.store import Change, Claim, Store
+from modelfleetd.launcher.windows import Windows
 from modelfleetd.platform.ledger import Promise, Violation, violations
 from modelfleetd.platform.model import (
     Applied,
@@ -262,6 +264,8 @@ class Books:
         self.asked += 1
         return Judgement(self.verdict, "as the test wants")
 
+    async def check_team(self, team: str, field: str) -> None: ...
+
     async def regions(self) -> Mapping[str, str]:
         return {REGION: "agent"}
 
@@ -269,6 +273,16 @@ class Books:
 
     def at(self, address: str) -> CrashingPlatform:
         return self.platform
+
+
+@dataclass
+class Calendar:
+    """Freeze windows in memory."""
+
+    openings: tuple[Open, ...] = ()
+
+    async def near(self, now: datetime) -> Sequence[Open]:
+        return self.openings
 
 
 class Rehearsal:
@@ -329,6 +343,7 @@ class Rehearsal:
         self.policy = policy or Policy(bake_duration=timedelta(seconds=5), stability_gate=StabilityGate(disabled=True))
         self.world = World(self.books, self.books, self.books, cast("Any", self.books))
         self.executor = Executor(self.world, self.clock)
+        self.calendar = Calendar()
         self.renewer = Renewer(self.world)
         self.store: MemoryStore
         self.began = 0
@@ -395,6 +410,7 @@ class Rehearsal:
             clock=self.clock,
             traced=False,
             started=self.clock.monotonic(),
+            windows=cast("Windows", self.calendar),
         )
         self.store.due = 0.2
         try:

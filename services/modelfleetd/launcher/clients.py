@@ -78,6 +78,7 @@ class RegistryClient:
             predicts=bool(found.predictions),
             predictions=tuple(map(_declared, found.predictions)),
             shares=_regions_of_shares(found.splits),
+            surface=found.naming.get("surface", ""),
         )
 
     async def model(self, name: str, path: str) -> SizedModel:
@@ -103,6 +104,7 @@ class RegistryClient:
         roles: Mapping[str, str] | None = None,
         splits: Mapping[str, Sequence[Share]] | None = None,
         reason: str = "",
+        attempt: int = 1,
     ) -> int:
         outcomes = registry_pb2.FinalizeLaunchRequest.Outcome
         request = registry_pb2.FinalizeLaunchRequest(
@@ -123,9 +125,14 @@ class RegistryClient:
             ],
             request_id=request_id(key),
             reason=reason,
+            attempt=attempt,
         )
         with translated("registry"):
             return (await self._stub.finalize_launch(request, timeout=timeout())).revision
+
+    async def check_team(self, team: str, field: str) -> None:
+        with translated("registry"), _referring(field, team):
+            await self._stub.get_team(name=team, timeout=timeout())
 
     async def regions(self) -> Mapping[str, str]:
         with translated("registry"):
@@ -318,6 +325,7 @@ def _reservation(request: HoldRequest) -> capacity_pb2.Reservation:
         tier=serving_pb2.Tier.Value(request.tier or "TIER_UNSPECIFIED"),
         expected_release_time=None if request.release is None else timestamp_to_proto(request.release),
         expected_retain_duration=duration_to_proto(request.retain) if request.retain else None,
+        attempt=request.attempt,
     )
 
 

@@ -101,7 +101,9 @@ class Executor:
             case Act.FINALIZE:
                 return outcomes.finalized(launch, await self._finalize(launch, intent))
             case Act.FORGO:
-                await world.registry.finalize(launch.model_type, launch.name, key, succeeded=False)
+                await world.registry.finalize(
+                    launch.model_type, launch.name, key, succeeded=False, attempt=launch.attempt
+                )
                 return outcomes.forgone(launch)
             case Act.SETTLE:
                 usages = [UsedUnits(**usage) for usage in content["usages"]]
@@ -152,6 +154,8 @@ class Executor:
             revision=found.type.revision,
             gated=found.type.predicts or bool(launch.policy.stability_gate.criteria),
             tier=found.type.tier,
+            team=found.type.team,
+            surface=found.type.surface,
             now=now,
         )
 
@@ -167,6 +171,7 @@ class Executor:
             roles=content["roles"],
             splits=splits,
             reason=launch.reason,
+            attempt=launch.attempt,
         )
 
     async def _read_again(self, launch: Launch, error: RevisionMismatch, now: datetime) -> Launch:
@@ -189,4 +194,5 @@ def _hold_request(launch: Launch, content: Mapping[str, Any]) -> HoldRequest:
         tier=content.get("tier", ""),
         release=release and datetime.fromisoformat(release),
         retain=timedelta(seconds=content.get("retain_seconds", 0)),
+        attempt=launch.attempt,
     )

@@ -40,6 +40,8 @@ class TypeFacts:
     predictions: tuple[Declared, ...] = ()
     # The regions in which a model has a share by the ledger, by model.
     shares: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    # The part `surface` of its id by the naming scheme in force; empty where there is none.
+    surface: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class HoldRequest:
     tier: str = ""
     release: datetime | None = None
     retain: timedelta = timedelta(0)
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +150,13 @@ class Registry(Protocol):
         roles: Mapping[str, str] | None = None,
         splits: Mapping[str, Sequence[Share]] | None = None,
         reason: str = "",
+        attempt: int = 1,
     ) -> int:
-        """Ends a launch in the ledger. Raises RevisionMismatch, LaunchEnded."""
+        """Ends an attempt of a launch in the ledger. Raises RevisionMismatch, LaunchEnded."""
+        ...
+
+    async def check_team(self, team: str, field: str) -> None:
+        """Raises ReferenceNotFound where there is no such team."""
         ...
 
     async def regions(self) -> Mapping[str, str]:

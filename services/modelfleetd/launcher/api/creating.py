@@ -5,19 +5,21 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.errors import InvalidFields, RoleMissing, RouteBusy, WrongState, invalid
+from modelfleetd.errors import InvalidFields, ReferenceNotFound, RoleMissing, RouteBusy, WrongState, invalid
 from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
-from modelfleetd.launcher.api.base import Base, Context, caller
+from modelfleetd.launcher.api.base import Context, caller
+from modelfleetd.launcher.api.holds import Holding
 from modelfleetd.launcher.domain import envelope, policy, strategies, verbs
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import Launch, PhaseTime, State, Strategy
+from modelfleetd.launcher.domain.launch import FreezeOverride, Launch, PhaseTime, State, Strategy
 from modelfleetd.launcher.estimation import estimate
 from modelfleetd.launcher.wire import launches as wire
 from modelfleetd.launcher.wire.policy import policy_from_proto, strategy_from_proto
@@ -33,14 +35,18 @@ _SPENDERS: Final = frozenset({Role.ENGINEER, Role.OWNER, Role.CAPACITY_OWNER, Ro
 _SERVING: Final = frozenset({"BASELINE", "EXPERIMENT", "HOLDOUT"})
 
 
-class Creating(Base):
+class Creating(Holding):
     """Creating launches."""
 
     async def CreateLaunch(self, request: pb.CreateLaunchRequest, context: Context) -> pb.Launch:
         async with self._store.transaction() as conn:
             if (before := await answered(conn, request, pb.Launch)) is not None:
                 return before
-        launch = await self._new_launch(request)
+        return await self._start(request, await self._new_launch(request))
+
+    async def _start(self, request: pb.CreateLaunchRequest, launch: Launch) -> pb.Launch:
+        """Plans a launch and stores it, so that it goes on by itself; once for each request_id."""
+        await self._expect_no_hold(launch)
         busy = await self._store.first_on(launch.model_type)
         if busy and not request.queue and not request.validate_only:
             raise RouteBusy(launch.model_type, busy)
@@ -49,7 +55,7 @@ class Creating(Base):
             await self._expect_bookings(launch)
             launch = await self._planned(launch, keep_plan=request.validate_only)
         if request.validate_only:
-            return wire.launch_to_proto(launch, (), self._clock.now())
+            return await self._with_conflicts(wire.launch_to_proto(launch, (), self._clock.now()), launch)
         failpoint("launcher.before_verb.Created")
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, lambda: self._create(conn, launch, queue=request.queue))
@@ -57,8 +63,13 @@ class Creating(Base):
         self._wake()
         return answer
 
-    async def _new_launch(self, request: pb.CreateLaunchRequest) -> Launch:
-        """A launch as it is asked for, with the baseline of now pinned."""
+    async def _new_launch(self, request: pb.CreateLaunchRequest, *, may_use_pool: bool = False) -> Launch:
+        """A launch as it is asked for, with the baseline of now pinned.
+
+        Args:
+            request: what is asked for.
+            may_use_pool: the pool is what a launch that is taken back was given, so nobody has to be asked again.
+        """
         asked = request.launch
         launch_id = check_id(request.launch_id, "launch_id") if request.launch_id else f"l-{uuid.uuid4().hex[:12]}"
         MODEL_TYPE.parse(asked.model_type, "launch.model_type")
@@ -82,7 +93,8 @@ class Creating(Base):
         if wrong:
             raise InvalidFields(wrong)
         type_ = await self._world.registry.model_type(asked.model_type)
-        await self._expect_pool(asked.pool, type_.team)
+        if not may_use_pool:
+            await self._expect_pool(asked.pool, type_.team)
         if not strategy.rule.mitigation:
             await self._expect_launcher(type_.team)
         in_force = policy_from_proto(asked.policy, type_.tier, strategy)
@@ -99,6 +111,7 @@ class Creating(Base):
         known = await self._known_before(asked.model_type, asked.candidate) if strategy is Strategy.ROLL_BACK else {}
         serves = type_.shares.get(asked.candidate, frozenset()) if strategy.rule.where_it_serves else frozenset[str]()
         now = self._clock.now()
+        overrides = await self._overrides(asked, type_.team, now)
         return Launch(
             name=LAUNCH.format(launch_id),
             uid=str(uuid.uuid4()),
@@ -117,8 +130,36 @@ class Creating(Base):
             holdout_share=asked.holdout_share_basis_points,
             known_full=known,
             baseline=type_.baseline,
+            tier=type_.tier,
+            team=type_.team,
+            surface=type_.surface,
+            freeze_overrides=overrides,
             phase_times=(PhaseTime(State.PENDING, now),),
         )
+
+    async def _overrides(self, asked: pb.Launch, team: str, now: datetime) -> tuple[FreezeOverride, ...]:
+        """The freeze windows that are not to hold for it, by whoever may override them.
+
+        Raises:
+            ReferenceNotFound: there is no such window.
+            RoleMissing: the caller may not override it.
+        """
+        given = asked.freeze_overrides
+        if len(given) > verbs.MAX_OVERRIDES:
+            raise invalid("launch.freeze_overrides", f"must be at most {verbs.MAX_OVERRIDES}")
+        if len({each.freeze_window for each in given}) != len(given):
+            raise invalid("launch.freeze_overrides", "must name each window once")
+        if given:
+            await self._expect_role((Role.OWNER, Role.APPROVER), team, "OverrideLaunchFreeze")
+        made: list[FreezeOverride] = []
+        for index, each in enumerate(given):
+            path = f"launch.freeze_overrides[{index}]"
+            reason = verbs.check_reason(each.reason, f"{path}.reason")
+            window = await self._store.find_freeze_window(each.freeze_window)
+            if window is None:
+                raise ReferenceNotFound(f"{path}.freeze_window", each.freeze_window)
+            made.append(FreezeOverride(window.name, reason, caller(), now, window.uid))
+        return tuple(made)
 
     async def _known_before(self, model_type: str, candidate: str) -> Mapping[str, int]:
         """What a former baseline needs by region, as the launch knew it that replaced it.
@@ -193,8 +234,15 @@ class Creating(Base):
         if queue and await self._store.ahead_on(conn, launch.model_type):
             # Its baseline is pinned when it starts: the launch before it is about to put another one in place.
             launch = replace(launch, queued=True, baseline="")
+        await self._expect_no_hold(launch, conn)
         await self._store.insert(conn, launch)
+        if launch.rolls_back:
+            await self._hold_what_was_rolled_back(conn, launch)
         what = f"{launch.rule.does} {launch.candidate} on {launch.model_type}"
         created = Event("Created", what, launch.create_time, actor=launch.actor)
         await self._store.say(conn, launch, created)
+        await self._trace(conn, launch, created)
+        for override in launch.freeze_overrides:
+            what = f"{override.freeze_window}: {override.reason}"
+            await self._store.say(conn, launch, Event("FreezeOverridden", what, override.time, actor=override.author))
         return wire.launch_to_proto(launch, (), launch.create_time)
