@@ -15,7 +15,6 @@ from modelfleetd.launcher.domain.words import span
 # What a window may hold back. A launch that is queued has no deadline yet, and one that finalises has risen already.
 _HELD_BACK: Final = frozenset({State.ESTIMATING, State.AWAITING_APPROVAL, State.PREPARING, State.SHIFTING})
 _BEGINS: Final = frozenset({Act.ESTIMATE, Act.RESERVE, Act.ACTIVATE})
-_MITIGATIONS: Final = frozenset({"END_EXPERIMENT", "ROLL_BACK"})
 # Occurrences that a plan names.
 _NAMED: Final = 20
 
@@ -41,7 +40,7 @@ class Conflict:
 
 def is_exempt(launch: Launch) -> bool:
     """Whether it is a mitigation: no window holds it back."""
-    return launch.strategy.name in _MITIGATIONS
+    return launch.rule.mitigation
 
 
 def is_overridden(launch: Launch, window: FreezeWindow) -> bool:
