@@ -24,7 +24,7 @@ from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side
 from modelfleetd.launcher.domain.policy import Criterion
-from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share
+from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share, inputs_of
 from modelfleetd.launcher.domain.words import percent
 from modelfleetd.launcher.intents import items_of
 from modelfleetd.launcher.ports import Estimate, HeldUnits, HoldRequest, SizedModel, TypeFacts, World
@@ -142,6 +142,10 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
         # Only where there is something to take away: what the agent runs, or what the ledger says.
         harmful = launch.candidate if rule.goal is Goal.NOTHING else type_.baseline
         regions = _where(harmful, type_, seen) or regions
+    left = type_.shares.get(type_.baseline, frozenset()).difference(regions)
+    if rule.becomes == "BASELINE" and left:
+        also = ", ".join(sorted(left))
+        raise invalid("launch.regions", f"must have every region in which the baseline serves, so also {also}")
     launch = replace(launch, lowers=_lowers(launch, type_.baseline, regions, seen))
     asking = _Asking(launch, candidate, baseline)
     needs = await _needs(world, asking, key, keep=False)
@@ -228,15 +232,13 @@ def _final(launch: Launch, both: int, share: int) -> int:
 
 
 def _inputs(launch: Launch, region: str, new: Side, old: Side | None, room: Mapping[str, Room] | None = None) -> Inputs:
-    """What the plan of a region is made from: the side that grows, to which share, and the one that gives."""
-    room = room or {}
-    if not launch.rule.swaps:
-        return Inputs(region, new, None, room, target=new.share, resizes=True)
-    if old is None:
-        return Inputs(region, new, None, room)
-    both = new.share + old.share
-    share = _final(launch, both, new.share if launch.raises_candidate else old.share)
-    return Inputs(region, new, old, room, target=share if launch.raises_candidate else both - share)
+    return inputs_of(
+        launch.strategy,
+        Inputs(region, new, old, room or {}),
+        raises=launch.raises_candidate,
+        target=launch.target_share,
+        holdout=launch.holdout_share,
+    )
 
 
 async def decide(launch: Launch, plan: Plan, world: World, key: str, *, keep: bool) -> Decision | None:

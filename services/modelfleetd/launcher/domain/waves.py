@@ -84,7 +84,7 @@ def in_part(launch: Launch, action: Action) -> Action:
     """
     if isinstance(action, Advance) and action.launch.abort is not None:
         return action
-    if isinstance(action, Apply) and launch.strategy.rule.mitigation:
+    if isinstance(action, Apply) and launch.rule.mitigation:
         return action
     return UNSEEN
 
