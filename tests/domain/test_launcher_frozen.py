@@ -19,7 +19,6 @@ from modelfleetd.launcher.domain.frozen import Open, conflicts, looked_at
 from modelfleetd.launcher.domain.launch import (
     Act,
     FreezeOverride,
-    GateVerdict,
     Launch,
     PhaseTime,
     State,
@@ -28,16 +27,16 @@ from modelfleetd.launcher.domain.launch import (
     begin_step,
 )
 from modelfleetd.launcher.domain.observed import Seen
-from modelfleetd.launcher.domain.outcomes import judged, looked
-from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from modelfleetd.launcher.domain.outcomes import looked
+from modelfleetd.launcher.domain.policy import AvailabilityGate, Policy, StabilityGate
 from modelfleetd.launcher.domain.summary import sentence
 from modelfleetd.launcher.domain.verbs import abort, override_freeze, pause, resume
 from modelfleetd.platform.model import EffectKind
-from tests.domain.test_launcher_decisions import EU, T0, at_step, facts, pending, planned, shifting
+from tests.domain.test_launcher_decisions import T0, at_step, facts, pending, planned, says, shifting
 from tests.support.rehearsal import NEW, OLD, TARGET, Calendar, Rehearsal
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-UNGATED = Policy(stability_gate=StabilityGate(disabled=True))
+UNGATED = Policy(stability_gate=StabilityGate(disabled=True), availability_gate=AvailabilityGate(disabled=True))
 NO_LEAD = timedelta(0)
 
 
@@ -125,10 +124,9 @@ def test_gates_are_measured_while_a_window_holds_back_the_next_step() -> None:
     launch = freeze(replace(shifting(number=2), weight_time=T0))
     before = after_step(shifting())
     assert isinstance(next_action(launch, before, T0), Judge)
-    verdict = GateVerdict("stability", EU, 2, Verdict.PASS, "fine", T0)
-    asked = judged(launch, verdict, final=False, now=T0)
+    asked = says(launch, Verdict.PASS, T0, final=False)
     assert waits(next_action(asked, before, T0)) == "Frozen"
-    fails = judged(launch, replace(verdict, verdict=Verdict.FAIL), final=False, now=T0)
+    fails = says(launch, Verdict.FAIL, T0, final=False)
     assert isinstance(action := next_action(fails, before, T0), Advance)
     assert action.launch.state is State.ROLLING_BACK
 
@@ -234,8 +232,7 @@ def test_a_judge_that_cannot_be_reached_in_a_window_stops_no_clock_twice() -> No
     launch = replace(shifting(number=2), weight_time=T0)
     begun = remaining(launch, T0)
     launch = freeze(launch, T0, opened(lasts=HOUR))
-    error = GateVerdict("stability", EU, 2, Verdict.ERROR, "no answer", T0)
-    launch = judged(launch, error, final=False, now=at(10))
+    launch = says(launch, Verdict.ERROR, at(10), final=False)
     thawed = freeze(launch, at(60), opened(lasts=HOUR))
     assert remaining(thawed, at(60)) == begun
     # The next step bakes as long as any: the outage was before it.
