@@ -30,7 +30,9 @@ def report(value: float) -> evidence_pb2.EvaluationReport:
     result = evidence_pb2.EvaluationResult(
         metric="f1", value=value, direction=evidence_pb2.EvaluationResult.HIGHER_IS_BETTER
     )
-    made = evidence_pb2.EvaluationReport(suite="eval", evaluator={"kind": "INTERNAL"}, results=[result])
+    made = evidence_pb2.EvaluationReport(
+        suite="eval", evaluator=evidence_pb2.Evaluator(kind=evidence_pb2.Evaluator.INTERNAL), results=[result]
+    )
     made.evaluate_time.GetCurrentTime()
     return made
 
@@ -44,22 +46,23 @@ async def test_a_launch_waits_for_its_evidence_before_it_reserves_anything(datab
         assert any(gate.startswith("evidence: the model type's 1 evidence rule") for gate in planned.plan.gates)
         name = await fleet.create()
 
-        async def judged(verdict: serving_pb2.Verdict.ValueType) -> pb.Launch:
+        async def paused(verdict: serving_pb2.Verdict.ValueType) -> pb.Launch:
             async def there() -> pb.Launch | None:
                 found = await fleet.get(name)
                 said = [v for v in found.gate_verdicts if v.gate == "evidence"]
-                return found if said and said[-1].verdict == verdict else None
+                by_gate = [why.author for why in found.pause_reasons] == ["gate/evidence"]
+                return found if said and said[-1].verdict == verdict and by_gate else None
 
             found: pb.Launch = await until(there, 30)
             return found
 
-        lacks = await judged(serving_pb2.INCONCLUSIVE)
-        assert [why.author for why in lacks.pause_reasons] == ["gate/evidence"] and not lacks.reservation
+        lacks = await paused(serving_pb2.INCONCLUSIVE)
+        assert not lacks.reservation and lacks.state == pb.Launch.PREPARING
         await registry.create_evaluation_report(parent=NEW, report_id="a", evaluation_report=report(0.6))
         # It asks again each minute; whoever resumes it need not wait so long.
         await fleet.client.launcher.resume_launch(name=name, any_author=True)
-        worse = await judged(serving_pb2.FAIL)
-        assert [why.author for why in worse.pause_reasons] == ["gate/evidence"] and not worse.reservation
+        worse = await paused(serving_pb2.FAIL)
+        assert not worse.reservation
         assert worse.gate_verdicts[-1].figures["good.judged"] == pytest.approx(0.6)
         await registry.create_evaluation_report(parent=NEW, report_id="b", evaluation_report=report(0.9))
         await fleet.client.launcher.resume_launch(name=name, any_author=True)
