@@ -200,8 +200,8 @@ def read(path: str, environment: Mapping[str, str] = os.environ) -> list[Webhook
     if not isinstance(listed, list) or not 0 < len(listed) <= _MOST:
         raise ValueError(f"{path}: must have one key, `webhooks`, with a list of 1 to {_MOST} webhooks")
     wrong = [f"webhooks[{at}].{said}" for at, given in enumerate(listed) for said in _violations(given, environment)]
-    names = [given.get("name") for given in listed if isinstance(given, dict)]
-    wrong += [f"webhooks[{at}].name: must be unique" for at, name in enumerate(names) if name in names[:at]]
+    names = [given.get("name") if isinstance(given, dict) else None for given in listed]
+    wrong += [f"webhooks[{at}].name: must be unique" for at, name in enumerate(names) if name and name in names[:at]]
     if wrong:
         raise ValueError(f"{path}: {'; '.join(wrong)}")
     return [_webhook(given, environment) for given in listed]
