@@ -106,7 +106,9 @@ async def compose(service: Service, store: Store, world: World, receivers: Recei
         service.at_end(export)
     roles = service.registry_roles()
     server = service.server(roles=roles, team_of=team_of(store, roles.team_of))
-    servicer = LauncherServicer(store, world, reconciler.wake, notifier, service.clock, roles)
+    servicer = LauncherServicer(
+        store, world, reconciler.wake, notifier, service.clock, roles, traced=service.telemetry.exports
+    )
     server.add(servicer, launcher_pb2_grpc.add_LauncherServiceServicer_to_server)
 
 

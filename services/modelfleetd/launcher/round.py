@@ -18,7 +18,7 @@ from modelfleetd.kit import deadline
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.telemetry import within_trace
 from modelfleetd.launcher import spans
-from modelfleetd.launcher.domain import frozen, outcomes, waves
+from modelfleetd.launcher.domain import frozen, outcomes, waits, waves
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.decide import awaits_hold, next_action
 from modelfleetd.launcher.domain.events import Event
@@ -415,6 +415,7 @@ class Round:
             raise LostClaim
         if after.ended:
             due = 0.0
+        after = waits.kept(after, verdicts, self.now)
         ended = spans.ended_between(self._before, after, self.now) if self._traced else []
         change = Change(
             before=self._before,

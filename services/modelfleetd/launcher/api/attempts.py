@@ -64,6 +64,7 @@ class Attempts(Creating):
         await self._store.tell(conn, launch, again, now)
         said = Event("Retried", f"attempt {again.attempt}: {request.reason}", now, actor=caller())
         await self._store.say(conn, again, said)
+        await self._trace(conn, again, said)
         return wire.launch_to_proto(again, (), now)
 
     async def GetAttempt(self, request: pb.GetAttemptRequest, context: Context) -> pb.Attempt:

@@ -14,7 +14,10 @@ from modelfleetd.clock import Clock
 from modelfleetd.errors import ModelOnHold, RoleMissing
 from modelfleetd.kit.auth import Principal, Role, RoleSource, current_principal
 from modelfleetd.kit.db import Connection
+from modelfleetd.kit.trace import current_ids
+from modelfleetd.launcher import spans
 from modelfleetd.launcher.domain import frozen
+from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.holds_on_models import forbids
 from modelfleetd.launcher.domain.launch import UNCHANGED, Launch, State
 from modelfleetd.launcher.domain.release import expected_release
@@ -48,9 +51,12 @@ class Base(launcher_pb2_grpc.LauncherServiceServicer):
         notifier: Notifier,
         clock: Clock,
         roles: RoleSource,
+        *,
+        traced: bool = False,
     ) -> None:
         self._store = store
         self._roles = roles
+        self._traced = traced
         self._world = world
         self._wake = wake
         self._notifier = notifier
@@ -70,6 +76,11 @@ class Base(launcher_pb2_grpc.LauncherServiceServicer):
         hold = await (store.hold_on(model) if conn is None else store.lock_hold_on(conn, model))
         if hold is not None:
             raise ModelOnHold(model, hold.name, hold.reason)
+
+    async def _trace(self, conn: Connection, launch: Launch, event: Event) -> None:
+        """Keeps what the caller does to a launch as a span of its trace, linked to the caller's own."""
+        if self._traced:
+            await self._store.trace(conn, spans.of_verb(launch, event, current_ids()))
 
     async def _shown(self, launch: Launch) -> pb.Launch:
         verdicts = await self._store.verdicts([launch.name])

@@ -104,6 +104,7 @@ class Steering(Base):
             after = verb(launch, now)
             if after != launch:
                 said = Event(event, message, now, step=launch.step.number, actor=who)
+                await self._trace(conn, launch, said)
                 after = await self._store.put(conn, after, said, fence=fence)
                 taken = after if fence else None
             return wire.launch_to_proto(after, (), now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -43,6 +44,18 @@ def is_due(told: Told, release: datetime | None, now: datetime) -> bool:
     if release is None or told.release is None:
         return False
     return abs(release - told.release) > max(_MOVED, abs(release - now) / 10)
+
+
+def times_of(launch: Launch, now: datetime) -> Mapping[str, datetime | None]:
+    """What a launch is due until, by the field that shows it; None where nothing is. Pauses stop deadlines."""
+    if launch.ended:
+        return {}
+    counting = not launch.paused and launch.state is not State.ROLLING_BACK
+    return {
+        "deadline_time": launch.deadline if counting else None,
+        "step_deadline_time": launch.step.deadline if counting and launch.state is State.SHIFTING else None,
+        "expected_end_time": expected_release(launch, now),
+    }
 
 
 def expected_release(launch: Launch, now: datetime) -> datetime | None:

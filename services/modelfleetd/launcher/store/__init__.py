@@ -9,6 +9,7 @@ from __future__ import annotations
 from modelfleetd.kit.db import Database
 from modelfleetd.launcher.domain.notifications import Audience
 from modelfleetd.launcher.store.attempts import Attempts
+from modelfleetd.launcher.store.figures import FiguresStore
 from modelfleetd.launcher.store.freezing import Freezing
 from modelfleetd.launcher.store.holds import HoldsOnModels
 from modelfleetd.launcher.store.launches import Launches
@@ -17,7 +18,7 @@ from modelfleetd.launcher.store.rounds import Rounds
 from modelfleetd.launcher.store.rows import Change, Claim, Settled
 
 
-class Store(Rounds, Launches, Attempts, HoldsOnModels, Freezing, Outbox):
+class Store(Rounds, Launches, Attempts, HoldsOnModels, Freezing, FiguresStore, Outbox):
     """The schema `launcher`."""
 
     def __init__(self, database: Database, audience: Audience | None = None) -> None:

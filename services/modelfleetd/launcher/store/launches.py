@@ -98,6 +98,18 @@ class Launches(Notifications):
             raise ResourceNotFound(name)
         return launch_of(row)
 
+    async def replaced(self, model_type: str, baseline: str) -> Launch | None:
+        """The newest launch of a route that has succeeded in putting another model in the place of that baseline."""
+        row = await self._database.fetchrow(
+            f"""SELECT {COLUMNS} FROM launches
+                WHERE model_type = $1 AND state = 'SUCCEEDED' AND body ->> 'baseline' = $2
+                  AND body ->> 'strategy' IN ('REPLACE_BASELINE', 'ROLL_BACK')
+                ORDER BY number DESC LIMIT 1""",
+            model_type,
+            baseline,
+        )
+        return None if row is None else launch_of(row)
+
     async def lock(self, conn: Connection, name: str) -> tuple[Launch, datetime]:
         """Reads a launch and keeps others from changing it until the transaction ends; and what time it is.
 

@@ -15,6 +15,7 @@ from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.frozen import Conflict
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
+from modelfleetd.launcher.domain.release import times_of
 from modelfleetd.names import ATTEMPT, LAUNCH
 
 
@@ -46,6 +47,8 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         update_time=timestamp_to_proto(launch.update_time),
         etag=f"{launch.version:x}",
         attempt=launch.attempt,
+        target_share_basis_points=launch.target_share,
+        holdout_share_basis_points=launch.holdout_share,
         summary=summary.sentence(launch, now),
         rolls_back=launch.rolls_back,
         allowed_verbs=verbs.allowed(launch),
@@ -53,6 +56,9 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
     )
     if launch.end_time is not None:
         made.end_time.CopyFrom(timestamp_to_proto(launch.end_time))
+    for field, moment in times_of(launch, now).items():
+        if moment is not None:
+            getattr(made, field).CopyFrom(timestamp_to_proto(moment))
     if launch.abort is not None:
         made.abort.CopyFrom(to_proto(launch.abort, pb.Abort))
     if launch.plan is not None:
@@ -89,6 +95,8 @@ def _region(plan: Plan, wave: int, region: RegionPlan) -> pb.RegionPlan:
     old = region.baseline
     return pb.RegionPlan(
         region=region.region,
+        new_model=region.candidate.model,
+        old_model=old.model if old else "",
         new_flavor=region.candidate.flavor,
         old_flavor=old.flavor if old else "",
         new_replicas_full=region.candidate.full,
@@ -142,6 +150,7 @@ def _envelope(envelope: Envelope) -> pb.Envelope:
         max_duration=duration_to_proto(envelope.max_duration),
         approved_by=envelope.approved_by,
         target_share_basis_points=envelope.target_share_basis_points,
+        holdout_share_basis_points=envelope.holdout_share_basis_points,
         policy_digest=envelope.policy_digest,
     )
     if envelope.approve_time is not None:

@@ -8,7 +8,7 @@ import click
 
 from modelfleet.cli import render
 from modelfleet.cli.launch import view
-from modelfleet.cli.launch.follow import launch_name, updates_of, watch_to_end
+from modelfleet.cli.launch.follow import followed, launch_name, watch_to_end
 from modelfleet.cli.launch.freeze_view import FREEZE_WINDOW
 from modelfleet.cli.session import Session, with_session
 from modelfleet.launcher.v1 import launcher_pb2 as pb
@@ -83,7 +83,7 @@ def abort(session: Session, launch: str, reason: str, watch: bool) -> None:
     """Take everything back to the baseline. Works in every state, needs no gate, and always wins."""
     found = session.client.launcher.abort_launch(name=launch_name(launch), reason=reason)
     if watch and session.is_table:
-        view.follow(updates_of(session, found.name))
+        followed(session, found.name)
     else:
         _after(session, found, "abort taken; everything goes back")
 
