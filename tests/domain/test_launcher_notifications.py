@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfleetd.launcher.domain import verbs
+from modelfleetd.launcher.domain.actions import Wait
 from modelfleetd.launcher.domain.launch import (
     ENDED,
     TRANSITIONS,
@@ -21,10 +22,13 @@ from modelfleetd.launcher.domain.launch import (
     State,
     Status,
     Strategy,
+    Verdict,
     enter,
 )
 from modelfleetd.launcher.domain.notifications import ALARM_AGAIN, Kind, Notification, Topic, notifications, over, pause
-from modelfleetd.launcher.domain.policy import Policy
+from modelfleetd.launcher.domain.outcomes import conditions
+from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from tests.support.rehearsal import Rehearsal
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 CTR = "modelTypes/ctr"
@@ -175,3 +179,49 @@ def test_the_labels_of_an_alert_are_those_that_routes_go_by() -> None:
 def test_attempts_are_made_with_growing_pauses_of_an_hour_at_most() -> None:
     pauses = [pause(attempts) for attempts in range(1, 200)]
     assert pauses[:4] == [1, 2, 4, 8] and pauses == sorted(pauses) and pauses[-1] == ALARM_AGAIN.total_seconds()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "crash_rate", "expected"),
+    [
+        (Verdict.PASS, 0.0, [Kind.SUCCEEDED]),
+        (Verdict.PASS, 0.05, [Kind.SUCCEEDED]),
+        (Verdict.FAIL, 0.0, [Kind.ROLLING_BACK, Kind.ROLLED_BACK]),
+        (Verdict.FAIL, 0.05, [Kind.ROLLING_BACK, Kind.ROLLED_BACK]),
+        (Verdict.INCONCLUSIVE, 0.0, [Kind.PAUSED]),
+    ],
+)
+async def test_a_whole_launch_tells_how_it_goes_once_though_its_launcher_dies_again_and_again(
+    verdict: Verdict, crash_rate: float, expected: list[Kind]
+) -> None:
+    policy = Policy(bake_duration=timedelta(seconds=8), stability_gate=StabilityGate())
+    rehearsal = Rehearsal(old=20, new=16, free=6, policy=policy, crash_rate=crash_rate, seed=7)
+    rehearsal.books.verdict = verdict
+    await rehearsal.prepare()
+    await rehearsal.run(200)
+    told = rehearsal.store.told
+    alarms = [one for one in told if one.kind is Kind.NEEDS_ATTENTION]
+    assert [one.kind for one in told if one not in alarms] == expected
+    # Where nobody knows what was done, or a gate is undecided at the end of its bake, people may be needed soon.
+    assert not alarms or crash_rate or verdict is Verdict.INCONCLUSIVE
+    assert len({one.key for one in told}) == len(told)
+
+
+def test_who_is_to_pass_a_peoples_gate_is_told() -> None:
+    waits = Condition("Waiting", Status.TRUE, "AwaitingPeople", "waits for somebody other than alice to look", NOW)
+    (one,) = told(LAUNCH, replace(LAUNCH, state=State.SHIFTING, conditions=(waits,)))
+    assert (one.kind, one.message) == (
+        Kind.AWAITING_APPROVAL,
+        "l1 (v7 on ctr): waits for somebody other than alice to look",
+    )
+
+
+def test_what_is_short_for_a_moment_calls_nobody() -> None:
+    wait = Wait("HoldShort", "waits for room in its hold", 0.2, alarming=True)
+    launch, called = LAUNCH, []
+    for seconds in (0, 10, 29, 30, 40):
+        now = NOW + timedelta(seconds=seconds)
+        after = replace(launch, conditions=conditions(launch, wait, (), now))
+        called += [(seconds, one.kind) for one in notifications(launch, after, now)]
+        launch = after
+    assert called == [(30, Kind.NEEDS_ATTENTION)]
