@@ -16,8 +16,8 @@ import pytest
 
 from modelfleet.cli import main
 from modelfleet.errors import NotFound
+from modelfleet.launcher.v1 import gates_pb2, notifications_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleet.launcher.v1 import notifications_pb2
 from modelfleetd.clock import SystemClock
 from modelfleetd.kit.alertmanager import Alertmanager as Client
 from modelfleetd.kit.db import Database
@@ -30,7 +30,7 @@ from modelfleetd.launcher.webhooks import NotTaken, Webhook, Webhooks
 from tests.api.test_launcher_readme import README
 from tests.store.test_launcher_store import NOW, insert, launch
 from tests.support.alertmanager import alertmanager
-from tests.support.launcher import launcher_fleet
+from tests.support.launcher import launcher_fleet, refused
 from tests.support.wait import until
 from tests.support.webhook_receiver import SECRET, webhook_receiver
 
@@ -87,6 +87,23 @@ async def test_a_receiver_that_fails_and_hangs_is_told_again_with_the_same_key_u
             assert await listed("--pending") == "Everything has arrived.\n"
             with pytest.raises(NotFound):
                 await fleet.client.launcher.list_notifications(launch="launches/unheard-of")
+
+
+async def test_a_launch_is_let_on_by_the_webhook_that_it_names_as_a_gate(database_url: str, tmp_path: Path) -> None:
+    with webhook_receiver() as receiver:
+        receiver.reply = b'{"verdict": "PASS", "explanation": "no change is under way"}'
+        path = receiver.configuration(tmp_path, more="  kinds: []\n  gate: true\n")
+        async with launcher_fleet(database_url, options=Namespace(webhooks=path)) as fleet:
+            with refused("INVALID_FIELDS"):
+                other = gates_pb2.WebhookGate(webhook="unheard-of")
+                await fleet.create(policy=pb.LaunchPolicy(webhook_gates=[other]))
+            await fleet.create(policy=pb.LaunchPolicy(webhook_gates=[gates_pb2.WebhookGate(webhook="chat")]))
+            await fleet.reaches(pb.Launch.SHIFTING)
+            assert is_genuine()(receiver.requests[0].headers, receiver.requests[0].body, SECRET)
+            assert len(receiver.done) == 1
+            (verdict,) = (await fleet.get()).gate_verdicts
+            assert verdict.explanation == "no change is under way"
+            await fleet.client.launcher.abort_launch(name="launches/l1", reason="enough")
 
 
 async def delivered_all(fleet: Any) -> bool:
@@ -179,7 +196,11 @@ async def test_a_gate_answers_with_a_verdict_and_everything_else_is_an_error_tha
 
             unclear = (b"", b"[]", b'{"verdict": "ERROR", "explanation": "x"}', b'{"verdict": "PASS"}', b"[" * 60_000)
             assert await ask(b'{"verdict": "FAIL", "explanation": "frozen"}') == (Verdict.FAIL, "frozen")
-            assert receiver.requests[-1].document == {"key": "launches/l1/1/gate", "launch": "launches/l1"}
+            assert receiver.requests[-1].document == {
+                "type": "gate",
+                "key": "launches/l1/1/gate",
+                "launch": "launches/l1",
+            }
             for reply in unclear:
                 verdict, explanation = await ask(reply)
                 assert verdict is Verdict.ERROR and "must answer with" in explanation

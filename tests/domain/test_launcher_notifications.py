@@ -18,6 +18,7 @@ from modelfleetd.launcher.domain.launch import (
     Condition,
     Launch,
     PauseReason,
+    PeopleWait,
     PhaseTime,
     State,
     Status,
@@ -27,7 +28,7 @@ from modelfleetd.launcher.domain.launch import (
 )
 from modelfleetd.launcher.domain.notifications import ALARM_AGAIN, Kind, Notification, Topic, notifications, over, pause
 from modelfleetd.launcher.domain.outcomes import conditions
-from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from modelfleetd.launcher.domain.policy import PeopleGate, Policy, StabilityGate
 from tests.support.rehearsal import Rehearsal
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
@@ -208,12 +209,16 @@ async def test_a_whole_launch_tells_how_it_goes_once_though_its_launcher_dies_ag
 
 
 def test_who_is_to_pass_a_peoples_gate_is_told() -> None:
-    waits = Condition("Waiting", Status.TRUE, "AwaitingPeople", "waits for somebody other than alice to look", NOW)
-    (one,) = told(LAUNCH, replace(LAUNCH, state=State.SHIFTING, conditions=(waits,)))
+    gates = Policy(people_gates=(PeopleGate(2_000, "look at the graphs."),))
+    before = replace(LAUNCH, state=State.SHIFTING, policy=gates)
+    after = replace(before, people_wait=PeopleWait(0, NOW, NOW + timedelta(days=7), NOW))
+    (one,) = told(before, after)
     assert (one.kind, one.message) == (
         Kind.AWAITING_APPROVAL,
-        "l1 (v7 on ctr): waits for somebody other than alice to look",
+        "l1 (v7 on ctr): somebody other than alice is to look, until 2025-01-08 00:00: look at the graphs. "
+        "They let it on with: modelfleet launch approve l1",
     )
+    assert over(after, before) == [Topic(Kind.AWAITING_APPROVAL, "people/1")]
 
 
 def test_what_is_short_for_a_moment_calls_nobody() -> None:

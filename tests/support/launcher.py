@@ -244,6 +244,7 @@ async def another_launcher(fleet: Fleet, **config: Any) -> AsyncIterator[Service
             CapacityClient(service.client.capacity),
             StabilityClient(service.client.stability) if "stability_address" in config else fleet.judge,
             fleet.platforms,
+            receivers.webhooks,
         )
         await app.compose(service, store, world, receivers)
 

@@ -115,7 +115,7 @@ class Webhooks:
         if name not in self.gates:
             return Judgement(Verdict.ERROR, f"{name} is no webhook that may be asked, by the launcher's configuration")
         try:
-            body = await self._post(name, key, document)
+            body = await self._post(name, key, {"type": "gate", **document})
         except NotTaken as error:
             return Judgement(Verdict.ERROR, str(error))
         return _understood(name, body)

@@ -61,8 +61,6 @@ _ALERTS: Final[Mapping[Kind, str]] = {
     Kind.AWAITING_APPROVAL: "LaunchAwaitingApproval",
     Kind.NEEDS_ATTENTION: "LaunchNeedsAttention",
 }
-# What a launch waits for that stands at a people's gate.
-_PEOPLE: Final = "AwaitingPeople"
 # Kinds of which one is the last that a launch tells.
 ENDINGS: Final = frozenset(_OF_STATE[state] for state in ENDED)
 
@@ -72,7 +70,7 @@ class Topic:
     """Something that is true of a launch and concerns people.
 
     Attributes:
-        about: whose pause, or which alarm; empty for the others.
+        about: whose pause, which alarm, or which of the people's gates; empty for the others.
         page: whether somebody has to get up for it: what serves is in danger, and the launcher cannot help itself.
     """
 
@@ -136,9 +134,8 @@ def topics(launch: Launch) -> tuple[Topic, ...]:
     found += [Topic(Kind.PAUSED, author) for author in sorted({pause.author for pause in launch.pause_reasons})]
     if launch.state is State.AWAITING_APPROVAL and not (launch.envelope and launch.envelope.approved_by):
         found.append(Topic(Kind.AWAITING_APPROVAL))
-    waiting = launch.condition("Waiting")
-    if waiting is not None and waiting.reason == _PEOPLE:
-        found.append(Topic(Kind.AWAITING_APPROVAL, _PEOPLE))
+    if launch.people_wait is not None:
+        found.append(Topic(Kind.AWAITING_APPROVAL, f"people/{launch.people_wait.gate + 1}"))
     alarm = launch.condition("NeedsAttention")
     if alarm is not None:
         found.append(Topic(Kind.NEEDS_ATTENTION, alarm.reason, _wakes(launch, alarm.reason)))
@@ -228,9 +225,13 @@ def _message(launch: Launch, topic: Topic, now: datetime) -> str:
     model, route = launch.candidate.rpartition("/")[2], launch.model_type.rpartition("/")[2]
     about = f"{launch.name.rpartition('/')[2]} ({model} on {route})"
     launch_id = launch.name.rpartition("/")[2]
-    waiting = launch.condition("Waiting")
-    if topic.about == _PEOPLE and waiting is not None:
-        return f"{about}: {waiting.message}"
+    if topic.kind is Kind.AWAITING_APPROVAL and topic.about:
+        assert launch.people_wait is not None
+        gate = launch.policy.people_gates[launch.people_wait.gate]
+        return (
+            f"{about}: somebody other than {launch.actor} is to look, until {launch.people_wait.deadline:%F %R}: "
+            f"{gate.reason.rstrip('.')}. They let it on with: modelfleet launch approve {launch_id}"
+        )
     if topic.kind is Kind.AWAITING_APPROVAL:
         by = f"somebody other than {launch.actor}"
         return f"{about}: {by} is asked to approve its plan: modelfleet launch describe {launch_id}"
