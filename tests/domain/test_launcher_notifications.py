@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelfleetd.launcher.domain import verbs
@@ -70,6 +70,7 @@ def told(before: Launch, after: Launch) -> list[Notification]:
     return notifications(before, after, NOW)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_each_end_each_pause_and_each_wait_for_people_is_told_exactly_once(data: st.DataObject) -> None:
     launch, sent, expected = LAUNCH, list[Notification](), list[tuple[Kind, str]]()
@@ -103,6 +104,7 @@ def test_each_end_each_pause_and_each_wait_for_people_is_told_exactly_once(data:
     assert len({one.key for one in sent}) == len(sent)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(list(State)), st.sets(st.sampled_from(AUTHORS)), st.sets(st.sampled_from(AUTHORS)), st.data())
 def test_what_begins_and_what_is_over_make_up_the_difference(
     state: State, paused_before: set[str], paused_after: set[str], data: st.DataObject
@@ -209,7 +211,7 @@ async def test_a_whole_launch_tells_how_it_goes_once_though_its_launcher_dies_ag
 
 
 def test_who_is_to_pass_a_peoples_gate_is_told() -> None:
-    gates = Policy(people_gates=(PeopleGate(2_000, "look at the graphs."),))
+    gates = Policy(people_gates=(PeopleGate("look at the graphs.", 2_000),))
     before = replace(LAUNCH, state=State.SHIFTING, policy=gates)
     after = replace(before, people_wait=PeopleWait(0, NOW, NOW + timedelta(days=7), NOW))
     (one,) = told(before, after)
