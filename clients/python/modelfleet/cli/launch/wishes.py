@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from modelfleet.cli import render
+from modelfleet.cli import completion, render
 from modelfleet.cli.capacity.nouns import POOL
 from modelfleet.cli.launch.freeze_view import FREEZE_WINDOW
 from modelfleet.cli.parameters import DURATION, SHARE
@@ -19,7 +19,7 @@ _STRATEGIES = {
     "end-experiment": pb.Launch.END_EXPERIMENT,
 }
 _WISHES = (
-    click.argument("candidate", metavar="TYPE/MODEL"),
+    click.argument("candidate", metavar="TYPE/MODEL", shell_complete=completion.models),
     click.option("--pool", required=True, help="Pool whose capacity it takes."),
     click.option(
         "--strategy",
