@@ -145,8 +145,9 @@ class Executor:
     async def _estimate(self, launch: Launch, key: str, now: datetime) -> Launch:
         found = await estimate(launch, self._world, key, now, keep=True)
         gate = replace(launch.policy.stability_gate, criteria=found.criteria)
+        in_force = replace(launch.policy, stability_gate=gate)
         return outcomes.estimated(
-            replace(launch, agents=found.agents, policy=replace(launch.policy, stability_gate=gate)),
+            replace(launch, agents=found.agents, lowers=found.lowers, policy=in_force),
             plan=found.plan,
             candidate=found.candidate,
             baseline=found.baseline,

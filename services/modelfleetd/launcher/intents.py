@@ -46,7 +46,7 @@ def _content(act: Act, launch: Launch, now: datetime) -> Mapping[str, Any]:
             assert launch.plan is not None
             return {
                 "items": items_of(launch.plan),
-                "replaced": [model for model in (launch.candidate, launch.baseline) if model],
+                "replaced": [model for model in (launch.rising, launch.falling) if model],
                 "tier": launch.tier,
                 "release_time": (now + launch.plan.expected_duration).isoformat(),
                 "retain_seconds": launch.policy.rollback_window.total_seconds(),

@@ -426,6 +426,7 @@ class Round:
             intent=intent,
             settled=settled,
             spans=[*more_spans, *ended] if self._traced else [],
+            time=self.now,
         )
         what = f"intent_{intent.act.value}" if intent else "outcome" if settled else "change"
         failpoint(f"launcher.before_record.{what}")

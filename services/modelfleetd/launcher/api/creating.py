@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.errors import ReferenceNotFound, RoleMissing, RouteBusy, WrongState, invalid
+from modelfleetd.errors import InvalidFields, ReferenceNotFound, RoleMissing, RouteBusy, WrongState, invalid
 from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
 from modelfleetd.launcher.api.base import Context, caller
 from modelfleetd.launcher.api.holds import Holding
-from modelfleetd.launcher.domain import envelope, policy, verbs
+from modelfleetd.launcher.domain import envelope, policy, strategies, verbs
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import FreezeOverride, Launch, PhaseTime, State, Strategy
@@ -28,6 +29,10 @@ from modelfleetd.names import LAUNCH, MODEL, MODEL_TYPE, POOL, REGION, check_id
 _LAUNCHERS: Final = frozenset({Role.ENGINEER, Role.OWNER, Role.ADMIN})
 # Who may take capacity of a team's pool for another team's launch.
 _SPENDERS: Final = frozenset({Role.ENGINEER, Role.OWNER, Role.CAPACITY_OWNER, Role.ADMIN})
+
+
+# Roles with a share, and so with something booked.
+_SERVING: Final = frozenset({"BASELINE", "EXPERIMENT", "HOLDOUT"})
 
 
 class Creating(Holding):
@@ -79,13 +84,18 @@ class Creating(Holding):
         if len(asked.reason) > verbs.MAX_REASON:
             raise invalid("launch.reason", f"must have at most {verbs.MAX_REASON} characters")
         strategy = strategy_from_proto(asked.strategy)
+        wrong = strategies.check_asked(
+            strategy,
+            target=asked.target_share_basis_points,
+            holdout=asked.holdout_share_basis_points,
+            regions=len(asked.regions),
+        )
+        if wrong:
+            raise InvalidFields(wrong)
         type_ = await self._world.registry.model_type(asked.model_type)
         if not may_use_pool:
             await self._expect_pool(asked.pool, type_.team)
-        ends = strategy is Strategy.END_EXPERIMENT
-        if ends and asked.regions:
-            raise invalid("launch.regions", "must be empty: an experiment ends everywhere")
-        if not ends and strategy is not Strategy.ROLL_BACK:
+        if not strategy.rule.mitigation:
             await self._expect_launcher(type_.team)
         in_force = policy_from_proto(asked.policy, type_.tier, strategy)
         policy.check(in_force)
@@ -96,8 +106,10 @@ class Creating(Holding):
             has_baseline=bool(type_.baseline) or request.queue,
         )
         in_force = replace(in_force, stability_gate=replace(in_force.stability_gate, criteria=demanded))
-        if asked.candidate == type_.baseline:
+        if asked.candidate == type_.baseline and strategy.rule.swaps:
             raise invalid("launch.candidate", "must not be the baseline already")
+        known = await self._known_before(asked.model_type, asked.candidate) if strategy is Strategy.ROLL_BACK else {}
+        serves = type_.shares.get(asked.candidate, frozenset()) if strategy.rule.where_it_serves else frozenset[str]()
         now = self._clock.now()
         overrides = await self._overrides(asked, type_.team, now)
         return Launch(
@@ -107,13 +119,16 @@ class Creating(Holding):
             candidate=asked.candidate,
             strategy=strategy,
             pool=asked.pool,
-            regions=tuple(asked.regions) or type_.regions,
+            regions=tuple(asked.regions) or tuple(r for r in type_.regions if r in serves) or type_.regions,
             policy=in_force,
             actor=caller(),
             trace_id=uuid.uuid4().hex,
             create_time=now,
             update_time=now,
             reason=asked.reason,
+            target_share=asked.target_share_basis_points,
+            holdout_share=asked.holdout_share_basis_points,
+            known_full=known,
             baseline=type_.baseline,
             tier=type_.tier,
             team=type_.team,
@@ -145,6 +160,18 @@ class Creating(Holding):
                 raise ReferenceNotFound(f"{path}.freeze_window", each.freeze_window)
             made.append(FreezeOverride(window.name, reason, caller(), now, window.uid))
         return tuple(made)
+
+    async def _known_before(self, model_type: str, candidate: str) -> Mapping[str, int]:
+        """What a former baseline needs by region, as the launch knew it that replaced it.
+
+        Raises:
+            InvalidFields: no launch has replaced it, so nobody has verified that it can be the baseline.
+        """
+        replaced = await self._store.replaced(model_type, candidate)
+        if replaced is None or replaced.plan is None:
+            was = "must have been the baseline before: no launch has replaced it, so nothing says that it is good"
+            raise invalid("launch.candidate", was)
+        return {region.region: region.baseline.full for region in replaced.plan.regions if region.baseline is not None}
 
     async def _expect_pool(self, pool: str, team: str) -> None:
         """Expects that a launch may take capacity of a pool: a pool of its own team, or one that the caller may use.
@@ -179,9 +206,10 @@ class Creating(Holding):
         Raises:
             WrongState: it is booked in another pool.
         """
-        serving = {launch.baseline, launch.falling} - {""}
-        for name in sorted(serving):
+        for name in sorted({launch.rising, launch.falling} - {""}):
             model = await self._world.registry.model(name, "launch.model_type")
+            if model.role not in _SERVING:
+                continue
             other = await self._world.capacity.booked_elsewhere(name, launch.pool, model.flavor, launch.regions)
             if other:
                 raise WrongState(name, f"booked in {other}", [f"launches from {other}"])
@@ -198,8 +226,9 @@ class Creating(Holding):
             serving_spec_digest=found.candidate.digest,
             baseline=launch.baseline,
             strategy=launch.strategy.name,
+            holdout=launch.holdout_share,
         )
-        return replace(launch, plan=found.plan, envelope=made)
+        return replace(launch, plan=found.plan, envelope=made, lowers=found.lowers)
 
     async def _create(self, conn: Connection, launch: Launch, *, queue: bool) -> pb.Launch:
         if queue and await self._store.ahead_on(conn, launch.model_type):
@@ -209,8 +238,7 @@ class Creating(Holding):
         await self._store.insert(conn, launch)
         if launch.rolls_back:
             await self._hold_what_was_rolled_back(conn, launch)
-        does = "ends the experiment" if launch.strategy is Strategy.END_EXPERIMENT else "launches"
-        what = f"{does} {launch.candidate} on {launch.model_type}"
+        what = f"{launch.rule.does} {launch.candidate} on {launch.model_type}"
         created = Event("Created", what, launch.create_time, actor=launch.actor)
         await self._store.say(conn, launch, created)
         await self._trace(conn, launch, created)

@@ -227,7 +227,10 @@ def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:
     if new.weight > 0 and new.available == 0 and old.available > 0:
         lost = f"no replica of {launch.rising} is available any more"
         return Advance("SafetyRollback", lost, going_back(launch, "availability", lost, now), progress=False)
-    if new.share < step.share:
+    if not launch.rule.swaps:
+        if (action := _resize(launch, seen)) is not None:
+            return action
+    elif new.share < step.share:
         return _raise_share(launch, seen)
     if launch.step.passed and not launch.paused and old.desired <= step.old_after:
         return _give_up_old(launch, seen, now)
@@ -245,6 +248,15 @@ def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:
 
 def _raise_share(launch: Launch, seen: Seen) -> Action:
     """1 to 3: the hold covers the step; new replicas are started, and available; weight is shifted."""
+    if (action := _start(launch, seen)) is not None:
+        return action
+    step, plan, new = launch.step_plan, launch.region_plan, seen.candidate
+    shift = f"shifts the {plan.candidate.called}'s share from {percent(new.share)} to {percent(step.share)}"
+    return Apply(Act.SHIFT, plan.region, new.desired, seen.baseline.desired, step.share, shift, raises=True)
+
+
+def _start(launch: Launch, seen: Seen) -> Action | None:
+    """1 and 2: None once the new replicas are available."""
     step, plan = launch.step_plan, launch.region_plan
     new, old = seen.candidate, seen.baseline
     # More than the plan says while it carries what another model of the route has dropped.
@@ -254,8 +266,9 @@ def _raise_share(launch: Launch, seen: Seen) -> Action:
         if not _covered(launch, seen, wanted_new, wanted_old):
             if new.terminating or old.terminating:
                 return Wait("Terminating", "waits for old replicas to end, whose capacity the next ones take", SOON)
-            has = f"for the {percent(old.weight)} of the traffic that it has"
-            kept = f"the {_called(plan.baseline)} keeps {old.desired} replicas {has}"
+            side, there = (plan.baseline, old) if plan.baseline is not None else (plan.candidate, new)
+            has = f"for the {percent(there.weight)} of the traffic that it has"
+            kept = f"the {side.called} keeps {there.desired} replicas {has}"
             return Wait("HoldShort", f"waits for room in its hold: {kept}", SOON, alarming=True)
         more = f"starts {count(wanted_new - new.desired, 'replica')} of the {plan.candidate.called}"
         return Apply(Act.START, plan.region, wanted_new, wanted_old, new.share, more)
@@ -266,8 +279,21 @@ def _raise_share(launch: Launch, seen: Seen) -> Action:
             f"waits for replicas of the {plan.candidate.called}: {new.available} of {needed} are available{why}",
             SOON,
         )
-    shift = f"shifts the {plan.candidate.called}'s share from {percent(new.share)} to {percent(step.share)}"
-    return Apply(Act.SHIFT, plan.region, new.desired, old.desired, step.share, shift, raises=True)
+    return None
+
+
+def _resize(launch: Launch, seen: Seen) -> Action | None:
+    """The one side of a RESIZE: what is missing is started and available, what is too much reduced; then it bakes."""
+    if (action := _start(launch, seen)) is not None:
+        return action
+    step, plan, new = launch.step_plan, launch.region_plan, seen.candidate
+    kept = max(step.new_replicas, plan.candidate.needs(new.weight))
+    if new.desired > kept:
+        fewer = f"reduces the {plan.candidate.called} from {new.desired} to {kept} replicas"
+        return Apply(Act.REDUCE, plan.region, kept, 0, new.share, fewer)
+    if new.existing > kept:
+        return Wait("Terminating", f"waits for surplus replicas of the {plan.candidate.called} to end", SOON)
+    return None
 
 
 def _covered(launch: Launch, seen: Seen, new: int, old: int) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import zoneinfo
+from calendar import isleap, monthrange
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache, lru_cache
 from itertools import islice
-from typing import Any, Final
-
-from dateutil import rrule as rules
+from typing import Final
 
 from modelfleetd.errors import FieldViolation, InvalidFields
 
@@ -20,20 +19,16 @@ HORIZON: Final = timedelta(days=3653)
 # Occurrences that are looked at for what is open at one moment: with daily windows of a year each, all of them.
 _MOST: Final = 400
 MAX_COUNT: Final = 1_000
-_FREQUENCIES: Final = {
-    "DAILY": (rules.DAILY, 3650),
-    "WEEKLY": (rules.WEEKLY, 520),
-    "MONTHLY": (rules.MONTHLY, 120),
-    "YEARLY": (rules.YEARLY, 10),
-}
+# The longest interval of each: ten years.
+_FREQUENCIES: Final = {"DAILY": 3650, "WEEKLY": 520, "MONTHLY": 120, "YEARLY": 10}
 _DAYS: Final = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
-# Of each list of numbers: the keyword, the largest number, and whether it may count from the end.
+# Of each list of numbers: the largest, and whether it may count from the end.
 _NUMBERS: Final = {
-    "BYMONTH": ("bymonth", 12, False),
-    "BYMONTHDAY": ("bymonthday", 31, True),
-    "BYYEARDAY": ("byyearday", 366, True),
-    "BYWEEKNO": ("byweekno", 53, True),
-    "BYSETPOS": ("bysetpos", 366, True),
+    "BYMONTH": (12, False),
+    "BYMONTHDAY": (31, True),
+    "BYYEARDAY": (366, True),
+    "BYWEEKNO": (53, True),
+    "BYSETPOS": (366, True),
 }
 _KNOWN: Final = ("FREQ", "INTERVAL", "COUNT", "UNTIL", "WKST", "BYDAY", *_NUMBERS)
 # RFC 5545, 3.3.10: parts that mean nothing with a frequency.
@@ -139,86 +134,156 @@ def _candidates(schedule: Schedule, earliest: datetime, latest: datetime) -> Ite
         return _counted(schedule)
     if (until := _until(schedule, parts)) is not None:
         latest = min(latest, until)
-    return _rule(schedule, parts, near=earliest, latest=latest)
+    return _walk(schedule, near=earliest, latest=latest)
 
 
 @lru_cache(maxsize=256)
 def _counted(schedule: Schedule) -> tuple[datetime, ...]:
     """All starts of a rule with COUNT: there is no telling the hundredth without the ninety-nine before it."""
     parts = _parts(schedule.rrule)
-    rule = _rule(schedule, parts, near=schedule.start, latest=schedule.start + HORIZON)
+    rule = _walk(schedule, near=schedule.start, latest=schedule.start + HORIZON)
     return tuple(islice(rule, int(parts["COUNT"])))
 
 
-def _rule(schedule: Schedule, parts: Mapping[str, str], *, near: datetime, latest: datetime) -> Iterable[datetime]:
-    """The starts until `latest` by the rule, begun anew a little before `near`.
+def _walk(schedule: Schedule, *, near: datetime, latest: datetime) -> Iterator[datetime]:
+    """The starts until `latest` by the rule, without its end, from a little before `near` on.
 
-    A walk from the start of a daily window of 1970 would be one of twenty thousand days. So the start is moved on by
-    whole intervals, to the beginning of a period, and what the rule takes from its start is said instead.
+    It goes from period to period, and so never looks at more days than lie between both: neither at those since the
+    start of a daily window of 1970, nor, for a rule that hardly ever fits, at those until the end of the calendar.
     """
-    frequency, interval = parts["FREQ"], int(parts.get("INTERVAL", "1"))
-    given = _keywords(parts)
-    begin = _begin(schedule.start, near, frequency, interval, given["wkst"])
-    if begin != schedule.start:
-        given |= _implied(schedule.start, frequency, given)
-    rule: Iterable[datetime] = rules.rrule(
-        _FREQUENCIES[frequency][0], dtstart=begin, interval=interval, until=latest, **given
-    )
-    return rule
+    start, rule = schedule.start, _read(schedule.start, schedule.rrule)
+    for days in _periods(start.date(), near.date(), latest.date(), rule):
+        fits = [day for day in days if rule.fits(day)]
+        if rule.positions:
+            ends = len(fits)
+            chosen = {at - 1 if at > 0 else ends + at for at in rule.positions}
+            fits = [day for at, day in enumerate(fits) if at in chosen]
+        for day in fits:
+            moment = datetime.combine(day, start.time())
+            if start <= moment <= latest:
+                yield moment
 
 
-def _begin(start: datetime, near: datetime, frequency: str, interval: int, week_start: int) -> datetime:
-    """The last beginning of a period before `near` that lies whole intervals after the period of `start`."""
-    match frequency:
+def _periods(start: date, near: date, latest: date, rule: _Rule) -> Iterator[Iterable[date]]:
+    """The days of each period of the rule, from the one before `near` on; every one is whole, the first as well."""
+    step = rule.interval
+    match rule.frequency:
         case "DAILY":
-            passed = (near - start).days // interval
-            return start + timedelta(days=max(0, passed) * interval)
+            first = start.toordinal() + max(0, (near - start).days // step) * step
+            for day in range(first, latest.toordinal() + 1, step):
+                yield (date.fromordinal(day),)
         case "WEEKLY":
-            week = start - timedelta(days=(start.weekday() - week_start) % 7)
-            passed = (near - week).days // (7 * interval)
-            return week + timedelta(weeks=passed * interval) if passed > 0 else start
+            week = start.toordinal() - (start.weekday() - rule.week_start) % 7
+            first = week + max(0, (near.toordinal() - week) // (7 * step)) * 7 * step
+            for monday in range(first, latest.toordinal() + 1, 7 * step):
+                yield map(date.fromordinal, range(monday, monday + 7))
         case "MONTHLY":
-            passed = (12 * (near.year - start.year) + near.month - start.month) // interval
-            years, month = divmod(start.month - 1 + passed * interval, 12)
-            return start.replace(year=start.year + years, month=month + 1, day=1) if passed > 0 else start
+            month = 12 * start.year + start.month - 1
+            first = month + max(0, (12 * near.year + near.month - 1 - month) // step) * step
+            for at in range(first, 12 * latest.year + latest.month, step):
+                begin, length = date(at // 12, at % 12 + 1, 1).toordinal(), monthrange(at // 12, at % 12 + 1)[1]
+                yield map(date.fromordinal, range(begin, begin + length))
         case _:
-            # A week of ISO 8601 may begin in the year before.
-            passed = (near.year - 1 - start.year) // interval
-            return start.replace(year=start.year + passed * interval, month=1, day=1) if passed > 0 else start
+            first = start.year + max(0, (near.year - start.year) // step) * step
+            for year in range(first, latest.year + 1, step):
+                yield map(date.fromordinal, range(date(year, 1, 1).toordinal(), date(year + 1, 1, 1).toordinal()))
 
 
-def _implied(start: datetime, frequency: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a rule takes from its start where it does not say it."""
-    if any(keyword in given for keyword in ("byweekno", "byyearday", "bymonthday", "byweekday")):
-        return {}
-    match frequency:
-        case "WEEKLY":
-            return {"byweekday": start.weekday()}
-        case "MONTHLY":
-            return {"bymonthday": start.day}
-        case "YEARLY":
-            return {"bymonthday": start.day} | ({} if "bymonth" in given else {"bymonth": start.month})
-        case _:
-            return {}
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A rule, read: the days that fit are in every list that there is."""
+
+    frequency: str
+    interval: int
+    week_start: int
+    months: frozenset[int]
+    month_days: frozenset[int]
+    year_days: frozenset[int]
+    weeks: frozenset[int]
+    # Weekdays, with their number within the month or the year; 0: every one.
+    days: frozenset[tuple[int, int]]
+    positions: frozenset[int]
+
+    def fits(self, day: date) -> bool:
+        """Whether a day of a period is one of the rule's."""
+        if self.months and day.month not in self.months:
+            return False
+        if self.month_days and not _has(self.month_days, day.day, monthrange(day.year, day.month)[1]):
+            return False
+        if self.year_days and not _has(self.year_days, day.timetuple().tm_yday, _year_length(day)):
+            return False
+        if self.weeks and not _has(self.weeks, *_week(day, self.week_start)):
+            return False
+        return not self.days or self._is_one_of_days(day)
+
+    def _is_one_of_days(self, day: date) -> bool:
+        weekday = day.weekday()
+        if (weekday, 0) in self.days:
+            return True
+        in_month = self.frequency == "MONTHLY" or bool(self.months)
+        at = day.day if in_month else day.timetuple().tm_yday
+        length = monthrange(day.year, day.month)[1] if in_month else _year_length(day)
+        first, last = (at - 1) // 7 + 1, -((length - at) // 7 + 1)
+        return (weekday, first) in self.days or (weekday, last) in self.days
+
+
+@lru_cache(maxsize=4096)
+def _read(start: datetime, rrule: str) -> _Rule:
+    """A rule that `check` has let pass; what it does not say it takes from its start."""
+    parts = _parts(rrule)
+    frequency = parts["FREQ"]
+    months, month_days, year_days, weeks, positions = (
+        frozenset(map(int, parts[name].split(","))) if name in parts else frozenset[int]() for name in _NUMBERS
+    )
+    days = (
+        frozenset((_DAYS.index(day[-2:]), int(day[:-2] or 0)) for day in parts["BYDAY"].split(","))
+        if "BYDAY" in parts
+        else frozenset[tuple[int, int]]()
+    )
+    if not (month_days or year_days or weeks or days):
+        if frequency == "WEEKLY":
+            days = frozenset({(start.weekday(), 0)})
+        elif frequency in ("MONTHLY", "YEARLY"):
+            month_days = frozenset({start.day})
+            if frequency == "YEARLY" and not months:
+                months = frozenset({start.month})
+    return _Rule(
+        frequency=frequency,
+        interval=int(parts.get("INTERVAL", "1")),
+        week_start=_DAYS.index(parts.get("WKST", "MO")),
+        months=months,
+        month_days=month_days,
+        year_days=year_days,
+        weeks=weeks,
+        days=days,
+        positions=positions,
+    )
+
+
+def _has(numbers: frozenset[int], at: int, length: int) -> bool:
+    """Whether a place, counted from 1 or from the end as -1, is among some numbers."""
+    return at in numbers or at - length - 1 in numbers
+
+
+def _year_length(day: date) -> int:
+    return 366 if isleap(day.year) else 365
+
+
+def _week(day: date, week_start: int) -> tuple[int, int]:
+    """The number of a day's week, and how many weeks its year has: week 1 is the first with four days of the year."""
+    middle = day + timedelta(days=3 - (day.weekday() - week_start) % 7)
+    first, following = (_first_week(year, week_start) for year in (middle.year, middle.year + 1))
+    return (middle - first).days // 7 + 1, (following - first).days // 7
+
+
+def _first_week(year: int, week_start: int) -> date:
+    fourth = date(year, 1, 4)
+    return fourth - timedelta(days=(fourth.weekday() - week_start) % 7)
 
 
 def _parts(rrule: str) -> dict[str, str]:
     """The parts of a rule that `check` has let pass."""
     return dict(part.split("=", 1) for part in rrule.split(";"))
-
-
-def _keywords(parts: Mapping[str, str]) -> dict[str, Any]:
-    """What the parts say of the days, in the library's words."""
-    found: dict[str, Any] = {"wkst": _DAYS.index(parts.get("WKST", "MO"))}
-    if "BYDAY" in parts:
-        found["byweekday"] = [
-            rules.weekday(_DAYS.index(day[-2:]), int(day[:-2]) if day[:-2] else None)
-            for day in parts["BYDAY"].split(",")
-        ]
-    for part, (keyword, _, _) in _NUMBERS.items():
-        if part in parts:
-            found[keyword] = [int(number) for number in parts[part].split(",")]
-    return found
 
 
 def _until(schedule: Schedule, parts: Mapping[str, str]) -> datetime | None:
@@ -345,7 +410,7 @@ def _wrong_part(name: str, value: str, frequency: str, weeks: bool) -> str:
     """What is wrong with one part of a rule; empty where nothing is."""
     match name:
         case "INTERVAL":
-            most = _FREQUENCIES[frequency][1]
+            most = _FREQUENCIES[frequency]
             return "" if _among(value, most) else f"must be 1 to {most} with FREQ={frequency}: ten years"
         case "COUNT":
             return "" if _among(value, MAX_COUNT) else f"must be 1 to {MAX_COUNT:,}"
@@ -362,7 +427,7 @@ def _wrong_part(name: str, value: str, frequency: str, weeks: bool) -> str:
                 return "must be days without numbers: they count within a month or a year"
             return "" if all(not day[:-2] or 1 <= abs(int(day[:-2])) <= 53 for day in days) else "must count 1 to 53"
         case _:
-            _, most, negative = _NUMBERS[name]
+            most, negative = _NUMBERS[name]
             fits = all(_among(number.removeprefix("-") if negative else number, most) for number in value.split(","))
             return "" if fits else f"must be numbers 1 to {most}" + (", or below 0 from the end" if negative else "")
 
@@ -384,7 +449,7 @@ def _is_until(text: str) -> bool:
 def _wrong_start(schedule: Schedule) -> tuple[str, str] | None:
     """Whether the rule gives the start, as RFC 5545 wants it, and as many occurrences as it counts."""
     parts = _parts(schedule.rrule)
-    first = next(iter(_rule(schedule, parts, near=schedule.start, latest=schedule.start + HORIZON)), None)
+    first = next(_walk(schedule, near=schedule.start, latest=schedule.start + HORIZON), None)
     if first is None:
         return "rrule", "gives no occurrence within ten years of `start`"
     if first != schedule.start:

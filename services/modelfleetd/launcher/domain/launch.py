@@ -12,17 +12,11 @@ from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
 from modelfleetd.launcher.domain.policy import Policy
+from modelfleetd.launcher.domain.strategies import Goal, Rule
+from modelfleetd.launcher.domain.strategies import Strategy as Strategy  # noqa: PLC0414 - importable from here
 from modelfleetd.launcher.domain.waits import Waits
 
 NO_TIME: Final = timedelta(0)
-
-
-class Strategy(enum.Enum):
-    """What a launch is to bring about."""
-
-    REPLACE_BASELINE = 1
-    END_EXPERIMENT = 4
-    ROLL_BACK = 6
 
 
 class State(enum.Enum):
@@ -292,6 +286,9 @@ class Launch:
     create_time: datetime
     update_time: datetime
     reason: str = ""
+    # In basis points, where the strategy wants to know: the candidate's final share, and what the old baseline keeps.
+    target_share: int = 0
+    holdout_share: int = 0
     attempt: int = 1
     # Who asked for this attempt, where it is not the first.
     retried_by: str = ""
@@ -308,6 +305,10 @@ class Launch:
     expected_revision: int = 0
     candidate_facts: ModelFacts | None = None
     baseline_facts: ModelFacts | None = None
+    # Whether a RAMP makes the candidate's share smaller, so that the baseline is the side that grows.
+    lowers: bool = False
+    # N of a ROLL_BACK's candidate by region, as the launch knew it that replaced it: for where nobody certified it.
+    known_full: Mapping[str, int] = field(default_factory=dict)
     # Whether the stability gate has anything to judge.
     gated: bool = False
     plan: Plan | None = None
@@ -376,21 +377,33 @@ class Launch:
         return self.phase_times[0].start_time if self.phase_times else self.create_time
 
     @property
+    def rule(self) -> Rule:
+        """What its strategy means."""
+        return self.strategy.rule
+
+    @property
+    def raises_candidate(self) -> bool:
+        """Whether the candidate is the side that grows; else it gives its share to the baseline."""
+        return not (self.lowers or self.rule.goal is Goal.NOTHING)
+
+    @property
     def rising(self) -> str:
-        """The model whose share grows: `candidate` of plans and observations."""
-        return self.baseline if self.strategy is Strategy.END_EXPERIMENT else self.candidate
+        """The model whose share grows: `candidate` of plans and observations. With RESIZE the only one."""
+        return self.candidate if self.raises_candidate else self.baseline
 
     @property
     def falling(self) -> str:
-        """The model that gives its share: `baseline` of plans and observations. Empty where nothing served before."""
-        return self.candidate if self.strategy is Strategy.END_EXPERIMENT else self.baseline
+        """The model that gives its share: `baseline` of plans and observations. Empty where there is none."""
+        if not self.rule.swaps:
+            return ""
+        return self.baseline if self.raises_candidate else self.candidate
 
     @property
     def final_roles(self) -> Mapping[str, str]:
-        """What the models are for their type once it has succeeded."""
-        if self.strategy is Strategy.END_EXPERIMENT:
-            return {self.candidate: "RETIRED"}
-        return {self.candidate: "BASELINE"} | ({self.baseline: "RETIRED"} if self.baseline else {})
+        """What models become for their type once it has succeeded; those that are not named stay what they are."""
+        kept = "HOLDOUT" if self.holdout_share else self.rule.baseline_becomes
+        roles = {self.candidate: self.rule.becomes, self.baseline: kept}
+        return {model: role for model, role in roles.items() if model and role}
 
     @property
     def paused(self) -> bool:

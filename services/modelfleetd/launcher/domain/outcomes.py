@@ -105,7 +105,7 @@ def estimated(
     pinned = baseline.name if baseline else ""
     if launch.plan is None and not launch.baseline:
         launch = replace(launch, baseline=pinned)
-    if pinned == launch.candidate:
+    if pinned == launch.candidate and launch.rule.swaps:
         return going_back(confirmed(launch), "registry", f"{pinned} is the baseline by now", now)
     if launch.baseline != pinned:
         changed = f"the baseline is {pinned or 'gone'}, no longer {launch.baseline or 'none'}"
@@ -117,6 +117,7 @@ def estimated(
         serving_spec_digest=candidate.digest,
         baseline=pinned,
         strategy=launch.strategy.name,
+        holdout=launch.holdout_share,
     )
     # A plan that is made again for capacity that was refused is one more attempt: it waits longer each time.
     launch = replace(
@@ -128,7 +129,8 @@ def estimated(
         candidate_facts=candidate,
         baseline_facts=baseline,
         expected_revision=revision,
-        gated=gated and not launch.policy.stability_gate.disabled,
+        # What is judged is the candidate with more traffic; that it gets less must not be taken back for its faults.
+        gated=gated and launch.rule.gated and launch.raises_candidate and not launch.policy.stability_gate.disabled,
         tier=tier,
         team=team,
         surface=surface,
@@ -220,7 +222,11 @@ def _ruled(launch: Launch, verdict: GateVerdict, *, final: bool, now: datetime) 
 
 
 def finalized(launch: Launch, revision: int) -> Launch:
-    return replace(confirmed(launch), revision=revision)
+    """The registry has recorded it.
+
+    Where only replicas changed that took no revision: the one that it was planned on says already what it leaves.
+    """
+    return replace(confirmed(launch), revision=revision or launch.expected_revision)
 
 
 def forgone(launch: Launch) -> Launch:

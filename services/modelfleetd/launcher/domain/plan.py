@@ -16,7 +16,7 @@ from typing import Final
 from modelfleetd.errors import PlanInfeasible
 from modelfleetd.launcher.domain.replicas import replicas_for
 from modelfleetd.launcher.domain.shares import FULL
-from modelfleetd.launcher.domain.words import percent
+from modelfleetd.launcher.domain.words import count, percent
 
 # Where the room decides, shares lie on this grid of basis points: a step that moves less is not worth its bake.
 GRID: Final = 25
@@ -89,7 +89,11 @@ class Inputs:
     """What a plan of one region is made from.
 
     `candidate` is the side that grows and `baseline` the one that gives; None for the first model of a route. Where an
-    experiment is ended, these are the baseline and the experiment.
+    experiment ends or is ramped down, these are the baseline and the experiment.
+
+    Attributes:
+        target: final share of the side that grows; None: everything that both have.
+        resizes: only replicas change, of `candidate`: in the end it has exactly those that its share needs, fewer too.
     """
 
     region: str
@@ -97,15 +101,16 @@ class Inputs:
     baseline: Side | None
     room: Mapping[str, Room] = field(default_factory=dict)
     target: int | None = None
+    resizes: bool = False
 
     @property
     def both(self) -> int:
         """The share of both sides together; what other models have stays theirs."""
-        return self.candidate.share + self.baseline.share if self.baseline else FULL
+        return _both(self.candidate, self.baseline)
 
     @property
     def goal(self) -> int:
-        """The candidate's final share."""
+        """The final share of the side that grows."""
         return self.both if self.target is None else self.target
 
 
@@ -154,11 +159,15 @@ class RegionPlan:
 
     @property
     def both(self) -> int:
-        return self.candidate.share + self.baseline.share if self.baseline else FULL
+        return _both(self.candidate, self.baseline)
 
     @property
     def goal(self) -> int:
         return self.steps[-1].share
+
+    def share_at_end(self, model: str) -> int:
+        """The share of one of the two models once every step is done."""
+        return self.goal if model == self.candidate.model else self.both - self.goal
 
     def held(self, flavor: str) -> int:
         """Units of a flavor in the hold."""
@@ -213,7 +222,8 @@ class RegionPlan:
         if number > len(self.steps):
             return self.cost_after
         step = self.steps[number - 1]
-        return _cost(self.candidate, step.new_replicas) + _cost(self.baseline, step.old_before)
+        new = max(self.candidate.running, step.new_replicas)
+        return _cost(self.candidate, new) + _cost(self.baseline, step.old_before)
 
     def takes(self, number: int) -> timedelta:
         """How long a step is expected to take; nothing after the last one."""
@@ -325,6 +335,13 @@ def together(
     return plan
 
 
+def _both(new: Side, old: Side | None) -> int:
+    """What two sides have together: all of it where nothing serves yet, and its own share where a model is resized."""
+    if old is not None:
+        return new.share + old.share
+    return new.share or FULL
+
+
 def _cost(side: Side | None, replicas: int) -> float:
     return 0.0 if side is None else side.unit_cost * side.units * replicas
 
@@ -359,12 +376,14 @@ def _old_before(inputs: Inputs, share: int) -> int:
 
 
 def _new_at(inputs: Inputs, share: int) -> int:
-    return max(inputs.candidate.needs(share), inputs.candidate.running)
+    needed = inputs.candidate.needs(share)
+    return needed if inputs.resizes else max(needed, inputs.candidate.running)
 
 
 def _peak(inputs: Inputs, before: int, after: int) -> dict[str, int]:
     """Units by flavor at the peak of a step: the candidate's for its new share, the old side's for the share before."""
-    return _of_sides(inputs.candidate, _new_at(inputs, after), inputs.baseline, _old_before(inputs, before))
+    new = max(_new_at(inputs, after), inputs.candidate.running)
+    return _of_sides(inputs.candidate, new, inputs.baseline, _old_before(inputs, before))
 
 
 def _fits(inputs: Inputs, before: int, after: int, extra: int) -> bool:
@@ -429,8 +448,9 @@ def _steps(inputs: Inputs, pace: Pace, shares: list[int]) -> tuple[Step, ...]:
                 old_before=old_before,
                 old_after=old_after,
                 peak_units=sum(_peak(inputs, before, share).values()),
-                taken_units=(new - had) * candidate.units,
-                freed_units=(old_before - old_after) * baseline.units if baseline else 0,
+                taken_units=max(0, new - had) * candidate.units,
+                freed_units=max(0, had - new) * candidate.units
+                + ((old_before - old_after) * baseline.units if baseline else 0),
                 expected_end=number * (start + _OBSERVING + pace.bake) + (number - 1) * drain,
                 worst_undo=number * undo,
             )
@@ -457,7 +477,7 @@ def _holds(inputs: Inputs, shares: list[int]) -> tuple[FlavorHold, ...]:
 def _infeasible(inputs: Inputs, pace: Pace) -> PlanInfeasible:
     """Says what is missing: the fewest more free units with which a plan would fit."""
     candidate, baseline = inputs.candidate, inputs.baseline
-    old = baseline.running if baseline else 0
+    old = baseline.running if baseline else candidate.running
     flavor, region = candidate.flavor, inputs.region
     if baseline is not None and baseline.flavor != flavor:
         short = baseline.units * _old_before(inputs, candidate.share) - inputs.room.get(baseline.flavor, Room()).units
@@ -481,6 +501,6 @@ def _infeasible(inputs: Inputs, pace: Pace) -> PlanInfeasible:
     fits_with = room.free + high
     why = (
         f"going from {old} replicas to {_new_at(inputs, inputs.goal)} does not end with {room.free} free units; "
-        f"it needs {fits_with} free, and then takes {len(wide)} steps"
+        f"it needs {fits_with} free, and then takes {count(len(wide), 'step')}"
     )
     return PlanInfeasible(why, missing_units=high, flavor=flavor, region=region)

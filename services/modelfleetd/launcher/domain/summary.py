@@ -6,7 +6,7 @@ from datetime import datetime
 
 from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.launch import Launch, State
-from modelfleetd.launcher.domain.words import percent, span
+from modelfleetd.launcher.domain.words import count, percent, span
 
 
 def sentence(launch: Launch, now: datetime) -> str:
@@ -47,6 +47,9 @@ def _where(launch: Launch) -> str:
             share = percent(launch.step_plan.share)
             wave = waves.shifted(launch)
             where = plan.region if len(wave) == 1 else f"{len(wave)} regions"
+            if not launch.rule.swaps:
+                replicas = count(launch.step_plan.new_replicas, "replica")
+                return f"Resizes the {plan.candidate.called} in {where} to {replicas}."
             return f"Step {step.number} of {len(plan.steps)} in {where} ({share} for the {plan.candidate.called})."
         case State.FINALIZING:
             return "Every step is done; writes roles and split to the registry."

@@ -70,6 +70,8 @@ def _undo(launch: Launch, plan: RegionPlan, seen: Seen, now: datetime) -> Action
     if not returned and plan.baseline is not None:
         return Wait("ShareReturning", f"waits for the traffic to be back with the {plan.baseline.called}", SOON)
     kept = _kept(plan.candidate, new, late=late)
+    if new.desired < plan.candidate.running:
+        return _restore(plan, seen)
     if new.desired > kept:
         shed = f"ends {count(new.desired - kept, 'replica')} of the {plan.candidate.called}"
         return _apply(Act.SHED, plan, kept, old.desired, new.share, shed)
@@ -77,6 +79,13 @@ def _undo(launch: Launch, plan: RegionPlan, seen: Seen, now: datetime) -> Action
         return Wait("CarriesOthers", f"the {plan.candidate.called} carries what another model has dropped", CARRYING)
     if new.existing > plan.candidate.running:
         return Wait("Terminating", f"waits for the {plan.candidate.called}'s replicas to end", SOON)
+    if plan.baseline is None and new.available < min(plan.candidate.needs(new.weight), plan.candidate.running):
+        have = f"{new.available} of {plan.candidate.running} are available"
+        return Wait(
+            f"{plan.candidate.called.capitalize()}Starting",
+            f"waits for replicas of the {plan.candidate.called}: {have}",
+            SOON,
+        )
     kept = _kept(plan.baseline, old, late=late) if plan.baseline is not None else 0
     if plan.baseline is not None and old.desired != kept:
         restored = f"restores the {plan.baseline.called}'s {kept} replicas"
@@ -86,6 +95,16 @@ def _undo(launch: Launch, plan: RegionPlan, seen: Seen, now: datetime) -> Action
     if plan.baseline is not None and old.existing > plan.baseline.running:
         return Wait("Terminating", f"waits for surplus replicas of the {plan.baseline.called} to end", SOON)
     return None
+
+
+def _restore(plan: RegionPlan, seen: Seen) -> Action:
+    """A model that was made smaller gets back what it had, as far as the hold has room while others still end."""
+    new, side = seen.candidate, plan.candidate
+    grown = min(side.running, new.desired + max(0, seen.free(plan, side.flavor)) // side.units)
+    if grown == new.desired:
+        return Wait("Terminating", f"waits for room to grow the {side.called} again", SOON)
+    more = f"grows the {side.called} from {new.desired} to {grown} replicas"
+    return _apply(Act.GROW, plan, grown, seen.baseline.desired, new.share, more)
 
 
 def _kept(side: Side, seen: Observed, *, late: bool) -> int:

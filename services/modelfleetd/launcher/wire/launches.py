@@ -47,6 +47,8 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         update_time=timestamp_to_proto(launch.update_time),
         etag=f"{launch.version:x}",
         attempt=launch.attempt,
+        target_share_basis_points=launch.target_share,
+        holdout_share_basis_points=launch.holdout_share,
         summary=summary.sentence(launch, now),
         rolls_back=launch.rolls_back,
         allowed_verbs=verbs.allowed(launch),
@@ -93,6 +95,8 @@ def _region(plan: Plan, wave: int, region: RegionPlan) -> pb.RegionPlan:
     old = region.baseline
     return pb.RegionPlan(
         region=region.region,
+        new_model=region.candidate.model,
+        old_model=old.model if old else "",
         new_flavor=region.candidate.flavor,
         old_flavor=old.flavor if old else "",
         new_replicas_full=region.candidate.full,
@@ -146,6 +150,7 @@ def _envelope(envelope: Envelope) -> pb.Envelope:
         max_duration=duration_to_proto(envelope.max_duration),
         approved_by=envelope.approved_by,
         target_share_basis_points=envelope.target_share_basis_points,
+        holdout_share_basis_points=envelope.holdout_share_basis_points,
         policy_digest=envelope.policy_digest,
     )
     if envelope.approve_time is not None:

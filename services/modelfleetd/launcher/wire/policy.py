@@ -21,7 +21,7 @@ _DURATIONS: tuple[_Duration, ...] = get_args(_Duration)
 def policy_from_proto(message: pb.LaunchPolicy, tier: str, strategy: Strategy) -> Policy:
     """A policy with every default filled in. The rollback window's depends on the model type's tier."""
     policy = Policy(rollback_window=default_rollback_window(tier))
-    if strategy is Strategy.END_EXPERIMENT:
+    if strategy.rule.mitigation:
         policy = replace(policy, max_step_basis_points=FULL, bake_duration=NO_TIME, region_order=RegionOrder.TOGETHER)
     if message.max_step_basis_points:
         policy = replace(policy, max_step_basis_points=message.max_step_basis_points)
@@ -36,8 +36,8 @@ def policy_from_proto(message: pb.LaunchPolicy, tier: str, strategy: Strategy) -
         policy = replace(policy, region_order=RegionOrder[pb.LaunchPolicy.RegionOrder.Name(message.region_order)])
     if message.HasField("stability_gate"):
         policy = replace(policy, stability_gate=from_proto(message.stability_gate, StabilityGate))
-    if strategy is Strategy.END_EXPERIMENT:
-        # A mitigation waits for nobody's judgement.
+    if not strategy.rule.gated:
+        # A mitigation waits for nobody's judgement, and other replicas of a model predict the same.
         policy = replace(policy, stability_gate=replace(policy.stability_gate, disabled=True))
     return policy
 

@@ -95,7 +95,7 @@ def _verbs(launch: pb.Launch) -> Iterator[RenderableType]:
 
 
 def _serving(launch: pb.Launch) -> Iterator[RenderableType]:
-    first = "experiment" if launch.strategy == pb.Launch.END_EXPERIMENT else "candidate"
+    first, _ = view.models(launch)
     rows = [
         [
             render.short(region.region),

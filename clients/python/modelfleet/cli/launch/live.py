@@ -129,7 +129,7 @@ def _step_of(launch: pb.Launch, plan: pb.RegionPlan) -> int:
 
 def _serving(launch: pb.Launch, plan: pb.RegionPlan, progress: pb.RegionProgress, width: int) -> RenderableType:
     """Share and replicas of both models as bars, each with its figures."""
-    mine = "experiment" if launch.strategy == pb.Launch.END_EXPERIMENT else "candidate"
+    mine, _ = view.models(launch)
     new, old = progress.candidate, progress.baseline
     seen = new.observed_basis_points + old.observed_basis_points
     most = max(plan.new_replicas_full, plan.old_replicas_full, new.total_replicas, old.total_replicas, 1)

@@ -60,16 +60,35 @@ def headline(launch: pb.Launch) -> str:
     """What a launch is to bring about, in a line."""
     candidate, kind = render.short(launch.candidate), render.short(launch.model_type)
     baseline = render.short(launch.baseline) if launch.baseline else "nothing"
-    if launch.strategy == pb.Launch.END_EXPERIMENT:
-        return f"{candidate} of {kind} ends; its traffic returns to {baseline}"
-    return f"{candidate} replaces {baseline} of {kind}"
+    target = render.percent(launch.target_share_basis_points)
+    match launch.strategy:
+        case pb.Launch.START_EXPERIMENT:
+            return f"{candidate} of {kind} starts as an experiment with {target}, which {baseline} gives"
+        case pb.Launch.RAMP:
+            return f"{candidate} of {kind} goes to {target}; {baseline} has the rest of what both have"
+        case pb.Launch.END_EXPERIMENT:
+            return f"{candidate} of {kind} ends; its traffic returns to {baseline}"
+        case pb.Launch.RESIZE:
+            return f"{candidate} of {kind} keeps its share and gets the replicas that it needs now"
+        case pb.Launch.ROLL_BACK:
+            return f"{candidate} is the baseline of {kind} again, in the place of {baseline}"
+        case _:
+            keeps = render.percent(launch.holdout_share_basis_points) if launch.holdout_share_basis_points else ""
+            holdout = f", which keeps {keeps} as a holdout" if keeps else ""
+            return f"{candidate} replaces {baseline} of {kind}{holdout}"
+
+
+def models(launch: pb.Launch) -> tuple[str, str]:
+    """What candidate and baseline are called."""
+    experiment = launch.strategy in (pb.Launch.RAMP, pb.Launch.END_EXPERIMENT)
+    return "experiment" if experiment else "candidate", "baseline"
 
 
 def sides(launch: pb.Launch) -> tuple[str, str]:
     """What the side that grows and the one that gives are called."""
-    if launch.strategy == pb.Launch.END_EXPERIMENT:
-        return "baseline", "experiment"
-    return "candidate", "baseline"
+    candidate, baseline = models(launch)
+    grows = launch.plan.regions[0].new_model if launch.plan.regions else launch.candidate
+    return (candidate, baseline) if grows == launch.candidate else (baseline, candidate)
 
 
 def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
@@ -78,10 +97,11 @@ def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
     new, old = sides(launch)
     for region in launch.plan.regions:
         inferred = " (inferred from what serves)" if region.old_inferred else ""
+        instead = f" for {region.old_replicas_full} of the {old}{inferred}" if region.old_model else ""
         yield Text(
-            f"{render.short(region.region)}: {region.new_replicas_full} replicas of the {new} for "
-            f"{region.old_replicas_full} of the {old}{inferred}; holds {region.hold_units} units = "
-            f"{region.moved_units} moved + {region.extra_units} extra of {region.free_units} free"
+            f"{render.short(region.region)}: {region.new_replicas_full} replicas of the {new}{instead}; "
+            f"holds {region.hold_units} units = {region.moved_units} moved + {region.extra_units} extra of "
+            f"{region.free_units} free"
         )
         rows = [
             [
@@ -110,6 +130,9 @@ def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
             "DONE AFTER",
             "UNDO",
         ]
+        if not region.old_model:
+            # Nobody gives anything: no column is about it.
+            headers, *rows = ([*row[:2], row[3], *row[5:]] for row in (headers, *rows))
         yield Padding(render.table(headers, rows), (0, 0, 0, 2))
     yield from conflict_parts(launch)
     plan = launch.plan
@@ -147,8 +170,10 @@ def envelope_parts(launch: pb.Launch) -> Iterator[str]:
     envelope = launch.envelope
     yield f"candidate   {envelope.candidate}"
     yield f"            {envelope.serving_spec_digest}"
-    ends = envelope.strategy == pb.Launch.END_EXPERIMENT
-    yield f"{'returns to' if ends else 'replaces'}{'  ' if ends else '    '}{envelope.baseline or 'nothing'}"
+    yield f"strategy    {render.enum(envelope, 'strategy')}, to {render.percent(envelope.target_share_basis_points)}"
+    yield f"baseline    {envelope.baseline or 'nothing'}"
+    if envelope.holdout_share_basis_points:
+        yield f"keeps       {render.percent(envelope.holdout_share_basis_points)} as a holdout"
     yield f"regions     {', '.join(render.short(region) for region in envelope.regions)}"
     for units in envelope.max_units:
         yield f"at most     {units.units} units of {render.short(units.flavor)} in {render.short(units.region)}"

@@ -16,7 +16,11 @@ from modelfleet.launcher.v1 import launcher_pb2 as pb
 
 _STRATEGIES = {
     "replace-baseline": pb.Launch.REPLACE_BASELINE,
+    "start-experiment": pb.Launch.START_EXPERIMENT,
+    "ramp": pb.Launch.RAMP,
     "end-experiment": pb.Launch.END_EXPERIMENT,
+    "resize": pb.Launch.RESIZE,
+    "roll-back": pb.Launch.ROLL_BACK,
 }
 _WISHES = (
     click.argument("candidate", metavar="TYPE/MODEL", shell_complete=completion.models),
@@ -26,9 +30,20 @@ _WISHES = (
         type=click.Choice(list(_STRATEGIES)),
         default="replace-baseline",
         show_default=True,
-        help="What it is to bring about; end-experiment gives an experiment's share to the baseline, in one step.",
+        help="What it is to bring about. start-experiment and ramp take it to --share, ramp down too; end-experiment"
+        " and roll-back mitigate: everywhere, without gates or bakes; resize only changes the replicas, to what is"
+        " needed now.",
     ),
-    click.option("--region", "regions", multiple=True, help="Region; may be repeated. Default: all of the model type."),
+    click.option("--share", type=SHARE, help="With start-experiment and ramp: its share of the traffic in the end."),
+    click.option(
+        "--holdout", type=SHARE, help="With replace-baseline: the share that the old baseline keeps. At most 50%."
+    ),
+    click.option(
+        "--region",
+        "regions",
+        multiple=True,
+        help="Region; may be repeated. Default: all of the model type; with ramp and resize where it serves.",
+    ),
     click.option("--max-step", type=SHARE, help="Largest growth of the share in one step. Default 20%."),
     click.option("--max-steps", type=click.IntRange(1, 100), help="Most steps. Default 20."),
     click.option("--bake", type=DURATION, help="Time at each step while its gates watch. Default 5m."),
@@ -68,6 +83,8 @@ def wanted(candidate: str, pool: str, regions: tuple[str, ...], reason: str, **w
         model_type=name.rsplit("/models/", 1)[0],
         candidate=name,
         strategy=_STRATEGIES[wishes["strategy"]],
+        target_share_basis_points=wishes["share"] or 0,
+        holdout_share_basis_points=wishes["holdout"] or 0,
         pool=POOL.name(pool),
         regions=[f"regions/{render.short(region)}" for region in regions],
         policy=policy,

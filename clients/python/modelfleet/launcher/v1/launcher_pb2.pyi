@@ -45,17 +45,22 @@ class Launch(_message.Message):
         START_EXPERIMENT: Launch._Strategy.ValueType  # 2
         """The candidate becomes an EXPERIMENT with `target_share_basis_points` of the traffic, which the baseline gives."""
         RAMP: Launch._Strategy.ValueType  # 3
-        """The candidate, an EXPERIMENT, has its share changed to `target_share_basis_points`, up or down; the baseline gives or takes."""
+        """The candidate, an EXPERIMENT, has its share changed to `target_share_basis_points`, up or down; the baseline gives or takes.
+        Down, the baseline grows first, and nothing judges the candidate. A launch goes up or down, not both in different regions.
+        """
         END_EXPERIMENT: Launch._Strategy.ValueType  # 4
-        """A mitigation: the candidate, an EXPERIMENT, gives its whole share to the baseline, which grows first, and becomes
+        """A mitigation: the candidate, an EXPERIMENT or HOLDOUT, gives its whole share to the baseline, which grows first, and becomes
         RETIRED. It has no gate; where the policy does not say otherwise it goes in one step and does not bake, and it needs
         no certificate: what is not certified is inferred from what serves. An abort gives the experiment its share back.
         """
         RESIZE: Launch._Strategy.ValueType  # 5
-        """The candidate, which serves, keeps its share and gets the replicas that the demand of now needs; more or fewer."""
+        """The candidate, which serves, keeps its share and role, and gets the replicas that the demand of now needs; more or fewer.
+        It has no stability gate, and takes one step in each region.
+        """
         ROLL_BACK: Launch._Strategy.ValueType  # 6
         """A mitigation: the candidate, the last verified baseline, takes the whole share of the baseline, which becomes RETIRED. It
-        has no gate and goes as fast as capacity allows.
+        has no gate, does not bake, and goes as fast as capacity allows. A launch must have replaced the candidate before; where
+        it has no certificate, what that launch knew of its replicas counts.
         """
 
     class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
@@ -71,17 +76,22 @@ class Launch(_message.Message):
     START_EXPERIMENT: Launch.Strategy.ValueType  # 2
     """The candidate becomes an EXPERIMENT with `target_share_basis_points` of the traffic, which the baseline gives."""
     RAMP: Launch.Strategy.ValueType  # 3
-    """The candidate, an EXPERIMENT, has its share changed to `target_share_basis_points`, up or down; the baseline gives or takes."""
+    """The candidate, an EXPERIMENT, has its share changed to `target_share_basis_points`, up or down; the baseline gives or takes.
+    Down, the baseline grows first, and nothing judges the candidate. A launch goes up or down, not both in different regions.
+    """
     END_EXPERIMENT: Launch.Strategy.ValueType  # 4
-    """A mitigation: the candidate, an EXPERIMENT, gives its whole share to the baseline, which grows first, and becomes
+    """A mitigation: the candidate, an EXPERIMENT or HOLDOUT, gives its whole share to the baseline, which grows first, and becomes
     RETIRED. It has no gate; where the policy does not say otherwise it goes in one step and does not bake, and it needs
     no certificate: what is not certified is inferred from what serves. An abort gives the experiment its share back.
     """
     RESIZE: Launch.Strategy.ValueType  # 5
-    """The candidate, which serves, keeps its share and gets the replicas that the demand of now needs; more or fewer."""
+    """The candidate, which serves, keeps its share and role, and gets the replicas that the demand of now needs; more or fewer.
+    It has no stability gate, and takes one step in each region.
+    """
     ROLL_BACK: Launch.Strategy.ValueType  # 6
     """A mitigation: the candidate, the last verified baseline, takes the whole share of the baseline, which becomes RETIRED. It
-    has no gate and goes as fast as capacity allows.
+    has no gate, does not bake, and goes as fast as capacity allows. A launch must have replaced the candidate before; where
+    it has no certificate, what that launch knew of its replicas counts.
     """
 
     class _State:
@@ -243,7 +253,9 @@ class Launch(_message.Message):
     """The surface of the model type when the launch was created."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Regions to launch in. Default: all regions of the model type. Empty with END_EXPERIMENT: an experiment ends everywhere."""
+        """Regions to launch in. Default: all regions of the model type; with RAMP and RESIZE those in which the candidate has a share.
+        Empty with END_EXPERIMENT and ROLL_BACK: a mitigation goes everywhere.
+        """
 
     @_builtins.property
     def policy(self) -> Global___LaunchPolicy:
@@ -438,8 +450,8 @@ class LaunchPolicy(_message.Message):
     PEOPLE_GATES_FIELD_NUMBER: _builtins.int
     REGION_ORDER_FIELD_NUMBER: _builtins.int
     max_step_basis_points: _builtins.int
-    """Largest growth of the new side's share in one step, in basis points. 1 to 10,000; default 2,000, with END_EXPERIMENT
-    10,000.
+    """Largest growth of the new side's share in one step, in basis points. 1 to 10,000; default 2,000, with
+    END_EXPERIMENT and ROLL_BACK 10,000.
     """
     max_steps: _builtins.int
     """Most steps. 1 to 100; default 20."""
@@ -450,7 +462,7 @@ class LaunchPolicy(_message.Message):
     @_builtins.property
     def bake_duration(self) -> _duration_pb2.Duration:
         """Time at each step while its gates watch, from the moment that the share is observed. 0 s to 7 d; default 5 min,
-        with END_EXPERIMENT 0 s.
+        with END_EXPERIMENT and ROLL_BACK 0 s.
         """
 
     @_builtins.property
@@ -701,7 +713,7 @@ Global___Plan: _TypeAlias = Plan  # noqa: Y015
 @_typing.final
 class RegionPlan(_message.Message):
     """The plan of one region. "New" is the side that grows, "old" the one that gives: candidate and baseline; with
-    END_EXPERIMENT baseline and candidate.
+    END_EXPERIMENT, and where RAMP leads down, baseline and candidate. With RESIZE there is no old side.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -719,6 +731,8 @@ class RegionPlan(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     HOLDS_FIELD_NUMBER: _builtins.int
     WAVE_FIELD_NUMBER: _builtins.int
+    NEW_MODEL_FIELD_NUMBER: _builtins.int
+    OLD_MODEL_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The region."""
     new_flavor: _builtins.str
@@ -741,6 +755,10 @@ class RegionPlan(_message.Message):
     """Of these, units taken from what is free."""
     wave: _builtins.int
     """Regions of one wave are launched together, the waves one after another, from 1."""
+    new_model: _builtins.str
+    """The model that grows; with RESIZE the one that is resized."""
+    old_model: _builtins.str
+    """The model that gives its share; empty where there is none."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
         """Step by step."""
@@ -765,10 +783,12 @@ class RegionPlan(_message.Message):
         steps: _abc.Iterable[Global___Step] | None = ...,
         holds: _abc.Iterable[Global___FlavorHold] | None = ...,
         wave: _builtins.int = ...,
+        new_model: _builtins.str = ...,
+        old_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_units", b"extra_units", "free_units", b"free_units", "hold_units", b"hold_units", "holds", b"holds", "moved_units", b"moved_units", "new_flavor", b"new_flavor", "new_replicas_full", b"new_replicas_full", "old_flavor", b"old_flavor", "old_inferred", b"old_inferred", "old_replicas_full", b"old_replicas_full", "region", b"region", "steps", b"steps", "wave", b"wave"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_units", b"extra_units", "free_units", b"free_units", "hold_units", b"hold_units", "holds", b"holds", "moved_units", b"moved_units", "new_flavor", b"new_flavor", "new_model", b"new_model", "new_replicas_full", b"new_replicas_full", "old_flavor", b"old_flavor", "old_inferred", b"old_inferred", "old_model", b"old_model", "old_replicas_full", b"old_replicas_full", "region", b"region", "steps", b"steps", "wave", b"wave"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
