@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from modelfleet.cli import render
-from modelfleet.cli.launch import live, view
+from modelfleet.cli.launch import live, notifications, view
 from modelfleet.cli.launch.advice import commands
 from modelfleet.cli.launch.freeze_view import override_parts
 from modelfleet.launcher.v1 import launcher_pb2 as pb
@@ -25,14 +25,6 @@ ATTEMPT_COLUMNS: list[render.Column] = [
     ("TOOK", lambda m: view.took(m.launch)),
     ("WHAT", lambda m: m.launch.summary),
 ]
-NOTIFICATION_COLUMNS: list[render.Column] = [
-    ("TIME", lambda m: render.clock(m.create_time)),
-    ("TOLD OF", lambda m: render.enum(m, "kind")),
-    ("RECEIVER", lambda m: m.receiver),
-    ("STATE", lambda m: render.enum(m, "state")),
-    ("ATTEMPTS", lambda m: str(m.attempts)),
-    ("LAST ERROR", lambda m: m.last_error),
-]
 
 
 def describe_parts(
@@ -40,7 +32,7 @@ def describe_parts(
     events: Sequence[pb.LaunchEvent],
     *,
     attempts: Sequence[pb.Attempt] = (),
-    notifications: Sequence[notifications_pb2.Notification] = (),
+    told: Sequence[notifications_pb2.Notification] = (),
 ) -> Iterator[RenderableType]:
     """A launch in sections, each with its title; those that have nothing to say are left out."""
     yield Text(launch.summary, style="bold")
@@ -54,7 +46,7 @@ def describe_parts(
     yield from _section("Approval", _approval(launch))
     yield from _section("Attempts", _table(ATTEMPT_COLUMNS, attempts))
     yield from _section("Time", _phases(launch))
-    yield from _section("Notifications", _table(NOTIFICATION_COLUMNS, notifications))
+    yield from _section("Notifications", _table(notifications.COLUMNS, told))
     yield from _section("What happened", _events(launch, events))
 
 

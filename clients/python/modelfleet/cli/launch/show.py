@@ -46,7 +46,8 @@ def describe(session: Session, launch: str) -> None:
         return
     events = list(session.client.launcher.list_launch_events_all(name=found.name, page_size=1000))
     attempts = list(session.client.launcher.list_attempts_all(parent=found.name)) if found.attempt > 1 else []
-    for part in explain.describe_parts(found, events, attempts=attempts):
+    told = session.client.launcher.list_notifications(launch=found.name).notifications
+    for part in explain.describe_parts(found, events, attempts=attempts, told=told):
         render.console().print(part)
 
 
