@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from modelfleet.capacity.v1 import capacity_pb2
 from modelfleet.launcher.v1 import holds_pb2
@@ -181,7 +182,9 @@ async def test_a_finished_launch_is_taken_back_and_its_model_stays_on_hold_until
 ) -> None:
     async with small(database_url) as fleet:
         launcher = fleet.client.launcher
-        await fleet.create()
+        # Two swaps at once: what is kept for one rollback window leaves no room for the next launch.
+        nothing_kept = pb.LaunchPolicy(rollback_window=Duration())
+        await fleet.create(policy=nothing_kept)
         finished = await fleet.reaches(pb.Launch.SUCCEEDED)
         assert [verb.split()[0] for verb in finished.allowed_verbs] == ["RollBackLaunch"]
         planned = await launcher.roll_back_launch(name=L1, reason="it crashes", validate_only=True)
@@ -215,7 +218,7 @@ async def test_a_finished_launch_is_taken_back_and_its_model_stays_on_hold_until
         assert await launcher.lift_hold(name=hold.name, reason="me too") == lifted, "who lifted it first has"
         assert not (await launcher.list_holds()).holds
         assert [found.name for found in (await launcher.list_holds(include_lifted=True)).holds] == [hold.name]
-        await fleet.create("l2")
+        await fleet.create("l2", policy=nothing_kept)
         await fleet.reaches(pb.Launch.SUCCEEDED, "launches/l2")
         await agree(fleet, NEW, OLD)
 

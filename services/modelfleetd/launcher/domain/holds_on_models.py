@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
 
-from modelfleetd.launcher.domain.launch import UNCHANGED, Launch, Strategy, going_back
-
-# They take traffic from the model, or leave it what it has.
-_HARMLESS: Final = frozenset({"END_EXPERIMENT", "RESIZE"})
+from modelfleetd.launcher.domain.launch import UNCHANGED, Launch, going_back
+from modelfleetd.launcher.domain.strategies import Goal, Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,7 @@ class ModelHold:
 
 def forbids(strategy: Strategy) -> bool:
     """Whether a hold on the candidate forbids such a launch: whether it may bring the model more traffic."""
-    return strategy.name not in _HARMLESS
+    return strategy.rule.goal not in (Goal.NOTHING, Goal.SAME)
 
 
 def lift(hold: ModelHold, author: str, reason: str, now: datetime) -> ModelHold:
