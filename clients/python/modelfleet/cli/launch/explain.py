@@ -10,10 +10,11 @@ from rich.padding import Padding
 from rich.text import Text
 
 from modelfleet.cli import render
-from modelfleet.cli.launch import live, notifications, view
+from modelfleet.cli.launch import live, view
 from modelfleet.cli.launch.advice import commands
 from modelfleet.cli.launch.freeze_view import override_parts
 from modelfleet.cli.launch.gates import latest
+from modelfleet.cli.launch.notifications import COLUMNS as NOTIFICATION_COLUMNS
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import notifications_pb2
 
@@ -47,7 +48,7 @@ def describe_parts(
     yield from _section("Approval", _approval(launch))
     yield from _section("Attempts", _table(ATTEMPT_COLUMNS, attempts))
     yield from _section("Time", _phases(launch))
-    yield from _section("Notifications", _table(notifications.COLUMNS, told))
+    yield from _section("Notifications", _table(NOTIFICATION_COLUMNS, told))
     yield from _section("What happened", _events(launch, events))
 
 
