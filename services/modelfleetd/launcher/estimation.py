@@ -18,6 +18,7 @@ from modelfleetd.errors import (
 )
 from modelfleetd.launcher.domain import plan as plans
 from modelfleetd.launcher.domain import replicas
+from modelfleetd.launcher.domain.beside import lent_to
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts, Strategy
@@ -25,6 +26,7 @@ from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Roo
 from modelfleetd.launcher.domain.policy import Criterion
 from modelfleetd.launcher.intents import items_of
 from modelfleetd.launcher.ports import Estimate, HeldUnits, HoldRequest, SizedModel, TypeFacts, World
+from modelfleetd.launcher.serving import observed_of
 from modelfleetd.names import MODEL, MODEL_TYPE, TARGET
 from modelfleetd.platform.model import ServingObservation
 
@@ -128,7 +130,8 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
     needs = await _needs(world, asking, key, keep=False)
     addresses = dict(zip(regions, await _each(regions, world.registry.agent_address), strict=True))
     target = target_of(launch.model_type)
-    observed = await _each(regions, lambda region: world.platforms.at(addresses[region]).observe(target))
+    # A launch that acts already has older epochs refused first: nobody changes any more what its plan is made from.
+    observed = await _each(regions, lambda region: world.platforms.at(addresses[region]).observe(target, launch.epoch))
     seen = dict(zip(regions, observed, strict=True))
     if ends:
         # Only where there is something to end: what the agent runs, or what the ledger says.
@@ -142,7 +145,11 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
     def sides_of(needs: _Needs) -> Mapping[str, tuple[Side, Side | None]]:
         return {
             region: (
-                _side(asking.rising, needs.rising, asking.rising_called, region, seen[region], costs),
+                _lent(
+                    launch,
+                    _side(asking.rising, needs.rising, asking.rising_called, region, seen[region], costs),
+                    seen[region],
+                ),
                 _side(asking.falling, needs.falling, asking.falling_called, region, seen[region], costs)
                 if asking.falling
                 else None,
@@ -205,7 +212,7 @@ def _plan(
         deadline=launch.policy.launch_deadline,
     )
     planned = tuple(
-        _region_plan(Inputs(region, new, old, _room_of(rooms, region)), pace, patient=patient)
+        _region_plan(Inputs(region, new, old, _room_of(rooms, region, new)), pace, patient=patient)
         for region, (new, old) in sides.items()
     )
     names = tuple(found.name if found else "" for found in (needs.rising, needs.falling))
@@ -334,8 +341,11 @@ async def _rooms(
 
 
 def _models(sides: Mapping[str, tuple[Side, Side | None]]) -> tuple[str, ...]:
-    """The models whose bookings move into the hold: both, since both may serve a part already."""
-    return tuple(dict.fromkeys(side.model for pair in sides.values() for side in pair if side is not None))
+    """The models whose bookings move into the hold: both, since both may serve a part already. What runs on the hold of
+    a launch that holds for this one stays there.
+    """
+    moved = (side for pair in sides.values() for side in pair if side is not None and side.lent is None)
+    return tuple(dict.fromkeys(side.model for side in moved))
 
 
 def _held(launch: Launch) -> Mapping[tuple[str, str], Room]:
@@ -345,5 +355,18 @@ def _held(launch: Launch) -> Mapping[tuple[str, str], Room]:
     return {(place.flavor, place.region): Room(place.moved, place.units - place.moved) for place in launch.hold.places}
 
 
-def _room_of(rooms: Mapping[tuple[str, str], Room], region: str) -> dict[str, Room]:
-    return {flavor: room for (flavor, at), room in rooms.items() if at == region}
+def _room_of(rooms: Mapping[tuple[str, str], Room], region: str, new: Side) -> dict[str, Room]:
+    """What there is in a region, with what another launch lends."""
+    found = {flavor: room for (flavor, at), room in rooms.items() if at == region}
+    if new.lent is not None:
+        own = found.get(new.flavor, Room())
+        found[new.flavor] = replace(own, booked=own.booked + new.lent.units)
+    return found
+
+
+def _lent(launch: Launch, side: Side, seen: ServingObservation) -> Side:
+    """The side that grows, with what a launch lends it that holds for this one."""
+    if launch.beside is None:
+        return side
+    models = {model.model: observed_of(seen, model.model) for model in seen.models}
+    return lent_to(launch.beside, seen.region, side, models)

@@ -18,9 +18,9 @@ from modelfleetd.kit import deadline
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.telemetry import within_trace
 from modelfleetd.launcher import spans
-from modelfleetd.launcher.domain import outcomes
+from modelfleetd.launcher.domain import outcomes, preemption
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
-from modelfleetd.launcher.domain.decide import awaits_hold, next_action, region_to_observe
+from modelfleetd.launcher.domain.decide import SOON, awaits_hold, next_action, region_to_observe
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, GateVerdict, Intent, Launch, State
@@ -29,7 +29,7 @@ from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.intents import intent_of
 from modelfleetd.launcher.ports import Stability
 from modelfleetd.launcher.progress import with_progress
-from modelfleetd.launcher.serving import desired_from_document, desired_of, is_same, seen_of, split_of
+from modelfleetd.launcher.serving import desired_from_document, desired_of, is_same, observed_of, seen_of, split_of
 from modelfleetd.launcher.store import Change, Claim, Settled, Store
 from modelfleetd.platform.model import ServingObservation
 
@@ -135,6 +135,8 @@ class Round:
         if launch.queued and launch.abort is None and await self._store.leave_queue(launch):
             self.due = 0.0
             return False
+        if launch.preempted_by:
+            return await self._hold_still(launch)
         region = launch.intent.region if launch.intent else region_to_observe(launch)
         observation = None
         if region is not None:
@@ -162,6 +164,45 @@ class Round:
             launch = self.launch = with_progress(launch, seen, split_of(observation.desired))
         return await self._decide(launch, seen, observation)
 
+    async def _hold_still(self, launch: Launch) -> bool:
+        """A mitigation has precedence: nothing is done on the platform, not even settled, until it has ended."""
+        mitigation = await self._store.get(launch.preempted_by)
+        if mitigation.ended:
+            return await self._come_back(launch, mitigation)
+        return await self._decide(launch, None, None)
+
+    async def _come_back(self, launch: Launch, mitigation: Launch) -> bool:
+        """The mitigation has ended: goes on from what is there, once every older epoch is refused everywhere."""
+        seen, splits = {}, dict(launch.splits)
+        for plan in launch.plan.regions if launch.plan is not None and launch.activated else ():
+            try:
+                found = await self._executor.observe(launch, plan.region, launch.epoch)
+            except StaleEpoch as error:
+                await self._overtaken(error)
+                return False
+            except FleetError as error:
+                await self._cannot_look(plan.region, error)
+                return False
+            pair = [side.model for side in (plan.candidate, plan.baseline) if side is not None]
+            seen[plan.region] = {model: observed_of(found, model) for model in pair}
+            if plan.region in splits:
+                splits[plan.region] = split_of(found.desired)
+        after, said = preemption.lifted(replace(launch, splits=splits), mitigation, seen, self.now)
+        void = "void: a mitigation came first; what was done of it is there to be seen"
+        settled = Settled(launch.intent.number, void) if launch.intent is not None else None
+        await self._record(_on_the_move(after), [self._event("PreemptionEnded", said)], settled=settled)
+        return True
+
+    async def _is_first(self, launch: Launch) -> bool:
+        """Reads what a mitigation has to know of the launch that holds for it; False while that is not quiet yet."""
+        other = await self._store.held_for(launch)
+        if other is not None and not preemption.is_quiet(other):
+            message = f"waits a moment for {other.name} to give back what it has not used"
+            await self._wait(Wait("Preempting", message, SOON), None)
+            return False
+        self.launch = replace(launch, beside=preemption.beside_of(other))
+        return True
+
     async def _read_hold(self) -> bool:
         """Asks capacity what has become of the reservation; says whether it has answered."""
         before = self.launch.hold
@@ -180,6 +221,10 @@ class Round:
 
     async def _decide(self, launch: Launch, seen: Seen | None, observation: ServingObservation | None) -> bool:
         action = next_action(launch, seen, self.now)
+        if launch.mitigates and isinstance(action, Call) and action.act is Act.ESTIMATE:
+            if not await self._is_first(launch):
+                return False
+            launch = self.launch
         match action:
             case Wait():
                 await self._wait(action, seen)
@@ -265,6 +310,9 @@ class Round:
         if launch.abort is not None and intent.act in (Act.FINALIZE, Act.ESTIMATE):
             # Whether it was finalised the registry says when it is told that the launch goes back.
             return await self._void(intent, "an abort came first")
+        if launch.preempted_by and intent.act is Act.ESTIMATE:
+            # It would raise the floor over the mitigation's epoch.
+            return await self._void(intent, "a mitigation came first")
         return await self._act(intent, f"repeats {intent.act.value}")
 
     async def _settle_apply(self, intent: Intent, observation: ServingObservation) -> bool:

@@ -112,6 +112,9 @@ class Steering(Base):
 
     async def _fence(self, launch: Launch) -> None:
         """Has the agent refuse the launch's former holder. Where it does not answer soon, the next round does that."""
+        if launch.preempted_by:
+            # It does nothing before the mitigation has ended, and that one's epoch must stay the newest.
+            return
         unsettled = launch.intent.region if launch.intent else ""
         region = unsettled or region_to_observe(launch)
         if not region:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelfleetd.launcher.domain import undo
+from modelfleetd.launcher.domain import preemption, undo
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import (
@@ -43,7 +43,7 @@ PEOPLE: Final = 60.0
 
 def region_to_observe(launch: Launch) -> str | None:
     """The region that has to be observed before the launch can decide; None where it need not look."""
-    if launch.plan is None:
+    if launch.plan is None or launch.preempted_by:
         return None
     if launch.state is State.SHIFTING:
         return launch.region_plan.region
@@ -67,6 +67,8 @@ def next_action(launch: Launch, seen: Seen | None, now: datetime) -> Action:
         seen: of the region that `region_to_observe` names.
         now: by the database's clock.
     """
+    if launch.preempted_by and (launch.abort is None or launch.activated):
+        return preemption.next_action(launch)
     if launch.state is State.ROLLING_BACK:
         return undo.next_action(launch, seen, now)
     if launch.abort is not None:
@@ -120,7 +122,7 @@ def _turn_round(launch: Launch, now: datetime) -> Action:
         late = replace(launch, abort=None)
         return Advance("AbortTooLate", "the registry has finalised it already", late, progress=False)
     back = alarm_after(enter(launch, State.ROLLING_BACK, now), now)
-    last = launch.step.region if launch.touched else -1
+    last = max(launch.step.region, launch.furthest) if launch.touched else -1
     return Advance("StateChanged", f"rolls back, by {why}", replace(back, undoing=last), progress=False)
 
 

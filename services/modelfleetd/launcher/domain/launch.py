@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from modelfleetd.launcher.domain.beside import Beside
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
@@ -39,6 +40,7 @@ class State(enum.Enum):
     FAILED = 11
 
 
+MITIGATIONS: Final = frozenset({Strategy.END_EXPERIMENT})
 ENDED: Final = frozenset({State.SUCCEEDED, State.ROLLED_BACK, State.CANCELLED, State.FAILED})
 # Nothing was given to a platform yet: an abort ends them as CANCELLED.
 UNCHANGED: Final = frozenset({State.PENDING, State.ESTIMATING, State.AWAITING_APPROVAL, State.PREPARING})
@@ -316,6 +318,16 @@ class Launch:
     intent: Intent | None = None
     intents: int = 0
     end_time: datetime | None = None
+    # The mitigation that has precedence now, for which it holds; and of a mitigation, the launch that holds for it.
+    preempted_by: str = ""
+    beside: Beside | None = None
+    # The last region that was begun, where an earlier one was begun anew since.
+    furthest: int = 0
+
+    @property
+    def mitigates(self) -> bool:
+        """Whether it has precedence over a launch that is active on the route."""
+        return self.strategy in MITIGATIONS
 
     @property
     def ended(self) -> bool:

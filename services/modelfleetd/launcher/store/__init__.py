@@ -7,13 +7,12 @@ while version and epoch are the ones that it claimed: one statement, no transact
 from __future__ import annotations
 
 from modelfleetd.kit.db import Database
-from modelfleetd.launcher.store.launches import Launches
 from modelfleetd.launcher.store.outbox import Outbox
 from modelfleetd.launcher.store.rounds import Rounds
 from modelfleetd.launcher.store.rows import Change, Claim, Settled
 
 
-class Store(Rounds, Launches, Outbox):
+class Store(Rounds, Outbox):
     """The schema `launcher`."""
 
     def __init__(self, database: Database) -> None:

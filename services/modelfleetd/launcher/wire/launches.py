@@ -44,6 +44,7 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         etag=f"{launch.version:x}",
         attempt=launch.attempt,
         summary=summary.sentence(launch, now),
+        preempted_by="" if launch.ended else launch.preempted_by,
     )
     if launch.end_time is not None:
         made.end_time.CopyFrom(timestamp_to_proto(launch.end_time))
