@@ -183,7 +183,8 @@ async def _now_or_later(
     try:
         return _plan(launch, needs, sides, rooms)
     except PlanInfeasible as infeasible:
-        if _held(launch):
+        if _held(launch) or launch.beside is not None:
+            # Two would wait for each other, where one holds for this one.
             raise
         try:
             patient = _plan(launch, needs, sides, rooms, patient=True)
