@@ -37,8 +37,8 @@ test: $(VENV)/.datasets build/protobuf7/.installed build/mlflow/.installed ## Ru
 bench: $(VENV)/.datasets ## Measure and write build/bench.json; ONLY=registry for names that begin so
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
-faults: $(VENV)/.datasets ## Run the tests that kill, pause and cut off processes
-	@$(BIN)/python -m pytest -m faults $(ARGS)
+faults: $(VENV)/.datasets ## Run all tests that kill, pause and cut off processes; `make test` draws some of them
+	@MODELFLEET_FAULTS=all $(BIN)/python -m pytest -n 3 --dist loadgroup -m faults $(ARGS)
 
 format: $(VENV)/.installed ## Let ruff fix and format what it can
 	@$(BIN)/ruff check --quiet --fix-only .

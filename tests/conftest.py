@@ -6,6 +6,11 @@ import os
 # then, before it becomes what it should. Read when grpc is imported.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+from tests.support.chance import SEED
 from tests.support.postgres import database_url, empty_database_url, postgres
 
 __all__ = ["database_url", "empty_database_url", "postgres"]
+
+
+def pytest_report_header() -> str:
+    return f"accidents: MODELFLEET_FAULTS={os.environ.get('MODELFLEET_FAULTS', 'some')} MODELFLEET_FAULTS_SEED={SEED}"

@@ -335,8 +335,9 @@ class LaunchEnded(FleetError, code=Code.FAILED_PRECONDITION):
 
 
 class ModelOnHold(FleetError, code=Code.FAILED_PRECONDITION):
-    def __init__(self, model: str, hold: str) -> None:
-        message = f"{hold} forbids launching {model} until a person lifts it."
+    def __init__(self, model: str, hold: str, reason: str) -> None:
+        lift = f"modelfleet launch hold lift {hold.rpartition('/')[2]} --reason WHY"
+        message = f"{hold} forbids launching {model}: {reason.rstrip('.')}. Where that is over, lift it: {lift}"
         super().__init__(message, subject=model, model=model, hold=hold)
 
 

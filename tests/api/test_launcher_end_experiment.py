@@ -139,7 +139,7 @@ async def test_what_is_no_experiment_is_not_ended_and_the_on_call_launches_nothi
     await client.registry.create_model(parent=CTR, model_id="idle", model=registry_pb2.Model(serving_spec=spec))
     with refused("INVALID_FIELDS") as raised:
         await client.launcher.create_launch(launch=ending(f"{CTR}/models/idle"))
-    assert "must be an EXPERIMENT to be ended, and is CANDIDATE" in raised.value.message
+    assert "must be an EXPERIMENT or a HOLDOUT to be ended, and is CANDIDATE" in raised.value.message
     with refused("INVALID_FIELDS") as raised:
         await client.launcher.create_launch(launch=ending(regions=[EU]))
     assert "an experiment ends everywhere" in raised.value.message

@@ -30,7 +30,7 @@ async def _run(source: str, names: dict[str, Any]) -> str:
 
 async def test_every_example_prints_what_the_readme_shows(database_url: str) -> None:
     examples = _EXAMPLE.findall(README.read_text())
-    assert len(examples) == 3
+    assert len(examples) == 4
     async with launcher_fleet(database_url, old=500, new=500, spare=100) as fleet:
         larger = "modelTypes/ctr/models/larger"
         spec = (await fleet.client.registry.get_model(name="modelTypes/ctr/models/new")).serving_spec

@@ -50,6 +50,7 @@ RESOURCES = {
     "launch_decision.candidate": "modelTypes/ranker/models/a",
     "loan.lender": "pools/ours",
     "silence.resource": "modelTypes/ranker/models/a",
+    "hold.model": "modelTypes/ranker/models/a",
 }
 # Where the path is `name`, the method's own words say what it names.
 NAMED = {

@@ -51,7 +51,7 @@ class Incident:
         self.mitigation = Rehearsal(old=old, new=experiment, name="launches/m", clock=clock, policy=AT_ONCE)
         self.mitigation.simulator = self.mitigation.books.platform.simulator = self.launch.simulator
         self.mitigation.pool = self.mitigation.books.pool_in_memory = self.pool
-        self.mitigation.books.ends = True
+        self.mitigation.books.role = "EXPERIMENT"
         self.pool.routes["launches/m"] = self.launch.name
         self.preempted_at: int | None = None
         self.ended_at: int | None = None
@@ -224,8 +224,8 @@ def test_whatever_goes_wrong_with_both_the_promises_hold_and_both_end(
         await incident.run(300, between)
         incident.launch.simulator.behaviour = type(incident.launch.behaviour)()
         incident.launch.crashes.rate = incident.mitigation.crashes.rate = 0.0
-        if incident.launch.launch.plan is None:
-            # It does not fit, and nobody else does anything either.
+        if incident.launch.launch.plan is None or incident.launch.launch.state is State.PREPARING:
+            # It does not fit, or waits for what the mitigation keeps for a rollback.
             incident.launch.abort()
         await incident.run(1_500, between)
         if incident.preempted_at is not None and incident.mitigation.launch.plan is None:

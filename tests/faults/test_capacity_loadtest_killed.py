@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from modelfleetd.kit.db import Database
 from modelfleetd.platform.model import EffectKind
 from modelfleetd.registry.app import build as build_registry
 from tests.support import guardian
+from tests.support.chance import chosen
 from tests.support.node import Node, node, test_run
 from tests.support.servers import running
 from tests.support.wait import until
@@ -76,13 +75,6 @@ STAGES = [
     Stage("before it records the end", "capacity.before_record.end:kill"),
     Stage("after it has recorded the end", "capacity.after_record.end:kill"),
 ]
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "stage" in metafunc.fixturenames:
-        everything = metafunc.config.option.markexpr == "faults"
-        one = random.Random(datetime.now(UTC).date().toordinal()).choice(STAGES)
-        metafunc.parametrize("stage", STAGES if everything else [one], ids=lambda stage: stage.name)
 
 
 class Capacity:
@@ -216,6 +208,7 @@ async def fleet(
             await database.close()
 
 
+@pytest.mark.parametrize("stage", chosen(STAGES, 1), ids=lambda stage: stage.name)
 async def test_a_capacity_service_that_is_killed_leaves_nothing_and_its_load_test_goes_on(
     database_url: str, node: Node, test_run: str, tmp_path: Path, unused_tcp_port: int, stage: Stage
 ) -> None:

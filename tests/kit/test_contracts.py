@@ -52,7 +52,7 @@ EXAMPLES = [
     errors.PlanInfeasible("it never finishes", missing_units=4, flavor="flavors/a", region="regions/b"),
     errors.NotConfigured("modelTypes/a", "demand_source"),
     errors.LaunchEnded("launches/a", "ROLLED_BACK"),
-    errors.ModelOnHold("modelTypes/a/models/b", "holds/c"),
+    errors.ModelOnHold("modelTypes/a/models/b", "holds/c", "it crashed"),
     errors.CertificateMissing("modelTypes/a/models/b"),
     errors.SettlementExceedsHold("reservations/a", 1, 2),
     errors.CertificateExpired("modelTypes/a/models/b", "certificates/c", "2026-11-26 12:00 UTC"),

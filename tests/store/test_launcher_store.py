@@ -159,8 +159,9 @@ async def mitigate(store: Store, new: Launch) -> Launch:
     return await store.get(new.name)
 
 
-def ending(key: str, **fields: object) -> Launch:
-    return launch(key, strategy=Strategy.END_EXPERIMENT, candidate="modelTypes/ctr/models/experiment", **fields)
+def ending(key: str, *, queued: bool = False) -> Launch:
+    candidate = "modelTypes/ctr/models/experiment"
+    return launch(key, strategy=Strategy.END_EXPERIMENT, candidate=candidate, queued=queued)
 
 
 async def test_a_mitigation_comes_first_and_who_acted_until_then_writes_nothing_more(store: Store) -> None:

@@ -996,6 +996,7 @@ class AsyncRegistry:
         splits: Iterable[serving_pb2.RegionSplit] = ...,
         request_id: str = ...,
         reason: str = ...,
+        attempt: int = ...,
     ) -> registry_pb2.FinalizeLaunchResponse:
         """Ends a launch in the ledger: roles, baseline and split of one model type, in one
         transaction and one revision.
@@ -3596,6 +3597,7 @@ class Registry:
         splits: Iterable[serving_pb2.RegionSplit] = ...,
         request_id: str = ...,
         reason: str = ...,
+        attempt: int = ...,
     ) -> registry_pb2.FinalizeLaunchResponse:
         """Ends a launch in the ledger: roles, baseline and split of one model type, in one
         transaction and one revision.

@@ -18,8 +18,9 @@ from modelfleetd.capacity.domain.reservation import Asked, Reservation, State, e
 from modelfleetd.capacity.domain.waiting import MAX_WAITING, NEWEST, Prospect
 from modelfleetd.capacity.store import balances, reservations, usage
 from modelfleetd.capacity.store.balances import Cause
+from modelfleetd.capacity.store.reservations import Live
 from modelfleetd.capacity.wire import reservations as wire
-from modelfleetd.errors import Overloaded, QuotaExceeded, ResourceExists
+from modelfleetd.errors import LaunchEnded, Overloaded, QuotaExceeded, ResourceExists
 from modelfleetd.kit.db import Collision, Connection, Database
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import Answered, again, answer_of, known, remember
@@ -104,20 +105,20 @@ class _Batch:
         # With the rows locked: what others were answered for this pool is there, and nobody is being answered.
         before = await known(conn, [arrival.request.request_id for arrival in arrivals])
         live = await reservations.live(conn, [one.launch for one in asked])
-        launches = dict(live.reservations)
         for number, arrival in enumerate(arrivals):
             arrival.answer = arrival.refusal = None
             try:
                 key = arrival.request.request_id
                 arrival.answer = again(arrival.request, pb.Reservation, before.get(key))
                 if arrival.answer is None:
-                    made = _decide(view, arrival, NEWEST + number, live.now, launches)
+                    made = _decide(view, arrival, NEWEST + number, live)
                     arrival.answer = wire.reservation_to_proto(made)
                     before[key] = answer_of(arrival.request, arrival.answer)
                     self._answers.append(before[key])
                     self._made.append(made)
                     self._actors.append(arrival.actor)
-                    launches[made.launch] = made.name
+                    live.reservations[made.launch, made.attempt] = made.name
+                    live.attempts[made.launch] = made.attempt
             except Exception as error:  # noqa: BLE001
                 # Its own caller is told; the others go on, as if it had come alone.
                 arrival.refusal = error
@@ -137,11 +138,14 @@ class _Batch:
             raise Collision("database")
 
 
-def _decide(view: lines.View, arrival: Arrival, sequence: int, now: datetime, launches: dict[str, str]) -> Reservation:
+def _decide(view: lines.View, arrival: Arrival, sequence: int, live: Live) -> Reservation:
     """Decides on an arrival, and counts what it takes. Raises what reserving raises."""
+    asked, now = arrival.asked, live.now
     # Before the units: what the launch has already is mostly why no more of them fit.
-    if live := launches.get(arrival.asked.launch):
-        raise ResourceExists(live)
+    if found := live.reservations.get((asked.launch, asked.counted)):
+        raise ResourceExists(found)
+    if (newest := live.attempts.get(asked.launch, 0)) > asked.counted:
+        raise LaunchEnded(asked.launch, f"attempt {asked.counted}, which attempt {newest} has followed")
     claim = view.claim(arrival.name, sequence, arrival.asked)
     prospect = view.line.prospect_of(claim)
     waits = not prospect.fits
@@ -163,6 +167,7 @@ def _made(arrival: Arrival, prospect: Prospect, now: datetime) -> Reservation:
         uid=str(uuid.uuid4()),
         pool=asked.pool,
         launch=asked.launch,
+        attempt=asked.counted,
         state=State.PENDING if waits else State.HELD,
         # What is moved is moved when it is held, and not before.
         items=asked.items if waits else prospect.admission.items,

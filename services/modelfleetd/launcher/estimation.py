@@ -17,13 +17,16 @@ from modelfleetd.errors import (
     invalid,
 )
 from modelfleetd.launcher.domain import plan as plans
-from modelfleetd.launcher.domain import replicas
+from modelfleetd.launcher.domain import replicas, waves
 from modelfleetd.launcher.domain.beside import lent_to
 from modelfleetd.launcher.domain.criteria import resolved
+from modelfleetd.launcher.domain.decision import Decision, asks
 from modelfleetd.launcher.domain.hold import HoldState
-from modelfleetd.launcher.domain.launch import Launch, ModelFacts, Strategy
+from modelfleetd.launcher.domain.launch import Launch, ModelFacts
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side
 from modelfleetd.launcher.domain.policy import Criterion
+from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share
+from modelfleetd.launcher.domain.words import percent
 from modelfleetd.launcher.intents import items_of
 from modelfleetd.launcher.ports import Estimate, HeldUnits, HoldRequest, SizedModel, TypeFacts, World
 from modelfleetd.launcher.serving import observed_of
@@ -48,6 +51,8 @@ class Estimation:
     criteria: tuple[Criterion, ...]
     plan: Plan
     agents: Mapping[str, str]
+    # Whether the candidate is to have less than now.
+    lowers: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,31 +65,35 @@ class _Needs:
 
 @dataclass(frozen=True, slots=True)
 class _Asking:
-    """The two models of a launch, as the side that grows and the one that gives."""
+    """The models of a launch, as the side that grows and the one that gives."""
 
     launch: Launch
     candidate: SizedModel
     baseline: SizedModel | None
 
     @property
-    def _ends(self) -> bool:
-        return self.launch.strategy is Strategy.END_EXPERIMENT
-
-    @property
     def rising(self) -> SizedModel:
-        return self.baseline if self._ends and self.baseline is not None else self.candidate
+        return self.candidate if self.launch.raises_candidate or self.baseline is None else self.baseline
 
     @property
     def falling(self) -> SizedModel | None:
-        return self.candidate if self._ends else self.baseline
+        if not self.launch.rule.swaps:
+            return None
+        return self.baseline if self.launch.raises_candidate else self.candidate
 
     @property
     def rising_called(self) -> str:
-        return "baseline" if self._ends else "candidate"
+        return self._called(self.rising)
 
     @property
     def falling_called(self) -> str:
-        return "experiment" if self._ends else "baseline"
+        return self._called(self.falling)
+
+    def _called(self, model: SizedModel | None) -> str:
+        if not self.launch.rule.swaps:
+            return self.candidate.role.lower()
+        of_candidate, of_baseline = self.launch.rule.called
+        return of_candidate if model is self.candidate else of_baseline
 
 
 def target_of(model_type: str) -> str:
@@ -107,9 +116,9 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
         InvalidFields: why there is none.
     """
     type_ = await world.registry.model_type(launch.model_type)
-    if type_.baseline == launch.candidate:
+    rule = launch.rule
+    if type_.baseline == launch.candidate and rule.swaps:
         raise invalid("launch.candidate", "must not be the baseline already")
-    ends = launch.strategy is Strategy.END_EXPERIMENT
     regions = launch.regions or type_.regions
     if not regions:
         raise NotConfigured(launch.model_type, "regions", "set them first")
@@ -122,23 +131,26 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
     criteria = resolved(gate.criteria, type_.predictions, has_baseline=bool(type_.baseline))
     candidate = await world.registry.model(launch.candidate, "launch.candidate")
     baseline = await world.registry.model(type_.baseline, "launch.model_type") if type_.baseline else None
-    if ends and baseline is None:
+    if rule.needs_baseline and baseline is None:
         raise NotConfigured(launch.model_type, "baseline")
-    if ends and candidate.role != "EXPERIMENT":
-        raise invalid("launch.candidate", f"must be an EXPERIMENT to be ended, and is {candidate.role}")
-    asking = _Asking(launch, candidate, baseline)
-    needs = await _needs(world, asking, key, keep=False)
+    if launch.holdout_share and baseline is None:
+        raise invalid("launch.holdout_share_basis_points", "must be unset: there is no baseline to keep it")
+    _check_role(launch, candidate)
     addresses = dict(zip(regions, await _each(regions, world.registry.agent_address), strict=True))
     target = target_of(launch.model_type)
     # A launch that acts already has older epochs refused first: nobody changes any more what its plan is made from.
     observed = await _each(regions, lambda region: world.platforms.at(addresses[region]).observe(target, launch.epoch))
     seen = dict(zip(regions, observed, strict=True))
-    if ends:
-        # Only where there is something to end: what the agent runs, or what the ledger says.
-        regions = _where(launch.candidate, type_, seen) or regions
+    if rule.mitigation:
+        # Only where there is something to take away: what the agent runs, or what the ledger says.
+        harmful = launch.candidate if rule.goal is Goal.NOTHING else type_.baseline
+        regions = _where(harmful, type_, seen) or regions
+    launch = replace(launch, lowers=_lowers(launch, type_.baseline, regions, seen))
+    asking = _Asking(launch, candidate, baseline)
+    needs = await _needs(world, asking, key, keep=False)
     costs = {
         model.flavor: await world.capacity.unit_cost(model.flavor)
-        for model in (candidate, baseline)
+        for model in (asking.rising, asking.falling)
         if model is not None
     }
 
@@ -147,10 +159,10 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
             region: (
                 _lent(
                     launch,
-                    _side(asking.rising, needs.rising, asking.rising_called, region, seen[region], costs),
+                    _side(launch, asking.rising, needs.rising, asking.rising_called, region, seen[region], costs),
                     seen[region],
                 ),
-                _side(asking.falling, needs.falling, asking.falling_called, region, seen[region], costs)
+                _side(launch, asking.falling, needs.falling, asking.falling_called, region, seen[region], costs)
                 if asking.falling
                 else None,
             )
@@ -163,7 +175,87 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
         # Only what a plan was made of is kept: there may be none for days, and everything is asked again and again.
         needs = await _needs(world, asking, key, keep=True)
         plan = await _now_or_later(launch, world, type_.tier, needs, sides_of(needs), rooms, now)
-    return Estimation(type_, candidate.facts, baseline.facts if baseline else None, criteria, plan, addresses)
+    facts = baseline.facts if baseline else None
+    return Estimation(type_, candidate.facts, facts, criteria, plan, addresses, launch.lowers)
+
+
+_WORDS: Final = {Goal.NOTHING: "to be ended", Goal.SAME: "to be resized"}
+
+
+def _check_role(launch: Launch, candidate: SizedModel) -> None:
+    """Checks that the candidate is what the strategy takes; a new launch and one whose turn comes are checked alike."""
+    rule, role = launch.rule, candidate.role
+    if not rule.takes or role in rule.takes:
+        return
+    allowed = " or ".join(f"{'an' if name[0] in 'AEIOU' else 'a'} {name}" for name in sorted(rule.takes))
+    to_be = _WORDS.get(rule.goal, f"for {launch.strategy.name}")
+    hint = ""
+    if launch.strategy is Strategy.START_EXPERIMENT and role == "EXPERIMENT":
+        hint = "; RAMP changes the share of one that runs"
+    raise invalid("launch.candidate", f"must be {allowed} {to_be}, and is {role}{hint}")
+
+
+def _lowers(launch: Launch, baseline: str, regions: Sequence[str], seen: Mapping[str, ServingObservation]) -> bool:
+    """Whether the candidate is to have less than now. Checks that every region can have the share that is asked for.
+
+    Raises:
+        InvalidFields: some region cannot, or some would have more and others less.
+    """
+    more, less = list[str](), list[str]()
+    for region in regions:
+        share, others = (_share(seen[region], model) for model in (launch.candidate, baseline))
+        target = _final(launch, share + others, share)
+        id_ = region.rpartition("/")[2]
+        if not launch.rule.swaps and share == 0:
+            raise invalid("launch.regions", f"must be regions in which the candidate has a share; in {id_} it has none")
+        if launch.rule.has_target and target >= share + others:
+            has = percent(share + others)
+            most = f"must leave the baseline a share; in {id_} both have {has}"
+            raise invalid("launch.target_share_basis_points", most)
+        if launch.holdout_share and launch.holdout_share > others:
+            most = f"must be at most what the baseline has; in {id_} that is {percent(others)}"
+            raise invalid("launch.holdout_share_basis_points", most)
+        if target != share:
+            (more if target > share else less).append(id_)
+    if launch.rule.has_target and more and less:
+        words = f"is more than the candidate has in {', '.join(more)} and less than in {', '.join(less)}"
+        raise invalid("launch.target_share_basis_points", f"{words}: ramp them in launches of their own")
+    return launch.rule.has_target and bool(less)
+
+
+def _share(seen: ServingObservation, model: str) -> int:
+    return seen.desired.share_of(model) if seen.desired and model else 0
+
+
+def _final(launch: Launch, both: int, share: int) -> int:
+    """The candidate's share in the end, where it has so much now and so much together with the baseline."""
+    return final_share(
+        launch.strategy, both=both, present=share, target=launch.target_share, holdout=launch.holdout_share
+    )
+
+
+def _inputs(launch: Launch, region: str, new: Side, old: Side | None, room: Mapping[str, Room] | None = None) -> Inputs:
+    """What the plan of a region is made from: the side that grows, to which share, and the one that gives."""
+    room = room or {}
+    if not launch.rule.swaps:
+        return Inputs(region, new, None, room, target=new.share, resizes=True)
+    if old is None:
+        return Inputs(region, new, None, room)
+    both = new.share + old.share
+    share = _final(launch, both, new.share if launch.raises_candidate else old.share)
+    return Inputs(region, new, old, room, target=share if launch.raises_candidate else both - share)
+
+
+async def decide(launch: Launch, plan: Plan, world: World, key: str, *, keep: bool) -> Decision | None:
+    """Asks the team's launch policy; None where a launch of the strategy is not for it to decide on.
+
+    Raises:
+        CertificateMissing, CertificateExpired, NotConfigured, ReferenceNotFound: why it cannot say.
+    """
+    if not asks(launch.strategy.name):
+        return None
+    share = max(region.goal for region in plan.regions)
+    return await world.capacity.decide(launch.name, launch.candidate, launch.pool, share, f"{key}/decision", keep=keep)
 
 
 async def _now_or_later(
@@ -213,11 +305,12 @@ def _plan(
         deadline=launch.policy.launch_deadline,
     )
     planned = tuple(
-        _region_plan(Inputs(region, new, old, _room_of(rooms, region, new)), pace, patient=patient)
+        _region_plan(_inputs(launch, region, new, old, _room_of(rooms, region, new)), pace, patient=patient)
         for region, (new, old) in sides.items()
     )
     names = tuple(found.name if found else "" for found in (needs.rising, needs.falling))
     of_candidate, of_baseline = names if launch.candidate == launch.rising else names[::-1]
+    planned = waves.ordered(planned, launch.policy.region_order)
     return plans.together(planned, pace, candidate_estimate=of_candidate, baseline_estimate=of_baseline)
 
 
@@ -254,13 +347,22 @@ async def _each(regions: Sequence[str], ask: Callable[[str], Awaitable[_T]]) -> 
 
 
 async def _needs(world: World, asking: _Asking, key: str, *, keep: bool) -> _Needs:
-    """What both sides need. What serves already may be inferred; what is new must be certified."""
-    ends = asking.launch.strategy is Strategy.END_EXPERIMENT
-    rising = await _estimate(world, asking.rising, f"{key}/{asking.rising_called}", keep=keep, may_lack=ends)
+    """What both sides need. What serves already may be inferred; what is new must be certified, unless it mitigates."""
+    launch, rule = asking.launch, asking.launch.rule
+    grows = launch.raises_candidate
+    rising = await _estimate(
+        world,
+        asking.rising,
+        f"{key}/{asking.rising_called}",
+        keep=keep,
+        may_lack=not grows or (rule.mitigation and bool(launch.known_full)),
+        planned=not (rule.mitigation and grows),
+    )
     if asking.falling is None:
         return _Needs(rising, None)
     called = f"{key}/{asking.falling_called}"
-    return _Needs(rising, await _estimate(world, asking.falling, called, keep=keep, may_lack=True, planned=not ends))
+    planned = not rule.mitigation
+    return _Needs(rising, await _estimate(world, asking.falling, called, keep=keep, may_lack=True, planned=planned))
 
 
 async def _estimate(
@@ -288,6 +390,7 @@ async def _estimate(
 
 
 def _side(
+    launch: Launch,
     model: SizedModel,
     estimate: Estimate | None,
     called: str,
@@ -298,7 +401,9 @@ def _side(
     name = model.facts.name
     running = seen.desired.replicas_of(name) if seen.desired else 0
     share = seen.desired.share_of(name) if seen.desired else 0
-    if estimate is None:
+    if estimate is None and name == launch.candidate and region in launch.known_full:
+        full, least = launch.known_full[region], _LEAST
+    elif estimate is None:
         full, least = replicas.inferred_full(running, share), min(_LEAST, max(1, running))
     elif region in estimate.replicas:
         full, least = estimate.replicas[region]
@@ -330,7 +435,7 @@ async def _rooms(
         for side in (new, *([old] if old else [])):
             place = (side.flavor, region)
             wanted[place] = wanted.get(place, 0) + side.units * max(1, side.running, side.full, side.least)
-        for flavor, units in plans.units_at_end(Inputs(region, new, old)).items():
+        for flavor, units in plans.units_at_end(_inputs(launch, region, new, old)).items():
             ends[flavor, region] = units
     items = [HeldUnits(flavor, region, units, ends[flavor, region]) for (flavor, region), units in wanted.items()]
     rooms = await world.capacity.room(launch.pool, launch.name, items, _models(sides))

@@ -13,7 +13,7 @@ from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.launcher.domain import outcomes
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, Intent, Launch, Share, going_back
-from modelfleetd.launcher.estimation import estimate, target_of
+from modelfleetd.launcher.estimation import decide, estimate, target_of
 from modelfleetd.launcher.ports import HeldUnits, HoldRequest, UsedUnits, World
 from modelfleetd.launcher.remote import is_undecided
 from modelfleetd.launcher.serving import desired_from_document
@@ -101,7 +101,9 @@ class Executor:
             case Act.FINALIZE:
                 return outcomes.finalized(launch, await self._finalize(launch, intent))
             case Act.FORGO:
-                await world.registry.finalize(launch.model_type, launch.name, key, succeeded=False)
+                await world.registry.finalize(
+                    launch.model_type, launch.name, key, succeeded=False, attempt=launch.attempt
+                )
                 return outcomes.forgone(launch)
             case Act.SETTLE:
                 usages = [UsedUnits(**usage) for usage in content["usages"]]
@@ -142,16 +144,23 @@ class Executor:
 
     async def _estimate(self, launch: Launch, key: str, now: datetime) -> Launch:
         found = await estimate(launch, self._world, key, now, keep=True)
+        # What holds its capacity has been decided on before; a plan that is made again fits that.
+        decision = None if launch.reservation else await decide(launch, found.plan, self._world, key, keep=True)
+        launch = outcomes.decided(launch, decision)
         gate = replace(launch.policy.stability_gate, criteria=found.criteria)
+        in_force = replace(launch.policy, stability_gate=gate)
         return outcomes.estimated(
-            replace(launch, agents=found.agents, policy=replace(launch.policy, stability_gate=gate)),
+            replace(launch, agents=found.agents, lowers=found.lowers, policy=in_force),
             plan=found.plan,
             candidate=found.candidate,
             baseline=found.baseline,
             revision=found.type.revision,
             gated=found.type.predicts or bool(launch.policy.stability_gate.criteria),
             tier=found.type.tier,
+            team=found.type.team,
+            surface=found.type.surface,
             now=now,
+            evidence_rules=found.type.evidence_rules,
         )
 
     async def _finalize(self, launch: Launch, intent: Intent) -> int:
@@ -166,6 +175,7 @@ class Executor:
             roles=content["roles"],
             splits=splits,
             reason=launch.reason,
+            attempt=launch.attempt,
         )
 
     async def _read_again(self, launch: Launch, error: RevisionMismatch, now: datetime) -> Launch:
@@ -188,4 +198,5 @@ def _hold_request(launch: Launch, content: Mapping[str, Any]) -> HoldRequest:
         tier=content.get("tier", ""),
         release=release and datetime.fromisoformat(release),
         retain=timedelta(seconds=content.get("retain_seconds", 0)),
+        attempt=launch.attempt,
     )

@@ -14,11 +14,13 @@ from typing import Final
 from modelfleetd.clock import Clock
 from modelfleetd.errors import FleetError
 from modelfleetd.launcher.executor import Executor
+from modelfleetd.launcher.judges import Judges
 from modelfleetd.launcher.ports import World
 from modelfleetd.launcher.renewal import Renewer
 from modelfleetd.launcher.round import Round
 from modelfleetd.launcher.store import Claim, Store
 from modelfleetd.launcher.watch import Notifier
+from modelfleetd.launcher.windows import Windows
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ ROUNDS: Final = 32
 _POLL_SECONDS: Final = 1.0
 _SHORTEST: Final = 0.02
 # No launch sleeps longer than this without the sweeper looking at it.
-LONGEST_SLEEP: Final = 120.0
+LONGEST_SLEEP: Final = 600.0
 
 
 class Reconciler:
@@ -49,8 +51,10 @@ class Reconciler:
     ) -> None:
         self._store = store
         self._world = world
+        self._judges = Judges(world)
         self._executor = Executor(world, clock)
         self._renewer = Renewer(world)
+        self._windows = Windows(store, clock)
         self._clock = clock
         self._notifier = notifier
         self._holder = holder
@@ -123,10 +127,11 @@ class Reconciler:
             claim,
             store=self._store,
             executor=self._executor,
-            stability=self._world.stability,
+            judges=self._judges,
             clock=self._clock,
             traced=self._traced,
             started=asked,
+            windows=self._windows,
         )
         try:
             await at_hand.run()

@@ -6,6 +6,8 @@ transaction is open while anybody is called, and nothing that it writes counts o
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,19 +20,22 @@ from modelfleetd.kit import deadline
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.telemetry import within_trace
 from modelfleetd.launcher import spans
-from modelfleetd.launcher.domain import outcomes, preemption
+from modelfleetd.launcher.domain import availability, frozen, gates, outcomes, preemption, waits, waves
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
-from modelfleetd.launcher.domain.decide import SOON, awaits_hold, next_action, region_to_observe
+from modelfleetd.launcher.domain.decide import SOON, awaits_hold, next_action
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, GateVerdict, Intent, Launch, State
 from modelfleetd.launcher.domain.observed import Seen
+from modelfleetd.launcher.domain.words import listed
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.intents import intent_of
-from modelfleetd.launcher.ports import Stability
+from modelfleetd.launcher.judges import Judges
+from modelfleetd.launcher.looking import Look, look
 from modelfleetd.launcher.progress import with_progress
 from modelfleetd.launcher.serving import desired_from_document, desired_of, is_same, observed_of, seen_of, split_of
 from modelfleetd.launcher.store import Change, Claim, Settled, Store
+from modelfleetd.launcher.windows import Windows
 from modelfleetd.platform.model import ServingObservation
 
 _log = logging.getLogger(__name__)
@@ -70,10 +75,11 @@ class Round:
         *,
         store: Store,
         executor: Executor,
-        stability: Stability,
+        judges: Judges,
         clock: Clock,
         traced: bool,
         started: float,
+        windows: Windows | None = None,
     ) -> None:
         """Prepares a round.
 
@@ -81,22 +87,26 @@ class Round:
             claim: the launch and its lease.
             store: where it was claimed.
             executor: acts.
-            stability: judges.
+            judges: asks the gates.
             clock: of the machine.
             traced: whether spans are kept.
             started: when the claim was asked for, by the monotonic clock: the lease began no earlier.
+            windows: freeze windows; None: there are none.
         """
         self.launch = claim.launch
         self._before = claim.launch
         self._lease = claim.lease
         self._store = store
         self._executor = executor
-        self._stability = stability
+        self._judges = judges
         self._clock = clock
         self._traced = traced
         self._database_time = claim.now
         self._started = started
+        self._windows = windows
         self._looked = False
+        # Regions that could not be observed; they are not asked again in this round.
+        self._blind: dict[str, FleetError] = {}
         # Seconds until the launch is due again; None where it has ended or is somebody else's.
         self.due: float | None = None
 
@@ -137,56 +147,74 @@ class Round:
             return False
         if launch.preempted_by:
             return await self._hold_still(launch)
-        region = launch.intent.region if launch.intent else region_to_observe(launch)
-        observation = None
-        if region is not None:
-            try:
-                observation = await self._executor.observe(launch, region, launch.epoch)
-            except StaleEpoch as error:
-                await self._overtaken(error)
-                return False
-            except FleetError as error:
-                await self._cannot_look(region, error)
-                return False
+        try:
+            found = await self._look()
+        except StaleEpoch as error:
+            await self._overtaken(error)
+            return False
+        if launch.intent is not None and launch.intent.region in self._blind:
+            return await self._cannot_settle(launch.intent)
         if launch.intent is None and awaits_hold(launch):
             if not await self._read_hold():
                 return False
             launch = self.launch
-        if not self._looked:
+        if not self._looked and not self._blind:
             self._looked = True
             launch = self.launch = outcomes.looked(launch, self.now)
+        seen = [seen_of(observation, launch.rising, launch.falling) for observation in found.seen.values()]
+        if self._windows is not None:
+            launch = await self._look_at_windows(self._windows)
         if launch.intent is not None:
-            assert observation is not None
-            return await self._settle_apply(launch.intent, observation)
-        seen = None
-        if observation is not None:
-            seen = seen_of(observation, launch.rising, launch.falling)
-            launch = self.launch = with_progress(launch, seen, split_of(observation.desired))
-        return await self._decide(launch, seen, observation)
+            return await self._settle_apply(launch.intent, seen, found.seen[launch.intent.region])
+        for region in seen:
+            launch = with_progress(launch, region, split_of(found.seen[region.region].desired))
+        self.launch = launch
+        return await self._decide(launch, seen, found)
+
+    async def _look(self) -> Look:
+        """Observes every region that the launch decides on; first that in which something is unsettled."""
+        intent = self.launch.intent
+        regions = dict.fromkeys((*((intent.region,) if intent else ()), *waves.to_observe(self.launch)))
+        found = await look(self._executor, self.launch, [region for region in regions if region not in self._blind])
+        self._blind.update(found.blind)
+        return found
+
+    async def _look_at_windows(self, windows: Windows) -> Launch:
+        """Finds out whether a freeze window holds the launch back; that one has opened or closed is history."""
+        near, lead = await windows.near(self.now), timedelta(seconds=self._lease / 2)
+        after, said = frozen.looked_at(self.launch, near, self.now, lead)
+        if said is None:
+            self.launch = after
+        else:
+            await self._record(after, [self._event(*said)])
+        return self.launch
 
     async def _hold_still(self, launch: Launch) -> bool:
         """A mitigation has precedence: nothing is done on the platform, not even settled, until it has ended."""
         mitigation = await self._store.get(launch.preempted_by)
         if mitigation.ended:
             return await self._come_back(launch, mitigation)
-        return await self._decide(launch, None, None)
+        return await self._decide(launch, (), Look())
 
     async def _come_back(self, launch: Launch, mitigation: Launch) -> bool:
         """The mitigation has ended: goes on from what is there, once every older epoch is refused everywhere."""
+        held = launch.plan.regions if launch.plan is not None and launch.activated else ()
+        try:
+            found = await look(self._executor, launch, [plan.region for plan in held])
+        except StaleEpoch as error:
+            await self._overtaken(error)
+            return False
+        if found.blind:
+            self._blind.update(found.blind)
+            await self._cannot_look()
+            return False
         seen, splits = {}, dict(launch.splits)
-        for plan in launch.plan.regions if launch.plan is not None and launch.activated else ():
-            try:
-                found = await self._executor.observe(launch, plan.region, launch.epoch)
-            except StaleEpoch as error:
-                await self._overtaken(error)
-                return False
-            except FleetError as error:
-                await self._cannot_look(plan.region, error)
-                return False
+        for plan in held:
+            there = found.seen[plan.region]
             pair = [side.model for side in (plan.candidate, plan.baseline) if side is not None]
-            seen[plan.region] = {model: observed_of(found, model) for model in pair}
+            seen[plan.region] = {model: observed_of(there, model) for model in pair}
             if plan.region in splits:
-                splits[plan.region] = split_of(found.desired)
+                splits[plan.region] = split_of(there.desired)
         after, said = preemption.lifted(replace(launch, splits=splits), mitigation, seen, self.now)
         void = "void: a mitigation came first; what was done of it is there to be seen"
         settled = Settled(launch.intent.number, void) if launch.intent is not None else None
@@ -198,7 +226,7 @@ class Round:
         other = await self._store.held_for(launch)
         if other is not None and not preemption.is_quiet(other):
             message = f"waits a moment for {other.name} to give back what it has not used"
-            await self._wait(Wait("Preempting", message, SOON), None)
+            await self._wait(Wait("Preempting", message, SOON), ())
             return False
         self.launch = replace(launch, beside=preemption.beside_of(other))
         return True
@@ -219,13 +247,16 @@ class Round:
             await self._record(after, [self._event(*said)])
         return True
 
-    async def _decide(self, launch: Launch, seen: Seen | None, observation: ServingObservation | None) -> bool:
+    async def _decide(self, launch: Launch, seen: Sequence[Seen], found: Look) -> bool:
         action = next_action(launch, seen, self.now)
         if launch.mitigates and isinstance(action, Call) and action.act is Act.ESTIMATE:
             if not await self._is_first(launch):
                 return False
             launch = self.launch
         match action:
+            case Wait() if self._blind:
+                await self._cannot_look()
+                return False
             case Wait():
                 await self._wait(action, seen)
                 return False
@@ -233,12 +264,14 @@ class Round:
                 await self._record(_on_the_move(action.launch), [self._event(action.event, action.message)])
                 return not self.launch.ended
             case Judge():
-                await self._judge(final=action.final)
+                await self._judge(seen, final=action.final)
                 return True
             case Call(act=Act.ESTIMATE) if launch.retries > 0:
                 return await self._estimate_again(launch, action)
-            case Apply() | Call():
-                return await self._intend(launch, action, observation)
+            case Apply():
+                return await self._intend(launch, action, found.seen[action.region])
+            case Call():
+                return await self._intend(launch, action, None)
 
     # Acting
 
@@ -295,7 +328,7 @@ class Round:
         wait = outcomes.backoff(after.retries)
         why = outcome.removeprefix("refused: ").rstrip(".")
         waiting = Wait("Refused", f"tries again, because it was refused: {why}", wait, alarming=after.retries > 3)
-        waits = replace(after, conditions=outcomes.conditions(after, waiting, None, self.now))
+        waits = replace(after, conditions=outcomes.conditions(after, waiting, (), self.now))
         waits = replace(waits, watched_until=self.now + timedelta(seconds=wait))
         turned = after.abort is not None and self.launch.abort is None
         said = any(known.message == waiting.message for known in self.launch.conditions)
@@ -315,7 +348,7 @@ class Round:
             return await self._void(intent, "a mitigation came first")
         return await self._act(intent, f"repeats {intent.act.value}")
 
-    async def _settle_apply(self, intent: Intent, observation: ServingObservation) -> bool:
+    async def _settle_apply(self, intent: Intent, seen: Sequence[Seen], observation: ServingObservation) -> bool:
         """Settles an act on a platform. The agent refuses older epochs by now, so what it shows is final.
 
         Where it did not happen it is repeated with its own key, so long as it still is what would be decided: replicas
@@ -324,11 +357,10 @@ class Round:
         launch, desired = self.launch, desired_from_document(intent.content["desired"])
         if is_same(desired, observation.desired):
             return await self._void(intent, "done")
-        seen = seen_of(observation, launch.rising, launch.falling)
         action = next_action(replace(launch, intent=None), seen, self.now)
         if (
             isinstance(action, Apply)
-            and action.act is intent.act
+            and (action.act, action.region) == (intent.act, intent.region)
             and is_same(desired, desired_of(action, launch, observation))
         ):
             return await self._act(intent, action.message)
@@ -340,33 +372,52 @@ class Round:
         await self._record(after, settled=Settled(intent.number, outcome), more_spans=[span])
         return True
 
-    async def _judge(self, *, final: bool) -> None:
-        launch, asked = self.launch, self.now
-        assert launch.weight_time is not None
+    async def _judge(self, seen: Sequence[Seen], *, final: bool) -> None:
+        """Asks all gates of this point together, and hears them together."""
+        launch, started = self.launch, self.now
+        asked = gates.asked(launch, final=final)
+        questions: list[tuple[gates.Gate, Seen | None]] = []
+        for gate in asked:
+            if gate.name == gates.AVAILABILITY:
+                # Region by region; the worst of them counts.
+                questions += [(gate, region) for region in seen]
+                launch = functools.reduce(availability.looked, seen, launch)
+            else:
+                questions.append((gate, None))
         failpoint("launcher.before_judge")
-        with within_trace(int(launch.trace_id, 16), spans.gate_id(launch, asked)):
-            found = await self._stability.judge(
-                launch.candidate, launch.baseline, launch.weight_time, launch.policy.stability_gate
-            )
+        answers = await asyncio.gather(
+            *(self._ask(launch, gate, region, started, final=final) for gate, region in questions)
+        )
         failpoint("launcher.after_judge")
+        verdicts = [verdict for verdict, _ in answers]
+        after = gates.judged(launch, verdicts, final=final, now=self.now)
+        events = [
+            self._event("GateJudged", f"{said.gate}: {said.verdict.name}: {said.explanation}") for said in verdicts
+        ]
+        await self._record(after, events, verdicts=verdicts, more_spans=[span for _, span in answers])
+
+    async def _ask(
+        self, launch: Launch, gate: gates.Gate, seen: Seen | None, started: datetime, *, final: bool
+    ) -> tuple[GateVerdict, spans.Span]:
+        leads = launch.region_plan.region if launch.state is State.SHIFTING else ""
+        region = seen.region if seen is not None else leads
+        with within_trace(int(launch.trace_id, 16), spans.gate_id(launch, gate.name, region, started)):
+            found = await self._judges.ask(launch, gate.name, seen, final=final)
         verdict = GateVerdict(
-            gate=outcomes.STABILITY,
-            region=launch.region_plan.region,
+            gate=gate.name,
+            region=region,
             step=launch.step.number,
             verdict=found.verdict,
             explanation=found.explanation,
             time=self.now,
             figures=found.figures,
-            dry_run=launch.policy.stability_gate.dry_run,
+            dry_run=gate.dry_run,
         )
-        after = outcomes.judged(launch, verdict, final=final, now=self.now)
-        event = self._event("GateJudged", f"{verdict.gate}: {verdict.verdict.name}: {verdict.explanation}")
-        span = spans.of_gate(launch, verdict, asked, self.now)
-        await self._record(after, [event], verdicts=[verdict], more_spans=[span])
+        return verdict, spans.of_gate(launch, verdict, started, self.now)
 
     # Waiting
 
-    async def _wait(self, wait: Wait, seen: Seen | None) -> None:
+    async def _wait(self, wait: Wait, seen: Sequence[Seen]) -> None:
         launch = self.launch
         conditions = outcomes.conditions(launch, wait, seen, self.now)
         # Numbers in a message may change with every look; that alone is no new version.
@@ -385,16 +436,26 @@ class Round:
         """Nobody knows whether it happened: it stays intended, and is repeated."""
         await self._hold(f"nobody knows yet whether {intent.act.value} was done ({error.message}); asks again")
 
-    async def _cannot_look(self, region: str, error: FleetError) -> None:
+    async def _cannot_look(self) -> None:
         """A launch never goes on blind."""
-        await self._hold(f"holds, because {region} cannot be observed: {error.message}")
+        first = next(iter(self._blind.values()))
+        await self._hold(f"holds, because {listed(list(self._blind))} cannot be observed: {first.message}")
+
+    async def _cannot_settle(self, intent: Intent) -> bool:
+        """Nobody knows whether it happened. On the way back that keeps no other region: whatever is there is looked at
+        before anything else is done there, and from then on the agent refuses it.
+        """
+        if self.launch.abort is None or len(waves.to_observe(self.launch)) < 2:
+            await self._cannot_look()
+            return False
+        return await self._void(intent, f"nobody knows, because {intent.region} cannot be observed")
 
     async def _hold(self, message: str) -> None:
         launch = outcomes.unsettled(self.launch)
         wait = Wait("PartUnavailable", message, outcomes.backoff(launch.retries), alarming=launch.retries > 5)
         # Conditions of the region stay as they were last seen; time in which nobody can look counts against nothing.
         kept = replace(launch, watched_until=launch.watched_until or self.now)
-        after = replace(kept, conditions=outcomes.conditions(kept, wait, None, self.now))
+        after = replace(kept, conditions=outcomes.conditions(kept, wait, (), self.now))
         await self._record(after, due=wait.seconds)
 
     async def _overtaken(self, error: StaleEpoch) -> None:
@@ -426,6 +487,7 @@ class Round:
             raise LostClaim
         if after.ended:
             due = 0.0
+        after = waits.kept(after, verdicts, self.now)
         ended = spans.ended_between(self._before, after, self.now) if self._traced else []
         change = Change(
             before=self._before,
@@ -436,6 +498,7 @@ class Round:
             intent=intent,
             settled=settled,
             spans=[*more_spans, *ended] if self._traced else [],
+            time=self.now,
         )
         what = f"intent_{intent.act.value}" if intent else "outcome" if settled else "change"
         failpoint(f"launcher.before_record.{what}")

@@ -18,7 +18,7 @@ from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.ledger import Ledger
 from modelfleetd.registry.domain.overlay import Overlay
 from modelfleetd.registry.domain.revisions import Author, Edit, Edits, Stamp, StoredRevision, check_size, revise
-from modelfleetd.registry.domain.roles import Finalization
+from modelfleetd.registry.domain.roles import Finalization, Outcome
 from modelfleetd.registry.slices import Pause, give_way, in_slices
 from modelfleetd.registry.snapshot import Snapshot, SnapshotLedger
 from modelfleetd.registry.store import Head, LaunchOutcome, Store, Written
@@ -35,7 +35,7 @@ Reply = Callable[[pb.Revision | None, After], Answer]
 class Memory:
     """What was answered before: kept while a batch goes on, and what is new is stored with it."""
 
-    def __init__(self, requests: dict[str, Answered], launches: dict[str, LaunchOutcome]) -> None:
+    def __init__(self, requests: dict[str, Answered], launches: dict[str, dict[int, LaunchOutcome]]) -> None:
         self.requests = requests
         self.launches = launches
         self.new_requests: list[Answered] = []
@@ -94,13 +94,17 @@ class OwnWrite(Write[Answer]):
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class LaunchEnding(Write[pb.FinalizeLaunchResponse]):
-    """The end of a launch, which is its own key, for ever."""
+    """The end of a launch's attempt, which is its own key, for ever."""
 
     asked: Finalization
 
     def recall(self, memory: Memory) -> pb.FinalizeLaunchResponse | None:
-        known = memory.launches.get(self.asked.launch)
+        attempts = memory.launches.get(self.asked.launch, {})
+        known = attempts.get(self.asked.counted)
         if known is None:
+            for attempt, other in attempts.items():
+                if attempt > self.asked.counted or other.outcome == Outcome.SUCCEEDED.name:
+                    raise LaunchEnded(self.asked.launch, f"{other.outcome} in attempt {attempt}")
             return None
         if known.digest != self.asked.digest():
             raise LaunchEnded(self.asked.launch, known.outcome)
@@ -108,8 +112,10 @@ class LaunchEnding(Write[pb.FinalizeLaunchResponse]):
 
     def remember(self, memory: Memory, answer: pb.FinalizeLaunchResponse) -> None:
         outcome = "" if self.asked.outcome is None else self.asked.outcome.name
-        made = LaunchOutcome(self.asked.launch, outcome, self.asked.digest(), answer.SerializeToString())
-        memory.launches[made.launch] = made
+        made = LaunchOutcome(
+            self.asked.launch, self.asked.counted, outcome, self.asked.digest(), answer.SerializeToString()
+        )
+        memory.launches.setdefault(made.launch, {})[made.attempt] = made
         memory.new_launches.append(made)
 
 

@@ -37,7 +37,7 @@ from modelfleetd.registry.domain.roles import Finalization, finalize_launch
 from modelfleetd.registry.follower import Follower
 from modelfleetd.registry.slices import in_slices
 from modelfleetd.registry.snapshot import SnapshotLedger
-from modelfleetd.registry.store import Head, Store
+from modelfleetd.registry.store import Head, LaunchOutcome, Store
 
 _MOST_TOGETHER = 64
 
@@ -138,10 +138,10 @@ class Writer:
         return made if made.number else None
 
     async def finalize(self, asked: Finalization, author: Author) -> pb.FinalizeLaunchResponse:
-        """Ends a launch, once for ever: repeated with the same content it answers the same.
+        """Ends an attempt of a launch, once for ever: repeated with the same content it answers the same.
 
         Raises:
-            LaunchEnded: it ended with another outcome or content.
+            LaunchEnded: it ended with another outcome or content, the launch has succeeded, or a later one has ended.
         """
 
         def decide(ledger: Ledger) -> Edits:
@@ -207,4 +207,7 @@ class Writer:
         requests = [write.request.request_id for write in writes if isinstance(write, RequestedWrite)]
         launches = [write.asked.launch for write in writes if isinstance(write, LaunchEnding)]
         outcomes = await self._store.launch_outcomes(conn, launches)
-        return Memory(await known(conn, requests), {outcome.launch: outcome for outcome in outcomes})
+        ended: dict[str, dict[int, LaunchOutcome]] = {}
+        for outcome in outcomes:
+            ended.setdefault(outcome.launch, {})[outcome.attempt] = outcome
+        return Memory(await known(conn, requests), ended)

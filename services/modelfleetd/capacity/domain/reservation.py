@@ -138,9 +138,17 @@ class Asked:
     tier: Tier | None = None
     expected_release_time: datetime | None = None
     expected_retain_duration: timedelta = timedelta()
+    attempt: int = 0
+
+    @property
+    def counted(self) -> int:
+        """The attempt of the launch; who says nothing of attempts makes only one."""
+        return self.attempt or 1
 
     def __post_init__(self) -> None:
         wrong = []
+        if self.attempt < 0:
+            wrong.append(FieldViolation("reservation.attempt", "must not be negative"))
         if not 1 <= len(self.items) <= MAX_ITEMS:
             wrong.append(FieldViolation("reservation.items", f"must be 1 to {MAX_ITEMS:,} items"))
         seen: set[Place] = set()
@@ -225,6 +233,7 @@ class Reservation:
     message: str = ""
     sequence: int = 0
     version: int = 0
+    attempt: int = 1
 
     @property
     def asked(self) -> Asked:
@@ -237,6 +246,7 @@ class Reservation:
             self.tier,
             self.expected_release_time,
             self.expected_retain_duration,
+            self.attempt,
         )
 
     def require(self, state: State) -> None:

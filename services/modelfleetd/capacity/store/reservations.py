@@ -30,8 +30,8 @@ from modelfleetd.kit.db import Connection, Record
 
 _COLUMNS = """name, sequence, version, uid::text, pool, launch, state, replaced_models, tier, expected_release_time,
     expected_retain_duration, time_to_live, promises, expected_hold_time, position, hold_time, renew_time,
-    holder_absent, message, expire_time, activate_time, outcome, retain_duration, retain, retain_until, create_time,
-    update_time"""
+    holder_absent, message, attempt, expire_time, activate_time, outcome, retain_duration, retain, retain_until,
+    create_time, update_time"""
 _CHANGED = "update_time = now(), version = version + 1"
 # What is promised is looked for among so many releases, the next first.
 _RELEASES = 1000
@@ -112,33 +112,50 @@ async def _lock_first(conn: Connection, condition: str) -> Reservation | None:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What is known of some launches at the time of a transaction."""
+    """What is known of some launches at the time of a transaction.
+
+    Attributes:
+        reservations: the live ones, by launch and attempt.
+        attempts: the newest attempt that has had one, by launch.
+    """
 
     now: datetime
-    reservations: Mapping[str, str]
+    reservations: dict[tuple[str, int], str]
+    attempts: dict[str, int]
 
 
+# Attempts follow each other, so that the newest reservation is the newest attempt's.
 LIVE = """
-SELECT now() AS now, launch, name FROM (VALUES (1)) one
-LEFT JOIN reservations ON launch = ANY($1) AND state IN ('PENDING', 'HELD')
+SELECT now() AS now, asked.launch, r.name, r.attempt, newest.attempt AS newest
+FROM unnest($1::text[]) AS asked (launch)
+LEFT JOIN reservations r ON r.launch = asked.launch AND r.state IN ('PENDING', 'HELD')
+LEFT JOIN LATERAL (
+    SELECT attempt FROM reservations WHERE launch = asked.launch ORDER BY sequence DESC LIMIT 1) newest ON true
 """
 
 
 async def live(reads: Reads, launches: Collection[str]) -> Live:
-    """Returns the live reservations of launches, by launch, and what time it is by the database's clock."""
+    """Returns what launches have reserved, of one launch at least, and what time it is by the database's clock."""
     rows = await reads.fetch(LIVE, list(launches))
-    return Live(rows[0]["now"], {row["launch"]: row["name"] for row in rows if row["name"] is not None})
+    return Live(
+        rows[0]["now"],
+        {(row["launch"], row["attempt"]): row["name"] for row in rows if row["name"] is not None},
+        {row["launch"]: row["newest"] for row in rows if row["newest"] is not None},
+    )
 
 
 INSERT = """
 WITH made AS (
     INSERT INTO reservations (name, uid, pool, launch, state, replaced_models, tier, expected_release_time,
-        expected_retain_duration, time_to_live, expire_time, hold_time, promises, expected_hold_time, position, message)
+        expected_retain_duration, time_to_live, expire_time, hold_time, promises, expected_hold_time, position, message,
+        attempt)
     SELECT name, uid, pool, launch, state, string_to_array(replaced, ' '), tier, release, retain, ttl, now() + ttl,
-        CASE WHEN state = 'HELD' THEN now() END, promises::jsonb, hold_at, place, message
+        CASE WHEN state = 'HELD' THEN now() END, promises::jsonb, hold_at, place, message,
+        attempt
     FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[],
-        $9::interval[], $10::interval[], $11::text[], $12::timestamptz[], $13::int[], $14::text[])
-        new (name, uid, pool, launch, state, replaced, tier, release, retain, ttl, promises, hold_at, place, message)
+        $9::interval[], $10::interval[], $11::text[], $12::timestamptz[], $13::int[], $14::text[], $28::int[])
+        new (name, uid, pool, launch, state, replaced, tier, release, retain, ttl, promises, hold_at, place, message,
+             attempt)
     ON CONFLICT DO NOTHING RETURNING name
 ), items AS (
     INSERT INTO reservation_items (reservation, position, flavor, region, hold_units, moved_units, end_units)
@@ -189,6 +206,7 @@ async def insert(conn: Connection, made: Sequence[Reservation]) -> bool:
         [units.flavor for _, _, units in moved],
         [units.region for _, _, units in moved],
         [units.units for _, _, units in moved],
+        [one.attempt for one in made],
     )
     return count == len(made)
 
@@ -507,6 +525,7 @@ def _reservation(
         message=row["message"],
         sequence=row["sequence"],
         version=row["version"],
+        attempt=row["attempt"],
     )
 
 

@@ -9,15 +9,17 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.errors import FleetError
+from modelfleetd.errors import FleetError, RoleMissing
 from modelfleetd.kit import deadline
+from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import once
 from modelfleetd.launcher.api.base import Base, Context, caller
-from modelfleetd.launcher.domain import verbs
-from modelfleetd.launcher.domain.decide import region_to_observe
+from modelfleetd.launcher.domain import verbs, waves
+from modelfleetd.launcher.domain.decision import Approver
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.launch import Launch, State
+from modelfleetd.launcher.looking import look
 from modelfleetd.launcher.wire import launches as wire
 
 _log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ _Steering: TypeAlias = (
     | pb.AbortLaunchRequest
     | pb.ApproveLaunchRequest
     | pb.RejectLaunchRequest
+    | pb.PromoteLaunchRequest
+    | pb.OverrideLaunchFreezeRequest
 )
 
 
@@ -58,6 +62,12 @@ class Steering(Base):
             request, "StepSkipped", reason, lambda launch, _: verbs.skip_step(launch, who, request.expected_step)
         )
 
+    async def PromoteLaunch(self, request: pb.PromoteLaunchRequest, context: Context) -> pb.Launch:
+        who, reason = caller(), verbs.check_reason(request.reason)
+        return await self._steer(
+            request, "Promoted", reason, lambda launch, now: verbs.promote(launch, who, reason, now)
+        )
+
     async def AbortLaunch(self, request: pb.AbortLaunchRequest, context: Context) -> pb.Launch:
         who, reason = caller(), verbs.check_reason(request.reason)
         return await self._steer(
@@ -65,16 +75,42 @@ class Steering(Base):
         )
 
     async def ApproveLaunch(self, request: pb.ApproveLaunchRequest, context: Context) -> pb.Launch:
+        await self._expect_approver(request.name, "ApproveLaunch")
         who, digest = caller(), request.envelope_digest
         return await self._steer(
             request, "Approved", f"approves {digest}", lambda launch, now: verbs.approve(launch, who, digest, now)
         )
 
     async def RejectLaunch(self, request: pb.RejectLaunchRequest, context: Context) -> pb.Launch:
+        await self._expect_approver(request.name, "RejectLaunch")
         who, reason = caller(), verbs.check_reason(request.reason)
         return await self._steer(
             request, "Rejected", reason, lambda launch, now: verbs.reject(launch, who, reason, now)
         )
+
+    async def _expect_approver(self, name: str, method: str) -> None:
+        """Expects that the caller may approve what the launch waits with: somebody of its team; where the team's launch
+        policy has not accepted its capacity, somebody whom that names.
+
+        Raises:
+            RoleMissing: the caller has none of the roles.
+        """
+        launch = await self._store.get(name)
+        team = (await self._world.registry.model_type(launch.model_type)).team
+        approvers = [Approver(role.name, team) for role in (Role.APPROVER, Role.OWNER)]
+        waits = launch.state is State.AWAITING_APPROVAL
+        if waits and launch.decision is not None and launch.decision.needs_approval:
+            approvers = list(launch.decision.approvers)
+        principal = current_principal()
+        everywhere = principal.roles_everywhere | await self._roles.roles(principal, None)
+        for approver in approvers:
+            bound = everywhere | await self._roles.roles(principal, approver.team)
+            if not bound.isdisjoint({Role[approver.role], Role.ADMIN}):
+                return
+        first = approvers[0].team
+        elsewhere = [str(approver) for approver in approvers if approver.team != first]
+        needed = [*(approver.role for approver in approvers if approver.team == first), *elsewhere]
+        raise RoleMissing(principal.name, method, needed, first)
 
     async def _steer(
         self, request: _Steering, event: str, message: str, verb: Verb, *, fence: bool = False
@@ -96,6 +132,7 @@ class Steering(Base):
             after = verb(launch, now)
             if after != launch:
                 said = Event(event, message, now, step=launch.step.number, actor=who)
+                await self._trace(conn, launch, said)
                 after = await self._store.put(conn, after, said, fence=fence)
                 taken = after if fence else None
             return wire.launch_to_proto(after, (), now)
@@ -111,17 +148,14 @@ class Steering(Base):
         return answer
 
     async def _fence(self, launch: Launch) -> None:
-        """Has the agent refuse the launch's former holder. Where it does not answer soon, the next round does that."""
+        """Has the agents refuse the former holder. Where one does not answer soon, the next round does that."""
         if launch.preempted_by:
             # It does nothing before the mitigation has ended, and that one's epoch must stay the newest.
             return
-        unsettled = launch.intent.region if launch.intent else ""
-        region = unsettled or region_to_observe(launch)
-        if not region:
-            return
+        unsettled = (launch.intent.region,) if launch.intent and launch.intent.region else ()
         try:
             with deadline.limit(_FENCE_SECONDS):
                 async with asyncio.timeout(_FENCE_SECONDS):
-                    await self._executor.observe(launch, region, launch.epoch)
+                    await look(self._executor, launch, dict.fromkeys((*unsettled, *waves.to_observe(launch))))
         except (FleetError, TimeoutError) as error:
-            _log.info("%s: its agent is not fenced yet: %s", launch.name, error)
+            _log.info("%s: its agents are not fenced yet: %s", launch.name, error)

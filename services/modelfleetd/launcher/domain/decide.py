@@ -7,11 +7,12 @@ Everything is decided from what is really there: a launch that was left alone fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelfleetd.launcher.domain import preemption, undo
+from modelfleetd.launcher.domain import frozen, gates, people, preemption, undo, waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import (
@@ -24,32 +25,22 @@ from modelfleetd.launcher.domain.launch import (
     ask_again,
     begin_step,
     enter,
+    errors_count,
     going_back,
 )
 from modelfleetd.launcher.domain.observed import Seen, ShareState, in_proportion, share_state
 from modelfleetd.launcher.domain.outcomes import reservation_gone
 from modelfleetd.launcher.domain.plan import Side
-from modelfleetd.launcher.domain.words import count, percent, span
+from modelfleetd.launcher.domain.words import be, count, listed, percent, span
 
 # Seconds until the next look, while something is expected any moment, and while only time passes.
 SOON: Final = 0.2
 CAPACITY_RETRY: Final = 10.0
-WATCH: Final = (2.0, 30.0)
+WATCH: Final = (2.0, 300.0)
 # So long a plan is good for a launch that people had to approve: then it is made again.
 _PLAN_LASTS: Final = timedelta(minutes=10)
 # How often people's answers are looked for; verbs wake the launch at once.
 PEOPLE: Final = 60.0
-
-
-def region_to_observe(launch: Launch) -> str | None:
-    """The region that has to be observed before the launch can decide; None where it need not look."""
-    if launch.plan is None or launch.preempted_by:
-        return None
-    if launch.state is State.SHIFTING:
-        return launch.region_plan.region
-    if launch.state is State.ROLLING_BACK and launch.touched and launch.undoing >= 0:
-        return launch.plan.regions[launch.undoing].region
-    return None
 
 
 def awaits_hold(launch: Launch) -> bool:
@@ -59,24 +50,33 @@ def awaits_hold(launch: Launch) -> bool:
     return launch.hold is None or launch.hold.state is HoldState.PENDING
 
 
-def next_action(launch: Launch, seen: Seen | None, now: datetime) -> Action:
+def next_action(launch: Launch, seen: Seen | Sequence[Seen] | None, now: datetime) -> Action:
     """Says what to do next.
 
     Args:
         launch: without an unsettled intent.
-        seen: of the region that `region_to_observe` names.
+        seen: of the regions that `waves.to_observe` names, as far as they could be observed: the one, or several. Of
+            several the first acts first.
         now: by the database's clock.
     """
     if launch.preempted_by and (launch.abort is None or launch.activated):
         return preemption.next_action(launch)
+    found: Sequence[Seen] = () if seen is None else (seen,) if isinstance(seen, Seen) else seen
     if launch.state is State.ROLLING_BACK:
-        return undo.next_action(launch, seen, now)
+        return undo.next_action(launch, found, now)
     if launch.abort is not None:
         return _turn_round(launch, now)
-    action = _forward(launch, seen, now)
+    action = _forward(launch, found, now)
+    if len(found) < len(waves.to_observe(launch)):
+        # Time in which not all can be looked at counts against no deadline.
+        action = waves.in_part(launch, action)
+        if not isinstance(action, Apply):
+            return action
     # What is refused again and again is a wait as well.
     trying = launch.retries > 0 and isinstance(action, Apply | Call)
     wait = Wait("Retrying", "what it asks for is refused", 0) if trying else action
+    if launch.frozen is not None and frozen.holds_back(launch, action):
+        return _frozen(launch, now)
     if isinstance(wait, Wait) and (overdue := _overdue(launch, wait, now)):
         turned = going_back(launch, "deadline", overdue, now)
         return Advance("DeadlinePassed", overdue, turned, progress=False)
@@ -87,7 +87,7 @@ def next_action(launch: Launch, seen: Seen | None, now: datetime) -> Action:
     return action
 
 
-def _forward(launch: Launch, seen: Seen | None, now: datetime) -> Action:
+def _forward(launch: Launch, seen: Sequence[Seen], now: datetime) -> Action:
     match launch.state:
         case State.PENDING:
             return _leave_queue(launch, now)
@@ -98,8 +98,7 @@ def _forward(launch: Launch, seen: Seen | None, now: datetime) -> Action:
         case State.PREPARING:
             return _prepare(launch, now)
         case State.SHIFTING:
-            assert seen is not None
-            return _shift(launch, seen, now)
+            return _shift_wave(launch, seen, now)
         case State.FINALIZING:
             return _finalize(launch, now)
         case _:
@@ -122,15 +121,15 @@ def _turn_round(launch: Launch, now: datetime) -> Action:
         late = replace(launch, abort=None)
         return Advance("AbortTooLate", "the registry has finalised it already", late, progress=False)
     back = alarm_after(enter(launch, State.ROLLING_BACK, now), now)
-    last = max(launch.step.region, launch.furthest) if launch.touched else -1
+    last = max(waves.shifted(launch)[-1], launch.furthest) if launch.touched else -1
     return Advance("StateChanged", f"rolls back, by {why}", replace(back, undoing=last), progress=False)
 
 
 def _overdue(launch: Launch, wait: Wait, now: datetime) -> str:
     """Why a launch that can only wait is to go back; empty while it is not. Pauses stop deadlines."""
-    if launch.paused or launch.revision:
+    if launch.paused or launch.revision or launch.frozen is not None or launch.people_wait is not None:
         return ""
-    if launch.step.held_since is not None and not launch.policy.stability_gate.roll_back_on_error:
+    if gates.is_held(launch) and not errors_count(launch):
         # An outage of the judge must not roll back every launch at once.
         return ""
     if launch.deadline is not None and now >= launch.deadline:
@@ -143,6 +142,16 @@ def _overdue(launch: Launch, wait: Wait, now: datetime) -> str:
 def _paused(launch: Launch) -> Wait:
     who = ", ".join(f"{pause.author} ({pause.reason})" for pause in launch.pause_reasons)
     return Wait("Paused", f"is paused by {who}; goes on when they resume it", _watch(launch))
+
+
+def _frozen(launch: Launch, now: datetime) -> Action:
+    """A freeze window is open: what the candidate has it keeps, and its gates go on being measured."""
+    assert launch.frozen is not None
+    measured = launch.state is State.SHIFTING and launch.weight_time is not None
+    if measured and gates.asked(launch, final=False) and _due(launch, now):
+        return Judge(final=False)
+    looks = _watch(launch) if launch.state is State.SHIFTING else PEOPLE
+    return Wait("Frozen", frozen.words(launch.frozen), min(looks, _until(launch.frozen.end_time, now)))
 
 
 def _watch(launch: Launch) -> float:
@@ -170,17 +179,21 @@ def _await_approval(launch: Launch, now: datetime) -> Action:
             return Advance("StateChanged", again, enter(launch, State.ESTIMATING, now))
         return Advance("StateChanged", f"approved by {by}; prepares", enter(launch, State.PREPARING, now))
     until = launch.approval_deadline or launch.phase_times[-1].start_time + launch.policy.approval_deadline
-    if now >= until and not launch.paused:
+    if now >= until and not launch.paused and launch.frozen is None:
         nobody = f"nobody approved it within {launch.policy.approval_deadline}"
         return Advance("Rejected", nobody, going_back(launch, "deadline", nobody, now), progress=False)
-    return Wait(
-        "AwaitingApproval", f"waits for somebody other than {launch.actor} to approve it, until {until:%F %R}", PEOPLE
-    )
+    who, why = "somebody", ""
+    if launch.decision is not None and launch.decision.needs_approval:
+        who, why = launch.decision.who, f": {launch.decision.explanation.rstrip('.')}"
+    message = f"waits for {who}, other than {launch.actor}, to approve it, until {until:%F %R}{why}"
+    return Wait("AwaitingApproval", message, PEOPLE)
 
 
 def _prepare(launch: Launch, now: datetime) -> Action:
     if not launch.reservation:
-        if launch.plan_time is None:
+        if (holds := gates.beside_bakes(launch, now) or people.stand(launch, now)) is not None:
+            return holds
+        if launch.plan_time is None or now >= launch.plan_time + _PLAN_LASTS:
             return Call(Act.ESTIMATE, "asks again what both models need and what is free")
         return Call(Act.RESERVE, "reserves the peak of the swap")
     if not launch.activated:
@@ -208,15 +221,27 @@ def _await_hold(launch: Launch, now: datetime) -> Action:
 # Step by step
 
 
+def _shift_wave(launch: Launch, seen: Sequence[Seen], now: datetime) -> Action:
+    """Every region of the wave is decided by itself; together they go on."""
+    assert launch.plan is not None
+    at = {launch.plan.regions[position].region: position for position in waves.shifted(launch)}
+    views = [(found, waves.at_region(launch, at[found.region])) for found in seen]
+    return waves.forward(launch, [(found, _shift(view, found, now)) for found, view in views])
+
+
 def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:
     step = launch.step_plan
     new, old = seen.candidate, seen.baseline
     if new.weight > 0 and new.available == 0 and old.available > 0:
         lost = f"no replica of {launch.rising} is available any more"
         return Advance("SafetyRollback", lost, going_back(launch, "availability", lost, now), progress=False)
-    if new.share < step.share:
+    if not launch.rule.swaps:
+        if (action := _resize(launch, seen)) is not None:
+            return action
+    elif new.share < step.share:
         return _raise_share(launch, seen)
-    if launch.step.passed and not launch.paused and old.desired <= step.old_after:
+    let_on = people.gate_before(launch, people.next_share(launch)) is None
+    if launch.step.passed and let_on and not launch.paused and old.desired <= step.old_after:
         return _give_up_old(launch, seen, now)
     state = share_state(seen)
     if state in (ShareState.PENDING, ShareState.DIFFERS):
@@ -225,13 +250,24 @@ def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:
         return _begin_bake(launch, state, now)
     if not launch.step.passed:
         return _bake(launch, now)
-    if launch.paused and launch.gated and _due(launch, now):
+    stands = people.stand(launch, now)
+    measured = launch.paused or isinstance(stands, Wait)
+    if measured and gates.asked(launch, final=False) and _due(launch, now):
         return Judge(final=False)
-    return _give_up_old(launch, seen, now)
+    return stands or _give_up_old(launch, seen, now)
 
 
 def _raise_share(launch: Launch, seen: Seen) -> Action:
     """1 to 3: the hold covers the step; new replicas are started, and available; weight is shifted."""
+    if (action := _start(launch, seen)) is not None:
+        return action
+    step, plan, new = launch.step_plan, launch.region_plan, seen.candidate
+    shift = f"shifts the {plan.candidate.called}'s share from {percent(new.share)} to {percent(step.share)}"
+    return Apply(Act.SHIFT, plan.region, new.desired, seen.baseline.desired, step.share, shift, raises=True)
+
+
+def _start(launch: Launch, seen: Seen) -> Action | None:
+    """1 and 2: None once the new replicas are available."""
     step, plan = launch.step_plan, launch.region_plan
     new, old = seen.candidate, seen.baseline
     # More than the plan says while it carries what another model of the route has dropped.
@@ -241,8 +277,9 @@ def _raise_share(launch: Launch, seen: Seen) -> Action:
         if not _covered(launch, seen, wanted_new, wanted_old):
             if new.terminating or old.terminating:
                 return Wait("Terminating", "waits for old replicas to end, whose capacity the next ones take", SOON)
-            has = f"for the {percent(old.weight)} of the traffic that it has"
-            kept = f"the {_called(plan.baseline)} keeps {old.desired} replicas {has}"
+            side, there = (plan.baseline, old) if plan.baseline is not None else (plan.candidate, new)
+            has = f"for the {percent(there.weight)} of the traffic that it has"
+            kept = f"the {side.called} keeps {there.desired} replicas {has}"
             return Wait("HoldShort", f"waits for room in its hold: {kept}", SOON, alarming=True)
         more = f"starts {count(wanted_new - new.desired, 'replica')} of the {plan.candidate.called}"
         return Apply(Act.START, plan.region, wanted_new, wanted_old, new.share, more)
@@ -253,8 +290,21 @@ def _raise_share(launch: Launch, seen: Seen) -> Action:
             f"waits for replicas of the {plan.candidate.called}: {new.available} of {needed} are available{why}",
             SOON,
         )
-    shift = f"shifts the {plan.candidate.called}'s share from {percent(new.share)} to {percent(step.share)}"
-    return Apply(Act.SHIFT, plan.region, new.desired, old.desired, step.share, shift, raises=True)
+    return None
+
+
+def _resize(launch: Launch, seen: Seen) -> Action | None:
+    """The one side of a RESIZE: what is missing is started and available, what is too much reduced; then it bakes."""
+    if (action := _start(launch, seen)) is not None:
+        return action
+    step, plan, new = launch.step_plan, launch.region_plan, seen.candidate
+    kept = max(step.new_replicas, plan.candidate.needs(new.weight))
+    if new.desired > kept:
+        fewer = f"reduces the {plan.candidate.called} from {new.desired} to {kept} replicas"
+        return Apply(Act.REDUCE, plan.region, kept, 0, new.share, fewer)
+    if new.existing > kept:
+        return Wait("Terminating", f"waits for surplus replicas of the {plan.candidate.called} to end", SOON)
+    return None
 
 
 def _covered(launch: Launch, seen: Seen, new: int, old: int) -> bool:
@@ -298,28 +348,31 @@ def _bake(launch: Launch, now: datetime) -> Action:
     assert end is not None
     passed = accounted(launch, now)
     passed = replace(passed, step=replace(passed.step, passed=True, gate_errors=0, held_since=None))
-    if launch.step.skipped_by:
-        return Advance("BakeSkipped", f"{launch.step.skipped_by} ended the bake", passed, progress=False)
-    over = now >= end
-    if not launch.gated:
+    over, by = now >= end, gates.spared(launch)
+    asked = gates.asked(launch, final=over)
+    if by and not any(gate.unspared for gate in asked):
+        return Advance("BakeSkipped", f"{by} ended the bake", passed, progress=False)
+    if not asked:
         if over:
             return Advance("BakeEnded", "the bake is over; there is no gate", passed, progress=False)
         return _baking(launch, now, end)
-    if _due(launch, now):
+    unheard = {gate.name for gate in asked if gate.unspared}.intersection(launch.step.erring)
+    if _due(launch, now) or (by and not unheard):
         return Judge(final=over)
     if launch.step.gate_errors:
-        errors = launch.step.gate_errors
-        message = f"holds: the stability gate could not judge, {errors} times in a row; asks again"
+        message = gates.errored(launch.step.erring, launch.step.gate_errors)
         return Wait("GateErrored", message, _until(launch.step.next_judge, now), alarming=True)
     if over:
-        message = "holds: the stability gate cannot decide yet; asks again"
+        message = "holds: its gates cannot decide yet; asks again"
         return Wait("GateInconclusive", message, _until(launch.step.next_judge, now), alarming=True)
     return _baking(launch, now, end)
 
 
 def _baking(launch: Launch, now: datetime, end: datetime) -> Wait:
     soonest = min(
-        _until(end, now), _watch(launch), _until(launch.step.next_judge, now) if launch.gated else _watch(launch)
+        _until(end, now),
+        _watch(launch),
+        _until(launch.step.next_judge, now) if gates.asked(launch, final=False) else _watch(launch),
     )
     return Wait("Baking", f"bakes step {launch.step.number} until {end:%T}", soonest)
 
@@ -350,10 +403,12 @@ def _give_up_old(launch: Launch, seen: Seen, now: datetime) -> Action:
     if old.existing > kept:
         return Wait("Terminating", "waits for the last old replicas to end", SOON)
     assert launch.plan is not None
-    if launch.step.region + 1 < len(launch.plan.regions):
-        nearby = launch.plan.regions[launch.step.region + 1].region
-        following = begin_step(launch, 1, now, region=launch.step.region + 1)
-        return Advance("RegionEnded", f"{plan.region} is done; goes on to {nearby}", following)
+    done = waves.shifted(launch)
+    if done[-1] + 1 < len(launch.plan.regions):
+        nearby = [launch.plan.regions[at].region for at in waves.members(launch.plan, done[-1] + 1)]
+        following = begin_step(launch, 1, now, region=done[-1] + 1)
+        ended = listed([launch.plan.regions[at].region for at in done])
+        return Advance("RegionEnded", f"{ended} {be(len(done))} done; goes on to {listed(nearby)}", following)
     return Advance("StateChanged", "every step is done; finalises", enter(launch, State.FINALIZING, now))
 
 
@@ -362,6 +417,8 @@ def _called(side: Side | None) -> str:
 
 
 def _finalize(launch: Launch, now: datetime) -> Action:
+    if launch.revision == 0 and (holds := gates.beside_bakes(launch, now)) is not None:
+        return holds
     if launch.revision == 0:
         return Call(Act.FINALIZE, "tells the registry")
     if not launch.settled:

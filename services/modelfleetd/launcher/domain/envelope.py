@@ -40,6 +40,7 @@ class Envelope:
     policy_digest: str
     approved_by: str = ""
     approve_time: datetime | None = None
+    holdout_share_basis_points: int = 0
 
     @property
     def digest(self) -> str:
@@ -57,15 +58,18 @@ def of_plan(
     serving_spec_digest: str,
     baseline: str,
     strategy: str,
+    holdout: int = 0,
 ) -> Envelope:
-    """The envelope that a plan and the policy in force make."""
+    """The envelope that a plan and the policy in force make. `holdout` is the share that the old baseline keeps."""
     return Envelope(
         candidate=candidate,
         serving_spec_digest=serving_spec_digest,
         baseline=baseline,
         strategy=strategy,
-        target_share_basis_points=plan.regions[0].goal,
-        regions=tuple(region.region for region in plan.regions),
+        target_share_basis_points=max(region.share_at_end(candidate) for region in plan.regions),
+        holdout_share_basis_points=holdout,
+        # Who comes first may change with the traffic; that alone asks nobody again.
+        regions=tuple(sorted(region.region for region in plan.regions)),
         max_units=tuple(
             EnvelopeUnits(hold.flavor, region.region, hold.hold_units)
             for region in plan.regions
@@ -95,7 +99,8 @@ def _identity(envelope: Envelope) -> tuple[object, ...]:
         envelope.baseline,
         envelope.strategy,
         envelope.target_share_basis_points,
-        envelope.regions,
+        envelope.holdout_share_basis_points,
+        tuple(sorted(envelope.regions)),
         envelope.policy_digest,
     )
 

@@ -9,19 +9,17 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from modelfleetd.launcher.domain.beside import Beside
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
 from modelfleetd.launcher.domain.policy import Policy
+from modelfleetd.launcher.domain.strategies import Goal, Rule
+from modelfleetd.launcher.domain.strategies import Strategy as Strategy  # noqa: PLC0414 - importable from here
+from modelfleetd.launcher.domain.waits import Waits
 
 NO_TIME: Final = timedelta(0)
-
-
-class Strategy(enum.Enum):
-    """What a launch is to bring about."""
-
-    REPLACE_BASELINE = 1
-    END_EXPERIMENT = 4
+STABILITY: Final = "stability"
 
 
 class State(enum.Enum):
@@ -40,7 +38,6 @@ class State(enum.Enum):
     FAILED = 11
 
 
-MITIGATIONS: Final = frozenset({Strategy.END_EXPERIMENT})
 ENDED: Final = frozenset({State.SUCCEEDED, State.ROLLED_BACK, State.CANCELLED, State.FAILED})
 # Nothing was given to a platform yet: an abort ends them as CANCELLED.
 UNCHANGED: Final = frozenset({State.PENDING, State.ESTIMATING, State.AWAITING_APPROVAL, State.PREPARING})
@@ -132,6 +129,38 @@ class Abort:
     author: str
     reason: str
     time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """Who had the remaining bakes skipped, and why."""
+
+    author: str
+    reason: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeOverride:
+    """A freeze window that does not hold for a launch. One of the same name that is made later is another window."""
+
+    freeze_window: str
+    reason: str
+    author: str
+    time: datetime
+    window_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A freeze window holds the launch back."""
+
+    freeze_window: str
+    reason: str
+    since: datetime
+    end_time: datetime
+    # Until when the deadlines have been pushed on for it.
+    counted: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +268,57 @@ class StepState:
     # Since when its gate could not be asked, as far as that time is not accounted for yet.
     held_since: datetime | None = None
     next_judge: datetime | None = None
+    # The gates that could not be asked the last time.
+    erring: tuple[str, ...] = ()
+    # How often in a row the candidate was found slow, by region: one interval's percentile alone says little.
+    slow_looks: Mapping[str, int] = field(default_factory=dict)
+
+
+class Point(enum.Enum):
+    """Where gates are asked, all of one point together."""
+
+    # Before anything is reserved or started.
+    START = 1
+    # During every bake and at its end.
+    BAKE = 2
+    # Before the registry is told.
+    FINALIZE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How far the gates of a point have got at which nothing bakes."""
+
+    point: Point = Point.START
+    passed: bool = False
+    # How often they were undecided.
+    undecided: int = 0
+    # How often in a row, and since when, at least one of them could not be asked; which.
+    errors: int = 0
+    held_since: datetime | None = None
+    erring: tuple[str, ...] = ()
+    next_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleApproval:
+    """Who passed a people's gate, by its position in the policy."""
+
+    gate: int
+    approved_by: str
+    approve_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleWait:
+    """A people's gate at which the launch stands."""
+
+    gate: int
+    since: datetime
+    # Then it is rejected. Pauses push it on.
+    deadline: datetime
+    # Until when the wait has been taken out of the other deadlines.
+    accounted: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +338,14 @@ class Launch:
     create_time: datetime
     update_time: datetime
     reason: str = ""
+    # In basis points, where the strategy wants to know: the candidate's final share, and what the old baseline keeps.
+    target_share: int = 0
+    holdout_share: int = 0
     attempt: int = 1
+    # Who asked for this attempt, where it is not the first.
+    retried_by: str = ""
+    # The launch that this one takes back.
+    rolls_back: str = ""
     state: State = State.PENDING
     # Waits for another launch on the route to end.
     queued: bool = False
@@ -270,6 +357,10 @@ class Launch:
     expected_revision: int = 0
     candidate_facts: ModelFacts | None = None
     baseline_facts: ModelFacts | None = None
+    # Whether a RAMP makes the candidate's share smaller, so that the baseline is the side that grows.
+    lowers: bool = False
+    # N of a ROLL_BACK's candidate by region, as the launch knew it that replaced it: for where nobody certified it.
+    known_full: Mapping[str, int] = field(default_factory=dict)
     # Whether the stability gate has anything to judge.
     gated: bool = False
     plan: Plan | None = None
@@ -290,6 +381,13 @@ class Launch:
     watched_until: datetime | None = None
     # How important the route is, as the plan was made: who waits for capacity waits in this order.
     tier: str = ""
+    # What the team's launch policy says of its capacity; None where it was not asked.
+    decision: Decision | None = None
+    # Whether the launch names its rollback window itself; else that of the launch policy counts.
+    names_rollback_window: bool = True
+    # Whose route it is, and which surface it serves: what freeze windows and figures are scoped by.
+    team: str = ""
+    surface: str = ""
     reservation: str = ""
     # What capacity said of it last; None where it has to be asked.
     hold: Hold | None = None
@@ -312,12 +410,25 @@ class Launch:
     pause_reasons: tuple[PauseReason, ...] = ()
     # Since when at least one of them is there.
     paused_since: datetime | None = None
+    freeze_overrides: tuple[FreezeOverride, ...] = ()
+    # Neither starts nor raises weight, and its deadlines stand still; None while no window holds it back.
+    frozen: Frozen | None = None
     abort: Abort | None = None
+    promoted: Promotion | None = None
     phase_times: tuple[PhaseTime, ...] = ()
     progress: tuple[RegionProgress, ...] = ()
     intent: Intent | None = None
     intents: int = 0
     end_time: datetime | None = None
+    # What it has waited for so far, for the figures of many launches.
+    waits: Waits = field(default_factory=Waits)
+
+    # Gates: how many evidence rules the model type has, where it stands with gates beside the bakes, and with people.
+    evidence_rules: int = 0
+    asked: Asked = Asked()
+    people_approvals: tuple[PeopleApproval, ...] = ()
+    people_wait: PeopleWait | None = None
+
     # The mitigation that has precedence now, for which it holds; and of a mitigation, the launch that holds for it.
     preempted_by: str = ""
     beside: Beside | None = None
@@ -327,28 +438,45 @@ class Launch:
     @property
     def mitigates(self) -> bool:
         """Whether it has precedence over a launch that is active on the route."""
-        return self.strategy in MITIGATIONS
+        return self.rule.mitigation
 
     @property
     def ended(self) -> bool:
         return self.state in ENDED
 
     @property
+    def begin_time(self) -> datetime:
+        """When the present attempt began: for the first one, when the launch was created."""
+        return self.phase_times[0].start_time if self.phase_times else self.create_time
+
+    @property
+    def rule(self) -> Rule:
+        """What its strategy means."""
+        return self.strategy.rule
+
+    @property
+    def raises_candidate(self) -> bool:
+        """Whether the candidate is the side that grows; else it gives its share to the baseline."""
+        return not (self.lowers or self.rule.goal is Goal.NOTHING)
+
+    @property
     def rising(self) -> str:
-        """The model whose share grows: `candidate` of plans and observations."""
-        return self.baseline if self.strategy is Strategy.END_EXPERIMENT else self.candidate
+        """The model whose share grows: `candidate` of plans and observations. With RESIZE the only one."""
+        return self.candidate if self.raises_candidate else self.baseline
 
     @property
     def falling(self) -> str:
-        """The model that gives its share: `baseline` of plans and observations. Empty where nothing served before."""
-        return self.candidate if self.strategy is Strategy.END_EXPERIMENT else self.baseline
+        """The model that gives its share: `baseline` of plans and observations. Empty where there is none."""
+        if not self.rule.swaps:
+            return ""
+        return self.baseline if self.raises_candidate else self.candidate
 
     @property
     def final_roles(self) -> Mapping[str, str]:
-        """What the models are for their type once it has succeeded."""
-        if self.strategy is Strategy.END_EXPERIMENT:
-            return {self.candidate: "RETIRED"}
-        return {self.candidate: "BASELINE"} | ({self.baseline: "RETIRED"} if self.baseline else {})
+        """What models become for their type once it has succeeded; those that are not named stay what they are."""
+        kept = "HOLDOUT" if self.holdout_share else self.rule.baseline_becomes
+        roles = {self.candidate: self.rule.becomes, self.baseline: kept}
+        return {model: role for model, role in roles.items() if model and role}
 
     @property
     def paused(self) -> bool:
@@ -401,9 +529,10 @@ def enter(launch: Launch, state: State, now: datetime) -> Launch:
 
 def postponed(launch: Launch, by: timedelta) -> Launch:
     """Pushes every deadline on: time does not count while it is paused, or while nobody could look."""
-    step = launch.step
+    step, people = launch.step, launch.people_wait
     return replace(
         launch,
+        people_wait=people and replace(people, deadline=people.deadline + by),
         deadline=None if launch.deadline is None else launch.deadline + by,
         approval_deadline=None if launch.approval_deadline is None else launch.approval_deadline + by,
         step=replace(step, deadline=None if step.deadline is None else step.deadline + by),
@@ -411,28 +540,50 @@ def postponed(launch: Launch, by: timedelta) -> Launch:
 
 
 def accounted(launch: Launch, now: datetime) -> Launch:
-    """Time in which the gate could not judge is no bake, and counts against no deadline unless the policy says so."""
-    since = launch.step.held_since
+    """Accounts for time in which its deadlines stood still although nobody had paused it.
+
+    Time in which a gate could not judge is no bake, and counts against no deadline unless the policy says so. Time in
+    which a freeze window or people hold it back counts against no deadline either, but that of the people; what bakes
+    goes on baking.
+    """
+    since, frozen, people, asked = launch.step.held_since, launch.frozen, launch.people_wait, launch.asked
+    still = [] if since is None or errors_count(launch) else [since]
+    still += [] if asked.held_since is None else [asked.held_since]
+    still += [] if frozen is None else [frozen.counted]
+    still += [] if people is None else [people.accounted]
+    # While it is paused its deadlines stand still anyway.
+    if still and not launch.paused:
+        launch = postponed(launch, now - min(still))
+    launch = replace(
+        launch,
+        asked=asked if asked.held_since is None else replace(asked, held_since=now),
+        frozen=frozen and replace(frozen, counted=now),
+        people_wait=people and replace(people, accounted=now),
+    )
     if since is None:
         return launch
-    # While it is paused its deadlines stand still anyway.
-    if not launch.paused and not launch.policy.stability_gate.roll_back_on_error:
-        launch = postponed(launch, now - since)
     step, start = launch.step, launch.step.bake_start
     return replace(launch, step=replace(step, held_since=now, bake_start=start and start + (now - since)))
+
+
+def errors_count(launch: Launch) -> bool:
+    """Whether time in which a gate cannot be asked counts against deadlines: the policy may say so of the judge."""
+    return launch.policy.stability_gate.roll_back_on_error and STABILITY in launch.step.erring
 
 
 def begin_step(launch: Launch, number: int, now: datetime, region: int | None = None) -> Launch:
     """Goes on to a step, with fresh gates and a fresh deadline."""
     at = launch.step.region if region is None else region
+    launch = accounted(launch, now)
     deadline = now + launch.policy.step_deadline + launch.policy.bake_duration
     return replace(launch, step=StepState(region=at, number=number, start_time=now, deadline=deadline))
 
 
 def ask_again(launch: Launch, now: datetime) -> Launch:
-    """Says when the gate is asked next: a quarter of the bake later, within reason, and always at the bake's end."""
-    seconds = launch.policy.bake_duration.total_seconds() / 4
-    again, end = now + timedelta(seconds=min(60.0, max(2.0, seconds))), launch.bake_end
+    """Says when the gate is asked next: a part of the bake later, within reason, and always at the bake's end."""
+    bake = launch.policy.bake_duration.total_seconds()
+    seconds = max(2.0, min(60.0, bake / 4), min(300.0, bake / 20))
+    again, end = now + timedelta(seconds=seconds), launch.bake_end
     if end is not None and now < end:
         again = min(again, end)
     return replace(launch, step=replace(launch.step, next_judge=again))
@@ -446,4 +597,4 @@ def alarm_after(launch: Launch, now: datetime) -> Launch:
 def going_back(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
     """Turns a launch round. An abort that is there already stays: the first reason is the reason."""
     abort = launch.abort or Abort(author, reason, now)
-    return replace(launch, abort=abort)
+    return replace(launch, abort=abort, people_wait=None)

@@ -20,23 +20,19 @@ from modelfleetd.errors import (
 )
 from modelfleetd.launcher.domain import envelope as envelopes
 from modelfleetd.launcher.domain.actions import Wait
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import (
     ON_PLATFORM,
     Act,
     Condition,
-    GateVerdict,
     Intent,
     Launch,
     ModelFacts,
-    PauseReason,
     State,
     Status,
-    Verdict,
-    accounted,
     alarm_after,
-    ask_again,
     enter,
     going_back,
     postponed,
@@ -45,7 +41,6 @@ from modelfleetd.launcher.domain.observed import Seen, ShareState, share_state
 from modelfleetd.launcher.domain.plan import Plan
 from modelfleetd.launcher.domain.policy import Approval
 
-STABILITY: Final = "stability"
 # A look that comes so much later than planned was missed: deadlines do not count that time.
 _MISSED: Final = timedelta(seconds=5)
 _BACKOFF: Final = (0.5, 30.0)
@@ -60,7 +55,8 @@ def backoff(retries: int) -> float:
 def looked(launch: Launch, now: datetime) -> Launch:
     """The launch could be looked at: time in which nobody could does not count against its deadlines."""
     late = timedelta(0) if launch.watched_until is None else now - launch.watched_until
-    if late > _MISSED and not launch.paused and launch.step.held_since is None:
+    held = launch.step.held_since or launch.asked.held_since or launch.people_wait or launch.frozen
+    if late > _MISSED and not launch.paused and held is None:
         launch = postponed(launch, late)
     return replace(launch, watched_until=None)
 
@@ -94,7 +90,10 @@ def estimated(
     revision: int,
     gated: bool,
     tier: str,
+    team: str = "",
+    surface: str = "",
     now: datetime,
+    evidence_rules: int = 0,
 ) -> Launch:
     """The plan is made. An approval that covers it still counts; else the policy approves, or people are asked.
 
@@ -103,7 +102,7 @@ def estimated(
     pinned = baseline.name if baseline else ""
     if launch.plan is None and not launch.baseline:
         launch = replace(launch, baseline=pinned)
-    if pinned == launch.candidate:
+    if pinned == launch.candidate and launch.rule.swaps:
         return going_back(confirmed(launch), "registry", f"{pinned} is the baseline by now", now)
     if launch.baseline != pinned:
         changed = f"the baseline is {pinned or 'gone'}, no longer {launch.baseline or 'none'}"
@@ -115,6 +114,7 @@ def estimated(
         serving_spec_digest=candidate.digest,
         baseline=pinned,
         strategy=launch.strategy.name,
+        holdout=launch.holdout_share,
     )
     # A plan that is made again for capacity that was refused is one more attempt: it waits longer each time.
     launch = replace(
@@ -126,8 +126,12 @@ def estimated(
         candidate_facts=candidate,
         baseline_facts=baseline,
         expected_revision=revision,
-        gated=gated and not launch.policy.stability_gate.disabled,
+        # What is judged is the candidate with more traffic; that it gets less must not be taken back for its faults.
+        gated=gated and launch.rule.gated and launch.raises_candidate and not launch.policy.stability_gate.disabled,
         tier=tier,
+        evidence_rules=evidence_rules,
+        team=team,
+        surface=surface,
     )
     approved = _approved(launch, made, now)
     launch = replace(launch, envelope=approved)
@@ -137,11 +141,22 @@ def estimated(
     return launch if launch.state is State.PREPARING else enter(launch, State.PREPARING, now)
 
 
+def decided(launch: Launch, decision: Decision | None) -> Launch:
+    """The team's launch policy has decided; None: it was not asked. Its rollback window counts where none is named."""
+    if decision is None:
+        return launch
+    policy = launch.policy
+    if not launch.names_rollback_window and decision.rollback_window is not None:
+        policy = replace(policy, rollback_window=decision.rollback_window)
+    return replace(launch, decision=decision, policy=policy)
+
+
 def _approved(launch: Launch, made: Envelope, now: datetime) -> Envelope:
     before = launch.envelope
     if before is not None and before.approved_by and envelopes.within(made, before):
         return before
-    if launch.policy.approval is Approval.AUTOMATIC:
+    asks = launch.decision is not None and launch.decision.needs_approval
+    if launch.policy.approval is Approval.AUTOMATIC and not asks:
         return replace(made, approved_by=envelopes.BY_POLICY, approve_time=now)
     return made
 
@@ -180,55 +195,15 @@ def reservation_gone(launch: Launch) -> Launch:
     return replace(confirmed(launch), reservation="", hold=None, plan_time=None)
 
 
-# Gates
-
-
-def judged(launch: Launch, verdict: GateVerdict, *, final: bool, now: datetime) -> Launch:
-    """The gate has answered, or could not. Nothing is ever inferred from silence."""
-    step = launch.step
-    if verdict.verdict is Verdict.ERROR and not launch.policy.stability_gate.dry_run:
-        errors = step.gate_errors + 1
-        again = now + timedelta(seconds=backoff(errors))
-        since = step.held_since or now
-        return replace(launch, step=replace(step, gate_errors=errors, next_judge=again, held_since=since))
-    launch = accounted(launch, now)
-    launch = replace(launch, step=replace(launch.step, gate_errors=0, held_since=None))
-    # Where it was held for a while, the rest of the bake is still to come.
-    over = launch.bake_end is None or now >= launch.bake_end
-    return ask_again(_ruled(launch, verdict, final=final and over, now=now), now)
-
-
-def _ruled(launch: Launch, verdict: GateVerdict, *, final: bool, now: datetime) -> Launch:
-    """What an answer of the gate means for the launch."""
-    gate, step = launch.policy.stability_gate, launch.step
-    if gate.dry_run:
-        return replace(launch, step=replace(step, passed=step.passed or final))
-    if verdict.verdict is Verdict.FAIL:
-        return going_back(launch, f"gate/{verdict.gate}", verdict.explanation, now)
-    if not final or step.passed:
-        return launch
-    if verdict.verdict is Verdict.PASS:
-        return replace(launch, step=replace(step, passed=True))
-    if step.extensions < gate.extensions:
-        bake = launch.policy.bake_duration
-        deadline = None if step.deadline is None else step.deadline + bake
-        return replace(launch, step=replace(step, extensions=step.extensions + 1, deadline=deadline))
-    author = f"gate/{verdict.gate}"
-    if any(pause.author == author for pause in launch.pause_reasons):
-        return launch
-    pause = PauseReason(author, verdict.explanation, now)
-    return replace(
-        launch,
-        pause_reasons=(*launch.pause_reasons, pause),
-        paused_since=launch.paused_since or now,
-    )
-
-
 # The end
 
 
 def finalized(launch: Launch, revision: int) -> Launch:
-    return replace(confirmed(launch), revision=revision)
+    """The registry has recorded it.
+
+    Where only replicas changed that took no revision: the one that it was planned on says already what it leaves.
+    """
+    return replace(confirmed(launch), revision=revision or launch.expected_revision)
 
 
 def forgone(launch: Launch) -> Launch:
@@ -295,8 +270,8 @@ def advice(error: FleetError) -> str:
 # What it waits for
 
 
-def conditions(launch: Launch, wait: Wait | None, seen: Seen | None, now: datetime) -> tuple[Condition, ...]:
-    """What is true of a launch now; what was true before keeps its `since`."""
+def conditions(launch: Launch, wait: Wait | None, seen: Sequence[Seen], now: datetime) -> tuple[Condition, ...]:
+    """What is true of a launch now, by what was seen of its regions; what was true before keeps its `since`."""
     found: list[tuple[str, str, str]] = []
     if wait is not None:
         found.append(("Waiting", wait.reason, wait.message))
@@ -305,8 +280,8 @@ def conditions(launch: Launch, wait: Wait | None, seen: Seen | None, now: dateti
     if launch.paused:
         who = ", ".join(pause.author for pause in launch.pause_reasons)
         found.append(("Paused", "PauseReasons", f"paused by {who}"))
-    if seen is not None and launch.state in (State.SHIFTING, State.ROLLING_BACK):
-        found.extend(_of_region(launch, seen))
+    if launch.state in (State.SHIFTING, State.ROLLING_BACK):
+        found.extend(_of_regions(launch, seen))
     before = {(condition.type, condition.reason): condition.since for condition in launch.conditions}
     return tuple(
         Condition(kind, Status.TRUE, reason, message, before.get((kind, reason), now))
@@ -314,15 +289,25 @@ def conditions(launch: Launch, wait: Wait | None, seen: Seen | None, now: dateti
     )
 
 
+def _of_regions(launch: Launch, seen: Sequence[Seen]) -> Sequence[tuple[str, str, str]]:
+    """What is true of some regions: each condition once, with what is said of it region by region."""
+    if len(seen) == 1:
+        return _of_region(launch, seen[0])
+    said: dict[tuple[str, str], list[str]] = {}
+    for region in seen:
+        for kind, reason, message in _of_region(launch, region):
+            said.setdefault((kind, reason), []).append(f"{region.region}: {message}")
+    return [(kind, reason, "; ".join(messages)) for (kind, reason), messages in said.items()]
+
+
 def _of_region(launch: Launch, seen: Seen) -> Sequence[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
     if launch.state is State.SHIFTING and share_state(seen) is ShareState.LOW_TRAFFIC:
         message = f"{seen.requests} requests since the split: the proxy's word is all the evidence for the shares"
         found.append(("LowTraffic", "FewRequests", message))
-    at = launch.step.region if launch.state is State.SHIFTING else max(0, launch.undoing)
     if launch.plan is None:
         return found
-    plan = launch.plan.regions[at]
+    plan = next(plan for plan in launch.plan.regions if plan.region == seen.region)
     for side, there in (
         (plan.candidate, seen.candidate),
         (plan.baseline, seen.baseline),

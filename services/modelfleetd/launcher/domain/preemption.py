@@ -15,6 +15,7 @@ from typing import Final
 
 from modelfleetd.errors import PlanInfeasible
 from modelfleetd.launcher.domain import plan as plans
+from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.actions import Call, Wait
 from modelfleetd.launcher.domain.beside import Beside
 from modelfleetd.launcher.domain.hold import HoldState
@@ -34,6 +35,7 @@ from modelfleetd.launcher.domain.launch import (
 )
 from modelfleetd.launcher.domain.observed import Observed
 from modelfleetd.launcher.domain.plan import Inputs, Pace, RegionPlan, Room
+from modelfleetd.launcher.domain.strategies import final_share
 
 # What is there of each model, by region and model.
 Models = Mapping[str, Mapping[str, Observed]]
@@ -66,8 +68,11 @@ def can_hold(launch: Launch) -> bool:
 
 
 def takes_part(mitigation: Launch, launch: Launch) -> bool:
-    """Whether a launch moves the very model that a mitigation takes away: then it has nothing to go on with."""
-    return mitigation.falling in (launch.candidate, launch.baseline)
+    """Whether a launch moves the very model that a mitigation takes away, or resizes one: then it has nothing to go on
+    with.
+    """
+    models = {launch.candidate, launch.baseline} if launch.rule.swaps else {mitigation.falling}
+    return mitigation.falling in models
 
 
 def taken_back(launch: Launch, mitigation: Launch, now: datetime) -> Launch:
@@ -170,14 +175,18 @@ def lifted(launch: Launch, mitigation: Launch, seen: Models, now: datetime) -> t
     if launch.abort is not None:
         return launch, f"{ended}; goes back"
     try:
-        regions = tuple(_steps_left(r, seen[r.region], _pace(launch)) for r in restored)
+        regions = tuple(_steps_left(launch, r, seen[r.region]) for r in restored)
     except PlanInfeasible as infeasible:
         return going_back(launch, "plan", f"what is left of it does not fit any more: {infeasible.message}", now), ended
-    launch = replace(launch, plan=replace(plan, regions=regions))
+    if all(r.wave for r in regions):
+        regions = waves.ordered(regions, launch.policy.region_order)
+    plan = replace(plan, regions=regions)
+    launch = replace(launch, plan=plan)
     if launch.state is State.SHIFTING:
         open_ = (at for at, r in enumerate(regions) if seen[r.region][r.candidate.model].share < r.goal)
-        furthest = max(launch.furthest, launch.step.region)
-        launch = replace(begin_step(launch, 1, now, region=next(open_, furthest)), furthest=furthest)
+        furthest = max(launch.furthest, waves.shifted(launch)[-1])
+        first = waves.members(plan, next(open_, launch.step.region))[0]
+        launch = replace(begin_step(launch, 1, now, region=first), furthest=furthest)
     return launch, f"{ended}; plans the rest anew, from the shares that are there"
 
 
@@ -211,7 +220,7 @@ def back_to(region: RegionPlan, seen: Mapping[str, Observed], more: Mapping[str,
     return replace(region, baseline=baseline, holds=holds)
 
 
-def _steps_left(region: RegionPlan, seen: Mapping[str, Observed], pace: Pace) -> RegionPlan:
+def _steps_left(launch: Launch, region: RegionPlan, seen: Mapping[str, Observed]) -> RegionPlan:
     """The plan of a region with the steps that are left, from the shares that are there, within what is held.
 
     Raises:
@@ -223,7 +232,13 @@ def _steps_left(region: RegionPlan, seen: Mapping[str, Observed], pace: Pace) ->
     room = {hold.flavor: Room(booked=hold.hold_units) for hold in region.holds}
     rising = replace(region.candidate, share=new.share, running=new.desired)
     falling = replace(region.baseline, share=old.share, running=old.desired)
-    found = plans.make(Inputs(region.region, rising, falling, room), pace)
+    both = new.share + old.share
+    present = new.share if launch.raises_candidate else old.share
+    share = final_share(
+        launch.strategy, both=both, present=present, target=launch.target_share, holdout=launch.holdout_share
+    )
+    target = share if launch.raises_candidate else both - share
+    found = plans.make(Inputs(region.region, rising, falling, room, target=target), _pace(launch))
     return replace(region, steps=found.steps)
 
 

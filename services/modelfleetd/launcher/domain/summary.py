@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.launch import Launch, State
-from modelfleetd.launcher.domain.words import percent, span
+from modelfleetd.launcher.domain.words import count, percent, span
 
 
 def sentence(launch: Launch, now: datetime) -> str:
@@ -48,9 +49,12 @@ def _where(launch: Launch) -> str:
         case State.SHIFTING:
             step, plan = launch.step, launch.region_plan
             share = percent(launch.step_plan.share)
-            return (
-                f"Step {step.number} of {len(plan.steps)} in {plan.region} ({share} for the {plan.candidate.called})."
-            )
+            wave = waves.shifted(launch)
+            where = plan.region if len(wave) == 1 else f"{len(wave)} regions"
+            if not launch.rule.swaps:
+                replicas = count(launch.step_plan.new_replicas, "replica")
+                return f"Resizes the {plan.candidate.called} in {where} to {replicas}."
+            return f"Step {step.number} of {len(plan.steps)} in {where} ({share} for the {plan.candidate.called})."
         case State.FINALIZING:
             return "Every step is done; writes roles and split to the registry."
         case State.ROLLING_BACK:
@@ -62,7 +66,7 @@ def _where(launch: Launch) -> str:
 
 def _ended(launch: Launch) -> str:
     assert launch.end_time is not None
-    took = _lasts(launch.end_time, launch.create_time)
+    took = _lasts(launch.end_time, launch.begin_time)
     if launch.state is State.SUCCEEDED:
         return f"Succeeded after {took}; revision {launch.revision} of the registry says so."
     why = f", by {launch.abort.author}: {launch.abort.reason.rstrip('.')}" if launch.abort else ""

@@ -8,12 +8,16 @@ from datetime import datetime
 from typing import Final
 
 from modelfleetd.errors import EtagMismatch, SelfApproval, StepMovedOn, WrongState, invalid
-from modelfleetd.launcher.domain import preemption
+from modelfleetd.launcher.domain import people, preemption
+from modelfleetd.launcher.domain.attempts import next_attempt
 from modelfleetd.launcher.domain.launch import (
     ENDED,
+    FreezeOverride,
     Launch,
     PauseReason,
+    Promotion,
     State,
+    Strategy,
     accounted,
     going_back,
     postponed,
@@ -22,6 +26,8 @@ from modelfleetd.launcher.domain.launch import (
 _STEERED: Final = frozenset(
     {State.PENDING, State.ESTIMATING, State.AWAITING_APPROVAL, State.PREPARING, State.SHIFTING, State.FINALIZING}
 )
+# The states in which a launch may stand at a people's gate.
+_AT_GATE: Final = frozenset({State.PREPARING, State.SHIFTING})
 # Verb by verb, the states in which it may be called.
 ALLOWED: Final[Mapping[str, frozenset[State]]] = {
     "PauseLaunch": _STEERED,
@@ -30,6 +36,10 @@ ALLOWED: Final[Mapping[str, frozenset[State]]] = {
     "AbortLaunch": frozenset(State) - ENDED,
     "ApproveLaunch": frozenset({State.AWAITING_APPROVAL}),
     "RejectLaunch": frozenset({State.AWAITING_APPROVAL}),
+    "PromoteLaunch": frozenset({State.SHIFTING}),
+    "RetryLaunch": frozenset({State.ROLLED_BACK, State.CANCELLED}),
+    "RollBackLaunch": frozenset({State.SUCCEEDED}),
+    "OverrideLaunchFreeze": _STEERED - {State.FINALIZING},
 }
 # Who may call it, for the error that names the verbs.
 _BY: Final[Mapping[str, str]] = {
@@ -39,13 +49,33 @@ _BY: Final[Mapping[str, str]] = {
     "AbortLaunch": "engineer, owner, oncall",
     "ApproveLaunch": "approver, owner",
     "RejectLaunch": "approver, owner",
+    "PromoteLaunch": "owner",
+    "RetryLaunch": "engineer, owner",
+    "RollBackLaunch": "engineer, owner, oncall",
+    "OverrideLaunchFreeze": "approver, owner",
 }
 MAX_REASON: Final = 1_000
+MAX_OVERRIDES: Final = 20
 
 
 def allowed(launch: Launch) -> list[str]:
     """The verbs that are allowed now, each with who may call it."""
-    return [f"{verb} ({_BY[verb]})" for verb, states in ALLOWED.items() if launch.state in states]
+    return [f"{verb} ({_BY[verb]})" for verb in ALLOWED if is_allowed(launch, verb)]
+
+
+def is_allowed(launch: Launch, verb: str) -> bool:
+    """Whether a verb would act on the launch as it is. At a people's gate it is let on, or rejected."""
+    if verb in ("ApproveLaunch", "RejectLaunch") and launch.people_wait is not None and launch.abort is None:
+        return launch.state in _AT_GATE
+    if launch.state not in ALLOWED[verb]:
+        return False
+    match verb:
+        case "AbortLaunch":
+            return launch.revision == 0
+        case "RollBackLaunch":
+            return launch.strategy is Strategy.REPLACE_BASELINE and bool(launch.baseline)
+        case _:
+            return True
 
 
 def check_reason(reason: str, field: str = "reason") -> str:
@@ -60,7 +90,7 @@ def check_reason(reason: str, field: str = "reason") -> str:
 
 
 def _check_state(launch: Launch, verb: str) -> None:
-    if launch.state not in ALLOWED[verb]:
+    if not is_allowed(launch, verb):
         raise WrongState(launch.name, launch.state.name, allowed(launch))
 
 
@@ -110,6 +140,39 @@ def skip_step(launch: Launch, author: str, expected_step: int) -> Launch:
     return replace(launch, step=replace(step, skipped_by=author))
 
 
+def promote(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
+    """Skips the bakes that remain, and what the gates have paused it for. Repeated, the first promotion stays."""
+    _check_state(launch, "PromoteLaunch")
+    if launch.promoted is not None:
+        return launch
+    for gate in [pause.author for pause in launch.pause_reasons if pause.author.startswith("gate/")]:
+        launch = resume(launch, gate, now)
+    return replace(launch, promoted=Promotion(author, reason, now))
+
+
+def retry(launch: Launch, author: str, now: datetime) -> Launch:
+    """Begins a launch that went back once more."""
+    _check_state(launch, "RetryLaunch")
+    return next_attempt(launch, author, now)
+
+
+def check_taken_back(launch: Launch, baseline: str, followed_by: str) -> None:
+    """Expects that a launch can be taken back: it has succeeded, and what it launched still is the baseline.
+
+    Args:
+        launch: that is to be taken back.
+        baseline: of its model type now.
+        followed_by: the launch that has succeeded last on the route; empty where there is none.
+
+    Raises:
+        WrongState: there is nothing that it could be taken back to, or it is not the last.
+    """
+    _check_state(launch, "RollBackLaunch")
+    if baseline != launch.candidate:
+        after = f"followed by {followed_by}" if followed_by != launch.name else "no longer what serves"
+        raise WrongState(launch.name, f"SUCCEEDED, and {after} ({baseline or 'nothing'} is the baseline)", [])
+
+
 def abort(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
     """Turns the launch round, whatever it does. Monotone: nobody takes an abort back; repeated, it changes nothing."""
     if launch.state in (State.ROLLED_BACK, State.CANCELLED):
@@ -120,20 +183,31 @@ def abort(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
 
 
 def approve(launch: Launch, author: str, digest: str, now: datetime) -> Launch:
-    """Approves the envelope that the approver saw."""
+    """Approves the envelope that the approver saw, or lets a launch on that stands at a people's gate."""
     _check_state(launch, "ApproveLaunch")
     assert launch.envelope is not None
-    if author == launch.actor:
+    if author in (launch.actor, launch.retried_by):
         raise SelfApproval(author)
     if digest != launch.envelope.digest:
         raise EtagMismatch(f"the envelope of {launch.name}", digest, launch.envelope.digest)
+    if launch.state is not State.AWAITING_APPROVAL:
+        return people.let_on(launch, author, now)
     return replace(launch, envelope=replace(launch.envelope, approved_by=author, approve_time=now))
 
 
 def reject(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
-    """Rejects the envelope: the launch is cancelled."""
+    """Rejects the envelope, or the launch at a people's gate: it is cancelled, or goes back."""
     _check_state(launch, "RejectLaunch")
     return going_back(launch, author, f"rejected: {reason}", now)
+
+
+def override_freeze(launch: Launch, override: FreezeOverride) -> Launch:
+    """Has a freeze window not hold for the launch; of an override of the same window the newer one counts."""
+    _check_state(launch, "OverrideLaunchFreeze")
+    others = tuple(each for each in launch.freeze_overrides if each.window_uid != override.window_uid)
+    if len(others) >= MAX_OVERRIDES:
+        raise invalid("freeze_window", f"must be one of the {MAX_OVERRIDES} windows that it overrides already")
+    return replace(launch, freeze_overrides=(*others, override))
 
 
 Verb = Callable[[Launch, datetime], Launch]

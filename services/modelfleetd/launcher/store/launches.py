@@ -10,11 +10,12 @@ from datetime import datetime
 import asyncpg
 
 from modelfleetd.errors import ResourceExists, ResourceNotFound, RouteBusy
-from modelfleetd.kit.db import Connection, Database
+from modelfleetd.kit.db import Connection
 from modelfleetd.launcher.documents import from_document
 from modelfleetd.launcher.domain import preemption
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
+from modelfleetd.launcher.store.notifications import Notifications
 from modelfleetd.launcher.store.rows import COLUMNS, body_of, id_of, launch_of
 from modelfleetd.names import LAUNCH
 
@@ -45,10 +46,8 @@ def _name(found: str | None) -> str | None:
     return None if found is None else LAUNCH.format(found)
 
 
-class Launches:
+class Launches(Notifications):
     """The side of the store that the API uses."""
-
-    _database: Database
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """Gives a connection with an open transaction, for verbs."""
@@ -157,6 +156,18 @@ class Launches:
             raise ResourceNotFound(name)
         return launch_of(row)
 
+    async def replaced(self, model_type: str, baseline: str) -> Launch | None:
+        """The newest launch of a route that has succeeded in putting another model in the place of that baseline."""
+        row = await self._database.fetchrow(
+            f"""SELECT {COLUMNS} FROM launches
+                WHERE model_type = $1 AND state = 'SUCCEEDED' AND body ->> 'baseline' = $2
+                  AND body ->> 'strategy' IN ('REPLACE_BASELINE', 'ROLL_BACK')
+                ORDER BY number DESC LIMIT 1""",
+            model_type,
+            baseline,
+        )
+        return None if row is None else launch_of(row)
+
     async def lock(self, conn: Connection, name: str) -> tuple[Launch, datetime]:
         """Reads a launch and keeps others from changing it until the transaction ends; and what time it is.
 
@@ -180,6 +191,9 @@ class Launches:
             event: what was done to it.
             fence: takes the launch from whoever holds it: the lease ends, and the epoch is a newer one.
         """
+        before = await conn.fetchrow(f"SELECT {COLUMNS} FROM launches WHERE id = $1", id_of(launch))
+        assert before is not None
+        await self.tell(conn, launch_of(before), launch, event.time)
         epoch = await conn.fetchval(
             """UPDATE launches SET body = $2, version = $3, update_time = now(),
                    next_due_time = CASE WHEN end_time IS NULL THEN now() END,
@@ -221,12 +235,14 @@ class Launches:
         return [(row["number"], launch_of(row)) for row in rows]
 
     async def verdicts(self, names: Sequence[str]) -> dict[str, tuple[GateVerdict, ...]]:
-        """The last verdicts of the gates of launches, oldest first."""
+        """The last verdicts of the gates of launches in their present attempts, oldest first."""
         ids = [LAUNCH.parse(name)[0] for name in names]
         rows = await self._database.fetch(
-            """SELECT id, v.number, v.verdict FROM unnest($1::text[]) AS id CROSS JOIN LATERAL (
-                   SELECT number, verdict FROM gate_verdicts WHERE launch = id ORDER BY number DESC LIMIT $2) AS v
-               ORDER BY v.number""",
+            """SELECT id, v.number, v.verdict FROM launches l CROSS JOIN LATERAL (
+                   SELECT number, verdict FROM gate_verdicts
+                   WHERE launch = l.id AND attempt = (l.body ->> 'attempt')::int
+                   ORDER BY number DESC LIMIT $2) AS v
+               WHERE id = ANY($1) ORDER BY v.number""",
             ids,
             VERDICTS_SHOWN,
         )

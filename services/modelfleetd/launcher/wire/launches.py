@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from modelfleet.common.v1 import serving_pb2
+from modelfleet.launcher.v1 import gates_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.kit.codec import duration_to_proto, timestamp_to_proto, to_proto
-from modelfleetd.launcher.domain import summary
+from modelfleetd.launcher.domain import gates, summary, verbs
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.events import Event
+from modelfleetd.launcher.domain.frozen import Conflict
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
+from modelfleetd.launcher.domain.policy import Approval
+from modelfleetd.launcher.domain.release import times_of
+from modelfleetd.names import ATTEMPT, LAUNCH
 
 
 def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: datetime) -> pb.Launch:
@@ -25,7 +30,7 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         strategy=pb.Launch.Strategy.Value(launch.strategy.name),
         pool=launch.pool,
         regions=launch.regions,
-        policy=to_proto(launch.policy, pb.LaunchPolicy),
+        policy=_policy(launch),
         reason=launch.reason,
         state=pb.Launch.State.Value(launch.state.name),
         baseline=launch.baseline,
@@ -43,24 +48,59 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         update_time=timestamp_to_proto(launch.update_time),
         etag=f"{launch.version:x}",
         attempt=launch.attempt,
+        target_share_basis_points=launch.target_share,
+        holdout_share_basis_points=launch.holdout_share,
         summary=summary.sentence(launch, now),
+        rolls_back=launch.rolls_back,
+        allowed_verbs=verbs.allowed(launch),
+        freeze_overrides=[to_proto(override, gates_pb2.FreezeOverride) for override in launch.freeze_overrides],
         preempted_by="" if launch.ended else launch.preempted_by,
     )
     if launch.end_time is not None:
         made.end_time.CopyFrom(timestamp_to_proto(launch.end_time))
+    for field, moment in times_of(launch, now).items():
+        if moment is not None:
+            getattr(made, field).CopyFrom(timestamp_to_proto(moment))
     if launch.abort is not None:
         made.abort.CopyFrom(to_proto(launch.abort, pb.Abort))
     if launch.plan is not None:
         made.plan.CopyFrom(plan_to_proto(launch.plan))
+        if launch.plan_time is not None:
+            made.plan.create_time.CopyFrom(timestamp_to_proto(launch.plan_time))
+        made.plan.needs_approval = launch.policy.approval is Approval.REQUIRED
+    if launch.decision is not None:
+        made.launch_decision = launch.decision.name
+        made.plan.policy_decision = launch.decision.said
+        made.plan.needs_approval |= launch.decision.needs_approval
+        made.plan.gates.extend(gates.words(launch))
     if launch.envelope is not None:
         made.envelope.CopyFrom(_envelope(launch.envelope))
     return made
 
 
+def _policy(launch: Launch) -> pb.LaunchPolicy:
+    """The policy in force, with who has passed its people's gates."""
+    made = to_proto(launch.policy, pb.LaunchPolicy)
+    for passed in launch.people_approvals:
+        gate = made.people_gates[passed.gate]
+        gate.approved_by = passed.approved_by
+        gate.approve_time.CopyFrom(timestamp_to_proto(passed.approve_time))
+    return made
+
+
+def attempt_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: datetime, *, is_present: bool) -> pb.Attempt:
+    """An attempt as it is shown: nobody steers one that is over any more."""
+    shown = launch_to_proto(launch, verdicts, now)
+    if not is_present:
+        del shown.allowed_verbs[:]
+    (launch_id,) = LAUNCH.parse(launch.name)
+    return pb.Attempt(name=ATTEMPT.format(launch_id, launch.attempt), launch=shown)
+
+
 def plan_to_proto(plan: Plan) -> pb.Plan:
     """A whole plan."""
     return pb.Plan(
-        regions=[_region(region) for region in plan.regions],
+        regions=[_region(plan, at, region) for at, wave in enumerate(plan.waves) for region in wave],
         cost_before=plan.cost_before,
         cost_after=plan.cost_after,
         cost_peak=plan.cost_peak,
@@ -71,10 +111,12 @@ def plan_to_proto(plan: Plan) -> pb.Plan:
     )
 
 
-def _region(region: RegionPlan) -> pb.RegionPlan:
+def _region(plan: Plan, wave: int, region: RegionPlan) -> pb.RegionPlan:
     old = region.baseline
     return pb.RegionPlan(
         region=region.region,
+        new_model=region.candidate.model,
+        old_model=old.model if old else "",
         new_flavor=region.candidate.flavor,
         old_flavor=old.flavor if old else "",
         new_replicas_full=region.candidate.full,
@@ -84,7 +126,7 @@ def _region(region: RegionPlan) -> pb.RegionPlan:
         hold_units=sum(hold.hold_units for hold in region.holds),
         moved_units=sum(hold.moved_units for hold in region.holds),
         extra_units=sum(hold.extra_units for hold in region.holds),
-        steps=[_step(step) for step in region.steps],
+        steps=[_step(region, step, plan.ends(wave, step.number)) for step in region.steps],
         holds=[
             pb.FlavorHold(
                 flavor=hold.flavor,
@@ -95,10 +137,12 @@ def _region(region: RegionPlan) -> pb.RegionPlan:
             )
             for hold in region.holds
         ],
+        wave=region.wave,
     )
 
 
-def _step(step: Step) -> pb.Step:
+def _step(region: RegionPlan, step: Step, ends: timedelta) -> pb.Step:
+    before = region.steps[step.number - 2].new_replicas if step.number > 1 else region.candidate.running
     return pb.Step(
         number=step.number,
         share_basis_points=step.share,
@@ -109,8 +153,10 @@ def _step(step: Step) -> pb.Step:
         peak_units=step.peak_units,
         taken_units=step.taken_units,
         freed_units=step.freed_units,
-        expected_end=duration_to_proto(step.expected_end),
+        expected_end=duration_to_proto(ends),
         worst_undo=duration_to_proto(step.worst_undo),
+        new_replicas_before=before,
+        cost=region.cost_at(step.number),
     )
 
 
@@ -127,11 +173,17 @@ def _envelope(envelope: Envelope) -> pb.Envelope:
         max_duration=duration_to_proto(envelope.max_duration),
         approved_by=envelope.approved_by,
         target_share_basis_points=envelope.target_share_basis_points,
+        holdout_share_basis_points=envelope.holdout_share_basis_points,
         policy_digest=envelope.policy_digest,
     )
     if envelope.approve_time is not None:
         made.approve_time.CopyFrom(timestamp_to_proto(envelope.approve_time))
     return made
+
+
+def conflict_to_proto(conflict: Conflict) -> gates_pb2.FreezeConflict:
+    """A freeze window in the way of a plan."""
+    return to_proto(conflict, gates_pb2.FreezeConflict)
 
 
 def event_to_proto(event: Event) -> pb.LaunchEvent:

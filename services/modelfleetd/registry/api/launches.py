@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd import names
+from modelfleetd.errors import invalid
 from modelfleetd.kit.codec import from_proto
 from modelfleetd.registry.api.base import Base, Context, author
 from modelfleetd.registry.domain.ledger import Ledger
@@ -28,4 +29,6 @@ class Launches(Base):
     async def FinalizeLaunch(self, request: pb.FinalizeLaunchRequest, context: Context) -> pb.FinalizeLaunchResponse:
         names.MODEL_TYPE.parse(request.model_type, "model_type")
         names.LAUNCH.parse(request.launch, "launch")
+        if request.attempt < 0:
+            raise invalid("attempt", "must not be negative")
         return await self._writer.finalize(from_proto(request, Finalization), author(request, request.launch))

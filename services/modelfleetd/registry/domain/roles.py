@@ -47,13 +47,20 @@ class Finalization:
     expected_revision: int = 0
     role_changes: tuple[RoleChange, ...] = ()
     splits: tuple[RegionSplit, ...] = ()
+    attempt: int = 0
+
+    @property
+    def counted(self) -> int:
+        """The attempt that has ended; who says nothing of attempts makes only one."""
+        return self.attempt or 1
 
     def digest(self) -> bytes:
-        """Returns the digest of its content: two calls for one launch are the same call if these are equal.
+        """Returns the digest of its content: two calls for one attempt are the same call if these are equal.
 
-        The expected revision guards the content and is no part of it; the order of role changes means nothing.
+        The expected revision guards the content and is no part of it, nor is the attempt, which is half of the key; the
+        order of role changes means nothing.
         """
-        content = document(replace(self, expected_revision=0, role_changes=()))
+        content = document(replace(self, expected_revision=0, role_changes=(), attempt=0))
         content["role_changes"] = sorted(map(document, self.role_changes), key=lambda change: str(change["model"]))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 

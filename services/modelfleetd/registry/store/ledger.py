@@ -51,8 +51,8 @@ WITH revision AS (
     INSERT INTO requests (request_id, method, digest, response)
     SELECT * FROM unnest($17::uuid[], $18::text[], $19::bytea[], $20::bytea[])
 ), outcome AS (
-    INSERT INTO launch_outcomes (launch, outcome, digest, response)
-    SELECT * FROM unnest($21::text[], $22::text[], $23::bytea[], $24::bytea[])
+    INSERT INTO launch_outcomes (launch, attempt, outcome, digest, response)
+    SELECT * FROM unnest($21::text[], $22::integer[], $23::text[], $24::bytea[], $25::bytea[])
 )
 SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM put)
 """
@@ -89,9 +89,10 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class LaunchOutcome:
-    """How a launch ended, for ever, and the answer to be given again."""
+    """How an attempt of a launch ended, for ever, and the answer to be given again."""
 
     launch: str
+    attempt: int
     outcome: str
     digest: bytes
     response: bytes
@@ -165,7 +166,7 @@ class Store:
             [change.state for change in put],
             {change.resource: change.previous_revision for change in put},
             *_columns([(each.request_id, each.method, each.digest, each.response) for each in answers], 4),
-            *_columns([(each.launch, each.outcome, each.digest, each.response) for each in outcomes], 4),
+            *_columns([(each.launch, each.attempt, each.outcome, each.digest, each.response) for each in outcomes], 5),
         )
         if touched != len(left):
             number = written[0].revision.number
@@ -214,10 +215,10 @@ class Store:
         return [_revision(row) for row in rows]
 
     async def launch_outcomes(self, conn: Connection, launches: Collection[str]) -> list[LaunchOutcome]:
-        """Returns how launches ended: of those that did."""
-        query = "SELECT launch, outcome, digest, response FROM launch_outcomes WHERE launch = ANY($1)"
+        """Returns how the attempts of launches ended: of those that did."""
+        query = "SELECT launch, attempt, outcome, digest, response FROM launch_outcomes WHERE launch = ANY($1)"
         rows = await conn.fetch(query, list(launches)) if launches else ()
-        return [LaunchOutcome(row["launch"], row["outcome"], row["digest"], row["response"]) for row in rows]
+        return [LaunchOutcome(**row) for row in rows]
 
     async def keep_serving(self, statuses: Sequence[pb.ServingStatus]) -> int:
         """Writes statuses, at most one a route, where they are newer than what is known. Returns how many were."""

@@ -453,8 +453,9 @@ class CapacityServiceServicer(object):
         to it.
 
         Errors: QUOTA_EXCEEDED with what is missing where, also when it may wait and nothing that is held would ever free
-        enough; END_STATE_EXCEEDS_QUOTA when nothing else is in the way, or it may wait; RESOURCE_EXISTS when the launch already
-        has one; REFERENCE_NOT_FOUND for a pool or flavor that does not exist; OVERLOADED when too many wait.
+        enough; END_STATE_EXCEEDS_QUOTA when nothing else is in the way, or it may wait; RESOURCE_EXISTS when the attempt of the
+        launch already has one; LAUNCH_ENDED when a later attempt of it has had one; REFERENCE_NOT_FOUND for a pool or flavor
+        that does not exist; OVERLOADED when too many wait.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -102,8 +102,9 @@ class CapacityServiceStub:
     to it.
 
     Errors: QUOTA_EXCEEDED with what is missing where, also when it may wait and nothing that is held would ever free
-    enough; END_STATE_EXCEEDS_QUOTA when nothing else is in the way, or it may wait; RESOURCE_EXISTS when the launch already
-    has one; REFERENCE_NOT_FOUND for a pool or flavor that does not exist; OVERLOADED when too many wait.
+    enough; END_STATE_EXCEEDS_QUOTA when nothing else is in the way, or it may wait; RESOURCE_EXISTS when the attempt of the
+    launch already has one; LAUNCH_ENDED when a later attempt of it has had one; REFERENCE_NOT_FOUND for a pool or flavor
+    that does not exist; OVERLOADED when too many wait.
     """
     GetReservation: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.GetReservationRequest, _capacity_pb2.Reservation]
     """Reads a reservation."""
@@ -269,8 +270,9 @@ class CapacityServiceAsyncStub(CapacityServiceStub):
     to it.
 
     Errors: QUOTA_EXCEEDED with what is missing where, also when it may wait and nothing that is held would ever free
-    enough; END_STATE_EXCEEDS_QUOTA when nothing else is in the way, or it may wait; RESOURCE_EXISTS when the launch already
-    has one; REFERENCE_NOT_FOUND for a pool or flavor that does not exist; OVERLOADED when too many wait.
+    enough; END_STATE_EXCEEDS_QUOTA when nothing else is in the way, or it may wait; RESOURCE_EXISTS when the attempt of the
+    launch already has one; LAUNCH_ENDED when a later attempt of it has had one; REFERENCE_NOT_FOUND for a pool or flavor
+    that does not exist; OVERLOADED when too many wait.
     """
     GetReservation: _aio.UnaryUnaryMultiCallable[_capacity_pb2.GetReservationRequest, _capacity_pb2.Reservation]  # type: ignore[assignment]
     """Reads a reservation."""
@@ -541,8 +543,9 @@ class CapacityServiceServicer(metaclass=_abc_1.ABCMeta):
         to it.
 
         Errors: QUOTA_EXCEEDED with what is missing where, also when it may wait and nothing that is held would ever free
-        enough; END_STATE_EXCEEDS_QUOTA when nothing else is in the way, or it may wait; RESOURCE_EXISTS when the launch already
-        has one; REFERENCE_NOT_FOUND for a pool or flavor that does not exist; OVERLOADED when too many wait.
+        enough; END_STATE_EXCEEDS_QUOTA when nothing else is in the way, or it may wait; RESOURCE_EXISTS when the attempt of the
+        launch already has one; LAUNCH_ENDED when a later attempt of it has had one; REFERENCE_NOT_FOUND for a pool or flavor
+        that does not exist; OVERLOADED when too many wait.
         """
 
     @_abc_1.abstractmethod

@@ -33,7 +33,7 @@ def plan(session: Session, **wishes: Any) -> None:
 @click.option("--watch", is_flag=True, help="Follow it until it ends.")
 @with_session
 def create(session: Session, launch_id: str, queue: bool, watch: bool, **wishes: Any) -> None:
-    """Launch a model: it replaces the baseline of its type, step by step. Or end an experiment."""
+    """Launch a model: it replaces the baseline, starts, ramps or ends as an experiment, is resized, or comes back."""
     made = session.client.launcher.create_launch(launch=wanted(**wishes), launch_id=launch_id, queue=queue)
     if watch:
         watch_to_end(session, made.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from modelfleet.cli import render
-from modelfleet.cli.launch import view
+from modelfleet.cli.launch import explain, view
 from modelfleet.cli.launch.follow import launch_name, watch_to_end
 from modelfleet.cli.session import Session, with_session
 
@@ -45,7 +45,26 @@ def describe(session: Session, launch: str) -> None:
         render.dump(session, render.as_data(found))
         return
     events = list(session.client.launcher.list_launch_events_all(name=found.name, page_size=1000))
-    for part in view.describe_parts(found, events):
+    attempts = list(session.client.launcher.list_attempts_all(parent=found.name)) if found.attempt > 1 else []
+    for part in explain.describe_parts(found, events, attempts=attempts):
+        render.console().print(part)
+
+
+@click.command("attempts")
+@click.argument("launch", metavar="LAUNCH[/ATTEMPT]")
+@with_session
+def attempts(session: Session, launch: str) -> None:
+    """List the attempts of a launch, newest first; or explain one of them, such as l1/1."""
+    name, _, attempt = launch.removeprefix("launches/").replace("/attempts/", "/").partition("/")
+    if not attempt:
+        found = session.client.launcher.list_attempts_all(parent=launch_name(name), page_size=1000)
+        render.listing(session, found, explain.ATTEMPT_COLUMNS, "No attempts.")
+        return
+    one = session.client.launcher.get_attempt(name=f"{launch_name(name)}/attempts/{attempt}")
+    if not session.is_table:
+        render.dump(session, render.as_data(one))
+        return
+    for part in explain.describe_parts(one.launch, ()):
         render.console().print(part)
 
 

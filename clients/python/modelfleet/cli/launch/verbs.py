@@ -8,7 +8,8 @@ import click
 
 from modelfleet.cli import render
 from modelfleet.cli.launch import view
-from modelfleet.cli.launch.follow import launch_name, updates_of
+from modelfleet.cli.launch.follow import followed, launch_name, watch_to_end
+from modelfleet.cli.launch.freeze_view import FREEZE_WINDOW
 from modelfleet.cli.session import Session, with_session
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
@@ -63,6 +64,16 @@ def skip(session: Session, launch: str, expected_step: int, reason: str) -> None
     _after(session, found, f"the bake of step {expected_step} is over")
 
 
+@click.command("promote")
+@click.argument("launch")
+@click.option("--reason", required=True, help="Why.")
+@with_session
+def promote(session: Session, launch: str, reason: str) -> None:
+    """Skip the bakes that remain; never capacity or availability. A gate that fails still leads back."""
+    found = session.client.launcher.promote_launch(name=launch_name(launch), reason=reason)
+    _after(session, found, "promoted; it goes on without bakes")
+
+
 @click.command("abort")
 @click.argument("launch")
 @click.option("--reason", required=True, help="Why.")
@@ -72,7 +83,7 @@ def abort(session: Session, launch: str, reason: str, watch: bool) -> None:
     """Take everything back to the baseline. Works in every state, needs no gate, and always wins."""
     found = session.client.launcher.abort_launch(name=launch_name(launch), reason=reason)
     if watch and session.is_table:
-        view.follow(updates_of(session, found.name))
+        followed(session, found.name)
     else:
         _after(session, found, "abort taken; everything goes back")
 
@@ -106,3 +117,62 @@ def approve(session: Session, launch: str, envelope: str | None, yes: bool) -> N
 def reject(session: Session, launch: str, reason: str) -> None:
     """Reject what a launch waits with; it ends as CANCELLED."""
     _after(session, session.client.launcher.reject_launch(name=launch_name(launch), reason=reason), "rejected")
+
+
+@click.command("retry")
+@click.argument("launch")
+@click.option("--reason", required=True, help="What is different now.")
+@click.option("--queue", is_flag=True, help="Wait for the launch that is active on the route instead of being refused.")
+@click.option("--watch", is_flag=True, help="Follow it until it ends.")
+@with_session
+def retry(session: Session, launch: str, reason: str, queue: bool, watch: bool) -> None:
+    """Start a launch that was rolled back or cancelled once more: a fresh estimate, fresh gates, a fresh approval."""
+    found = session.client.launcher.retry_launch(name=launch_name(launch), reason=reason, queue=queue)
+    if watch:
+        watch_to_end(session, found.name)
+        return
+    _after(session, found, f"attempt {found.attempt} begins")
+    if session.is_table:
+        click.echo(f"what was tried before: modelfleet launch attempts {render.short(found.name)}")
+
+
+@click.command("rollback")
+@click.argument("launch")
+@click.option("--reason", required=True, help="Why; the hold on its model says it too.")
+@click.option(
+    "--id", "launch_id", default="", help="Id of the launch that takes it back. Default: the service makes one."
+)
+@click.option("--dry-run", is_flag=True, help="Only plan; create nothing.")
+@click.option("--watch", is_flag=True, help="Follow it until it ends.")
+@with_session
+def rollback(session: Session, launch: str, reason: str, launch_id: str, dry_run: bool, watch: bool) -> None:
+    """Take back a launch that has succeeded, to the baseline that it replaced; its model is on hold from then on."""
+    made = session.client.launcher.roll_back_launch(
+        name=launch_name(launch), reason=reason, launch_id=launch_id, validate_only=dry_run
+    )
+    if dry_run and session.is_table:
+        for line in view.plan_parts(made):
+            render.console().print(line)
+        return
+    if watch and not dry_run:
+        watch_to_end(session, made.name)
+        return
+    if not session.is_table:
+        render.dump(session, render.as_data(made))
+        return
+    held = made.baseline.removeprefix("modelTypes/").replace("/models/", "/")
+    click.echo(f"created {made.name}, which takes {made.rolls_back} back\n{made.summary}")
+    click.echo(f"{held} is on hold until somebody lifts it: modelfleet launch hold list {held}")
+    click.echo(f"follow it: modelfleet launch watch {render.short(made.name)}")
+
+
+@click.command("override")
+@click.argument("launch")
+@click.option("--window", required=True, metavar="WINDOW", help="The freeze window that is not to hold for it.")
+@click.option("--reason", required=True, help="Why; kept in the history.")
+@with_session
+def override(session: Session, launch: str, window: str, reason: str) -> None:
+    """Let a launch go on in spite of a freeze window. For owners and approvers."""
+    name = FREEZE_WINDOW.name(window)
+    found = session.client.launcher.override_launch_freeze(name=launch_name(launch), freeze_window=name, reason=reason)
+    _after(session, found, f"{name} does not hold for it")

@@ -45,17 +45,22 @@ class Launch(_message.Message):
         START_EXPERIMENT: Launch._Strategy.ValueType  # 2
         """The candidate becomes an EXPERIMENT with `target_share_basis_points` of the traffic, which the baseline gives."""
         RAMP: Launch._Strategy.ValueType  # 3
-        """The candidate, an EXPERIMENT, has its share changed to `target_share_basis_points`, up or down; the baseline gives or takes."""
+        """The candidate, an EXPERIMENT, has its share changed to `target_share_basis_points`, up or down; the baseline gives or takes.
+        Down, the baseline grows first, and nothing judges the candidate. A launch goes up or down, not both in different regions.
+        """
         END_EXPERIMENT: Launch._Strategy.ValueType  # 4
-        """A mitigation: the candidate, an EXPERIMENT, gives its whole share to the baseline, which grows first, and becomes
+        """A mitigation: the candidate, an EXPERIMENT or HOLDOUT, gives its whole share to the baseline, which grows first, and becomes
         RETIRED. It has no gate; where the policy does not say otherwise it goes in one step and does not bake, and it needs
         no certificate: what is not certified is inferred from what serves. An abort gives the experiment its share back.
         """
         RESIZE: Launch._Strategy.ValueType  # 5
-        """The candidate, which serves, keeps its share and gets the replicas that the demand of now needs; more or fewer."""
+        """The candidate, which serves, keeps its share and role, and gets the replicas that the demand of now needs; more or fewer.
+        It has no stability gate, and takes one step in each region.
+        """
         ROLL_BACK: Launch._Strategy.ValueType  # 6
         """A mitigation: the candidate, the last verified baseline, takes the whole share of the baseline, which becomes RETIRED. It
-        has no gate and goes as fast as capacity allows.
+        has no gate, does not bake, and goes as fast as capacity allows. A launch must have replaced the candidate before; where
+        it has no certificate, what that launch knew of its replicas counts.
         """
 
     class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
@@ -71,17 +76,22 @@ class Launch(_message.Message):
     START_EXPERIMENT: Launch.Strategy.ValueType  # 2
     """The candidate becomes an EXPERIMENT with `target_share_basis_points` of the traffic, which the baseline gives."""
     RAMP: Launch.Strategy.ValueType  # 3
-    """The candidate, an EXPERIMENT, has its share changed to `target_share_basis_points`, up or down; the baseline gives or takes."""
+    """The candidate, an EXPERIMENT, has its share changed to `target_share_basis_points`, up or down; the baseline gives or takes.
+    Down, the baseline grows first, and nothing judges the candidate. A launch goes up or down, not both in different regions.
+    """
     END_EXPERIMENT: Launch.Strategy.ValueType  # 4
-    """A mitigation: the candidate, an EXPERIMENT, gives its whole share to the baseline, which grows first, and becomes
+    """A mitigation: the candidate, an EXPERIMENT or HOLDOUT, gives its whole share to the baseline, which grows first, and becomes
     RETIRED. It has no gate; where the policy does not say otherwise it goes in one step and does not bake, and it needs
     no certificate: what is not certified is inferred from what serves. An abort gives the experiment its share back.
     """
     RESIZE: Launch.Strategy.ValueType  # 5
-    """The candidate, which serves, keeps its share and gets the replicas that the demand of now needs; more or fewer."""
+    """The candidate, which serves, keeps its share and role, and gets the replicas that the demand of now needs; more or fewer.
+    It has no stability gate, and takes one step in each region.
+    """
     ROLL_BACK: Launch.Strategy.ValueType  # 6
     """A mitigation: the candidate, the last verified baseline, takes the whole share of the baseline, which becomes RETIRED. It
-    has no gate and goes as fast as capacity allows.
+    has no gate, does not bake, and goes as fast as capacity allows. A launch must have replaced the candidate before; where
+    it has no certificate, what that launch knew of its replicas counts.
     """
 
     class _State:
@@ -188,6 +198,9 @@ class Launch(_message.Message):
     TEAM_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
     ALLOWED_VERBS_FIELD_NUMBER: _builtins.int
+    DEADLINE_TIME_FIELD_NUMBER: _builtins.int
+    STEP_DEADLINE_TIME_FIELD_NUMBER: _builtins.int
+    EXPECTED_END_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """launches/{launch}."""
     uid: _builtins.str
@@ -240,7 +253,9 @@ class Launch(_message.Message):
     """The surface of the model type when the launch was created."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Regions to launch in. Default: all regions of the model type. Empty with END_EXPERIMENT: an experiment ends everywhere."""
+        """Regions to launch in. Default: all regions of the model type; with RAMP and RESIZE those in which the candidate has a share.
+        Empty with END_EXPERIMENT and ROLL_BACK: a mitigation goes everywhere.
+        """
 
     @_builtins.property
     def policy(self) -> Global___LaunchPolicy:
@@ -298,6 +313,18 @@ class Launch(_message.Message):
     def allowed_verbs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Verbs that are allowed now, each with who may call it."""
 
+    @_builtins.property
+    def deadline_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it may take; unset before it has begun, and while it is paused: then deadlines stand still."""
+
+    @_builtins.property
+    def step_deadline_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the present step may take before it is taken back, its bake included; unset while there is none."""
+
+    @_builtins.property
+    def expected_end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is expected to end; unset where that is up to people."""
+
     def __init__(
         self,
         *,
@@ -340,10 +367,13 @@ class Launch(_message.Message):
         team: _builtins.str = ...,
         surface: _builtins.str = ...,
         allowed_verbs: _abc.Iterable[_builtins.str] | None = ...,
+        deadline_time: _timestamp_pb2.Timestamp | None = ...,
+        step_deadline_time: _timestamp_pb2.Timestamp | None = ...,
+        expected_end_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "create_time", b"create_time", "end_time", b"end_time", "envelope", b"envelope", "plan", b"plan", "policy", b"policy", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "envelope", b"envelope", "expected_end_time", b"expected_end_time", "plan", b"plan", "policy", b"policy", "step_deadline_time", b"step_deadline_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "actor", b"actor", "allowed_verbs", b"allowed_verbs", "attempt", b"attempt", "baseline", b"baseline", "candidate", b"candidate", "conditions", b"conditions", "create_time", b"create_time", "current_step", b"current_step", "end_time", b"end_time", "envelope", b"envelope", "etag", b"etag", "freeze_overrides", b"freeze_overrides", "gate_verdicts", b"gate_verdicts", "holdout_share_basis_points", b"holdout_share_basis_points", "launch_decision", b"launch_decision", "model_type", b"model_type", "name", b"name", "pause_reasons", b"pause_reasons", "phase_times", b"phase_times", "plan", b"plan", "policy", b"policy", "pool", b"pool", "preempted_by", b"preempted_by", "progress", b"progress", "reason", b"reason", "regions", b"regions", "reservation", b"reservation", "revision", b"revision", "rolls_back", b"rolls_back", "state", b"state", "strategy", b"strategy", "summary", b"summary", "surface", b"surface", "target_share_basis_points", b"target_share_basis_points", "team", b"team", "trace_id", b"trace_id", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "actor", b"actor", "allowed_verbs", b"allowed_verbs", "attempt", b"attempt", "baseline", b"baseline", "candidate", b"candidate", "conditions", b"conditions", "create_time", b"create_time", "current_step", b"current_step", "deadline_time", b"deadline_time", "end_time", b"end_time", "envelope", b"envelope", "etag", b"etag", "expected_end_time", b"expected_end_time", "freeze_overrides", b"freeze_overrides", "gate_verdicts", b"gate_verdicts", "holdout_share_basis_points", b"holdout_share_basis_points", "launch_decision", b"launch_decision", "model_type", b"model_type", "name", b"name", "pause_reasons", b"pause_reasons", "phase_times", b"phase_times", "plan", b"plan", "policy", b"policy", "pool", b"pool", "preempted_by", b"preempted_by", "progress", b"progress", "reason", b"reason", "regions", b"regions", "reservation", b"reservation", "revision", b"revision", "rolls_back", b"rolls_back", "state", b"state", "step_deadline_time", b"step_deadline_time", "strategy", b"strategy", "summary", b"summary", "surface", b"surface", "target_share_basis_points", b"target_share_basis_points", "team", b"team", "trace_id", b"trace_id", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -420,8 +450,8 @@ class LaunchPolicy(_message.Message):
     PEOPLE_GATES_FIELD_NUMBER: _builtins.int
     REGION_ORDER_FIELD_NUMBER: _builtins.int
     max_step_basis_points: _builtins.int
-    """Largest growth of the new side's share in one step, in basis points. 1 to 10,000; default 2,000, with END_EXPERIMENT
-    10,000.
+    """Largest growth of the new side's share in one step, in basis points. 1 to 10,000; default 2,000, with
+    END_EXPERIMENT and ROLL_BACK 10,000.
     """
     max_steps: _builtins.int
     """Most steps. 1 to 100; default 20."""
@@ -432,7 +462,7 @@ class LaunchPolicy(_message.Message):
     @_builtins.property
     def bake_duration(self) -> _duration_pb2.Duration:
         """Time at each step while its gates watch, from the moment that the share is observed. 0 s to 7 d; default 5 min,
-        with END_EXPERIMENT 0 s.
+        with END_EXPERIMENT and ROLL_BACK 0 s.
         """
 
     @_builtins.property
@@ -683,7 +713,7 @@ Global___Plan: _TypeAlias = Plan  # noqa: Y015
 @_typing.final
 class RegionPlan(_message.Message):
     """The plan of one region. "New" is the side that grows, "old" the one that gives: candidate and baseline; with
-    END_EXPERIMENT baseline and candidate.
+    END_EXPERIMENT, and where RAMP leads down, baseline and candidate. With RESIZE there is no old side.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -701,6 +731,8 @@ class RegionPlan(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     HOLDS_FIELD_NUMBER: _builtins.int
     WAVE_FIELD_NUMBER: _builtins.int
+    NEW_MODEL_FIELD_NUMBER: _builtins.int
+    OLD_MODEL_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The region."""
     new_flavor: _builtins.str
@@ -723,6 +755,10 @@ class RegionPlan(_message.Message):
     """Of these, units taken from what is free."""
     wave: _builtins.int
     """Regions of one wave are launched together, the waves one after another, from 1."""
+    new_model: _builtins.str
+    """The model that grows; with RESIZE the one that is resized."""
+    old_model: _builtins.str
+    """The model that gives its share; empty where there is none."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
         """Step by step."""
@@ -747,10 +783,12 @@ class RegionPlan(_message.Message):
         steps: _abc.Iterable[Global___Step] | None = ...,
         holds: _abc.Iterable[Global___FlavorHold] | None = ...,
         wave: _builtins.int = ...,
+        new_model: _builtins.str = ...,
+        old_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_units", b"extra_units", "free_units", b"free_units", "hold_units", b"hold_units", "holds", b"holds", "moved_units", b"moved_units", "new_flavor", b"new_flavor", "new_replicas_full", b"new_replicas_full", "old_flavor", b"old_flavor", "old_inferred", b"old_inferred", "old_replicas_full", b"old_replicas_full", "region", b"region", "steps", b"steps", "wave", b"wave"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_units", b"extra_units", "free_units", b"free_units", "hold_units", b"hold_units", "holds", b"holds", "moved_units", b"moved_units", "new_flavor", b"new_flavor", "new_model", b"new_model", "new_replicas_full", b"new_replicas_full", "old_flavor", b"old_flavor", "old_inferred", b"old_inferred", "old_model", b"old_model", "old_replicas_full", b"old_replicas_full", "region", b"region", "steps", b"steps", "wave", b"wave"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -811,6 +849,8 @@ class Step(_message.Message):
     FREED_UNITS_FIELD_NUMBER: _builtins.int
     EXPECTED_END_FIELD_NUMBER: _builtins.int
     WORST_UNDO_FIELD_NUMBER: _builtins.int
+    NEW_REPLICAS_BEFORE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Number, from 1."""
     share_basis_points: _builtins.int
@@ -829,6 +869,10 @@ class Step(_message.Message):
     """Units taken from what the hold has free when the step begins."""
     freed_units: _builtins.int
     """Units freed when the step ends."""
+    new_replicas_before: _builtins.int
+    """Replicas of the new side before the step."""
+    cost: _builtins.float
+    """Cost per hour of both models in the region at the step's peak."""
     @_builtins.property
     def expected_end(self) -> _duration_pb2.Duration:
         """Expected time until the step is done, from the beginning of the launch."""
@@ -851,10 +895,12 @@ class Step(_message.Message):
         freed_units: _builtins.int = ...,
         expected_end: _duration_pb2.Duration | None = ...,
         worst_undo: _duration_pb2.Duration | None = ...,
+        new_replicas_before: _builtins.int = ...,
+        cost: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expected_end", b"expected_end", "worst_undo", b"worst_undo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_end", b"expected_end", "freed_units", b"freed_units", "new_replicas", b"new_replicas", "number", b"number", "old_replicas_after", b"old_replicas_after", "old_replicas_before", b"old_replicas_before", "old_share_basis_points", b"old_share_basis_points", "peak_units", b"peak_units", "share_basis_points", b"share_basis_points", "taken_units", b"taken_units", "worst_undo", b"worst_undo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "expected_end", b"expected_end", "freed_units", b"freed_units", "new_replicas", b"new_replicas", "new_replicas_before", b"new_replicas_before", "number", b"number", "old_replicas_after", b"old_replicas_after", "old_replicas_before", b"old_replicas_before", "old_share_basis_points", b"old_share_basis_points", "peak_units", b"peak_units", "share_basis_points", b"share_basis_points", "taken_units", b"taken_units", "worst_undo", b"worst_undo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2231,6 +2231,7 @@ class FinalizeLaunchRequest(_message.Message):
     SPLITS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     model_type: _builtins.str
     """The model type."""
     launch: _builtins.str
@@ -2245,6 +2246,8 @@ class FinalizeLaunchRequest(_message.Message):
     """A UUID, new for each intent. The launch is the key; this only marks the call as repeatable."""
     reason: _builtins.str
     """Why; kept in the revision. At most 1000 characters."""
+    attempt: _builtins.int
+    """The attempt of the launch that has ended, from 1; 0 is read as 1. Each attempt ends once, and in their order."""
     @_builtins.property
     def role_changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoleChange]:
         """New roles, model by model: BASELINE, HOLDOUT, EXPERIMENT or RETIRED. Afterwards the type has at most one BASELINE,
@@ -2268,10 +2271,11 @@ class FinalizeLaunchRequest(_message.Message):
         splits: _abc.Iterable[_serving_pb2.RegionSplit] | None = ...,
         request_id: _builtins.str = ...,
         reason: _builtins.str = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_revision", b"expected_revision", "launch", b"launch", "model_type", b"model_type", "outcome", b"outcome", "reason", b"reason", "request_id", b"request_id", "role_changes", b"role_changes", "splits", b"splits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "expected_revision", b"expected_revision", "launch", b"launch", "model_type", b"model_type", "outcome", b"outcome", "reason", b"reason", "request_id", b"request_id", "role_changes", b"role_changes", "splits", b"splits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

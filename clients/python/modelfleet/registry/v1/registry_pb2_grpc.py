@@ -813,11 +813,12 @@ class RegistryServiceServicer(object):
 
     def FinalizeLaunch(self, request, context):
         """Ends a launch in the ledger: roles, baseline and split of one model type, in one transaction and one revision.
-        Idempotent by launch: a repeated call with the same outcome, roles and splits answers the same for ever.
+        Idempotent by launch and attempt: a repeated call with the same outcome, roles and splits answers the same for ever.
+        Once a launch has succeeded, or a later attempt of it has ended, no other attempt of it can end any more.
 
         Errors: REVISION_MISMATCH when what launches own of the model type (baseline, holdouts, splits) has changed since
-        `expected_revision`; LAUNCH_ENDED when the launch was finished with another outcome or content; INVALID_FIELDS where
-        roles and splits do not fit together.
+        `expected_revision`; LAUNCH_ENDED when the attempt was finished with another outcome or content, or comes too late;
+        INVALID_FIELDS where roles and splits do not fit together.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

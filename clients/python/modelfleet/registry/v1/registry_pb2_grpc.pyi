@@ -189,11 +189,12 @@ class RegistryServiceStub:
     """
     FinalizeLaunch: _grpc.UnaryUnaryMultiCallable[_registry_pb2.FinalizeLaunchRequest, _registry_pb2.FinalizeLaunchResponse]
     """Ends a launch in the ledger: roles, baseline and split of one model type, in one transaction and one revision.
-    Idempotent by launch: a repeated call with the same outcome, roles and splits answers the same for ever.
+    Idempotent by launch and attempt: a repeated call with the same outcome, roles and splits answers the same for ever.
+    Once a launch has succeeded, or a later attempt of it has ended, no other attempt of it can end any more.
 
     Errors: REVISION_MISMATCH when what launches own of the model type (baseline, holdouts, splits) has changed since
-    `expected_revision`; LAUNCH_ENDED when the launch was finished with another outcome or content; INVALID_FIELDS where
-    roles and splits do not fit together.
+    `expected_revision`; LAUNCH_ENDED when the attempt was finished with another outcome or content, or comes too late;
+    INVALID_FIELDS where roles and splits do not fit together.
     """
     GetRevision: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetRevisionRequest, _registry_pb2.Revision]
     """Reads a revision."""
@@ -370,11 +371,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     FinalizeLaunch: _aio.UnaryUnaryMultiCallable[_registry_pb2.FinalizeLaunchRequest, _registry_pb2.FinalizeLaunchResponse]  # type: ignore[assignment]
     """Ends a launch in the ledger: roles, baseline and split of one model type, in one transaction and one revision.
-    Idempotent by launch: a repeated call with the same outcome, roles and splits answers the same for ever.
+    Idempotent by launch and attempt: a repeated call with the same outcome, roles and splits answers the same for ever.
+    Once a launch has succeeded, or a later attempt of it has ended, no other attempt of it can end any more.
 
     Errors: REVISION_MISMATCH when what launches own of the model type (baseline, holdouts, splits) has changed since
-    `expected_revision`; LAUNCH_ENDED when the launch was finished with another outcome or content; INVALID_FIELDS where
-    roles and splits do not fit together.
+    `expected_revision`; LAUNCH_ENDED when the attempt was finished with another outcome or content, or comes too late;
+    INVALID_FIELDS where roles and splits do not fit together.
     """
     GetRevision: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetRevisionRequest, _registry_pb2.Revision]  # type: ignore[assignment]
     """Reads a revision."""
@@ -902,11 +904,12 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.FinalizeLaunchResponse, _abc.Awaitable[_registry_pb2.FinalizeLaunchResponse]]:
         """Ends a launch in the ledger: roles, baseline and split of one model type, in one transaction and one revision.
-        Idempotent by launch: a repeated call with the same outcome, roles and splits answers the same for ever.
+        Idempotent by launch and attempt: a repeated call with the same outcome, roles and splits answers the same for ever.
+        Once a launch has succeeded, or a later attempt of it has ended, no other attempt of it can end any more.
 
         Errors: REVISION_MISMATCH when what launches own of the model type (baseline, holdouts, splits) has changed since
-        `expected_revision`; LAUNCH_ENDED when the launch was finished with another outcome or content; INVALID_FIELDS where
-        roles and splits do not fit together.
+        `expected_revision`; LAUNCH_ENDED when the attempt was finished with another outcome or content, or comes too late;
+        INVALID_FIELDS where roles and splits do not fit together.
         """
 
     @_abc_1.abstractmethod
