@@ -149,7 +149,7 @@ class Incident:
         return "\n".join([*self.launch.store.events, "--", *mitigation])
 
 
-@pytest.mark.parametrize(("seconds", "free"), [(0.3, 16), (3, 16), (9, 16), (16, 40), (25, 16), (40, 40)])
+@pytest.mark.parametrize(("seconds", "free"), [(0.3, 16), (3, 16), (16, 40), (25, 16)])
 async def test_an_experiment_ends_at_any_moment_of_a_launch_which_goes_on_and_succeeds(
     seconds: float, free: int
 ) -> None:
@@ -170,10 +170,10 @@ async def test_an_experiment_ends_at_any_moment_of_a_launch_which_goes_on_and_su
     assert incident.launch.launch.preempted_by == ""
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**32),
-    old=st.integers(6, 40),
+    old=st.integers(6, 24),
     ratio=st.floats(0.6, 1.4),
     experiment=st.integers(6, 60),
     share=st.sampled_from([500, 2_000, 4_000]),
@@ -221,16 +221,16 @@ def test_whatever_goes_wrong_with_both_the_promises_hold_and_both_end(
             if give_up_after is not None and since >= give_up_after and incident.preempted_at is not None:
                 incident.mitigation.abort()
 
-        await incident.run(300, between)
+        await incident.run(120, between)
         incident.launch.simulator.behaviour = type(incident.launch.behaviour)()
         incident.launch.crashes.rate = incident.mitigation.crashes.rate = 0.0
         if incident.launch.launch.plan is None or incident.launch.launch.state is State.PREPARING:
             # It does not fit, or waits for what the mitigation keeps for a rollback.
             incident.launch.abort()
-        await incident.run(1_500, between)
+        await incident.run(600, between)
         if incident.preempted_at is not None and incident.mitigation.launch.plan is None:
             incident.mitigation.abort()
-            await incident.run(1_500, between)
+            await incident.run(600, between)
         assert incident.launch.launch.ended, incident.said()
         assert incident.preempted_at is None or incident.mitigation.launch.ended, incident.said()
         assert incident.broken_promises() == [], incident.said()
