@@ -227,10 +227,10 @@ def test_whatever_goes_wrong_with_both_the_promises_hold_and_both_end(
         if incident.launch.launch.plan is None or incident.launch.launch.state is State.PREPARING:
             # It does not fit, or waits for what the mitigation keeps for a rollback.
             incident.launch.abort()
-        await incident.run(600, between)
+        await incident.run(1_500, between)
         if incident.preempted_at is not None and incident.mitigation.launch.plan is None:
             incident.mitigation.abort()
-            await incident.run(600, between)
+            await incident.run(1_500, between)
         assert incident.launch.launch.ended, incident.said()
         assert incident.preempted_at is None or incident.mitigation.launch.ended, incident.said()
         assert incident.broken_promises() == [], incident.said()

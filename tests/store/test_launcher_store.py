@@ -203,6 +203,15 @@ async def test_a_launch_that_moves_the_same_model_goes_back_before_the_mitigatio
     assert "launches/m1 takes modelTypes/ctr/models/new away" in active.abort.reason
 
 
+async def test_a_launch_goes_back_before_its_baseline_is_rolled_back(store: Store) -> None:
+    old = "modelTypes/ctr/models/old"
+    await insert(store, launch("active", baseline=old))
+    verified = {"candidate": "modelTypes/ctr/models/verified", "baseline": old}
+    made = await mitigate(store, replace(ending("m1"), strategy=Strategy.ROLL_BACK, **verified))
+    active = await store.get("launches/active")
+    assert made.queued and active.abort is not None and f"takes {old} away" in active.abort.reason
+
+
 async def test_the_end_of_a_mitigation_wakes_the_launch_that_holds(store: Store) -> None:
     await insert(store, launch("active"))
     await mitigate(store, ending("m1"))
