@@ -206,8 +206,8 @@ async def test_a_launch_that_moves_the_same_model_goes_back_before_the_mitigatio
 async def test_a_launch_goes_back_before_its_baseline_is_rolled_back(store: Store) -> None:
     old = "modelTypes/ctr/models/old"
     await insert(store, launch("active", baseline=old))
-    verified = {"candidate": "modelTypes/ctr/models/verified", "baseline": old}
-    made = await mitigate(store, replace(ending("m1"), strategy=Strategy.ROLL_BACK, **verified))
+    verified = replace(ending("m1"), candidate="modelTypes/ctr/models/verified", baseline=old)
+    made = await mitigate(store, replace(verified, strategy=Strategy.ROLL_BACK))
     active = await store.get("launches/active")
     assert made.queued and active.abort is not None and f"takes {old} away" in active.abort.reason
 
