@@ -8,7 +8,6 @@ import uuid
 from collections.abc import AsyncIterator
 
 import pytest
-from google.protobuf.duration_pb2 import Duration
 
 from modelfleet.capacity.v1 import capacity_pb2
 from modelfleet.launcher.v1 import holds_pb2
@@ -180,15 +179,17 @@ async def test_who_asked_for_an_attempt_does_not_approve_it(database_url: str) -
 async def test_a_finished_launch_is_taken_back_and_its_model_stays_on_hold_until_somebody_lifts_it(
     database_url: str,
 ) -> None:
-    async with small(database_url) as fleet:
+    async with small(database_url, spare=2) as fleet:
         launcher = fleet.client.launcher
-        # Two swaps at once: what is kept for one rollback window leaves no room for the next launch.
-        nothing_kept = pb.LaunchPolicy(rollback_window=Duration())
-        await fleet.create(policy=nothing_kept)
+        await fleet.create()
         finished = await fleet.reaches(pb.Launch.SUCCEEDED)
+        # Nothing is free: what the launch keeps for its rollback is all that there is.
+        kept = await fleet.usage()
+        assert (kept.serving_units, kept.retained_units, kept.held_units) == (10, 2, 0)
         assert [verb.split()[0] for verb in finished.allowed_verbs] == ["RollBackLaunch"]
         planned = await launcher.roll_back_launch(name=L1, reason="it crashes", validate_only=True)
-        assert planned.plan.regions and (planned.candidate, planned.rolls_back) == (OLD, L1)
+        assert planned.plan.regions and not planned.plan.wait
+        assert (planned.candidate, planned.rolls_back) == (OLD, L1)
         assert not (await launcher.list_holds()).holds, "only planned"
         request_id = str(uuid.uuid4())
         back = await launcher.roll_back_launch(name=L1, reason="it crashes", launch_id="b1", request_id=request_id)
@@ -218,7 +219,7 @@ async def test_a_finished_launch_is_taken_back_and_its_model_stays_on_hold_until
         assert await launcher.lift_hold(name=hold.name, reason="me too") == lifted, "who lifted it first has"
         assert not (await launcher.list_holds()).holds
         assert [found.name for found in (await launcher.list_holds(include_lifted=True)).holds] == [hold.name]
-        await fleet.create("l2", policy=nothing_kept)
+        await fleet.create("l2")
         await fleet.reaches(pb.Launch.SUCCEEDED, "launches/l2")
         await agree(fleet, NEW, OLD)
 

@@ -107,7 +107,7 @@ class Creating(Holding):
         in_force = replace(in_force, stability_gate=replace(in_force.stability_gate, criteria=demanded))
         if asked.candidate == type_.baseline and strategy.rule.swaps:
             raise invalid("launch.candidate", "must not be the baseline already")
-        known = await self._known_before(asked.model_type, asked.candidate) if strategy is Strategy.ROLL_BACK else {}
+        replaced = await self._replaced(asked) if strategy is Strategy.ROLL_BACK else None
         serves = type_.shares.get(asked.candidate, frozenset()) if strategy.rule.where_it_serves else frozenset[str]()
         now = self._clock.now()
         return Launch(
@@ -126,22 +126,23 @@ class Creating(Holding):
             reason=asked.reason,
             target_share=asked.target_share_basis_points,
             holdout_share=asked.holdout_share_basis_points,
-            known_full=known,
+            known_full=_full_before(replaced) if replaced else {},
+            takes_over=replaced.reservation if replaced and replaced.pool == asked.pool else "",
             baseline=type_.baseline,
             phase_times=(PhaseTime(State.PENDING, now),),
         )
 
-    async def _known_before(self, model_type: str, candidate: str) -> Mapping[str, int]:
-        """What a former baseline needs by region, as the launch knew it that replaced it.
+    async def _replaced(self, asked: pb.Launch) -> Launch:
+        """The launch that has replaced a former baseline: it knows what that needs, and keeps capacity for its return.
 
         Raises:
             InvalidFields: no launch has replaced it, so nobody has verified that it can be the baseline.
         """
-        replaced = await self._store.replaced(model_type, candidate)
+        replaced = await self._store.replaced(asked.model_type, asked.candidate)
         if replaced is None or replaced.plan is None:
             was = "must have been the baseline before: no launch has replaced it, so nothing says that it is good"
             raise invalid("launch.candidate", was)
-        return {region.region: region.baseline.full for region in replaced.plan.regions if region.baseline is not None}
+        return replaced
 
     async def _expect_pool(self, pool: str, team: str) -> None:
         """Expects that a launch may take capacity of a pool: a pool of its own team, or one that the caller may use.
@@ -212,3 +213,9 @@ class Creating(Holding):
         created = Event("Created", what, launch.create_time, actor=launch.actor)
         await self._store.say(conn, launch, created)
         return wire.launch_to_proto(launch, (), launch.create_time)
+
+
+def _full_before(replaced: Launch) -> Mapping[str, int]:
+    """What a former baseline needs by region, as the launch knew it that replaced it."""
+    assert replaced.plan is not None
+    return {region.region: region.baseline.full for region in replaced.plan.regions if region.baseline is not None}
