@@ -83,6 +83,7 @@ async def test_a_name_of_nothing_is_not_found(empty: Fleet, service: str) -> Non
         "modelfleet.dev/Launch": "launches/nope",
         "modelfleet.dev/Attempt": "launches/nope/attempts/1",
         "modelfleet.dev/Hold": "holds/nope",
+        "modelfleet.dev/FreezeWindow": "freezeWindows/nope",
         "modelfleet.dev/Slo": "slos/nope",
         "modelfleet.dev/Alert": "alerts/nope",
         "modelfleet.dev/Silence": "silences/nope",
@@ -98,6 +99,7 @@ async def test_a_name_of_nothing_is_not_found(empty: Fleet, service: str) -> Non
                 "reason": "because",
                 "envelope_digest": "sha256:0",
                 "expected_step": 1,
+                "freeze_window": "freezeWindows/nope",
                 "outcome": 1,
                 "request_id": UUID,
             }

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from opentelemetry.proto.trace.v1 import trace_pb2
+
 from modelfleet.launcher.v1 import launcher_pb2 as pb
+from modelfleetd.launcher.domain.launch import Verdict
 from tests.support.launcher import another_launcher, launcher_fleet
 from tests.support.otlp import Collector, collector
 from tests.support.servers import client_of
@@ -56,3 +61,47 @@ async def test_a_launch_is_one_tree_across_services_and_restarts(database_url: s
     own = [span for span in spans if not span.name.startswith("modelfleet.")]
     assert all(span.start_time_unix_nano >= root.start_time_unix_nano for span in own)
     assert all(span.end_time_unix_nano <= root.end_time_unix_nano for span in own)
+
+
+async def test_approvals_gates_and_the_way_back_are_told_with_links_to_those_who_asked(database_url: str) -> None:
+    async with collector() as received:
+        export: dict[str, Any] = {"otlp_endpoint": received.endpoint, "trace_ratio": 1.0}
+        async with launcher_fleet(database_url, old=10, new=8, everywhere=export, **export) as fleet:
+            approval = pb.LaunchPolicy(approval=pb.LaunchPolicy.REQUIRED, max_step_basis_points=5_000)
+            fleet.judge.verdicts = [Verdict.PASS, Verdict.FAIL]
+            await fleet.create(bake=0.3, gate=True, policy=approval)
+            waiting = await fleet.reaches(pb.Launch.AWAITING_APPROVAL)
+            await fleet.approve(waiting.envelope.digest)
+            launch = await fleet.reaches(pb.Launch.ROLLED_BACK)
+            trace = bytes.fromhex(launch.trace_id)
+            await until(lambda: "launch" in _parents(received, trace), 20)
+            asked = "modelfleet.launcher.v1.LauncherService/ApproveLaunch"
+            await until(lambda: any(span.status.code != 2 for span in received.named(asked)), 20)
+        parents = _parents(received, trace)
+    assert parents["verb Created"] == {"phase PENDING"}
+    assert parents["verb Approved"] == {"phase AWAITING_APPROVAL"}
+    assert parents["wait AwaitingApproval"] == {"phase AWAITING_APPROVAL"}
+    # The approver's request is a trace of its own.
+    (approved,) = received.named("verb Approved")
+    (link,) = approved.links
+    requests = {(span.trace_id, span.span_id) for span in received.named(asked)}
+    assert (link.trace_id, link.span_id) in requests and link.trace_id != trace
+    assert _attributes(approved)["modelfleet.actor"] == "carol"
+
+    (back,) = received.named("phase ROLLING_BACK")
+    assert _attributes(back)["modelfleet.author"] == "gate/stability"
+    told = [event.name for event in back.events]
+    assert told[0] == "StateChanged" and "WeightReturned" in told and told[-1] == "CapacityReleased"
+    steps = [*received.named("step 1"), *received.named("step 2")]
+    told = [event.name for step in steps for event in step.events]
+    assert {"ReplicasStarted", "WeightShifted", "BakeBegan", "GateJudged"} <= set(told)
+    verdicts = {_attributes(span)["modelfleet.verdict"] for span in received.named("gate stability")}
+    assert verdicts == {"PASS", "FAIL"}
+    for span in (back, *steps):
+        assert all(
+            span.start_time_unix_nano <= event.time_unix_nano <= span.end_time_unix_nano for event in span.events
+        )
+
+
+def _attributes(span: trace_pb2.Span) -> dict[str, str]:
+    return {attribute.key: attribute.value.string_value for attribute in span.attributes}

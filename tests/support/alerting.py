@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from modelfleetd.clock import ManualClock, SystemClock
+from modelfleetd.kit.alertmanager import Alertmanager as Client
 from modelfleetd.kit.db import Database
 from modelfleetd.kit.migrations import migrate
 from modelfleetd.stability import migrations
-from modelfleetd.stability.alertmanager import Alertmanager as Client
 from modelfleetd.stability.alerts import Delivery, Deriving
 from modelfleetd.stability.delivery_metrics import DeliveryMetrics
 from modelfleetd.stability.domain.alert import Resolution, Severity, State

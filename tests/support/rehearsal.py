@@ -14,6 +14,7 @@ from modelfleetd.clock import ManualClock
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.launcher.documents import from_document, to_document
 from modelfleetd.launcher.domain import verbs
+from modelfleetd.launcher.domain.frozen import Open
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts, PhaseTime, Share, State, Strategy, Verdict
 from modelfleetd.launcher.domain.plan import Room
@@ -35,6 +36,7 @@ from modelfleetd.launcher.reconciler import LEASE_SECONDS
 from modelfleetd.launcher.renewal import Renewer
 from modelfleetd.launcher.round import Round
 from modelfleetd.launcher.store import Change, Claim, Store
+from modelfleetd.launcher.windows import Windows
 from modelfleetd.platform.ledger import Promise, Violation, violations
 from modelfleetd.platform.model import (
     Applied,
@@ -159,8 +161,8 @@ class Books:
     pool_in_memory: MemoryPool
     platform: CrashingPlatform
     least: int = 2
-    # Whether the new model is an experiment that is to end.
-    ends: bool = False
+    # What the new model is when the launch begins.
+    role: str = "CANDIDATE"
     tier: str = "TIER2"
     # Share of the answers of capacity that are lost, and of the calls.
     lost_rate: float = 0.0
@@ -177,7 +179,7 @@ class Books:
 
     async def model(self, name: str, path: str) -> SizedModel:
         facts = ModelFacts(name, "sha256:0", {"command": ["serve"], "flavor": CPU})
-        role = "BASELINE" if name == OLD else "EXPERIMENT" if self.ends else "CANDIDATE"
+        role = "BASELINE" if name == OLD else self.role
         return SizedModel(facts, CPU, 1, timedelta(seconds=60), timedelta(seconds=10), role)
 
     async def agent_address(self, region: str) -> str:
@@ -262,6 +264,8 @@ class Books:
         self.asked += 1
         return Judgement(self.verdict, "as the test wants")
 
+    async def check_team(self, team: str, field: str) -> None: ...
+
     async def regions(self) -> Mapping[str, str]:
         return {REGION: "agent"}
 
@@ -271,11 +275,22 @@ class Books:
         return self.platform
 
 
+@dataclass
+class Calendar:
+    """Freeze windows in memory."""
+
+    openings: tuple[Open, ...] = ()
+
+    async def near(self, now: datetime) -> Sequence[Open]:
+        return self.openings
+
+
 class Rehearsal:
     """One launch from `old` replicas to `new`, with `free` units to spare, on a machine that misbehaves as told.
 
-    With `experiment_share` the new model serves that share as an experiment, and the launch ends it. Several launches
-    share a clock and a pool: then `free` counts for nothing.
+    With `experiment_share` the new model serves that share already, and where no other strategy is named the launch
+    ends it. With RESIZE the old model is the candidate: it runs `old` replicas and needs `new` of them for everything.
+    Several launches share a clock and a pool: then `free` counts for nothing.
     """
 
     def __init__(
@@ -293,6 +308,10 @@ class Rehearsal:
         policy: Policy | None = None,
         other_share: int = 0,
         experiment_share: int = 0,
+        strategy: Strategy | None = None,
+        role: str = "",
+        target: int = 0,
+        holdout: int = 0,
         **behaviour: Any,
     ) -> None:
         self.clock = clock or ManualClock()
@@ -311,8 +330,11 @@ class Rehearsal:
         booked = sum(self.running.values())
         self.pool = pool or MemoryPool(self.clock, booked + free)
         self.pool.booked |= {(name, model): replicas for model, replicas in self.running.items()}
-        self.books = Books(old, new, self.pool, CrashingPlatform(self.simulator, self.crashes))
-        self.books.ends = bool(experiment_share)
+        ends = Strategy.END_EXPERIMENT if experiment_share else Strategy.REPLACE_BASELINE
+        self.strategy, self.target, self.holdout = strategy or ends, target, holdout
+        needs = new if self.strategy is Strategy.RESIZE else old
+        self.books = Books(needs, new, self.pool, CrashingPlatform(self.simulator, self.crashes))
+        self.books.role = role or ("EXPERIMENT" if experiment_share else "CANDIDATE")
         self.books.platform.hang_rate = hang_rate
         self.books.platform.meanwhile = self._hangs
         self.crash_rate = crash_rate
@@ -321,6 +343,7 @@ class Rehearsal:
         self.policy = policy or Policy(bake_duration=timedelta(seconds=5), stability_gate=StabilityGate(disabled=True))
         self.world = World(self.books, self.books, self.books, cast("Any", self.books))
         self.executor = Executor(self.world, self.clock)
+        self.calendar = Calendar()
         self.renewer = Renewer(self.world)
         self.store: MemoryStore
         self.began = 0
@@ -350,8 +373,10 @@ class Rehearsal:
             name=self.name,
             uid=self.name,
             model_type=TYPE,
-            candidate=NEW,
-            strategy=Strategy.END_EXPERIMENT if self.experiment_share else Strategy.REPLACE_BASELINE,
+            candidate=OLD if self.strategy is Strategy.RESIZE else NEW,
+            strategy=self.strategy,
+            target_share=self.target,
+            holdout_share=self.holdout,
             pool="pools/p",
             regions=(REGION,),
             policy=self.policy,
@@ -385,6 +410,7 @@ class Rehearsal:
             clock=self.clock,
             traced=False,
             started=self.clock.monotonic(),
+            windows=cast("Windows", self.calendar),
         )
         self.store.due = 0.2
         try:
@@ -449,10 +475,18 @@ class Rehearsal:
         if plan is None:
             return []
         (region,) = plan.regions
-        assert region.baseline is not None
-        needs = {side.model: side.needs for side in (region.candidate, region.baseline)}
+        sides = {side.model: side for side in (region.candidate, region.baseline) if side is not None}
+        resized = region.baseline is None
+
+        def required(model: str, share: int) -> int:
+            if model not in sides:
+                return 0
+            side = sides[model]
+            # A model that is to grow because it is short is not charged for having been so.
+            return min(side.needs(share), side.running) if resized else side.needs(share)
+
         held = region.held(CPU) + (_OTHERS if self.other_share else 0)
-        promise = Promise(TARGET, lambda m, x: needs[m](x) if m in needs else 0, {CPU: held}, after=self.began)
+        promise = Promise(TARGET, required, {CPU: held}, after=self.began)
         return violations(self.simulator.ledger, [promise])
 
     def assert_no_rise_after_abort(self) -> None:

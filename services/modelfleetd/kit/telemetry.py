@@ -233,3 +233,6 @@ def configure_logging(service: str, config: ServiceConfig) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(service, as_json=config.log_format != "console"))
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)
+    # They log whole URLs, and those of some receivers are secrets.
+    for client in ("httpx", "httpcore"):
+        logging.getLogger(client).setLevel(logging.WARNING)

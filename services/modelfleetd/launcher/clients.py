@@ -78,6 +78,7 @@ class RegistryClient:
             predicts=bool(found.predictions),
             predictions=tuple(map(_declared, found.predictions)),
             shares=_regions_of_shares(found.splits),
+            surface=found.naming.get("surface", ""),
         )
 
     async def model(self, name: str, path: str) -> SizedModel:
@@ -128,6 +129,10 @@ class RegistryClient:
         )
         with translated("registry"):
             return (await self._stub.finalize_launch(request, timeout=timeout())).revision
+
+    async def check_team(self, team: str, field: str) -> None:
+        with translated("registry"), _referring(field, team):
+            await self._stub.get_team(name=team, timeout=timeout())
 
     async def regions(self) -> Mapping[str, str]:
         with translated("registry"):

@@ -17,7 +17,7 @@ from modelfleetd.errors import (
     invalid,
 )
 from modelfleetd.launcher.domain import plan as plans
-from modelfleetd.launcher.domain import replicas
+from modelfleetd.launcher.domain import replicas, waves
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts
@@ -291,6 +291,7 @@ def _plan(
     )
     names = tuple(found.name if found else "" for found in (needs.rising, needs.falling))
     of_candidate, of_baseline = names if launch.candidate == launch.rising else names[::-1]
+    planned = waves.ordered(planned, launch.policy.region_order)
     return plans.together(planned, pace, candidate_estimate=of_candidate, baseline_estimate=of_baseline)
 
 

@@ -154,6 +154,8 @@ class Executor:
             revision=found.type.revision,
             gated=found.type.predicts or bool(launch.policy.stability_gate.criteria),
             tier=found.type.tier,
+            team=found.type.team,
+            surface=found.type.surface,
             now=now,
         )
 

@@ -4,9 +4,11 @@ made of what they are, so that one that is exported twice is the same span.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
-from modelfleetd.kit.telemetry import Telemetry
+from modelfleetd.kit.telemetry import SpanEvent, Telemetry
 from modelfleetd.launcher.store import Store
 
 INTERVAL_SECONDS = 1.0
@@ -42,9 +44,17 @@ class Exporter:
                     start=datetime.fromisoformat(span["start"]),
                     end=datetime.fromisoformat(span["end"]),
                     attributes=span["attributes"],
+                    events=[_event(event) for event in span["events"]],
+                    links=[(int(trace, 16), int(other, 16)) for trace, other in span.get("links", ())],
                     error=span["error"],
                 )
             await self._telemetry.flush()
             numbers = [number for number, _ in spans]
             await self._store.forget_spans(numbers)
             self._sent.difference_update(numbers)
+
+
+def _event(told: Mapping[str, Any]) -> SpanEvent:
+    """What happened, as an event of the span that it happened in; what is empty is left out."""
+    attributes = {f"modelfleet.{key}": told[key] for key in ("message", "actor", "step", "region") if told[key]}
+    return SpanEvent(told["name"], datetime.fromisoformat(told["time"]), attributes)

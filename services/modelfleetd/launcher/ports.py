@@ -40,6 +40,8 @@ class TypeFacts:
     predictions: tuple[Declared, ...] = ()
     # The regions in which a model has a share by the ledger, by model.
     shares: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    # The part `surface` of its id by the naming scheme in force; empty where there is none.
+    surface: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,10 @@ class Registry(Protocol):
         attempt: int = 1,
     ) -> int:
         """Ends an attempt of a launch in the ledger. Raises RevisionMismatch, LaunchEnded."""
+        ...
+
+    async def check_team(self, team: str, field: str) -> None:
+        """Raises ReferenceNotFound where there is no such team."""
         ...
 
     async def regions(self) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.launch import Launch, RegionProgress, Share, SideProgress, State
 from modelfleetd.launcher.domain.observed import Observed, Seen
 from modelfleetd.launcher.domain.plan import RegionPlan
@@ -12,10 +13,10 @@ from modelfleetd.launcher.domain.plan import RegionPlan
 def with_progress(launch: Launch, seen: Seen, split: tuple[Share, ...]) -> Launch:
     """The launch with what was just observed of one region, and the split that its agent works towards."""
     assert launch.plan is not None
-    at = launch.undoing if launch.state is State.ROLLING_BACK else launch.step.region
-    plan = launch.plan.regions[max(0, at)]
+    at, plan = next((at, plan) for at, plan in enumerate(launch.plan.regions) if plan.region == seen.region)
     known = next((progress for progress in launch.progress if progress.region == plan.region), None)
-    step = launch.step.number if at == launch.step.region else (known.step if known else 0)
+    there = at in waves.shifted(launch)
+    step = waves.at_region(launch, at).step.number if there else (known.step if known else 0)
     sides = (_side(seen.candidate), _side(seen.baseline))
     of_candidate, of_baseline = sides if launch.candidate == launch.rising else sides[::-1]
     made = RegionProgress(

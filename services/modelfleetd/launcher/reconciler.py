@@ -19,6 +19,7 @@ from modelfleetd.launcher.renewal import Renewer
 from modelfleetd.launcher.round import Round
 from modelfleetd.launcher.store import Claim, Store
 from modelfleetd.launcher.watch import Notifier
+from modelfleetd.launcher.windows import Windows
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ ROUNDS: Final = 32
 _POLL_SECONDS: Final = 1.0
 _SHORTEST: Final = 0.02
 # No launch sleeps longer than this without the sweeper looking at it.
-LONGEST_SLEEP: Final = 120.0
+LONGEST_SLEEP: Final = 600.0
 
 
 class Reconciler:
@@ -51,6 +52,7 @@ class Reconciler:
         self._world = world
         self._executor = Executor(world, clock)
         self._renewer = Renewer(world)
+        self._windows = Windows(store, clock)
         self._clock = clock
         self._notifier = notifier
         self._holder = holder
@@ -127,6 +129,7 @@ class Reconciler:
             clock=self._clock,
             traced=self._traced,
             started=asked,
+            windows=self._windows,
         )
         try:
             await at_hand.run()

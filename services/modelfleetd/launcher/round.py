@@ -18,19 +18,22 @@ from modelfleetd.kit import deadline
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.telemetry import within_trace
 from modelfleetd.launcher import spans
-from modelfleetd.launcher.domain import outcomes
+from modelfleetd.launcher.domain import frozen, outcomes, waits, waves
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
-from modelfleetd.launcher.domain.decide import awaits_hold, next_action, region_to_observe
+from modelfleetd.launcher.domain.decide import awaits_hold, next_action
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, GateVerdict, Intent, Launch, State
 from modelfleetd.launcher.domain.observed import Seen
+from modelfleetd.launcher.domain.words import listed
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.intents import intent_of
+from modelfleetd.launcher.looking import Look, look
 from modelfleetd.launcher.ports import Stability
 from modelfleetd.launcher.progress import with_progress
 from modelfleetd.launcher.serving import desired_from_document, desired_of, is_same, seen_of, split_of
 from modelfleetd.launcher.store import Change, Claim, Settled, Store
+from modelfleetd.launcher.windows import Windows
 from modelfleetd.platform.model import ServingObservation
 
 _log = logging.getLogger(__name__)
@@ -74,6 +77,7 @@ class Round:
         clock: Clock,
         traced: bool,
         started: float,
+        windows: Windows | None = None,
     ) -> None:
         """Prepares a round.
 
@@ -85,6 +89,7 @@ class Round:
             clock: of the machine.
             traced: whether spans are kept.
             started: when the claim was asked for, by the monotonic clock: the lease began no earlier.
+            windows: freeze windows; None: there are none.
         """
         self.launch = claim.launch
         self._before = claim.launch
@@ -96,7 +101,10 @@ class Round:
         self._traced = traced
         self._database_time = claim.now
         self._started = started
+        self._windows = windows
         self._looked = False
+        # Regions that could not be observed; they are not asked again in this round.
+        self._blind: dict[str, FleetError] = {}
         # Seconds until the launch is due again; None where it has ended or is somebody else's.
         self.due: float | None = None
 
@@ -135,32 +143,47 @@ class Round:
         if launch.queued and launch.abort is None and await self._store.leave_queue(launch):
             self.due = 0.0
             return False
-        region = launch.intent.region if launch.intent else region_to_observe(launch)
-        observation = None
-        if region is not None:
-            try:
-                observation = await self._executor.observe(launch, region, launch.epoch)
-            except StaleEpoch as error:
-                await self._overtaken(error)
-                return False
-            except FleetError as error:
-                await self._cannot_look(region, error)
-                return False
+        try:
+            found = await self._look()
+        except StaleEpoch as error:
+            await self._overtaken(error)
+            return False
+        if launch.intent is not None and launch.intent.region in self._blind:
+            return await self._cannot_settle(launch.intent)
         if launch.intent is None and awaits_hold(launch):
             if not await self._read_hold():
                 return False
             launch = self.launch
-        if not self._looked:
+        if not self._looked and not self._blind:
             self._looked = True
             launch = self.launch = outcomes.looked(launch, self.now)
+        seen = [seen_of(observation, launch.rising, launch.falling) for observation in found.seen.values()]
+        if self._windows is not None:
+            launch = await self._look_at_windows(self._windows)
         if launch.intent is not None:
-            assert observation is not None
-            return await self._settle_apply(launch.intent, observation)
-        seen = None
-        if observation is not None:
-            seen = seen_of(observation, launch.rising, launch.falling)
-            launch = self.launch = with_progress(launch, seen, split_of(observation.desired))
-        return await self._decide(launch, seen, observation)
+            return await self._settle_apply(launch.intent, seen, found.seen[launch.intent.region])
+        for region in seen:
+            launch = with_progress(launch, region, split_of(found.seen[region.region].desired))
+        self.launch = launch
+        return await self._decide(launch, seen, found)
+
+    async def _look(self) -> Look:
+        """Observes every region that the launch decides on; first that in which something is unsettled."""
+        intent = self.launch.intent
+        regions = dict.fromkeys((*((intent.region,) if intent else ()), *waves.to_observe(self.launch)))
+        found = await look(self._executor, self.launch, [region for region in regions if region not in self._blind])
+        self._blind.update(found.blind)
+        return found
+
+    async def _look_at_windows(self, windows: Windows) -> Launch:
+        """Finds out whether a freeze window holds the launch back; that one has opened or closed is history."""
+        near, lead = await windows.near(self.now), timedelta(seconds=self._lease / 2)
+        after, said = frozen.looked_at(self.launch, near, self.now, lead)
+        if said is None:
+            self.launch = after
+        else:
+            await self._record(after, [self._event(*said)])
+        return self.launch
 
     async def _read_hold(self) -> bool:
         """Asks capacity what has become of the reservation; says whether it has answered."""
@@ -178,9 +201,12 @@ class Round:
             await self._record(after, [self._event(*said)])
         return True
 
-    async def _decide(self, launch: Launch, seen: Seen | None, observation: ServingObservation | None) -> bool:
+    async def _decide(self, launch: Launch, seen: Sequence[Seen], found: Look) -> bool:
         action = next_action(launch, seen, self.now)
         match action:
+            case Wait() if self._blind:
+                await self._cannot_look()
+                return False
             case Wait():
                 await self._wait(action, seen)
                 return False
@@ -192,8 +218,10 @@ class Round:
                 return True
             case Call(act=Act.ESTIMATE) if launch.retries > 0:
                 return await self._estimate_again(launch, action)
-            case Apply() | Call():
-                return await self._intend(launch, action, observation)
+            case Apply():
+                return await self._intend(launch, action, found.seen[action.region])
+            case Call():
+                return await self._intend(launch, action, None)
 
     # Acting
 
@@ -250,7 +278,7 @@ class Round:
         wait = outcomes.backoff(after.retries)
         why = outcome.removeprefix("refused: ").rstrip(".")
         waiting = Wait("Refused", f"tries again, because it was refused: {why}", wait, alarming=after.retries > 3)
-        waits = replace(after, conditions=outcomes.conditions(after, waiting, None, self.now))
+        waits = replace(after, conditions=outcomes.conditions(after, waiting, (), self.now))
         waits = replace(waits, watched_until=self.now + timedelta(seconds=wait))
         turned = after.abort is not None and self.launch.abort is None
         said = any(known.message == waiting.message for known in self.launch.conditions)
@@ -267,7 +295,7 @@ class Round:
             return await self._void(intent, "an abort came first")
         return await self._act(intent, f"repeats {intent.act.value}")
 
-    async def _settle_apply(self, intent: Intent, observation: ServingObservation) -> bool:
+    async def _settle_apply(self, intent: Intent, seen: Sequence[Seen], observation: ServingObservation) -> bool:
         """Settles an act on a platform. The agent refuses older epochs by now, so what it shows is final.
 
         Where it did not happen it is repeated with its own key, so long as it still is what would be decided: replicas
@@ -276,11 +304,10 @@ class Round:
         launch, desired = self.launch, desired_from_document(intent.content["desired"])
         if is_same(desired, observation.desired):
             return await self._void(intent, "done")
-        seen = seen_of(observation, launch.rising, launch.falling)
         action = next_action(replace(launch, intent=None), seen, self.now)
         if (
             isinstance(action, Apply)
-            and action.act is intent.act
+            and (action.act, action.region) == (intent.act, intent.region)
             and is_same(desired, desired_of(action, launch, observation))
         ):
             return await self._act(intent, action.message)
@@ -318,7 +345,7 @@ class Round:
 
     # Waiting
 
-    async def _wait(self, wait: Wait, seen: Seen | None) -> None:
+    async def _wait(self, wait: Wait, seen: Sequence[Seen]) -> None:
         launch = self.launch
         conditions = outcomes.conditions(launch, wait, seen, self.now)
         # Numbers in a message may change with every look; that alone is no new version.
@@ -337,16 +364,26 @@ class Round:
         """Nobody knows whether it happened: it stays intended, and is repeated."""
         await self._hold(f"nobody knows yet whether {intent.act.value} was done ({error.message}); asks again")
 
-    async def _cannot_look(self, region: str, error: FleetError) -> None:
+    async def _cannot_look(self) -> None:
         """A launch never goes on blind."""
-        await self._hold(f"holds, because {region} cannot be observed: {error.message}")
+        first = next(iter(self._blind.values()))
+        await self._hold(f"holds, because {listed(list(self._blind))} cannot be observed: {first.message}")
+
+    async def _cannot_settle(self, intent: Intent) -> bool:
+        """Nobody knows whether it happened. On the way back that keeps no other region: whatever is there is looked at
+        before anything else is done there, and from then on the agent refuses it.
+        """
+        if self.launch.abort is None or len(waves.to_observe(self.launch)) < 2:
+            await self._cannot_look()
+            return False
+        return await self._void(intent, f"nobody knows, because {intent.region} cannot be observed")
 
     async def _hold(self, message: str) -> None:
         launch = outcomes.unsettled(self.launch)
         wait = Wait("PartUnavailable", message, outcomes.backoff(launch.retries), alarming=launch.retries > 5)
         # Conditions of the region stay as they were last seen; time in which nobody can look counts against nothing.
         kept = replace(launch, watched_until=launch.watched_until or self.now)
-        after = replace(kept, conditions=outcomes.conditions(kept, wait, None, self.now))
+        after = replace(kept, conditions=outcomes.conditions(kept, wait, (), self.now))
         await self._record(after, due=wait.seconds)
 
     async def _overtaken(self, error: StaleEpoch) -> None:
@@ -378,6 +415,7 @@ class Round:
             raise LostClaim
         if after.ended:
             due = 0.0
+        after = waits.kept(after, verdicts, self.now)
         ended = spans.ended_between(self._before, after, self.now) if self._traced else []
         change = Change(
             before=self._before,
@@ -388,6 +426,7 @@ class Round:
             intent=intent,
             settled=settled,
             spans=[*more_spans, *ended] if self._traced else [],
+            time=self.now,
         )
         what = f"intent_{intent.act.value}" if intent else "outcome" if settled else "change"
         failpoint(f"launcher.before_record.{what}")

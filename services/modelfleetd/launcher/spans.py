@@ -6,11 +6,15 @@ Ids are made of what a span is (launch, kind, number), so that one that is emitt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from modelfleetd.launcher.domain.launch import GateVerdict, Intent, Launch, State, Verdict
+from modelfleetd.kit.trace import Ids
+from modelfleetd.launcher.domain.events import Event
+from modelfleetd.launcher.domain.launch import ENDED, GateVerdict, Intent, Launch, State, Verdict
+from modelfleetd.names import LAUNCH
 
 Span = Mapping[str, Any]
 
@@ -52,7 +56,10 @@ def _step_id(launch: Launch) -> int:
 
 
 def ended_between(before: Launch, after: Launch, now: datetime) -> list[Span]:
-    """Everything of a launch that has ended from one state to the next: waits, the step, the phase, and itself."""
+    """Everything of a launch that has ended from one state to the next: waits, the step, the phase, and itself.
+
+    A later attempt is a tree of its own in the same trace, linked to the one before.
+    """
     found: list[Span] = []
     found.extend(_conditions(before, after, now))
     left_step = before.step.number > 0 and (before.step.region, before.step.number) != (
@@ -69,11 +76,11 @@ def ended_between(before: Launch, after: Launch, now: datetime) -> list[Span]:
         }
         parent = _phase_id(before, len(before.phase_times) - 1)
         name = f"step {before.step.number}"
-        found.append(_span(before, name, _step_id(before), parent, before.step.start_time, now, attributes))
+        start = before.step.start_time
+        found.append(_span(before, name, _step_id(before), parent, start, now, attributes, tells=True))
     for index, (phase, was) in enumerate(zip(after.phase_times, _padded(before, after), strict=True)):
         if phase.end_time is not None and (was is None or was.end_time is None):
-            name = f"phase {phase.state.name}"
-            found.append(_span(after, name, _phase_id(after, index), root_id(after), phase.start_time, phase.end_time))
+            found.append(_phase(after, index, phase.start_time, phase.end_time))
     if after.end_time is not None and before.end_time is None:
         error = None if after.state is State.SUCCEEDED else f"{after.state.name}{_why(after)}"
         attributes = {
@@ -82,15 +89,29 @@ def ended_between(before: Launch, after: Launch, now: datetime) -> list[Span]:
             "modelfleet.candidate": after.candidate,
             "modelfleet.baseline": after.baseline,
             "modelfleet.state": after.state.name,
+            "modelfleet.attempt": after.attempt,
         }
-        root = _span(after, "launch", root_id(after), None, after.begin_time, after.end_time, attributes, error)
-        found.append(root)
+        before_it = [root_id(replace(after, attempt=after.attempt - 1))] if after.attempt > 1 else []
+        links = [(int(after.trace_id, 16), root) for root in before_it]
+        start = after.begin_time
+        found.append(
+            _span(after, "launch", root_id(after), None, start, after.end_time, attributes, error, links=links)
+        )
     return found
+
+
+def of_verb(launch: Launch, event: Event, request: Ids | None) -> Span:
+    """What somebody did to a launch, below the phase or step that it was in; linked to the trace of their request."""
+    attributes = {"modelfleet.actor": event.actor, "modelfleet.message": event.message}
+    identity = span_id(launch, "verb", f"{event.type}/{event.time.isoformat()}")
+    links = [] if request is None else [(request.trace_id, request.span_id)]
+    parent = within_id(launch)
+    return _span(launch, f"verb {event.type}", identity, parent, event.time, event.time, attributes, links=links)
 
 
 def of_call(launch: Launch, intent: Intent, outcome: str, now: datetime) -> Span:
     """An act that is settled."""
-    attributes = {"modelfleet.key": intent.key, "modelfleet.outcome": outcome}
+    attributes = {"modelfleet.key": intent.key, "modelfleet.outcome": outcome, "modelfleet.retries": launch.retries}
     error = None if outcome == "done" else outcome
     name = f"call {intent.act.value}"
     return _span(launch, name, call_id(launch, intent), within_id(launch), intent.create_time, now, attributes, error)
@@ -107,6 +128,17 @@ def of_gate(launch: Launch, verdict: GateVerdict, asked: datetime, now: datetime
     return _span(
         launch, f"gate {verdict.gate}", gate_id(launch, asked), within_id(launch), asked, now, attributes, error
     )
+
+
+def _phase(launch: Launch, index: int, start: datetime, end: datetime) -> Span:
+    """A phase that is over; of a rollback it says why. What happened in SHIFTING its steps tell."""
+    state = launch.phase_times[index].state
+    attributes: dict[str, Any] = {}
+    if state is State.ROLLING_BACK and launch.abort is not None:
+        attributes = {"modelfleet.author": launch.abort.author, "modelfleet.reason": launch.abort.reason}
+    tells = state not in ENDED and state is not State.SHIFTING
+    identity = _phase_id(launch, index)
+    return _span(launch, f"phase {state.name}", identity, root_id(launch), start, end, attributes, tells=tells)
 
 
 def _conditions(before: Launch, after: Launch, now: datetime) -> list[Span]:
@@ -142,7 +174,24 @@ def _span(
     end: datetime,
     attributes: Mapping[str, Any] | None = None,
     error: str | None = None,
+    *,
+    links: Sequence[tuple[int, int]] = (),
+    tells: bool = False,
 ) -> Span:
+    """A span as it is stored.
+
+    Args:
+        launch: whose it is.
+        name: of the span.
+        identity: its id.
+        parent: the id of its parent; None for a root.
+        start: when it began.
+        end: when it ended.
+        attributes: of the span.
+        error: what went wrong.
+        links: trace and span ids of what it has to do with.
+        tells: whether what happened to the launch meanwhile belongs to it, as its events.
+    """
     return {
         "name": name,
         "trace_id": launch.trace_id,
@@ -152,4 +201,6 @@ def _span(
         "end": max(start, end).isoformat(),
         "attributes": dict(attributes or {}),
         "error": error,
+        "links": [[f"{trace:032x}", f"{span:016x}"] for trace, span in links],
+        "tells": LAUNCH.parse(launch.name)[0] if tells else None,
     }

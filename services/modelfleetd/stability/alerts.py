@@ -18,10 +18,10 @@ import numpy as np
 
 from modelfleetd.clock import Clock
 from modelfleetd.errors import PartUnavailable
+from modelfleetd.kit.alertmanager import HOLDS, MOST_POSTED, RESEND, RESOLVED_KEPT, Alertmanager, Posted
 from modelfleetd.kit.db import Connection, Database
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.names import ALERT
-from modelfleetd.stability.alertmanager import Alertmanager, Posted
 from modelfleetd.stability.delivery_metrics import DeliveryMetrics
 from modelfleetd.stability.domain import announcement as announced
 from modelfleetd.stability.domain.alert import Alert, Kind, State
@@ -37,12 +37,6 @@ from modelfleetd.stability.store import slices as slices_store
 _log = logging.getLogger(__name__)
 # A minute is looked at soon after it was evaluated, and silences are seen to begin and end.
 DERIVE_SECONDS: Final = 5.0
-# How often Alertmanager is told the same again; what it is told holds for so many times as long.
-RESEND: Final = timedelta(minutes=1)
-_HOLDS: Final = 4
-# For how long it is told that something is over.
-_RESOLVED_KEPT: Final = timedelta(minutes=15)
-_MOST_POSTED: Final = 200
 _FIRST_RETRY_SECONDS: Final = 1.0
 KEPT: Final = timedelta(days=90)
 _REQUESTS_KEPT: Final = timedelta(days=7)
@@ -208,7 +202,7 @@ class Deriving:
     async def forget(self) -> None:
         """Forgets what is older than is promised."""
         now = self._clock.now()
-        await announcements.forget(self._database, now - 2 * _RESOLVED_KEPT)
+        await announcements.forget(self._database, now - 2 * RESOLVED_KEPT)
         await store.forget(self._database, now - KEPT)
         await store.forget_requests(self._database, _REQUESTS_KEPT)
 
@@ -261,9 +255,9 @@ class Delivery:
             PartUnavailable: Alertmanager or the database did not answer.
         """
         now = self._clock.now()
-        due = await announcements.due(self._database, now - _RESOLVED_KEPT, now)
-        for begin in range(0, len(due), _MOST_POSTED):
-            part = due[begin : begin + _MOST_POSTED]
+        due = await announcements.due(self._database, now - RESOLVED_KEPT, now)
+        for begin in range(0, len(due), MOST_POSTED):
+            part = due[begin : begin + MOST_POSTED]
             await self._alertmanager.post([self._posted(each, now) for each in part])
             failpoint("alerts.after_post")
             await store.delivered(self._database, [each.alert.name for each in part], now)
@@ -274,7 +268,7 @@ class Delivery:
             told.labels,
             announced.notes(due.alert, told.ending, self._dashboard_url),
             told.start_time,
-            now + _HOLDS * self._resend if told.end_time is None else told.end_time,
+            now + HOLDS * self._resend if told.end_time is None else told.end_time,
             announced.dashboard(due.alert, self._dashboard_url),
         )
 

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from modelfleet.stability.v1 import stability_pb2_grpc
+from modelfleetd.kit.alertmanager import Alertmanager
 from modelfleetd.kit.app import Service, run_service
 from modelfleetd.kit.auth import TeamOf
 from modelfleetd.kit.db import Database
 from modelfleetd.kit.worker import Periodic
 from modelfleetd.names import SILENCE
 from modelfleetd.stability import migrations
-from modelfleetd.stability.alertmanager import Alertmanager
 from modelfleetd.stability.alerts import DERIVE_SECONDS, Delivery, Deriving
 from modelfleetd.stability.api import StabilityServicer
 from modelfleetd.stability.budgets import BUDGET_SECONDS, BudgetKeeper

@@ -41,10 +41,17 @@ class ShareParameter(click.ParamType[int]):
 
 
 class DurationParameter(click.ParamType[Duration]):
-    """A span of time: `30s`, `5m`, `2h`, `1d`, `1h30m`."""
+    """A span of time: `30s`, `5m`, `2h`, `1d`, `4w`, `1h30m`."""
 
     name = "duration"
-    _UNITS: ClassVar = {"ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+    _UNITS: ClassVar = {
+        "ms": 1_000_000,
+        "s": 10**9,
+        "m": 60 * 10**9,
+        "h": 3600 * 10**9,
+        "d": 86_400 * 10**9,
+        "w": 604_800 * 10**9,
+    }
 
     def __init__(self, *, above_zero: bool = False) -> None:
         self._above_zero = above_zero
@@ -56,11 +63,11 @@ class DurationParameter(click.ParamType[Duration]):
         text = str(value).strip()
         if self._above_zero and text.startswith("-"):
             self.fail(_ABOVE_ZERO, param, ctx)
-        if not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h|d))+", text):
+        if not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h|d|w))+", text):
             self.fail(f"'{text}' is not a span of time; write 30s, 5m, 2h or 1h30m", param, ctx)
         nanos = sum(
             int(Decimal(number) * self._UNITS[unit])
-            for number, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|s|m|h|d)", text)
+            for number, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|s|m|h|d|w)", text)
         )
         if self._above_zero and not nanos:
             self.fail(_ABOVE_ZERO, param, ctx)
@@ -229,7 +236,7 @@ class PointParameter(click.ParamType[Point]):
             return Point(time=moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC))
         except (ValueError, OverflowError):
             pass
-        if not re.fullmatch(r"(\d{1,9}[smhd])+( ago)?", text):
+        if not re.fullmatch(r"(\d{1,9}[smhdw])+( ago)?", text):
             self.fail(
                 f"'{text}' is no point in history; write a revision (41), a time (2026-11-24T15:00Z, yesterday,"
                 " tuesday), how long ago (2h, 3d), or now",

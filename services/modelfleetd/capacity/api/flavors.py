@@ -10,9 +10,9 @@ from modelfleetd.capacity.api.base import Base, Context, after_name
 from modelfleetd.capacity.store import flavors
 from modelfleetd.capacity.store.rows import change
 from modelfleetd.capacity.wire import pools as wire
-from modelfleetd.capacity.wire.updates import updated
 from modelfleetd.kit import paging
 from modelfleetd.kit.db import Connection
+from modelfleetd.kit.updates import updated
 
 
 class Flavors(Base):

@@ -29,11 +29,11 @@ from modelfleetd.capacity.store import decisions, estimates, policies
 from modelfleetd.capacity.store.rows import change
 from modelfleetd.capacity.wire import estimates as estimates_wire
 from modelfleetd.capacity.wire import policies as wire
-from modelfleetd.capacity.wire.updates import updated
 from modelfleetd.errors import ReferenceNotFound, invalid
 from modelfleetd.kit import paging
 from modelfleetd.kit.auth import expect_role_on_destination
 from modelfleetd.kit.db import Connection
+from modelfleetd.kit.updates import updated
 
 # A decision may come before there is a launch; what is asked of the pool names one all the same.
 _NO_LAUNCH = "launches/none"

@@ -16,11 +16,11 @@ from modelfleetd.capacity.domain.pool import Pool
 from modelfleetd.capacity.store import balances, flavors, pools
 from modelfleetd.capacity.store.rows import change
 from modelfleetd.capacity.wire import pools as wire
-from modelfleetd.capacity.wire.updates import updated
 from modelfleetd.errors import ReferenceNotFound, invalid
 from modelfleetd.kit import paging
 from modelfleetd.kit.auth import expect_role_on_destination
 from modelfleetd.kit.db import Connection
+from modelfleetd.kit.updates import updated
 
 _MAX_REASON = 1000
 

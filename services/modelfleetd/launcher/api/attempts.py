@@ -61,8 +61,10 @@ class Attempts(Creating):
             # Its baseline is pinned when it starts: the launch before it is about to put another one in place.
             again = replace(again, queued=True, baseline="")
         again = await self._store.begin_attempt(conn, again)
+        await self._store.tell(conn, launch, again, now)
         said = Event("Retried", f"attempt {again.attempt}: {request.reason}", now, actor=caller())
         await self._store.say(conn, again, said)
+        await self._trace(conn, again, said)
         return wire.launch_to_proto(again, (), now)
 
     async def GetAttempt(self, request: pb.GetAttemptRequest, context: Context) -> pb.Attempt:

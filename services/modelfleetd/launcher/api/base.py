@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Final, TypeAlias
 
 import grpc
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import launcher_pb2_grpc
 from modelfleetd.clock import Clock
-from modelfleetd.errors import ModelOnHold
-from modelfleetd.kit.auth import Principal, RoleSource, current_principal
+from modelfleetd.errors import ModelOnHold, RoleMissing
+from modelfleetd.kit.auth import Principal, Role, RoleSource, current_principal
 from modelfleetd.kit.db import Connection
+from modelfleetd.kit.trace import current_ids
+from modelfleetd.launcher import spans
+from modelfleetd.launcher.domain import frozen
+from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.holds_on_models import forbids
-from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.launch import UNCHANGED, Launch, State
+from modelfleetd.launcher.domain.release import expected_release
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.ports import World
 from modelfleetd.launcher.store import Store
 from modelfleetd.launcher.watch import Notifier
+from modelfleetd.launcher.windows import Windows
 from modelfleetd.launcher.wire import launches as wire
+
+# While nothing is decided yet, or weight may still have to rise.
+_PLANNED: Final = UNCHANGED | {State.SHIFTING}
 
 Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 
@@ -41,14 +51,18 @@ class Base(launcher_pb2_grpc.LauncherServiceServicer):
         notifier: Notifier,
         clock: Clock,
         roles: RoleSource,
+        *,
+        traced: bool = False,
     ) -> None:
         self._store = store
         self._roles = roles
+        self._traced = traced
         self._world = world
         self._wake = wake
         self._notifier = notifier
         self._clock = clock
         self._executor = Executor(world, clock)
+        self._windows = Windows(store, clock)
 
     async def _expect_no_hold(self, launch: Launch, conn: Connection | None = None) -> None:
         """Expects that nobody has put the candidate on hold; with a transaction, nobody does until that ends.
@@ -63,6 +77,37 @@ class Base(launcher_pb2_grpc.LauncherServiceServicer):
         if hold is not None:
             raise ModelOnHold(model, hold.name, hold.reason)
 
+    async def _trace(self, conn: Connection, launch: Launch, event: Event) -> None:
+        """Keeps what the caller does to a launch as a span of its trace, linked to the caller's own."""
+        if self._traced:
+            await self._store.trace(conn, spans.of_verb(launch, event, current_ids()))
+
     async def _shown(self, launch: Launch) -> pb.Launch:
         verdicts = await self._store.verdicts([launch.name])
-        return wire.launch_to_proto(launch, verdicts.get(launch.name, ()), self._clock.now())
+        made = wire.launch_to_proto(launch, verdicts.get(launch.name, ()), self._clock.now())
+        return await self._with_conflicts(made, launch)
+
+    async def _with_conflicts(self, made: pb.Launch, launch: Launch) -> pb.Launch:
+        """Adds to the plan the freeze windows that are open, or open before the launch is done."""
+        if launch.plan is None or launch.state not in _PLANNED:
+            return made
+        now = self._clock.now()
+        end = expected_release(replace(launch, frozen=None), now)
+        needs = launch.plan.expected_duration if end is None else end - now
+        for conflict in frozen.conflicts(launch, await self._windows.all(), now, needs):
+            made.plan.freeze_conflicts.append(wire.conflict_to_proto(conflict))
+        return made
+
+    async def _expect_role(self, needed: Collection[Role], team: str | None, method: str) -> None:
+        """Expects that the caller has one of some roles, or ADMIN, on a team; with None, everywhere.
+
+        Raises:
+            RoleMissing: it has none of them.
+        """
+        principal = current_principal()
+        bound = principal.roles_everywhere | await self._roles.roles(principal, None)
+        if team is not None:
+            bound |= await self._roles.roles(principal, team)
+        if bound.isdisjoint({*needed, Role.ADMIN}):
+            names = [role.name for role in needed] or [Role.ADMIN.name]
+            raise RoleMissing(principal.name, method, names, team)

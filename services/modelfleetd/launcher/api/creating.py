@@ -5,10 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.errors import InvalidFields, RoleMissing, RouteBusy, WrongState, invalid
+from modelfleetd.errors import InvalidFields, ReferenceNotFound, RoleMissing, RouteBusy, WrongState, invalid
 from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.failpoint import failpoint
@@ -18,7 +19,7 @@ from modelfleetd.launcher.api.holds import Holding
 from modelfleetd.launcher.domain import envelope, policy, strategies, verbs
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import Launch, PhaseTime, State, Strategy
+from modelfleetd.launcher.domain.launch import FreezeOverride, Launch, PhaseTime, State, Strategy
 from modelfleetd.launcher.estimation import estimate
 from modelfleetd.launcher.wire import launches as wire
 from modelfleetd.launcher.wire.policy import policy_from_proto, strategy_from_proto
@@ -54,7 +55,7 @@ class Creating(Holding):
             await self._expect_bookings(launch)
             launch = await self._planned(launch, keep_plan=request.validate_only)
         if request.validate_only:
-            return wire.launch_to_proto(launch, (), self._clock.now())
+            return await self._with_conflicts(wire.launch_to_proto(launch, (), self._clock.now()), launch)
         failpoint("launcher.before_verb.Created")
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, lambda: self._create(conn, launch, queue=request.queue))
@@ -110,6 +111,7 @@ class Creating(Holding):
         replaced = await self._replaced(asked) if strategy is Strategy.ROLL_BACK else None
         serves = type_.shares.get(asked.candidate, frozenset()) if strategy.rule.where_it_serves else frozenset[str]()
         now = self._clock.now()
+        overrides = await self._overrides(asked, type_.team, now)
         return Launch(
             name=LAUNCH.format(launch_id),
             uid=str(uuid.uuid4()),
@@ -129,8 +131,36 @@ class Creating(Holding):
             known_full=_full_before(replaced) if replaced else {},
             takes_over=replaced.reservation if replaced and replaced.pool == asked.pool else "",
             baseline=type_.baseline,
+            tier=type_.tier,
+            team=type_.team,
+            surface=type_.surface,
+            freeze_overrides=overrides,
             phase_times=(PhaseTime(State.PENDING, now),),
         )
+
+    async def _overrides(self, asked: pb.Launch, team: str, now: datetime) -> tuple[FreezeOverride, ...]:
+        """The freeze windows that are not to hold for it, by whoever may override them.
+
+        Raises:
+            ReferenceNotFound: there is no such window.
+            RoleMissing: the caller may not override it.
+        """
+        given = asked.freeze_overrides
+        if len(given) > verbs.MAX_OVERRIDES:
+            raise invalid("launch.freeze_overrides", f"must be at most {verbs.MAX_OVERRIDES}")
+        if len({each.freeze_window for each in given}) != len(given):
+            raise invalid("launch.freeze_overrides", "must name each window once")
+        if given:
+            await self._expect_role((Role.OWNER, Role.APPROVER), team, "OverrideLaunchFreeze")
+        made: list[FreezeOverride] = []
+        for index, each in enumerate(given):
+            path = f"launch.freeze_overrides[{index}]"
+            reason = verbs.check_reason(each.reason, f"{path}.reason")
+            window = await self._store.find_freeze_window(each.freeze_window)
+            if window is None:
+                raise ReferenceNotFound(f"{path}.freeze_window", each.freeze_window)
+            made.append(FreezeOverride(window.name, reason, caller(), now, window.uid))
+        return tuple(made)
 
     async def _replaced(self, asked: pb.Launch) -> Launch:
         """The launch that has replaced a former baseline: it knows what that needs, and keeps capacity for its return.
@@ -212,6 +242,10 @@ class Creating(Holding):
         what = f"{launch.rule.does} {launch.candidate} on {launch.model_type}"
         created = Event("Created", what, launch.create_time, actor=launch.actor)
         await self._store.say(conn, launch, created)
+        await self._trace(conn, launch, created)
+        for override in launch.freeze_overrides:
+            what = f"{override.freeze_window}: {override.reason}"
+            await self._store.say(conn, launch, Event("FreezeOverridden", what, override.time, actor=override.author))
         return wire.launch_to_proto(launch, (), launch.create_time)
 
 

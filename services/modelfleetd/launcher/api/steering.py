@@ -14,10 +14,10 @@ from modelfleetd.kit import deadline
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import once
 from modelfleetd.launcher.api.base import Base, Context, caller
-from modelfleetd.launcher.domain import verbs
-from modelfleetd.launcher.domain.decide import region_to_observe
+from modelfleetd.launcher.domain import verbs, waves
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.looking import look
 from modelfleetd.launcher.wire import launches as wire
 
 _log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ _Steering: TypeAlias = (
     | pb.ApproveLaunchRequest
     | pb.RejectLaunchRequest
     | pb.PromoteLaunchRequest
+    | pb.OverrideLaunchFreezeRequest
 )
 
 
@@ -103,6 +104,7 @@ class Steering(Base):
             after = verb(launch, now)
             if after != launch:
                 said = Event(event, message, now, step=launch.step.number, actor=who)
+                await self._trace(conn, launch, said)
                 after = await self._store.put(conn, after, said, fence=fence)
                 taken = after if fence else None
             return wire.launch_to_proto(after, (), now)
@@ -118,14 +120,11 @@ class Steering(Base):
         return answer
 
     async def _fence(self, launch: Launch) -> None:
-        """Has the agent refuse the launch's former holder. Where it does not answer soon, the next round does that."""
-        unsettled = launch.intent.region if launch.intent else ""
-        region = unsettled or region_to_observe(launch)
-        if not region:
-            return
+        """Has the agents refuse the former holder. Where one does not answer soon, the next round does that."""
+        unsettled = (launch.intent.region,) if launch.intent and launch.intent.region else ()
         try:
             with deadline.limit(_FENCE_SECONDS):
                 async with asyncio.timeout(_FENCE_SECONDS):
-                    await self._executor.observe(launch, region, launch.epoch)
+                    await look(self._executor, launch, dict.fromkeys((*unsettled, *waves.to_observe(launch))))
         except (FleetError, TimeoutError) as error:
-            _log.info("%s: its agent is not fenced yet: %s", launch.name, error)
+            _log.info("%s: its agents are not fenced yet: %s", launch.name, error)

@@ -7,11 +7,12 @@ Everything is decided from what is really there: a launch that was left alone fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelfleetd.launcher.domain import undo
+from modelfleetd.launcher.domain import frozen, undo, waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import (
@@ -29,27 +30,16 @@ from modelfleetd.launcher.domain.launch import (
 from modelfleetd.launcher.domain.observed import Seen, ShareState, in_proportion, share_state
 from modelfleetd.launcher.domain.outcomes import reservation_gone
 from modelfleetd.launcher.domain.plan import Side
-from modelfleetd.launcher.domain.words import count, percent, span
+from modelfleetd.launcher.domain.words import be, count, listed, percent, span
 
 # Seconds until the next look, while something is expected any moment, and while only time passes.
 SOON: Final = 0.2
 CAPACITY_RETRY: Final = 10.0
-WATCH: Final = (2.0, 30.0)
+WATCH: Final = (2.0, 300.0)
 # So long a plan is good for a launch that people had to approve: then it is made again.
 _PLAN_LASTS: Final = timedelta(minutes=10)
 # How often people's answers are looked for; verbs wake the launch at once.
 PEOPLE: Final = 60.0
-
-
-def region_to_observe(launch: Launch) -> str | None:
-    """The region that has to be observed before the launch can decide; None where it need not look."""
-    if launch.plan is None:
-        return None
-    if launch.state is State.SHIFTING:
-        return launch.region_plan.region
-    if launch.state is State.ROLLING_BACK and launch.touched and launch.undoing >= 0:
-        return launch.plan.regions[launch.undoing].region
-    return None
 
 
 def awaits_hold(launch: Launch) -> bool:
@@ -59,22 +49,31 @@ def awaits_hold(launch: Launch) -> bool:
     return launch.hold is None or launch.hold.state is HoldState.PENDING
 
 
-def next_action(launch: Launch, seen: Seen | None, now: datetime) -> Action:
+def next_action(launch: Launch, seen: Seen | Sequence[Seen] | None, now: datetime) -> Action:
     """Says what to do next.
 
     Args:
         launch: without an unsettled intent.
-        seen: of the region that `region_to_observe` names.
+        seen: of the regions that `waves.to_observe` names, as far as they could be observed: the one, or several. Of
+            several the first acts first.
         now: by the database's clock.
     """
+    found: Sequence[Seen] = () if seen is None else (seen,) if isinstance(seen, Seen) else seen
     if launch.state is State.ROLLING_BACK:
-        return undo.next_action(launch, seen, now)
+        return undo.next_action(launch, found, now)
     if launch.abort is not None:
         return _turn_round(launch, now)
-    action = _forward(launch, seen, now)
+    action = _forward(launch, found, now)
+    if len(found) < len(waves.to_observe(launch)):
+        # Time in which not all can be looked at counts against no deadline.
+        action = waves.in_part(launch, action)
+        if not isinstance(action, Apply):
+            return action
     # What is refused again and again is a wait as well.
     trying = launch.retries > 0 and isinstance(action, Apply | Call)
     wait = Wait("Retrying", "what it asks for is refused", 0) if trying else action
+    if launch.frozen is not None and frozen.holds_back(launch, action):
+        return _frozen(launch, now)
     if isinstance(wait, Wait) and (overdue := _overdue(launch, wait, now)):
         turned = going_back(launch, "deadline", overdue, now)
         return Advance("DeadlinePassed", overdue, turned, progress=False)
@@ -85,7 +84,7 @@ def next_action(launch: Launch, seen: Seen | None, now: datetime) -> Action:
     return action
 
 
-def _forward(launch: Launch, seen: Seen | None, now: datetime) -> Action:
+def _forward(launch: Launch, seen: Sequence[Seen], now: datetime) -> Action:
     match launch.state:
         case State.PENDING:
             return _leave_queue(launch, now)
@@ -96,8 +95,7 @@ def _forward(launch: Launch, seen: Seen | None, now: datetime) -> Action:
         case State.PREPARING:
             return _prepare(launch, now)
         case State.SHIFTING:
-            assert seen is not None
-            return _shift(launch, seen, now)
+            return _shift_wave(launch, seen, now)
         case State.FINALIZING:
             return _finalize(launch, now)
         case _:
@@ -120,13 +118,13 @@ def _turn_round(launch: Launch, now: datetime) -> Action:
         late = replace(launch, abort=None)
         return Advance("AbortTooLate", "the registry has finalised it already", late, progress=False)
     back = alarm_after(enter(launch, State.ROLLING_BACK, now), now)
-    last = launch.step.region if launch.touched else -1
+    last = waves.shifted(launch)[-1] if launch.touched else -1
     return Advance("StateChanged", f"rolls back, by {why}", replace(back, undoing=last), progress=False)
 
 
 def _overdue(launch: Launch, wait: Wait, now: datetime) -> str:
     """Why a launch that can only wait is to go back; empty while it is not. Pauses stop deadlines."""
-    if launch.paused or launch.revision:
+    if launch.paused or launch.revision or launch.frozen is not None:
         return ""
     if launch.step.held_since is not None and not launch.policy.stability_gate.roll_back_on_error:
         # An outage of the judge must not roll back every launch at once.
@@ -141,6 +139,15 @@ def _overdue(launch: Launch, wait: Wait, now: datetime) -> str:
 def _paused(launch: Launch) -> Wait:
     who = ", ".join(f"{pause.author} ({pause.reason})" for pause in launch.pause_reasons)
     return Wait("Paused", f"is paused by {who}; goes on when they resume it", _watch(launch))
+
+
+def _frozen(launch: Launch, now: datetime) -> Action:
+    """A freeze window is open: what the candidate has it keeps, and its gates go on being measured."""
+    assert launch.frozen is not None
+    if launch.gated and launch.weight_time is not None and _due(launch, now):
+        return Judge(final=False)
+    looks = _watch(launch) if launch.state is State.SHIFTING else PEOPLE
+    return Wait("Frozen", frozen.words(launch.frozen), min(looks, _until(launch.frozen.end_time, now)))
 
 
 def _watch(launch: Launch) -> float:
@@ -168,7 +175,7 @@ def _await_approval(launch: Launch, now: datetime) -> Action:
             return Advance("StateChanged", again, enter(launch, State.ESTIMATING, now))
         return Advance("StateChanged", f"approved by {by}; prepares", enter(launch, State.PREPARING, now))
     until = launch.approval_deadline or launch.phase_times[-1].start_time + launch.policy.approval_deadline
-    if now >= until and not launch.paused:
+    if now >= until and not launch.paused and launch.frozen is None:
         nobody = f"nobody approved it within {launch.policy.approval_deadline}"
         return Advance("Rejected", nobody, going_back(launch, "deadline", nobody, now), progress=False)
     return Wait(
@@ -204,6 +211,14 @@ def _await_hold(launch: Launch, now: datetime) -> Action:
 
 
 # Step by step
+
+
+def _shift_wave(launch: Launch, seen: Sequence[Seen], now: datetime) -> Action:
+    """Every region of the wave is decided by itself; together they go on."""
+    assert launch.plan is not None
+    at = {launch.plan.regions[position].region: position for position in waves.shifted(launch)}
+    views = [(found, waves.at_region(launch, at[found.region])) for found in seen]
+    return waves.forward(launch, [(found, _shift(view, found, now)) for found, view in views])
 
 
 def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:
@@ -379,10 +394,12 @@ def _give_up_old(launch: Launch, seen: Seen, now: datetime) -> Action:
     if old.existing > kept:
         return Wait("Terminating", "waits for the last old replicas to end", SOON)
     assert launch.plan is not None
-    if launch.step.region + 1 < len(launch.plan.regions):
-        nearby = launch.plan.regions[launch.step.region + 1].region
-        following = begin_step(launch, 1, now, region=launch.step.region + 1)
-        return Advance("RegionEnded", f"{plan.region} is done; goes on to {nearby}", following)
+    done = waves.shifted(launch)
+    if done[-1] + 1 < len(launch.plan.regions):
+        nearby = [launch.plan.regions[at].region for at in waves.members(launch.plan, done[-1] + 1)]
+        following = begin_step(launch, 1, now, region=done[-1] + 1)
+        ended = listed([launch.plan.regions[at].region for at in done])
+        return Advance("RegionEnded", f"{ended} {be(len(done))} done; goes on to {listed(nearby)}", following)
     return Advance("StateChanged", "every step is done; finalises", enter(launch, State.FINALIZING, now))
 
 

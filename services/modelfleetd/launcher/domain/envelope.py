@@ -66,9 +66,10 @@ def of_plan(
         serving_spec_digest=serving_spec_digest,
         baseline=baseline,
         strategy=strategy,
-        target_share_basis_points=plan.regions[0].share_at_end(candidate),
+        target_share_basis_points=max(region.share_at_end(candidate) for region in plan.regions),
         holdout_share_basis_points=holdout,
-        regions=tuple(region.region for region in plan.regions),
+        # Who comes first may change with the traffic; that alone asks nobody again.
+        regions=tuple(sorted(region.region for region in plan.regions)),
         max_units=tuple(
             EnvelopeUnits(hold.flavor, region.region, hold.hold_units)
             for region in plan.regions
@@ -99,7 +100,7 @@ def _identity(envelope: Envelope) -> tuple[object, ...]:
         envelope.strategy,
         envelope.target_share_basis_points,
         envelope.holdout_share_basis_points,
-        envelope.regions,
+        tuple(sorted(envelope.regions)),
         envelope.policy_digest,
     )
 

@@ -14,6 +14,7 @@ from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
 from modelfleetd.launcher.domain.policy import Policy
 from modelfleetd.launcher.domain.strategies import Goal, Rule
 from modelfleetd.launcher.domain.strategies import Strategy as Strategy  # noqa: PLC0414 - importable from here
+from modelfleetd.launcher.domain.waits import Waits
 
 NO_TIME: Final = timedelta(0)
 
@@ -134,6 +135,29 @@ class Promotion:
     author: str
     reason: str
     time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeOverride:
+    """A freeze window that does not hold for a launch. One of the same name that is made later is another window."""
+
+    freeze_window: str
+    reason: str
+    author: str
+    time: datetime
+    window_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A freeze window holds the launch back."""
+
+    freeze_window: str
+    reason: str
+    since: datetime
+    end_time: datetime
+    # Until when the deadlines have been pushed on for it.
+    counted: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +331,9 @@ class Launch:
     watched_until: datetime | None = None
     # How important the route is, as the plan was made: who waits for capacity waits in this order.
     tier: str = ""
+    # Whose route it is, and which surface it serves: what freeze windows and figures are scoped by.
+    team: str = ""
+    surface: str = ""
     reservation: str = ""
     # What capacity said of it last; None where it has to be asked.
     hold: Hold | None = None
@@ -329,6 +356,9 @@ class Launch:
     pause_reasons: tuple[PauseReason, ...] = ()
     # Since when at least one of them is there.
     paused_since: datetime | None = None
+    freeze_overrides: tuple[FreezeOverride, ...] = ()
+    # Neither starts nor raises weight, and its deadlines stand still; None while no window holds it back.
+    frozen: Frozen | None = None
     abort: Abort | None = None
     promoted: Promotion | None = None
     phase_times: tuple[PhaseTime, ...] = ()
@@ -336,6 +366,8 @@ class Launch:
     intent: Intent | None = None
     intents: int = 0
     end_time: datetime | None = None
+    # What it has waited for so far, for the figures of many launches.
+    waits: Waits = field(default_factory=Waits)
 
     @property
     def ended(self) -> bool:
@@ -436,13 +468,21 @@ def postponed(launch: Launch, by: timedelta) -> Launch:
 
 
 def accounted(launch: Launch, now: datetime) -> Launch:
-    """Time in which the gate could not judge is no bake, and counts against no deadline unless the policy says so."""
-    since = launch.step.held_since
+    """Accounts for time in which its deadlines stood still although nobody had paused it.
+
+    Time in which the gate could not judge is no bake, and counts against no deadline unless the policy says so. Time in
+    which a freeze window holds it back counts against no deadline either; what bakes goes on baking.
+    """
+    since, frozen = launch.step.held_since, launch.frozen
+    still = [] if since is None or launch.policy.stability_gate.roll_back_on_error else [since]
+    if frozen is not None:
+        still.append(frozen.counted)
+        launch = replace(launch, frozen=replace(frozen, counted=now))
+    # While it is paused its deadlines stand still anyway.
+    if still and not launch.paused:
+        launch = postponed(launch, now - min(still))
     if since is None:
         return launch
-    # While it is paused its deadlines stand still anyway.
-    if not launch.paused and not launch.policy.stability_gate.roll_back_on_error:
-        launch = postponed(launch, now - since)
     step, start = launch.step, launch.step.bake_start
     return replace(launch, step=replace(step, held_since=now, bake_start=start and start + (now - since)))
 
@@ -450,14 +490,16 @@ def accounted(launch: Launch, now: datetime) -> Launch:
 def begin_step(launch: Launch, number: int, now: datetime, region: int | None = None) -> Launch:
     """Goes on to a step, with fresh gates and a fresh deadline."""
     at = launch.step.region if region is None else region
+    launch = accounted(launch, now)
     deadline = now + launch.policy.step_deadline + launch.policy.bake_duration
     return replace(launch, step=StepState(region=at, number=number, start_time=now, deadline=deadline))
 
 
 def ask_again(launch: Launch, now: datetime) -> Launch:
-    """Says when the gate is asked next: a quarter of the bake later, within reason, and always at the bake's end."""
-    seconds = launch.policy.bake_duration.total_seconds() / 4
-    again, end = now + timedelta(seconds=min(60.0, max(2.0, seconds))), launch.bake_end
+    """Says when the gate is asked next: a part of the bake later, within reason, and always at the bake's end."""
+    bake = launch.policy.bake_duration.total_seconds()
+    seconds = max(2.0, min(60.0, bake / 4), min(300.0, bake / 20))
+    again, end = now + timedelta(seconds=seconds), launch.bake_end
     if end is not None and now < end:
         again = min(again, end)
     return replace(launch, step=replace(launch.step, next_judge=again))

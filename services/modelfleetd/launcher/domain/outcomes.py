@@ -60,7 +60,7 @@ def backoff(retries: int) -> float:
 def looked(launch: Launch, now: datetime) -> Launch:
     """The launch could be looked at: time in which nobody could does not count against its deadlines."""
     late = timedelta(0) if launch.watched_until is None else now - launch.watched_until
-    if late > _MISSED and not launch.paused and launch.step.held_since is None:
+    if late > _MISSED and not launch.paused and launch.step.held_since is None and launch.frozen is None:
         launch = postponed(launch, late)
     return replace(launch, watched_until=None)
 
@@ -94,6 +94,8 @@ def estimated(
     revision: int,
     gated: bool,
     tier: str,
+    team: str = "",
+    surface: str = "",
     now: datetime,
 ) -> Launch:
     """The plan is made. An approval that covers it still counts; else the policy approves, or people are asked.
@@ -130,6 +132,8 @@ def estimated(
         # What is judged is the candidate with more traffic; that it gets less must not be taken back for its faults.
         gated=gated and launch.rule.gated and launch.raises_candidate and not launch.policy.stability_gate.disabled,
         tier=tier,
+        team=team,
+        surface=surface,
     )
     approved = _approved(launch, made, now)
     launch = replace(launch, envelope=approved)
@@ -286,8 +290,8 @@ def advice(error: FleetError) -> str:
 # What it waits for
 
 
-def conditions(launch: Launch, wait: Wait | None, seen: Seen | None, now: datetime) -> tuple[Condition, ...]:
-    """What is true of a launch now; what was true before keeps its `since`."""
+def conditions(launch: Launch, wait: Wait | None, seen: Sequence[Seen], now: datetime) -> tuple[Condition, ...]:
+    """What is true of a launch now, by what was seen of its regions; what was true before keeps its `since`."""
     found: list[tuple[str, str, str]] = []
     if wait is not None:
         found.append(("Waiting", wait.reason, wait.message))
@@ -296,8 +300,8 @@ def conditions(launch: Launch, wait: Wait | None, seen: Seen | None, now: dateti
     if launch.paused:
         who = ", ".join(pause.author for pause in launch.pause_reasons)
         found.append(("Paused", "PauseReasons", f"paused by {who}"))
-    if seen is not None and launch.state in (State.SHIFTING, State.ROLLING_BACK):
-        found.extend(_of_region(launch, seen))
+    if launch.state in (State.SHIFTING, State.ROLLING_BACK):
+        found.extend(_of_regions(launch, seen))
     before = {(condition.type, condition.reason): condition.since for condition in launch.conditions}
     return tuple(
         Condition(kind, Status.TRUE, reason, message, before.get((kind, reason), now))
@@ -305,15 +309,25 @@ def conditions(launch: Launch, wait: Wait | None, seen: Seen | None, now: dateti
     )
 
 
+def _of_regions(launch: Launch, seen: Sequence[Seen]) -> Sequence[tuple[str, str, str]]:
+    """What is true of some regions: each condition once, with what is said of it region by region."""
+    if len(seen) == 1:
+        return _of_region(launch, seen[0])
+    said: dict[tuple[str, str], list[str]] = {}
+    for region in seen:
+        for kind, reason, message in _of_region(launch, region):
+            said.setdefault((kind, reason), []).append(f"{region.region}: {message}")
+    return [(kind, reason, "; ".join(messages)) for (kind, reason), messages in said.items()]
+
+
 def _of_region(launch: Launch, seen: Seen) -> Sequence[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
     if launch.state is State.SHIFTING and share_state(seen) is ShareState.LOW_TRAFFIC:
         message = f"{seen.requests} requests since the split: the proxy's word is all the evidence for the shares"
         found.append(("LowTraffic", "FewRequests", message))
-    at = launch.step.region if launch.state is State.SHIFTING else max(0, launch.undoing)
     if launch.plan is None:
         return found
-    plan = launch.plan.regions[at]
+    plan = next(plan for plan in launch.plan.regions if plan.region == seen.region)
     for side, there in (
         (plan.candidate, seen.candidate),
         (plan.baseline, seen.baseline),

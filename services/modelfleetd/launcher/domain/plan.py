@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from itertools import groupby
 from typing import Final
 
 from modelfleetd.errors import PlanInfeasible
 from modelfleetd.launcher.domain.replicas import replicas_for
 from modelfleetd.launcher.domain.shares import FULL
-from modelfleetd.launcher.domain.words import percent
+from modelfleetd.launcher.domain.words import count, percent
 
 # Where the room decides, shares lie on this grid of basis points: a step that moves less is not worth its bake.
 GRID: Final = 25
@@ -153,6 +154,8 @@ class RegionPlan:
     baseline: Side | None
     holds: tuple[FlavorHold, ...]
     steps: tuple[Step, ...]
+    # Regions of one wave are launched together, the waves one after another, from 1; 0 in plans of old: by itself.
+    wave: int = 0
 
     @property
     def both(self) -> int:
@@ -212,10 +215,22 @@ class RegionPlan:
 
     @property
     def cost_peak(self) -> float:
-        least = self.candidate.running
-        return max(
-            _cost(self.candidate, max(least, s.new_replicas)) + _cost(self.baseline, s.old_before) for s in self.steps
-        )
+        return max(self.cost_at(number) for number in range(1, len(self.steps) + 1))
+
+    def cost_at(self, number: int) -> float:
+        """The most of a step; after the last one what stays."""
+        if number > len(self.steps):
+            return self.cost_after
+        step = self.steps[number - 1]
+        new = max(self.candidate.running, step.new_replicas)
+        return _cost(self.candidate, new) + _cost(self.baseline, step.old_before)
+
+    def takes(self, number: int) -> timedelta:
+        """How long a step is expected to take; nothing after the last one."""
+        if number > len(self.steps):
+            return timedelta(0)
+        before = self.steps[number - 2].expected_end if number > 1 else timedelta(0)
+        return self.steps[number - 1].expected_end - before
 
     @property
     def expected_duration(self) -> timedelta:
@@ -242,18 +257,41 @@ class Plan:
 
     @property
     def cost_peak(self) -> float:
-        """The most at any moment: one region swaps while those before are done and those after have not begun."""
-        moments = (
-            sum(r.cost_after for r in self.regions[:at])
-            + region.cost_peak
-            + sum(r.cost_before for r in self.regions[at + 1 :])
-            for at, region in enumerate(self.regions)
-        )
-        return max(moments, default=0.0)
+        """The most at any moment: the regions of a wave are at the same step, those of the waves before are done, and
+        those of the waves after have not begun.
+        """
+        most, done, others = 0.0, 0.0, self.cost_before
+        for wave in self.waves:
+            others -= sum(region.cost_before for region in wave)
+            steps = range(1, max(len(region.steps) for region in wave) + 1)
+            most = max(most, done + others + max(sum(region.cost_at(step) for region in wave) for step in steps))
+            done += sum(region.cost_after for region in wave)
+        return most
+
+    @property
+    def waves(self) -> tuple[tuple[RegionPlan, ...], ...]:
+        """The regions, wave by wave."""
+        waves = groupby(enumerate(self.regions), key=lambda found: (found[1].wave, found[1].wave or found[0]))
+        return tuple(tuple(region for _, region in wave) for _, wave in waves)
+
+    def ends(self, wave: int, number: int) -> timedelta:
+        """When a step of a wave, by its position, is expected to end, after the beginning of the launch."""
+        return self.expected_duration - self.left_after(wave, number)
+
+    def left_after(self, wave: int, number: int) -> timedelta:
+        """How long everything after a step of a wave, by its position, is expected to take."""
+        rest = _wave_takes(self.waves[wave], number + 1)
+        return rest + sum((_wave_takes(regions) for regions in self.waves[wave + 1 :]), timedelta(0))
 
     @property
     def expected_duration(self) -> timedelta:
-        return sum((region.expected_duration for region in self.regions), timedelta(0))
+        return sum((_wave_takes(regions) for regions in self.waves), timedelta(0))
+
+
+def _wave_takes(regions: tuple[RegionPlan, ...], begin: int = 1) -> timedelta:
+    """How long the rest of a wave is expected to take: each step as long as in the slowest of its regions."""
+    steps = range(begin, max(len(region.steps) for region in regions) + 1)
+    return sum((max(region.takes(step) for region in regions) for step in steps), timedelta(0))
 
 
 def make(inputs: Inputs, pace: Pace, *, patient: bool = False) -> RegionPlan:
@@ -280,7 +318,7 @@ def make(inputs: Inputs, pace: Pace, *, patient: bool = False) -> RegionPlan:
 def together(
     regions: tuple[RegionPlan, ...], pace: Pace, *, candidate_estimate: str = "", baseline_estimate: str = ""
 ) -> Plan:
-    """Makes the whole plan of those of its regions, which are launched one after another.
+    """Makes the whole plan of those of its regions, in the order in which they are launched.
 
     Raises:
         PlanInfeasible: together they take longer than the launch may.
@@ -463,6 +501,6 @@ def _infeasible(inputs: Inputs, pace: Pace) -> PlanInfeasible:
     fits_with = room.free + high
     why = (
         f"going from {old} replicas to {_new_at(inputs, inputs.goal)} does not end with {room.free} free units; "
-        f"it needs {fits_with} free, and then takes {len(wide)} steps"
+        f"it needs {fits_with} free, and then takes {count(len(wide), 'step')}"
     )
     return PlanInfeasible(why, missing_units=high, flavor=flavor, region=region)

@@ -20,6 +20,14 @@ class Approval(enum.Enum):
     REQUIRED = 2
 
 
+class RegionOrder(enum.Enum):
+    """In what order the regions of a route are launched."""
+
+    ONE_BY_ONE = 1
+    TOGETHER = 2
+    CANARY_REGION = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Criterion:
     """What is demanded of one prediction; None and 0 mean what the registry says, or the judge's default."""
@@ -62,6 +70,7 @@ class Policy:
     approval: Approval = Approval.AUTOMATIC
     stability_gate: StabilityGate = StabilityGate()
     rollback_window: timedelta = timedelta(hours=2)
+    region_order: RegionOrder = RegionOrder.ONE_BY_ONE
 
 
 def default_rollback_window(tier: str) -> timedelta:

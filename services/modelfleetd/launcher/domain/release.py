@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import NO_TIME, Launch, State
 
@@ -44,6 +46,18 @@ def is_due(told: Told, release: datetime | None, now: datetime) -> bool:
     return abs(release - told.release) > max(_MOVED, abs(release - now) / 10)
 
 
+def times_of(launch: Launch, now: datetime) -> Mapping[str, datetime | None]:
+    """What a launch is due until, by the field that shows it; None where nothing is. Pauses stop deadlines."""
+    if launch.ended:
+        return {}
+    counting = not launch.paused and launch.state is not State.ROLLING_BACK
+    return {
+        "deadline_time": launch.deadline if counting else None,
+        "step_deadline_time": launch.step.deadline if counting and launch.state is State.SHIFTING else None,
+        "expected_end_time": expected_release(launch, now),
+    }
+
+
 def expected_release(launch: Launch, now: datetime) -> datetime | None:
     """When the launch is expected to end; None where only people know: then what was told last stays."""
     plan = launch.plan
@@ -53,6 +67,8 @@ def expected_release(launch: Launch, now: datetime) -> datetime | None:
         return max(now, launch.phase_times[-1].start_time + _worst_undo(launch))
     if launch.paused:
         return None
+    if launch.frozen is not None:
+        now = max(now, launch.frozen.end_time)
     match launch.state:
         case State.PREPARING if launch.hold is not None and launch.hold.state is HoldState.PENDING:
             return None if launch.hold.time is None else max(now, launch.hold.time) + plan.expected_duration
@@ -68,19 +84,20 @@ def expected_release(launch: Launch, now: datetime) -> datetime | None:
 
 def _shifted(launch: Launch, now: datetime) -> datetime:
     """The end of the step that it is at, as far as that can be seen, and after it what the plan says."""
-    assert launch.plan is not None
-    steps, number = launch.region_plan.steps, launch.step.number
-    planned = steps[number - 1].expected_end - (steps[number - 2].expected_end if number > 1 else NO_TIME)
+    plan, number = launch.plan, launch.step.number
+    assert plan is not None
+    wave = next(at for at, regions in enumerate(plan.waves) if launch.region_plan in regions)
+    planned = max(region.takes(number) for region in plan.waves[wave])
     end = launch.bake_end or (launch.step.start_time or now) + planned
-    later = sum((region.expected_duration for region in launch.plan.regions[launch.step.region + 1 :]), NO_TIME)
-    return max(now, end) + (steps[-1].expected_end - steps[number - 1].expected_end) + later
+    return max(now, end) + plan.left_after(wave, number)
 
 
 def _worst_undo(launch: Launch) -> timedelta:
-    """How long the way back takes at worst: the step that it turned round at, and every region before."""
+    """How long the way back takes at worst: from the step that it turned round at; all regions go back together."""
     assert launch.plan is not None
     if not launch.touched or launch.step.number == 0:
         return NO_TIME
-    at = launch.step.region
-    before = (region.steps[-1].worst_undo for region in launch.plan.regions[:at])
-    return launch.plan.regions[at].steps[launch.step.number - 1].worst_undo + sum(before, NO_TIME)
+    wave = waves.shifted(launch)
+    before = (region.steps[-1].worst_undo for region in launch.plan.regions[: wave[0]])
+    there = (launch.plan.regions[at].steps[waves.at_region(launch, at).step.number - 1].worst_undo for at in wave)
+    return max((*before, *there))

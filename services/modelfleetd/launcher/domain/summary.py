@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.launch import Launch, State
 from modelfleetd.launcher.domain.words import count, percent, span
 
@@ -44,12 +45,12 @@ def _where(launch: Launch) -> str:
         case State.SHIFTING:
             step, plan = launch.step, launch.region_plan
             share = percent(launch.step_plan.share)
+            wave = waves.shifted(launch)
+            where = plan.region if len(wave) == 1 else f"{len(wave)} regions"
             if not launch.rule.swaps:
                 replicas = count(launch.step_plan.new_replicas, "replica")
-                return f"Resizes the {plan.candidate.called} in {plan.region} to {replicas}."
-            return (
-                f"Step {step.number} of {len(plan.steps)} in {plan.region} ({share} for the {plan.candidate.called})."
-            )
+                return f"Resizes the {plan.candidate.called} in {where} to {replicas}."
+            return f"Step {step.number} of {len(plan.steps)} in {where} ({share} for the {plan.candidate.called})."
         case State.FINALIZING:
             return "Every step is done; writes roles and split to the registry."
         case State.ROLLING_BACK:

@@ -5,17 +5,19 @@ candidate's never rises.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Wait
 from modelfleetd.launcher.domain.launch import Act, Launch, State, alarm_after, enter
 from modelfleetd.launcher.domain.observed import OBSERVING, Observed, Seen, in_proportion
 from modelfleetd.launcher.domain.plan import RegionPlan, Side
 from modelfleetd.launcher.domain.replicas import share_of
 from modelfleetd.launcher.domain.shares import LOW_TRAFFIC, agrees
-from modelfleetd.launcher.domain.words import count, percent
+from modelfleetd.launcher.domain.words import be, count, listed, percent
 
 SOON: Final = 0.2
 # While nothing but another model's return is waited for.
@@ -26,11 +28,10 @@ _PART: Final = 1_000
 _STRAGGLING: Final = timedelta(seconds=30)
 
 
-def next_action(launch: Launch, seen: Seen | None, now: datetime) -> Action:
-    """Says what to do next on the way back."""
+def next_action(launch: Launch, seen: Sequence[Seen], now: datetime) -> Action:
+    """Says what to do next on the way back. Every region goes back as soon as it can; none waits for another one."""
     if launch.touched and launch.undoing >= 0:
-        assert seen is not None and launch.plan is not None
-        action = _undo(launch, launch.plan.regions[launch.undoing], seen, now)
+        action = _undo_all(launch, seen, now)
         return replace(action, alarming=_late(launch, now)) if isinstance(action, Wait) else action
     if not launch.forgone:
         return Call(Act.FORGO, "tells the registry that it went back", progress=False)
@@ -40,15 +41,28 @@ def next_action(launch: Launch, seen: Seen | None, now: datetime) -> Action:
     return Advance("StateChanged", "everything is as it was", back, progress=False)
 
 
+def _undo_all(launch: Launch, seen: Sequence[Seen], now: datetime) -> Action:
+    assert launch.plan is not None
+    plans = {plan.region: plan for plan in launch.plan.regions[: launch.undoing + 1]}
+    decided = [(found, _undo(launch, plans[found.region], found, now)) for found in seen]
+    action = waves.back(decided)
+    if action is not None:
+        return action
+    if len(seen) < len(plans):
+        return waves.UNSEEN
+    return _regions_done(launch, now)
+
+
 def _late(launch: Launch, now: datetime) -> bool:
     """Whether nothing has got on for so long that people have to look."""
     return launch.step.deadline is not None and now >= launch.step.deadline
 
 
-def _undo(launch: Launch, plan: RegionPlan, seen: Seen, now: datetime) -> Action:
+def _undo(launch: Launch, plan: RegionPlan, seen: Seen, now: datetime) -> Action | None:
+    """What one region does next; None where it is as it was."""
     new, old, goal = seen.candidate, seen.baseline, plan.candidate.share
     if not seen.known:
-        return _region_done(launch, plan, now)
+        return None
     late = _late(launch, now)
     returned = _returned(seen, late=late)
     if new.share > goal:
@@ -80,7 +94,7 @@ def _undo(launch: Launch, plan: RegionPlan, seen: Seen, now: datetime) -> Action
         return Wait("CarriesOthers", f"the {plan.baseline.called} carries what another model has dropped", CARRYING)
     if plan.baseline is not None and old.existing > plan.baseline.running:
         return Wait("Terminating", f"waits for surplus replicas of the {plan.baseline.called} to end", SOON)
-    return _region_done(launch, plan, now)
+    return None
 
 
 def _restore(plan: RegionPlan, seen: Seen) -> Action:
@@ -173,6 +187,9 @@ def _apply(act: Act, plan: RegionPlan, new: int, old: int, share: int | None, me
     return Apply(act, plan.region, new, old, share, message, progress=False)
 
 
-def _region_done(launch: Launch, plan: RegionPlan, now: datetime) -> Advance:
-    done = replace(alarm_after(launch, now), undoing=launch.undoing - 1)
-    return Advance("RegionUndone", f"{plan.region} is as it was", done, progress=False)
+def _regions_done(launch: Launch, now: datetime) -> Advance:
+    assert launch.plan is not None
+    regions = [plan.region for plan in launch.plan.regions[: launch.undoing + 1]]
+    done = replace(alarm_after(launch, now), undoing=-1)
+    were = "it was" if len(regions) == 1 else "they were"
+    return Advance("RegionUndone", f"{listed(regions)} {be(len(regions))} as {were}", done, progress=False)

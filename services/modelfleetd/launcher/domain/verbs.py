@@ -11,6 +11,7 @@ from modelfleetd.errors import EtagMismatch, SelfApproval, StepMovedOn, WrongSta
 from modelfleetd.launcher.domain.attempts import next_attempt
 from modelfleetd.launcher.domain.launch import (
     ENDED,
+    FreezeOverride,
     Launch,
     PauseReason,
     Promotion,
@@ -35,6 +36,7 @@ ALLOWED: Final[Mapping[str, frozenset[State]]] = {
     "PromoteLaunch": frozenset({State.SHIFTING}),
     "RetryLaunch": frozenset({State.ROLLED_BACK, State.CANCELLED}),
     "RollBackLaunch": frozenset({State.SUCCEEDED}),
+    "OverrideLaunchFreeze": _STEERED - {State.FINALIZING},
 }
 # Who may call it, for the error that names the verbs.
 _BY: Final[Mapping[str, str]] = {
@@ -47,8 +49,10 @@ _BY: Final[Mapping[str, str]] = {
     "PromoteLaunch": "owner",
     "RetryLaunch": "engineer, owner",
     "RollBackLaunch": "engineer, owner, oncall",
+    "OverrideLaunchFreeze": "approver, owner",
 }
 MAX_REASON: Final = 1_000
+MAX_OVERRIDES: Final = 20
 
 
 def allowed(launch: Launch) -> list[str]:
@@ -183,6 +187,15 @@ def reject(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
     """Rejects the envelope: the launch is cancelled."""
     _check_state(launch, "RejectLaunch")
     return going_back(launch, author, f"rejected: {reason}", now)
+
+
+def override_freeze(launch: Launch, override: FreezeOverride) -> Launch:
+    """Has a freeze window not hold for the launch; of an override of the same window the newer one counts."""
+    _check_state(launch, "OverrideLaunchFreeze")
+    others = tuple(each for each in launch.freeze_overrides if each.window_uid != override.window_uid)
+    if len(others) >= MAX_OVERRIDES:
+        raise invalid("freeze_window", f"must be one of the {MAX_OVERRIDES} windows that it overrides already")
+    return replace(launch, freeze_overrides=(*others, override))
 
 
 Verb = Callable[[Launch, datetime], Launch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 
@@ -25,3 +26,13 @@ def span(time: timedelta) -> str:
         return f"{minutes} min"
     hours, rest = divmod(minutes, 60)
     return f"{hours} h {rest} min" if rest else f"{hours} h"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def be(number: int) -> str:
+    """`is` or `are`, by how many there are."""
+    return "is" if number == 1 else "are"

@@ -7,7 +7,10 @@ while version and epoch are the ones that it claimed: one statement, no transact
 from __future__ import annotations
 
 from modelfleetd.kit.db import Database
+from modelfleetd.launcher.domain.notifications import Audience
 from modelfleetd.launcher.store.attempts import Attempts
+from modelfleetd.launcher.store.figures import FiguresStore
+from modelfleetd.launcher.store.freezing import Freezing
 from modelfleetd.launcher.store.holds import HoldsOnModels
 from modelfleetd.launcher.store.launches import Launches
 from modelfleetd.launcher.store.outbox import Outbox
@@ -15,11 +18,18 @@ from modelfleetd.launcher.store.rounds import Rounds
 from modelfleetd.launcher.store.rows import Change, Claim, Settled
 
 
-class Store(Rounds, Launches, Attempts, HoldsOnModels, Outbox):
+class Store(Rounds, Launches, Attempts, HoldsOnModels, Freezing, FiguresStore, Outbox):
     """The schema `launcher`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audience: Audience | None = None) -> None:
+        """Makes the store.
+
+        Args:
+            database: of the launcher.
+            audience: whom changes are told to, and of what.
+        """
         self._database = database
+        self._audience = audience or {}
 
 
 __all__ = ["Change", "Claim", "Settled", "Store"]

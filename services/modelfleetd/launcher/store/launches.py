@@ -10,10 +10,11 @@ from datetime import datetime
 import asyncpg
 
 from modelfleetd.errors import ResourceExists, ResourceNotFound, RouteBusy
-from modelfleetd.kit.db import Connection, Database
+from modelfleetd.kit.db import Connection
 from modelfleetd.launcher.documents import from_document
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
+from modelfleetd.launcher.store.notifications import Notifications
 from modelfleetd.launcher.store.rows import COLUMNS, body_of, id_of, launch_of
 from modelfleetd.names import LAUNCH
 
@@ -41,10 +42,8 @@ def _name(found: str | None) -> str | None:
     return None if found is None else LAUNCH.format(found)
 
 
-class Launches:
+class Launches(Notifications):
     """The side of the store that the API uses."""
-
-    _database: Database
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """Gives a connection with an open transaction, for verbs."""
@@ -134,6 +133,9 @@ class Launches:
             event: what was done to it.
             fence: takes the launch from whoever holds it: the lease ends, and the epoch is a newer one.
         """
+        before = await conn.fetchrow(f"SELECT {COLUMNS} FROM launches WHERE id = $1", id_of(launch))
+        assert before is not None
+        await self.tell(conn, launch_of(before), launch, event.time)
         epoch = await conn.fetchval(
             """UPDATE launches SET body = $2, version = $3, update_time = now(),
                    next_due_time = CASE WHEN end_time IS NULL THEN now() END,

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from modelfleetd.kit.db import Database
+from modelfleetd.kit.db import Connection, Database
+
+# Events of one span; collectors take no more than 128 by default.
+_TOLD: Final = 100
+_SPANS: Final = """
+SELECT number, span, (
+    SELECT jsonb_agg(jsonb_build_object('name', type, 'time', time, 'message', message, 'actor', actor,
+                                        'step', step, 'region', region) ORDER BY sequence)
+    FROM (SELECT * FROM events WHERE launch = span ->> 'tells' AND time > (span ->> 'start')::timestamptz
+          AND time <= (span ->> 'end')::timestamptz ORDER BY sequence LIMIT $2) AS told) AS events
+FROM spans ORDER BY number LIMIT $1
+"""
 
 
 class Outbox:
@@ -14,9 +25,13 @@ class Outbox:
     _database: Database
 
     async def spans(self, limit: int) -> list[tuple[int, Mapping[str, Any]]]:
-        """Spans that wait to be exported, oldest first."""
-        rows = await self._database.fetch("SELECT number, span FROM spans ORDER BY number LIMIT $1", limit)
-        return [(row["number"], row["span"]) for row in rows]
+        """Spans that wait to be exported, oldest first; those that tell what happened to their launch with that."""
+        rows = await self._database.fetch(_SPANS, limit, _TOLD)
+        return [(row["number"], {**row["span"], "events": row["events"] or []}) for row in rows]
+
+    async def trace(self, conn: Connection, span: Mapping[str, Any]) -> None:
+        """Stores a span with what it is of, in one transaction."""
+        await conn.execute("INSERT INTO spans (span) VALUES ($1)", span)
 
     async def forget_spans(self, numbers: Sequence[int]) -> None:
         """Removes spans that were exported."""

@@ -9,6 +9,9 @@ import asyncpg
 from modelfleetd.kit.db import Database
 from modelfleetd.launcher.documents import to_document
 from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.notifications import Audience
+from modelfleetd.launcher.store.figures import figures_row
+from modelfleetd.launcher.store.notifications import telling, told_by
 from modelfleetd.launcher.store.rows import COLUMNS, Change, Claim, body_of, id_of, intent_row, launch_of, looks_of
 
 CLAIM = f"""
@@ -24,7 +27,7 @@ FROM due WHERE id = due_id
 RETURNING {COLUMNS}, now() AS now
 """
 
-_RECORD = """
+_RECORD = f"""
 WITH changed AS (
     UPDATE launches SET
         state = $4, queued = $5, version = version + 1, body = $6, update_time = now(), end_time = $7,
@@ -56,7 +59,14 @@ WITH changed AS (
 ), freed AS (
     UPDATE launches SET next_due_time = now()
     WHERE model_type = $15 AND queued AND end_time IS NULL AND id <> $1 AND $7::timestamptz IS NOT NULL
-)
+), figured AS (
+    INSERT INTO figures (launch, attempt, end_time, team, surface, strategy, state, duration, phases, waits,
+                         people_wait, cause, failed_gates)
+    SELECT id, $16, $7, f.team, f.surface, f.strategy, $4, f.duration, f.phases, f.waits, f.people_wait,
+           f.cause, f.failed_gates
+    FROM changed, jsonb_to_recordset($17) AS f(team text, surface text, strategy text, duration float8, phases jsonb,
+                                               waits jsonb, people_wait float8, cause text, failed_gates jsonb)
+), {telling(18)}
 SELECT count(*) FROM changed
 """
 
@@ -65,6 +75,7 @@ class Rounds:
     """The side of the store that the reconciler uses."""
 
     _database: Database
+    _audience: Audience
 
     async def claim(self, holder: str, lease: float, limit: int) -> list[Claim]:
         """Claims launches that are due, the longest due first, each with a fresh epoch."""
@@ -92,6 +103,8 @@ class Rounds:
             list(change.spans),
             after.model_type,
             after.attempt,
+            [figures_row(after)] if after.end_time is not None else [],
+            *told_by(change.before, after, self._audience, change.time),
         )
         return replace(after, version=change.before.version + 1, epoch=change.before.epoch) if written else None
 

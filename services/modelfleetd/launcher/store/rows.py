@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from modelfleetd.kit.db import Record
@@ -15,7 +15,7 @@ from modelfleetd.names import LAUNCH
 
 COLUMNS = "id, state, queued, version, epoch, body, update_time"
 
-_LOOKS = ("conditions", "progress", "splits", "step", "deadline", "approval_deadline", "watched_until")
+_LOOKS = ("conditions", "progress", "splits", "step", "deadline", "approval_deadline", "watched_until", "frozen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Change:
         before: the launch as it was claimed or last written: its version and epoch must still be there.
         after: the launch from now on.
         due: seconds until somebody looks again, and the lease is given back; None keeps the lease.
+        time: when it was decided, for those who are told of it.
     """
 
     before: Launch
@@ -54,6 +55,7 @@ class Change:
     intent: Intent | None = None
     settled: Settled | None = None
     spans: Sequence[Mapping[str, Any]] = ()
+    time: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 def id_of(launch: Launch) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from modelfleet.common.v1 import serving_pb2
+from modelfleet.launcher.v1 import gates_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.kit.codec import duration_to_proto, timestamp_to_proto, to_proto
 from modelfleetd.launcher.domain import summary, verbs
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.events import Event
+from modelfleetd.launcher.domain.frozen import Conflict
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
+from modelfleetd.launcher.domain.release import times_of
 from modelfleetd.names import ATTEMPT, LAUNCH
 
 
@@ -49,9 +52,13 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         summary=summary.sentence(launch, now),
         rolls_back=launch.rolls_back,
         allowed_verbs=verbs.allowed(launch),
+        freeze_overrides=[to_proto(override, gates_pb2.FreezeOverride) for override in launch.freeze_overrides],
     )
     if launch.end_time is not None:
         made.end_time.CopyFrom(timestamp_to_proto(launch.end_time))
+    for field, moment in times_of(launch, now).items():
+        if moment is not None:
+            getattr(made, field).CopyFrom(timestamp_to_proto(moment))
     if launch.abort is not None:
         made.abort.CopyFrom(to_proto(launch.abort, pb.Abort))
     if launch.plan is not None:
@@ -73,7 +80,7 @@ def attempt_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: datet
 def plan_to_proto(plan: Plan) -> pb.Plan:
     """A whole plan."""
     return pb.Plan(
-        regions=[_region(region) for region in plan.regions],
+        regions=[_region(plan, at, region) for at, wave in enumerate(plan.waves) for region in wave],
         cost_before=plan.cost_before,
         cost_after=plan.cost_after,
         cost_peak=plan.cost_peak,
@@ -84,7 +91,7 @@ def plan_to_proto(plan: Plan) -> pb.Plan:
     )
 
 
-def _region(region: RegionPlan) -> pb.RegionPlan:
+def _region(plan: Plan, wave: int, region: RegionPlan) -> pb.RegionPlan:
     old = region.baseline
     return pb.RegionPlan(
         region=region.region,
@@ -99,7 +106,7 @@ def _region(region: RegionPlan) -> pb.RegionPlan:
         hold_units=sum(hold.hold_units for hold in region.holds),
         moved_units=sum(hold.moved_units for hold in region.holds),
         extra_units=sum(hold.extra_units for hold in region.holds),
-        steps=[_step(step) for step in region.steps],
+        steps=[_step(step, plan.ends(wave, step.number)) for step in region.steps],
         holds=[
             pb.FlavorHold(
                 flavor=hold.flavor,
@@ -110,10 +117,11 @@ def _region(region: RegionPlan) -> pb.RegionPlan:
             )
             for hold in region.holds
         ],
+        wave=region.wave,
     )
 
 
-def _step(step: Step) -> pb.Step:
+def _step(step: Step, ends: timedelta) -> pb.Step:
     return pb.Step(
         number=step.number,
         share_basis_points=step.share,
@@ -124,7 +132,7 @@ def _step(step: Step) -> pb.Step:
         peak_units=step.peak_units,
         taken_units=step.taken_units,
         freed_units=step.freed_units,
-        expected_end=duration_to_proto(step.expected_end),
+        expected_end=duration_to_proto(ends),
         worst_undo=duration_to_proto(step.worst_undo),
     )
 
@@ -148,6 +156,11 @@ def _envelope(envelope: Envelope) -> pb.Envelope:
     if envelope.approve_time is not None:
         made.approve_time.CopyFrom(timestamp_to_proto(envelope.approve_time))
     return made
+
+
+def conflict_to_proto(conflict: Conflict) -> gates_pb2.FreezeConflict:
+    """A freeze window in the way of a plan."""
+    return to_proto(conflict, gates_pb2.FreezeConflict)
 
 
 def event_to_proto(event: Event) -> pb.LaunchEvent:

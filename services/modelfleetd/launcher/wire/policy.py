@@ -9,7 +9,7 @@ from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.errors import invalid
 from modelfleetd.kit.codec import duration_from_proto, from_proto
 from modelfleetd.launcher.domain.launch import NO_TIME, Strategy
-from modelfleetd.launcher.domain.policy import Approval, Policy, StabilityGate, default_rollback_window
+from modelfleetd.launcher.domain.policy import Approval, Policy, RegionOrder, StabilityGate, default_rollback_window
 from modelfleetd.launcher.domain.shares import FULL
 
 _Duration: TypeAlias = Literal[
@@ -22,7 +22,7 @@ def policy_from_proto(message: pb.LaunchPolicy, tier: str, strategy: Strategy) -
     """A policy with every default filled in. The rollback window's depends on the model type's tier."""
     policy = Policy(rollback_window=default_rollback_window(tier))
     if strategy.rule.mitigation:
-        policy = replace(policy, max_step_basis_points=FULL, bake_duration=NO_TIME)
+        policy = replace(policy, max_step_basis_points=FULL, bake_duration=NO_TIME, region_order=RegionOrder.TOGETHER)
     if strategy is Strategy.ROLL_BACK:
         # Nobody takes a rollback back: the model that it took away is launched again, as any other.
         policy = replace(policy, rollback_window=NO_TIME)
@@ -35,6 +35,8 @@ def policy_from_proto(message: pb.LaunchPolicy, tier: str, strategy: Strategy) -
             policy = replace(policy, **{field: duration_from_proto(getattr(message, field))})  # type: ignore[arg-type]
     if message.approval:
         policy = replace(policy, approval=Approval[pb.LaunchPolicy.Approval.Name(message.approval)])
+    if message.region_order:
+        policy = replace(policy, region_order=RegionOrder[pb.LaunchPolicy.RegionOrder.Name(message.region_order)])
     if message.HasField("stability_gate"):
         policy = replace(policy, stability_gate=from_proto(message.stability_gate, StabilityGate))
     if not strategy.rule.gated:

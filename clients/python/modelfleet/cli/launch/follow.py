@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from modelfleet.cli import render, watching
-from modelfleet.cli.launch import view
+from modelfleet.cli.launch import live, view
 from modelfleet.cli.session import Session
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
@@ -31,8 +31,21 @@ def stream(session: Session, updates: Iterator[pb.Launch]) -> pb.Launch | None:
     return last
 
 
+def followed(session: Session, name: str) -> pb.Launch | None:
+    """Draws a launch until it has ended. Whoever stops looking is told that the launch goes on without them."""
+    try:
+        return live.follow(updates_of(session, name))
+    except KeyboardInterrupt:
+        launch = render.short(name)
+        click.echo(
+            f"{name} goes on by itself. Look again: modelfleet launch watch {launch}\n"
+            f"Take it back: modelfleet launch abort {launch} --reason WHY",
+            err=True,
+        )
+        raise click.Abort from None
+
+
 def watch_to_end(session: Session, name: str) -> None:
-    updates = updates_of(session, name)
-    last = view.follow(updates) if session.is_table else stream(session, updates)
+    last = followed(session, name) if session.is_table else stream(session, updates_of(session, name))
     if last is not None and last.state != pb.Launch.SUCCEEDED:
         raise click.ClickException(f"{name} ended as {render.enum(last, 'state')}. {last.summary}".strip())

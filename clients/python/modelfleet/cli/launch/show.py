@@ -5,18 +5,9 @@ from __future__ import annotations
 import click
 
 from modelfleet.cli import render
-from modelfleet.cli.launch import view
+from modelfleet.cli.launch import explain, view
 from modelfleet.cli.launch.follow import launch_name, watch_to_end
 from modelfleet.cli.session import Session, with_session
-
-_ATTEMPTS: list[render.Column] = [
-    ("ATTEMPT", lambda m: str(m.launch.attempt)),
-    ("STATE", lambda m: render.enum(m.launch, "state")),
-    ("STEP", lambda m: view.step_of(m.launch)),
-    ("BEGAN", lambda m: render.clock(m.launch.phase_times[0].start_time) if m.launch.phase_times else ""),
-    ("TOOK", lambda m: view.took(m.launch)),
-    ("WHAT", lambda m: m.launch.summary),
-]
 
 
 @click.command("list")
@@ -54,7 +45,8 @@ def describe(session: Session, launch: str) -> None:
         render.dump(session, render.as_data(found))
         return
     events = list(session.client.launcher.list_launch_events_all(name=found.name, page_size=1000))
-    for part in view.describe_parts(found, events):
+    attempts = list(session.client.launcher.list_attempts_all(parent=found.name)) if found.attempt > 1 else []
+    for part in explain.describe_parts(found, events, attempts=attempts):
         render.console().print(part)
 
 
@@ -66,13 +58,13 @@ def attempts(session: Session, launch: str) -> None:
     name, _, attempt = launch.removeprefix("launches/").replace("/attempts/", "/").partition("/")
     if not attempt:
         found = session.client.launcher.list_attempts_all(parent=launch_name(name), page_size=1000)
-        render.listing(session, found, _ATTEMPTS, "No attempts.")
+        render.listing(session, found, explain.ATTEMPT_COLUMNS, "No attempts.")
         return
     one = session.client.launcher.get_attempt(name=f"{launch_name(name)}/attempts/{attempt}")
     if not session.is_table:
         render.dump(session, render.as_data(one))
         return
-    for part in view.describe_parts(one.launch, ()):
+    for part in explain.describe_parts(one.launch, ()):
         render.console().print(part)
 
 

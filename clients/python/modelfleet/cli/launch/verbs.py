@@ -8,7 +8,8 @@ import click
 
 from modelfleet.cli import render
 from modelfleet.cli.launch import view
-from modelfleet.cli.launch.follow import launch_name, updates_of, watch_to_end
+from modelfleet.cli.launch.follow import followed, launch_name, watch_to_end
+from modelfleet.cli.launch.freeze_view import FREEZE_WINDOW
 from modelfleet.cli.session import Session, with_session
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
@@ -82,7 +83,7 @@ def abort(session: Session, launch: str, reason: str, watch: bool) -> None:
     """Take everything back to the baseline. Works in every state, needs no gate, and always wins."""
     found = session.client.launcher.abort_launch(name=launch_name(launch), reason=reason)
     if watch and session.is_table:
-        view.follow(updates_of(session, found.name))
+        followed(session, found.name)
     else:
         _after(session, found, "abort taken; everything goes back")
 
@@ -163,3 +164,15 @@ def rollback(session: Session, launch: str, reason: str, launch_id: str, dry_run
     click.echo(f"created {made.name}, which takes {made.rolls_back} back\n{made.summary}")
     click.echo(f"{held} is on hold until somebody lifts it: modelfleet launch hold list {held}")
     click.echo(f"follow it: modelfleet launch watch {render.short(made.name)}")
+
+
+@click.command("override")
+@click.argument("launch")
+@click.option("--window", required=True, metavar="WINDOW", help="The freeze window that is not to hold for it.")
+@click.option("--reason", required=True, help="Why; kept in the history.")
+@with_session
+def override(session: Session, launch: str, window: str, reason: str) -> None:
+    """Let a launch go on in spite of a freeze window. For owners and approvers."""
+    name = FREEZE_WINDOW.name(window)
+    found = session.client.launcher.override_launch_freeze(name=launch_name(launch), freeze_window=name, reason=reason)
+    _after(session, found, f"{name} does not hold for it")

@@ -1,24 +1,19 @@
-"""How a launch looks: its plan, its explanation, and the live view."""
+"""How a launch looks: in a line, its plan, and what its approval is bound to."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
-from itertools import groupby
+from collections.abc import Iterator
 
-from rich.console import Group, RenderableType
-from rich.live import Live
+from rich.console import RenderableType
 from rich.padding import Padding
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from modelfleet.cli import render
+from modelfleet.cli.launch.freeze_view import conflict_parts
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
 ENDED = {pb.Launch.SUCCEEDED, pb.Launch.ROLLED_BACK, pb.Launch.CANCELLED, pb.Launch.FAILED}
-_STATE_STYLE = {
+STATE_STYLE = {
     pb.Launch.SUCCEEDED: "bold green",
     pb.Launch.ROLLING_BACK: "bold yellow",
     pb.Launch.ROLLED_BACK: "bold yellow",
@@ -47,7 +42,7 @@ def share_of(launch: pb.Launch) -> str:
     return shares[0] if len(set(shares)) == 1 else ", ".join(shares)
 
 
-def _observed(region: pb.RegionProgress, side: pb.SideProgress) -> str:
+def observed(region: pb.RegionProgress, side: pb.SideProgress) -> str:
     """The share by requests; a dash where there were none since the split, and so nothing to observe."""
     seen = region.candidate.observed_basis_points + region.baseline.observed_basis_points
     return render.percent(side.observed_basis_points) if seen else "-"
@@ -139,6 +134,7 @@ def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
             # Nobody gives anything: no column is about it.
             headers, *rows = ([*row[:2], row[3], *row[5:]] for row in (headers, *rows))
         yield Padding(render.table(headers, rows), (0, 0, 0, 2))
+    yield from conflict_parts(launch)
     plan = launch.plan
     if plan.wait:
         yield Text(f"does not fit what is free now, so it {plan.wait}")
@@ -183,123 +179,3 @@ def envelope_parts(launch: pb.Launch) -> Iterator[str]:
         yield f"at most     {units.units} units of {render.short(units.flavor)} in {render.short(units.region)}"
     yield f"at most     {envelope.max_cost:.2f} an hour, for {render.duration(envelope.max_duration)}"
     yield f"envelope    {envelope.digest}"
-
-
-def describe_parts(launch: pb.Launch, events: Sequence[pb.LaunchEvent]) -> Iterator[RenderableType]:
-    """Everything about a launch; first the sentence that says what it waits for."""
-    yield Text(launch.summary, style="bold")
-    yield Text(f"{launch.name}, attempt {launch.attempt}, by {launch.actor} at {render.clock(launch.create_time)}")
-    if launch.reason:
-        yield Text(f"reason: {launch.reason}")
-    yield Text(f"trace {launch.trace_id}")
-    yield Text("")
-    yield from _progress_parts(launch)
-    yield from plan_parts(launch)
-    if launch.gate_verdicts:
-        yield Text("")
-        yield render.table(
-            ["GATE", "STEP", "VERDICT", "WHY"],
-            [[v.gate, str(v.step), render.enum(v, "verdict"), v.explanation] for v in _latest(launch)[-10:]],
-        )
-    if launch.phase_times:
-        yield Text("")
-        yield render.table(["PHASE", "TOOK"], [[render.enum(p, "state"), _phase_took(p)] for p in launch.phase_times])
-    if events:
-        yield Text("")
-        yield render.table(
-            [name for name, _ in EVENT_COLUMNS], [[c(e) for _, c in EVENT_COLUMNS] for e in events[-30:]]
-        )
-
-
-def _latest(launch: pb.Launch) -> list[pb.GateVerdict]:
-    """The last verdict of each run of equal ones: a gate is asked many times, and mostly says the same."""
-    runs = groupby(launch.gate_verdicts, key=lambda v: (v.gate, v.region, v.step, v.verdict))
-    return [list(run)[-1] for _, run in runs]
-
-
-def _phase_took(phase: pb.PhaseTime) -> str:
-    end = phase.end_time.ToDatetime(tzinfo=UTC) if phase.HasField("end_time") else datetime.now(UTC)
-    return render.seconds((end - phase.start_time.ToDatetime(tzinfo=UTC)).total_seconds())
-
-
-def _progress_parts(launch: pb.Launch) -> Iterator[RenderableType]:
-    for region in launch.progress:
-        both = list(zip(models(launch), (region.candidate, region.baseline), strict=True))
-        if launch.strategy == pb.Launch.RESIZE:
-            both = both[:1]
-        rows = [
-            [
-                label,
-                render.percent(side.intended_basis_points),
-                _observed(region, side),
-                f"{side.available_replicas}/{side.desired_replicas}",
-                str(side.total_replicas),
-                str(side.requests),
-                str(side.errors),
-            ]
-            for label, side in both
-        ]
-        headers = [
-            render.short(region.region).upper(),
-            "INTENDED",
-            "OBSERVED",
-            "AVAILABLE",
-            "EXIST",
-            "REQUESTS",
-            "FAILED",
-        ]
-        yield render.table(headers, rows)
-        yield Text(f"{region.free_units} units of the hold are free")
-        yield Text("")
-
-
-def _mark(step: pb.Step, current: int) -> str:
-    share = render.percent(step.share_basis_points)
-    return f"[{share}]" if step.number == current else share
-
-
-def frame(launch: pb.Launch) -> RenderableType:
-    """One picture of the live view."""
-    state = render.enum(launch, "state")
-    head = Text.assemble(
-        (f"{render.short(launch.candidate)} → {render.short(launch.model_type)}  ", "bold"),
-        (state, _STATE_STYLE.get(launch.state, "bold cyan")),
-        f"  step {step_of(launch) or '-'}  {took(launch)}",
-    )
-    parts: list[RenderableType] = [head, Text(launch.summary), Text("")]
-    for region in launch.progress:
-        side = region.candidate
-        bar = Table.grid(padding=(0, 1))
-        bar.add_row(
-            Text(f"{render.short(region.region)} traffic"),
-            ProgressBar(total=10_000, completed=side.intended_basis_points, width=40),
-            Text(f"{render.percent(side.intended_basis_points)} intended, {_observed(region, side)} observed"),
-        )
-        parts.append(bar)
-    parts.extend(_progress_parts(launch))
-    for region_plan in launch.plan.regions:
-        marks = " ".join(_mark(step, launch.current_step) for step in region_plan.steps)
-        parts.append(Text(f"steps {marks}   hold {region_plan.hold_units} units"))
-    parts.extend(Text(f"paused by {why.author}: {why.reason}", style="yellow") for why in launch.pause_reasons)
-    if launch.HasField("abort"):
-        parts.append(Text(f"going back because {launch.abort.author} says: {launch.abort.reason}", style="yellow"))
-    for verdict in _latest(launch)[-3:]:
-        line = f"{verdict.gate} at step {verdict.step}: {render.enum(verdict, 'verdict')}: {verdict.explanation}"
-        parts.append(Text(line))
-    return Group(*parts)
-
-
-def follow(updates: Iterable[pb.Launch]) -> pb.Launch | None:
-    """Draws a launch live until it ends; without a terminal, a line for each new summary. Gives the last state."""
-    last: pb.Launch | None = None
-    if not sys.stdout.isatty():
-        said = ""
-        for last in updates:
-            if last.summary != said:
-                said = last.summary
-                print(f"{datetime.now(UTC):%H:%M:%S} {render.enum(last, 'state')} {said}", flush=True)
-        return last
-    with Live(console=render.console(), auto_refresh=False, vertical_overflow="visible") as live:
-        for last in updates:
-            live.update(frame(last), refresh=True)
-    return last

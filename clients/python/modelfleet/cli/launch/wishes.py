@@ -8,8 +8,10 @@ import click
 
 from modelfleet.cli import render
 from modelfleet.cli.capacity.nouns import POOL
+from modelfleet.cli.launch.freeze_view import FREEZE_WINDOW
 from modelfleet.cli.parameters import DURATION, SHARE
 from modelfleet.cli.registry import MODEL
+from modelfleet.launcher.v1 import gates_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
 _STRATEGIES = {
@@ -50,8 +52,12 @@ _WISHES = (
     click.option("--rollback-window", type=DURATION, help="How long capacity for a rollback is kept after success."),
     click.option("--approval", is_flag=True, help="Somebody else must approve it, even within quota."),
     click.option("--no-stability-gate", is_flag=True, help="Do not judge the candidate's predictions."),
+    click.option(
+        "--override", "overrides", multiple=True, metavar="WINDOW=REASON",
+        help="A freeze window that is not to hold for it, and why; may be repeated.",
+    ),
     click.option("--reason", default="", help="Why; kept in the history."),
-)
+)  # fmt: skip
 
 
 def with_wishes(command: Any) -> Any:
@@ -83,4 +89,12 @@ def wanted(candidate: str, pool: str, regions: tuple[str, ...], reason: str, **w
         regions=[f"regions/{render.short(region)}" for region in regions],
         policy=policy,
         reason=reason,
+        freeze_overrides=[_override(each) for each in wishes["overrides"]],
     )
+
+
+def _override(given: str) -> gates_pb2.FreezeOverride:
+    window, _, reason = given.partition("=")
+    if not window or not reason:
+        raise click.UsageError(f"--override takes WINDOW=REASON, such as holidays='a fix for …', not '{given}'")
+    return gates_pb2.FreezeOverride(freeze_window=FREEZE_WINDOW.name(window), reason=reason)

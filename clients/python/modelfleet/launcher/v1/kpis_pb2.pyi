@@ -132,7 +132,7 @@ Global___GetLaunchStatisticsResponse: _TypeAlias = GetLaunchStatisticsResponse  
 
 @_typing.final
 class LaunchStatistics(_message.Message):
-    """Figures of a group of launches that ended within a time."""
+    """Figures of a group of launches that ended within a time. Each attempt of a launch counts for itself."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -163,10 +163,10 @@ class LaunchStatistics(_message.Message):
     failed: _builtins.int
     """Of these, the ones that failed."""
     succeeded_per_week: _builtins.float
-    """Launches that succeeded, a week."""
+    """Launches that succeeded, a week; grouped by WEEK: in that week."""
     @_builtins.property
     def median_duration(self) -> _duration_pb2.Duration:
-        """Median of the time from creation to success; unset where none succeeded."""
+        """Median of the time from creation, or of the attempt's beginning, to success; unset where none succeeded."""
 
     @_builtins.property
     def p90_duration(self) -> _duration_pb2.Duration:
@@ -178,15 +178,19 @@ class LaunchStatistics(_message.Message):
 
     @_builtins.property
     def waits(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitStatistics]:
-        """Time lost waiting by cause, the most first: the reason of the condition `Waiting`, or `Paused`."""
+        """Time spent waiting by cause, the most first: the reason of the condition `Waiting`, or `Paused`. Each moment counts once, a
+        pause before what else was waited for. `Baking` is what was meant to take its time.
+        """
 
     @_builtins.property
     def causes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CauseCount]:
-        """Rollbacks and cancellations by cause, most first: the author's kind, as `gate/stability`, `deadline`, `person`."""
+        """Rollbacks and cancellations by cause, most first: the author's kind, as `gate/stability`, `availability`, `deadline`,
+        `platform`, `registry`, `mitigation`, `person`.
+        """
 
     @_builtins.property
     def failed_gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CauseCount]:
-        """Verdicts FAIL by gate, most first."""
+        """Verdicts FAIL by gate, most first; without those of dry runs."""
 
     @_builtins.property
     def people_wait(self) -> _duration_pb2.Duration:

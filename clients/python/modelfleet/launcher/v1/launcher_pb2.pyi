@@ -198,6 +198,9 @@ class Launch(_message.Message):
     TEAM_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
     ALLOWED_VERBS_FIELD_NUMBER: _builtins.int
+    DEADLINE_TIME_FIELD_NUMBER: _builtins.int
+    STEP_DEADLINE_TIME_FIELD_NUMBER: _builtins.int
+    EXPECTED_END_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """launches/{launch}."""
     uid: _builtins.str
@@ -310,6 +313,18 @@ class Launch(_message.Message):
     def allowed_verbs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Verbs that are allowed now, each with who may call it."""
 
+    @_builtins.property
+    def deadline_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it may take; unset before it has begun, and while it is paused: then deadlines stand still."""
+
+    @_builtins.property
+    def step_deadline_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the present step may take before it is taken back, its bake included; unset while there is none."""
+
+    @_builtins.property
+    def expected_end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is expected to end; unset where that is up to people."""
+
     def __init__(
         self,
         *,
@@ -352,10 +367,13 @@ class Launch(_message.Message):
         team: _builtins.str = ...,
         surface: _builtins.str = ...,
         allowed_verbs: _abc.Iterable[_builtins.str] | None = ...,
+        deadline_time: _timestamp_pb2.Timestamp | None = ...,
+        step_deadline_time: _timestamp_pb2.Timestamp | None = ...,
+        expected_end_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "create_time", b"create_time", "end_time", b"end_time", "envelope", b"envelope", "plan", b"plan", "policy", b"policy", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "envelope", b"envelope", "expected_end_time", b"expected_end_time", "plan", b"plan", "policy", b"policy", "step_deadline_time", b"step_deadline_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "actor", b"actor", "allowed_verbs", b"allowed_verbs", "attempt", b"attempt", "baseline", b"baseline", "candidate", b"candidate", "conditions", b"conditions", "create_time", b"create_time", "current_step", b"current_step", "end_time", b"end_time", "envelope", b"envelope", "etag", b"etag", "freeze_overrides", b"freeze_overrides", "gate_verdicts", b"gate_verdicts", "holdout_share_basis_points", b"holdout_share_basis_points", "launch_decision", b"launch_decision", "model_type", b"model_type", "name", b"name", "pause_reasons", b"pause_reasons", "phase_times", b"phase_times", "plan", b"plan", "policy", b"policy", "pool", b"pool", "preempted_by", b"preempted_by", "progress", b"progress", "reason", b"reason", "regions", b"regions", "reservation", b"reservation", "revision", b"revision", "rolls_back", b"rolls_back", "state", b"state", "strategy", b"strategy", "summary", b"summary", "surface", b"surface", "target_share_basis_points", b"target_share_basis_points", "team", b"team", "trace_id", b"trace_id", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "actor", b"actor", "allowed_verbs", b"allowed_verbs", "attempt", b"attempt", "baseline", b"baseline", "candidate", b"candidate", "conditions", b"conditions", "create_time", b"create_time", "current_step", b"current_step", "deadline_time", b"deadline_time", "end_time", b"end_time", "envelope", b"envelope", "etag", b"etag", "expected_end_time", b"expected_end_time", "freeze_overrides", b"freeze_overrides", "gate_verdicts", b"gate_verdicts", "holdout_share_basis_points", b"holdout_share_basis_points", "launch_decision", b"launch_decision", "model_type", b"model_type", "name", b"name", "pause_reasons", b"pause_reasons", "phase_times", b"phase_times", "plan", b"plan", "policy", b"policy", "pool", b"pool", "preempted_by", b"preempted_by", "progress", b"progress", "reason", b"reason", "regions", b"regions", "reservation", b"reservation", "revision", b"revision", "rolls_back", b"rolls_back", "state", b"state", "step_deadline_time", b"step_deadline_time", "strategy", b"strategy", "summary", b"summary", "surface", b"surface", "target_share_basis_points", b"target_share_basis_points", "team", b"team", "trace_id", b"trace_id", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,7 +10,7 @@ import logging
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import httpx
@@ -18,6 +18,12 @@ import httpx
 from modelfleetd.errors import PartUnavailable
 
 _log = logging.getLogger(__name__)
+# How often it is told the same again; what it is told holds for so many times as long.
+RESEND: Final = timedelta(minutes=1)
+HOLDS: Final = 4
+# For how long it is told that something is over; and alerts of one request.
+RESOLVED_KEPT: Final = timedelta(minutes=15)
+MOST_POSTED: Final = 200
 _SECONDS: Final = 10.0
 # Of an answer: Alertmanager gives none to what it takes, and a line to what it refuses.
 _MOST_SHOWN: Final = 500
