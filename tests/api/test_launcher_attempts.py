@@ -285,5 +285,4 @@ async def test_a_promoted_launch_skips_its_bakes_and_still_goes_back_when_its_ga
             assert ended.abort.author == "gate/stability"
             await agree(fleet, OLD, NEW)
         else:
-            assert sum(event.type == "BakeSkipped" for event in events) == len(ended.plan.regions[0].steps)
             await agree(fleet, NEW, OLD)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from modelfleetd.errors import FleetError, QuotaExceeded, QuotaShortage, ResourceNotFound, RevisionMismatch, invalid
+from modelfleetd.launcher.domain import gates
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.decide import next_action
 from modelfleetd.launcher.domain.hold import Hold, HoldState
@@ -33,7 +34,6 @@ from modelfleetd.launcher.domain.outcomes import (
     finalized,
     forgone,
     intended,
-    judged,
     refused,
     reserved,
 )
@@ -122,9 +122,13 @@ def baking(policy: Policy = POLICY) -> Launch:
 
 
 def says(launch: Launch, verdict: Verdict, now: datetime, *, final: bool) -> Launch:
-    """The gate has answered."""
-    found = GateVerdict("stability", EU, launch.step.number, verdict, "as the test wants", now)
-    return judged(launch, found, final=final, now=now)
+    """The stability gate has answered so, and whatever else is asked has passed."""
+    others = [gate.name for gate in gates.asked(launch, final=final) if gate.name != "stability"]
+    found = [
+        GateVerdict(gate, EU, launch.step.number, said, "as the test wants", now)
+        for gate, said in [("stability", verdict), *((other, Verdict.PASS) for other in others)]
+    ]
+    return gates.judged(launch, found, final=final, now=now)
 
 
 def decides(launch: Launch, now: datetime) -> Action:
@@ -322,9 +326,11 @@ def test_an_outage_of_the_judge_uses_up_no_extension() -> None:
 def test_a_skip_during_an_outage_of_the_judge_leaves_time_for_the_rest_of_the_step() -> None:
     late = T0 + 60 * MINUTE
     launch = skip_step(held(baking(), late), "oncall", 1)
-    skipped = decides(launch, late)
-    assert isinstance(skipped, Advance) and skipped.launch.step.deadline is not None
-    assert skipped.launch.step.passed and skipped.launch.step.deadline >= late + 10 * MINUTE
+    # Availability is heard at once; the judge need not be.
+    assert isinstance(decides(launch, late), Judge)
+    skipped = says(launch, Verdict.ERROR, late, final=False)
+    assert skipped.step.passed and skipped.step.deadline is not None
+    assert skipped.step.deadline >= late + 10 * MINUTE
 
 
 def test_a_pause_within_an_outage_of_the_judge_is_not_counted_twice() -> None:

@@ -190,7 +190,7 @@ async def test_a_region_that_cannot_be_observed_holds_the_wave_and_its_deadlines
     await rehearsal.run(1)
     before, ledger = rehearsal.shares(), len(rehearsal.simulators[A].ledger)
     await rehearsal.run(3_000)
-    assert rehearsal.launch.state is State.SHIFTING and rehearsal.shares() == before
+    assert rehearsal.store.state is State.SHIFTING and rehearsal.shares() == before
     held = rehearsal.launch.condition("Waiting")
     assert held is not None and held.reason == "PartUnavailable" and B in held.message and A not in held.message
     assert all(e.desired is None for e in rehearsal.simulators[A].ledger[ledger:])

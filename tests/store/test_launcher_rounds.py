@@ -117,7 +117,7 @@ async def test_an_unsettled_call_is_repeated_only_by_who_still_holds_the_launch(
         replace(claim, lease=30),
         store=store,
         executor=cast("Any", executor),
-        stability=cast("Any", None),
+        judges=cast("Any", None),
         clock=SystemClock(),
         traced=False,
         started=started,

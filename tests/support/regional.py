@@ -16,7 +16,7 @@ from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import Launch, PhaseTime, State, Strategy
 from modelfleetd.launcher.domain.plan import Room
 from modelfleetd.launcher.domain.policy import Policy, RegionOrder, StabilityGate
-from modelfleetd.launcher.ports import Estimate, HeldUnits, HoldRequest, TypeFacts, UsedUnits
+from modelfleetd.launcher.ports import Estimate, HeldUnits, HoldRequest, TypeFacts, UsedUnits, World
 from modelfleetd.platform.ledger import Promise, Violation, violations
 from modelfleetd.platform.model import (
     DesiredModel,
@@ -176,9 +176,8 @@ class RegionalRehearsal(Rehearsal):
         pool: Any = RegionalPool(clock, pools)
         self.books = RegionalBooks(1, 1, pool, self.platforms[next(iter(places))], places=places)
         self.books.platforms = self.platforms
-        self.world = replace(
-            self.world, registry=self.books, capacity=self.books, stability=self.books, platforms=self.books
-        )
+        platforms: Any = self.books
+        self.world = World(self.books, self.books, self.books, platforms)
         self.executor = type(self.executor)(self.world, self.clock)
         self.renewer = type(self.renewer)(self.world)
         self.since: dict[str, int] = {}

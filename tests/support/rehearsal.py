@@ -14,6 +14,7 @@ from modelfleetd.clock import ManualClock
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.launcher.documents import from_document, to_document
 from modelfleetd.launcher.domain import verbs
+from modelfleetd.launcher.domain.decision import Decision, Outcome
 from modelfleetd.launcher.domain.frozen import Open
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts, PhaseTime, Share, State, Strategy, Verdict
@@ -21,6 +22,7 @@ from modelfleetd.launcher.domain.plan import Room
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
 from modelfleetd.launcher.domain.replicas import replicas_for
 from modelfleetd.launcher.executor import Executor
+from modelfleetd.launcher.judges import Judges
 from modelfleetd.launcher.ports import (
     Estimate,
     HeldUnits,
@@ -171,10 +173,20 @@ class Books:
     splits: Mapping[str, Sequence[Share]] = field(default_factory=dict)
     verdict: Verdict = Verdict.PASS
     asked: int = 0
+    evidence: Verdict = Verdict.PASS
+    evidence_rules: int = 0
 
     async def model_type(self, name: str) -> TypeFacts:
         return TypeFacts(
-            TYPE, "teams/t", self.tier, OLD, 1, (REGION,), predicts=True, shares={NEW: frozenset({REGION})}
+            TYPE,
+            "teams/t",
+            self.tier,
+            OLD,
+            1,
+            (REGION,),
+            predicts=True,
+            shares={NEW: frozenset({REGION})},
+            evidence_rules=self.evidence_rules,
         )
 
     async def model(self, name: str, path: str) -> SizedModel:
@@ -198,6 +210,9 @@ class Books:
 
     async def unit_cost(self, flavor: str) -> float:
         return 1.0
+
+    async def decide(self, *given: object, keep: bool) -> Decision:
+        return Decision("launchDecisions/d", Outcome.ACCEPTED, "It fits.")
 
     async def pool(self, name: str) -> PoolFacts:
         return PoolFacts("teams/t")
@@ -263,6 +278,9 @@ class Books:
     async def judge(self, *given: object) -> Judgement:
         self.asked += 1
         return Judgement(self.verdict, "as the test wants")
+
+    async def evaluate_evidence(self, model: str, baseline: str) -> Judgement:
+        return Judgement(self.evidence, "as the test wants")
 
     async def check_team(self, team: str, field: str) -> None: ...
 
@@ -406,7 +424,7 @@ class Rehearsal:
             self.store.claim(self.clock),
             store=cast("Store", self.store),
             executor=self.executor,
-            stability=self.books,
+            judges=Judges(self.world),
             clock=self.clock,
             traced=False,
             started=self.clock.monotonic(),

@@ -8,20 +8,22 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from modelfleet.capacity.v1 import capacity_pb2
-from modelfleet.common.v1 import serving_pb2
+from modelfleet.capacity.v1 import capacity_pb2, policies_pb2
+from modelfleet.common.v1 import permission_pb2, serving_pb2
 from modelfleet.errors import NotFound
-from modelfleet.registry.v1 import registry_pb2
+from modelfleet.registry.v1 import evidence_pb2, registry_pb2
 from modelfleet.services import AsyncCapacity, AsyncPlatform, AsyncRegistry, AsyncStability
 from modelfleet.stability.v1 import stability_pb2
 from modelfleetd.errors import FleetError, ReferenceNotFound
 from modelfleetd.kit.codec import (
+    duration_from_proto,
     duration_to_proto,
     from_proto,
     timestamp_from_proto,
     timestamp_to_proto,
 )
 from modelfleetd.launcher.domain.criteria import Declared
+from modelfleetd.launcher.domain.decision import Approver, Decision, Outcome
 from modelfleetd.launcher.domain.hold import HeldPlace, Hold, HoldState, Promise
 from modelfleetd.launcher.domain.launch import ModelFacts, Share, Verdict
 from modelfleetd.launcher.domain.plan import Room
@@ -78,6 +80,7 @@ class RegistryClient:
             predicts=bool(found.predictions),
             predictions=tuple(map(_declared, found.predictions)),
             shares=_regions_of_shares(found.splits),
+            evidence_rules=len(found.evidence_rules),
             surface=found.naming.get("surface", ""),
         )
 
@@ -145,6 +148,24 @@ class RegistryClient:
             with translated("registry"):
                 await self._stub.report_serving(statuses=statuses[start : start + _REPORTED], timeout=timeout())
 
+    async def evaluate_evidence(self, model: str, baseline: str) -> Judgement:
+        with translated("registry"):
+            found = await self._stub.evaluate_evidence(model=model, baseline=baseline, timeout=timeout())
+        verdict = Verdict.__members__.get(evidence_pb2.EvidenceVerdict.Name(found.verdict), Verdict.ERROR)
+        return Judgement(verdict, found.explanation, _evidence_figures(found.judgements))
+
+
+def _evidence_figures(judgements: Iterable[evidence_pb2.RuleJudgement]) -> dict[str, float]:
+    """What each rule held against its bound, by the rule's id; and how many rules there are and say what."""
+    figures = dict.fromkeys(("rules", "rules.pass", "rules.fail", "rules.inconclusive"), 0.0)
+    for judgement in judgements:
+        figures["rules"] += 1
+        figures[f"rules.{evidence_pb2.EvidenceVerdict.Name(judgement.verdict).lower()}"] += 1
+        if judgement.rows:
+            figures[f"{judgement.rule}.judged"] = judgement.rows[0].judged
+            figures[f"{judgement.rule}.bound"] = judgement.rows[0].bound
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
+
 
 def _regions_of_shares(splits: Iterable[serving_pb2.RegionSplit]) -> Mapping[str, frozenset[str]]:
     found: dict[str, set[str]] = {}
@@ -194,6 +215,28 @@ class CapacityClient:
             found = await self._stub.create_estimate(request, timeout=timeout())
         regions = {region.region: (region.replicas, region.min_replicas) for region in found.regions}
         return Estimate(found.name if keep else "", regions)
+
+    async def decide(self, launch: str, candidate: str, pool: str, share: int, key: str, *, keep: bool) -> Decision:
+        asked = policies_pb2.CreateLaunchDecisionRequest(
+            launch_decision=policies_pb2.LaunchDecision(
+                launch=launch, candidate=candidate, pool=pool, share_basis_points=share
+            ),
+            validate_only=not keep,
+            request_id=request_id(key),
+        )
+        with translated("capacity"):
+            found = await self._stub.create_launch_decision(asked, timeout=timeout())
+        window = found.policy.rollback_window if found.policy.HasField("rollback_window") else None
+        return Decision(
+            name=found.name,
+            outcome=Outcome[policies_pb2.LaunchDecision.Outcome.Name(found.outcome)],
+            explanation=found.explanation,
+            approvers=tuple(
+                Approver(permission_pb2.Role.Name(approver.role), approver.team) for approver in found.approvers
+            ),
+            policy=found.policy.name,
+            rollback_window=None if window is None else duration_from_proto(window),
+        )
 
     async def unit_cost(self, flavor: str) -> float:
         with translated("capacity"):
@@ -379,6 +422,7 @@ def _criterion(criterion: Criterion) -> stability_pb2.Criterion:
     made = stability_pb2.Criterion(
         prediction=criterion.prediction,
         max_ne_regression=criterion.max_ne_regression,
+        max_calibration_difference=criterion.max_calibration_difference,
         min_positives=criterion.min_positives,
         confidence=criterion.confidence,
         include_immature=criterion.include_immature,

@@ -19,6 +19,7 @@ from modelfleetd.errors import (
 from modelfleetd.launcher.domain import plan as plans
 from modelfleetd.launcher.domain import replicas, waves
 from modelfleetd.launcher.domain.criteria import resolved
+from modelfleetd.launcher.domain.decision import Decision, asks
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side
@@ -236,6 +237,18 @@ def _inputs(launch: Launch, region: str, new: Side, old: Side | None, room: Mapp
     both = new.share + old.share
     share = _final(launch, both, new.share if launch.raises_candidate else old.share)
     return Inputs(region, new, old, room, target=share if launch.raises_candidate else both - share)
+
+
+async def decide(launch: Launch, plan: Plan, world: World, key: str, *, keep: bool) -> Decision | None:
+    """Asks the team's launch policy; None where a launch of the strategy is not for it to decide on.
+
+    Raises:
+        CertificateMissing, CertificateExpired, NotConfigured, ReferenceNotFound: why it cannot say.
+    """
+    if not asks(launch.strategy.name):
+        return None
+    share = max(region.goal for region in plan.regions)
+    return await world.capacity.decide(launch.name, launch.candidate, launch.pool, share, f"{key}/decision", keep=keep)
 
 
 async def _now_or_later(

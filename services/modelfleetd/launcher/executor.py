@@ -13,7 +13,7 @@ from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.launcher.domain import outcomes
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, Intent, Launch, Share, going_back
-from modelfleetd.launcher.estimation import estimate, target_of
+from modelfleetd.launcher.estimation import decide, estimate, target_of
 from modelfleetd.launcher.ports import HeldUnits, HoldRequest, UsedUnits, World
 from modelfleetd.launcher.remote import is_undecided
 from modelfleetd.launcher.serving import desired_from_document
@@ -144,6 +144,9 @@ class Executor:
 
     async def _estimate(self, launch: Launch, key: str, now: datetime) -> Launch:
         found = await estimate(launch, self._world, key, now, keep=True)
+        # What holds its capacity has been decided on before; a plan that is made again fits that.
+        decision = None if launch.reservation else await decide(launch, found.plan, self._world, key, keep=True)
+        launch = outcomes.decided(launch, decision)
         gate = replace(launch.policy.stability_gate, criteria=found.criteria)
         in_force = replace(launch.policy, stability_gate=gate)
         return outcomes.estimated(
@@ -157,6 +160,7 @@ class Executor:
             team=found.type.team,
             surface=found.type.surface,
             now=now,
+            evidence_rules=found.type.evidence_rules,
         )
 
     async def _finalize(self, launch: Launch, intent: Intent) -> int:

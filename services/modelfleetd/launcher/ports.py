@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Protocol
+from typing import Any, Protocol
 
 from modelfleetd.launcher.domain.criteria import Declared
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.launch import ModelFacts, Share, Verdict
 from modelfleetd.launcher.domain.plan import Room
@@ -40,6 +41,8 @@ class TypeFacts:
     predictions: tuple[Declared, ...] = ()
     # The regions in which a model has a share by the ledger, by model.
     shares: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    # How many rules the evidence of its models is judged by.
+    evidence_rules: int = 0
     # The part `surface` of its id by the naming scheme in force; empty where there is none.
     surface: str = ""
 
@@ -169,6 +172,10 @@ class Registry(Protocol):
         """Writes what agents observe beside the ledger."""
         ...
 
+    async def evaluate_evidence(self, model: str, baseline: str) -> Judgement:
+        """Judges a model by its evidence, by the rules of its model type. Raises ResourceNotFound."""
+        ...
+
 
 class Capacity(Protocol):
     """Who has how much, and how much is needed."""
@@ -178,6 +185,13 @@ class Capacity(Protocol):
         ...
 
     async def unit_cost(self, flavor: str) -> float: ...
+
+    async def decide(self, launch: str, candidate: str, pool: str, share: int, key: str, *, keep: bool) -> Decision:
+        """What the team's launch policy says of giving a candidate a share of its route.
+
+        Raises CertificateMissing, CertificateExpired, NotConfigured, ReferenceNotFound.
+        """
+        ...
 
     async def pool(self, name: str) -> PoolFacts:
         """Raises ReferenceNotFound."""
@@ -237,6 +251,19 @@ class Stability(Protocol):
     async def judge(self, model: str, baseline: str, since: datetime, gate: StabilityGate) -> Judgement: ...
 
 
+class Webhooks(Protocol):
+    """Services of the organisation that are asked, by the names that the configuration gives them."""
+
+    @property
+    def gates(self) -> frozenset[str]:
+        """The names of those that may be asked."""
+        ...
+
+    async def ask(self, name: str, key: str, document: Mapping[str, Any]) -> Judgement:
+        """Asks one; with the same key the same question. Whatever is no clear answer is an ERROR."""
+        ...
+
+
 class Platforms(Protocol):
     """The agents."""
 
@@ -251,3 +278,5 @@ class World:
     capacity: Capacity
     stability: Stability
     platforms: Platforms
+    # None: none is configured.
+    webhooks: Webhooks | None = None

@@ -14,6 +14,7 @@ from typing import Final
 from modelfleetd.clock import Clock
 from modelfleetd.errors import FleetError
 from modelfleetd.launcher.executor import Executor
+from modelfleetd.launcher.judges import Judges
 from modelfleetd.launcher.ports import World
 from modelfleetd.launcher.renewal import Renewer
 from modelfleetd.launcher.round import Round
@@ -50,6 +51,7 @@ class Reconciler:
     ) -> None:
         self._store = store
         self._world = world
+        self._judges = Judges(world)
         self._executor = Executor(world, clock)
         self._renewer = Renewer(world)
         self._windows = Windows(store, clock)
@@ -125,7 +127,7 @@ class Reconciler:
             claim,
             store=self._store,
             executor=self._executor,
-            stability=self._world.stability,
+            judges=self._judges,
             clock=self._clock,
             traced=self._traced,
             started=asked,

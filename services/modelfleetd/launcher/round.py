@@ -6,6 +6,8 @@ transaction is open while anybody is called, and nothing that it writes counts o
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +20,7 @@ from modelfleetd.kit import deadline
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.telemetry import within_trace
 from modelfleetd.launcher import spans
-from modelfleetd.launcher.domain import frozen, outcomes, waits, waves
+from modelfleetd.launcher.domain import availability, frozen, gates, outcomes, waits, waves
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.decide import awaits_hold, next_action
 from modelfleetd.launcher.domain.events import Event
@@ -28,8 +30,8 @@ from modelfleetd.launcher.domain.observed import Seen
 from modelfleetd.launcher.domain.words import listed
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.intents import intent_of
+from modelfleetd.launcher.judges import Judges
 from modelfleetd.launcher.looking import Look, look
-from modelfleetd.launcher.ports import Stability
 from modelfleetd.launcher.progress import with_progress
 from modelfleetd.launcher.serving import desired_from_document, desired_of, is_same, seen_of, split_of
 from modelfleetd.launcher.store import Change, Claim, Settled, Store
@@ -73,7 +75,7 @@ class Round:
         *,
         store: Store,
         executor: Executor,
-        stability: Stability,
+        judges: Judges,
         clock: Clock,
         traced: bool,
         started: float,
@@ -85,7 +87,7 @@ class Round:
             claim: the launch and its lease.
             store: where it was claimed.
             executor: acts.
-            stability: judges.
+            judges: asks the gates.
             clock: of the machine.
             traced: whether spans are kept.
             started: when the claim was asked for, by the monotonic clock: the lease began no earlier.
@@ -96,7 +98,7 @@ class Round:
         self._lease = claim.lease
         self._store = store
         self._executor = executor
-        self._stability = stability
+        self._judges = judges
         self._clock = clock
         self._traced = traced
         self._database_time = claim.now
@@ -214,7 +216,7 @@ class Round:
                 await self._record(_on_the_move(action.launch), [self._event(action.event, action.message)])
                 return not self.launch.ended
             case Judge():
-                await self._judge(final=action.final)
+                await self._judge(seen, final=action.final)
                 return True
             case Call(act=Act.ESTIMATE) if launch.retries > 0:
                 return await self._estimate_again(launch, action)
@@ -319,29 +321,48 @@ class Round:
         await self._record(after, settled=Settled(intent.number, outcome), more_spans=[span])
         return True
 
-    async def _judge(self, *, final: bool) -> None:
-        launch, asked = self.launch, self.now
-        assert launch.weight_time is not None
+    async def _judge(self, seen: Sequence[Seen], *, final: bool) -> None:
+        """Asks all gates of this point together, and hears them together."""
+        launch, started = self.launch, self.now
+        asked = gates.asked(launch, final=final)
+        questions: list[tuple[gates.Gate, Seen | None]] = []
+        for gate in asked:
+            if gate.name == gates.AVAILABILITY:
+                # Region by region; the worst of them counts.
+                questions += [(gate, region) for region in seen]
+                launch = functools.reduce(availability.looked, seen, launch)
+            else:
+                questions.append((gate, None))
         failpoint("launcher.before_judge")
-        with within_trace(int(launch.trace_id, 16), spans.gate_id(launch, asked)):
-            found = await self._stability.judge(
-                launch.candidate, launch.baseline, launch.weight_time, launch.policy.stability_gate
-            )
+        answers = await asyncio.gather(
+            *(self._ask(launch, gate, region, started, final=final) for gate, region in questions)
+        )
         failpoint("launcher.after_judge")
+        verdicts = [verdict for verdict, _ in answers]
+        after = gates.judged(launch, verdicts, final=final, now=self.now)
+        events = [
+            self._event("GateJudged", f"{said.gate}: {said.verdict.name}: {said.explanation}") for said in verdicts
+        ]
+        await self._record(after, events, verdicts=verdicts, more_spans=[span for _, span in answers])
+
+    async def _ask(
+        self, launch: Launch, gate: gates.Gate, seen: Seen | None, started: datetime, *, final: bool
+    ) -> tuple[GateVerdict, spans.Span]:
+        leads = launch.region_plan.region if launch.state is State.SHIFTING else ""
+        region = seen.region if seen is not None else leads
+        with within_trace(int(launch.trace_id, 16), spans.gate_id(launch, gate.name, region, started)):
+            found = await self._judges.ask(launch, gate.name, seen, final=final)
         verdict = GateVerdict(
-            gate=outcomes.STABILITY,
-            region=launch.region_plan.region,
+            gate=gate.name,
+            region=region,
             step=launch.step.number,
             verdict=found.verdict,
             explanation=found.explanation,
             time=self.now,
             figures=found.figures,
-            dry_run=launch.policy.stability_gate.dry_run,
+            dry_run=gate.dry_run,
         )
-        after = outcomes.judged(launch, verdict, final=final, now=self.now)
-        event = self._event("GateJudged", f"{verdict.gate}: {verdict.verdict.name}: {verdict.explanation}")
-        span = spans.of_gate(launch, verdict, asked, self.now)
-        await self._record(after, [event], verdicts=[verdict], more_spans=[span])
+        return verdict, spans.of_gate(launch, verdict, started, self.now)
 
     # Waiting
 

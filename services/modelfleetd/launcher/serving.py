@@ -44,6 +44,9 @@ def seen_of(observation: ServingObservation, rising: str, falling: str) -> Seen:
             requests=found.requests,
             errors=found.errors,
             message=found.message,
+            since_split=found.requests_since_split,
+            errors_since_split=found.errors_since_split,
+            latency_p99_ms=found.latency_p99_ms,
         )
 
     age = timedelta(0)
@@ -58,6 +61,7 @@ def seen_of(observation: ServingObservation, rising: str, falling: str) -> Seen:
         requests=sum(model.requests_since_split for model in observation.models),
         split_age=age,
         time=observation.observe_time,
+        statistics_age=observation.statistics_age,
     )
 
 

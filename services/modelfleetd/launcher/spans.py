@@ -42,9 +42,9 @@ def call_id(launch: Launch, intent: Intent) -> int:
     return span_id(launch, "call", intent.number)
 
 
-def gate_id(launch: Launch, moment: datetime) -> int:
+def gate_id(launch: Launch, gate: str, region: str, moment: datetime) -> int:
     """The id of the span of a gate's judgement."""
-    return span_id(launch, "gate", moment.isoformat())
+    return span_id(launch, "gate", f"{gate}/{region}/{moment.isoformat()}")
 
 
 def _phase_id(launch: Launch, index: int) -> int:
@@ -121,13 +121,14 @@ def of_gate(launch: Launch, verdict: GateVerdict, asked: datetime, now: datetime
     """A judgement of a gate."""
     attributes = {
         "modelfleet.gate": verdict.gate,
+        "modelfleet.region": verdict.region,
         "modelfleet.verdict": verdict.verdict.name,
         "modelfleet.explanation": verdict.explanation,
+        "modelfleet.dry_run": verdict.dry_run,
     }
     error = verdict.explanation if verdict.verdict in (Verdict.FAIL, Verdict.ERROR) else None
-    return _span(
-        launch, f"gate {verdict.gate}", gate_id(launch, asked), within_id(launch), asked, now, attributes, error
-    )
+    name, identity = f"gate {verdict.gate}", gate_id(launch, verdict.gate, verdict.region, asked)
+    return _span(launch, name, identity, within_id(launch), asked, now, attributes, error)
 
 
 def _phase(launch: Launch, index: int, start: datetime, end: datetime) -> Span:

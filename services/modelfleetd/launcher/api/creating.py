@@ -9,18 +9,26 @@ from datetime import datetime
 from typing import Final
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.errors import InvalidFields, ReferenceNotFound, RoleMissing, RouteBusy, WrongState, invalid
+from modelfleetd.errors import (
+    FieldViolation,
+    InvalidFields,
+    ReferenceNotFound,
+    RoleMissing,
+    RouteBusy,
+    WrongState,
+    invalid,
+)
 from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
 from modelfleetd.launcher.api.base import Context, caller
 from modelfleetd.launcher.api.holds import Holding
-from modelfleetd.launcher.domain import envelope, policy, strategies, verbs
+from modelfleetd.launcher.domain import envelope, outcomes, policy, strategies, verbs
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import FreezeOverride, Launch, PhaseTime, State, Strategy
-from modelfleetd.launcher.estimation import estimate
+from modelfleetd.launcher.estimation import decide, estimate
 from modelfleetd.launcher.wire import launches as wire
 from modelfleetd.launcher.wire.policy import policy_from_proto, strategy_from_proto
 from modelfleetd.names import LAUNCH, MODEL, MODEL_TYPE, POOL, REGION, check_id
@@ -106,6 +114,7 @@ class Creating(Holding):
             has_baseline=bool(type_.baseline) or request.queue,
         )
         in_force = replace(in_force, stability_gate=replace(in_force.stability_gate, criteria=demanded))
+        self._expect_webhooks(in_force)
         if asked.candidate == type_.baseline and strategy.rule.swaps:
             raise invalid("launch.candidate", "must not be the baseline already")
         replaced = await self._replaced(asked) if strategy is Strategy.ROLL_BACK else None
@@ -131,6 +140,7 @@ class Creating(Holding):
             known_full=_full_before(replaced) if replaced else {},
             takes_over=replaced.reservation if replaced and replaced.pool == asked.pool else "",
             baseline=type_.baseline,
+            names_rollback_window=asked.policy.HasField("rollback_window"),
             tier=type_.tier,
             team=type_.team,
             surface=type_.surface,
@@ -173,6 +183,22 @@ class Creating(Holding):
             was = "must have been the baseline before: no launch has replaced it, so nothing says that it is good"
             raise invalid("launch.candidate", was)
         return replaced
+
+    def _expect_webhooks(self, wanted: policy.Policy) -> None:
+        """Expects that every webhook of a policy is one that this launcher may ask.
+
+        Raises:
+            InvalidFields: names each that is not.
+        """
+        known = self._world.webhooks.gates if self._world.webhooks is not None else frozenset()
+        among = ", ".join(sorted(known)) or "none is configured"
+        found = [
+            FieldViolation(f"launch.policy.webhook_gates[{index}].webhook", f"must be one of the launcher's: {among}")
+            for index, gate in enumerate(wanted.webhook_gates)
+            if gate.webhook not in known
+        ]
+        if found:
+            raise InvalidFields(found)
 
     async def _expect_pool(self, pool: str, team: str) -> None:
         """Expects that a launch may take capacity of a pool: a pool of its own team, or one that the caller may use.
@@ -220,6 +246,8 @@ class Creating(Holding):
         found = await estimate(launch, self._world, f"{launch.uid}/plan", self._clock.now(), keep=False)
         if not keep_plan:
             return launch
+        decision = await decide(launch, found.plan, self._world, f"{launch.uid}/plan", keep=False)
+        launch = outcomes.decided(launch, decision)
         made = envelope.of_plan(
             found.plan,
             launch.policy,
@@ -229,7 +257,16 @@ class Creating(Holding):
             strategy=launch.strategy.name,
             holdout=launch.holdout_share,
         )
-        return replace(launch, plan=found.plan, envelope=made, lowers=found.lowers)
+        gate = launch.policy.stability_gate
+        gated = (found.type.predicts or bool(gate.criteria)) and not gate.disabled
+        return replace(
+            launch,
+            plan=found.plan,
+            envelope=made,
+            lowers=found.lowers,
+            gated=gated,
+            evidence_rules=found.type.evidence_rules,
+        )
 
     async def _create(self, conn: Connection, launch: Launch, *, queue: bool) -> pb.Launch:
         if queue and await self._store.ahead_on(conn, launch.model_type):

@@ -9,14 +9,16 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.errors import FleetError
+from modelfleetd.errors import FleetError, RoleMissing
 from modelfleetd.kit import deadline
+from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import once
 from modelfleetd.launcher.api.base import Base, Context, caller
 from modelfleetd.launcher.domain import verbs, waves
+from modelfleetd.launcher.domain.decision import Approver
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.launch import Launch, State
 from modelfleetd.launcher.looking import look
 from modelfleetd.launcher.wire import launches as wire
 
@@ -73,16 +75,42 @@ class Steering(Base):
         )
 
     async def ApproveLaunch(self, request: pb.ApproveLaunchRequest, context: Context) -> pb.Launch:
+        await self._expect_approver(request.name, "ApproveLaunch")
         who, digest = caller(), request.envelope_digest
         return await self._steer(
             request, "Approved", f"approves {digest}", lambda launch, now: verbs.approve(launch, who, digest, now)
         )
 
     async def RejectLaunch(self, request: pb.RejectLaunchRequest, context: Context) -> pb.Launch:
+        await self._expect_approver(request.name, "RejectLaunch")
         who, reason = caller(), verbs.check_reason(request.reason)
         return await self._steer(
             request, "Rejected", reason, lambda launch, now: verbs.reject(launch, who, reason, now)
         )
+
+    async def _expect_approver(self, name: str, method: str) -> None:
+        """Expects that the caller may approve what the launch waits with: somebody of its team; where the team's launch
+        policy has not accepted its capacity, somebody whom that names.
+
+        Raises:
+            RoleMissing: the caller has none of the roles.
+        """
+        launch = await self._store.get(name)
+        team = (await self._world.registry.model_type(launch.model_type)).team
+        approvers = [Approver(role.name, team) for role in (Role.APPROVER, Role.OWNER)]
+        waits = launch.state is State.AWAITING_APPROVAL
+        if waits and launch.decision is not None and launch.decision.needs_approval:
+            approvers = list(launch.decision.approvers)
+        principal = current_principal()
+        everywhere = principal.roles_everywhere | await self._roles.roles(principal, None)
+        for approver in approvers:
+            bound = everywhere | await self._roles.roles(principal, approver.team)
+            if not bound.isdisjoint({Role[approver.role], Role.ADMIN}):
+                return
+        first = approvers[0].team
+        elsewhere = [str(approver) for approver in approvers if approver.team != first]
+        needed = [*(approver.role for approver in approvers if approver.team == first), *elsewhere]
+        raise RoleMissing(principal.name, method, needed, first)
 
     async def _steer(
         self, request: _Steering, event: str, message: str, verb: Verb, *, fence: bool = False

@@ -45,10 +45,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Ask the stability gate. Before the bake's end only a FAIL counts."""
+    """Ask the gates of the point where the launch is. Before the bake's end only a FAIL counts."""
 
     final: bool
-    message: str = "asks the stability gate"
+    message: str = "asks its gates"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ def resolved(
             violations.append(FieldViolation(f"{path}.prediction", f"{criterion.prediction} has a criterion already"))
         if criterion.max_ne_regression and not has_baseline:
             violations.append(FieldViolation(f"{path}.max_ne_regression", "needs a baseline to compare with"))
+        if criterion.max_calibration_difference and not has_baseline:
+            violations.append(FieldViolation(f"{path}.max_calibration_difference", "needs a baseline to compare with"))
         whole = _filled(criterion, of_registry)
         violations.extend(_crossed(path, criterion, whole))
         found.append(whole)

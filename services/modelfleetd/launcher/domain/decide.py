@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelfleetd.launcher.domain import frozen, undo, waves
+from modelfleetd.launcher.domain import frozen, gates, people, undo, waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import (
@@ -25,6 +25,7 @@ from modelfleetd.launcher.domain.launch import (
     ask_again,
     begin_step,
     enter,
+    errors_count,
     going_back,
 )
 from modelfleetd.launcher.domain.observed import Seen, ShareState, in_proportion, share_state
@@ -124,9 +125,9 @@ def _turn_round(launch: Launch, now: datetime) -> Action:
 
 def _overdue(launch: Launch, wait: Wait, now: datetime) -> str:
     """Why a launch that can only wait is to go back; empty while it is not. Pauses stop deadlines."""
-    if launch.paused or launch.revision or launch.frozen is not None:
+    if launch.paused or launch.revision or launch.frozen is not None or launch.people_wait is not None:
         return ""
-    if launch.step.held_since is not None and not launch.policy.stability_gate.roll_back_on_error:
+    if gates.is_held(launch) and not errors_count(launch):
         # An outage of the judge must not roll back every launch at once.
         return ""
     if launch.deadline is not None and now >= launch.deadline:
@@ -144,7 +145,8 @@ def _paused(launch: Launch) -> Wait:
 def _frozen(launch: Launch, now: datetime) -> Action:
     """A freeze window is open: what the candidate has it keeps, and its gates go on being measured."""
     assert launch.frozen is not None
-    if launch.gated and launch.weight_time is not None and _due(launch, now):
+    measured = launch.state is State.SHIFTING and launch.weight_time is not None
+    if measured and gates.asked(launch, final=False) and _due(launch, now):
         return Judge(final=False)
     looks = _watch(launch) if launch.state is State.SHIFTING else PEOPLE
     return Wait("Frozen", frozen.words(launch.frozen), min(looks, _until(launch.frozen.end_time, now)))
@@ -178,14 +180,18 @@ def _await_approval(launch: Launch, now: datetime) -> Action:
     if now >= until and not launch.paused and launch.frozen is None:
         nobody = f"nobody approved it within {launch.policy.approval_deadline}"
         return Advance("Rejected", nobody, going_back(launch, "deadline", nobody, now), progress=False)
-    return Wait(
-        "AwaitingApproval", f"waits for somebody other than {launch.actor} to approve it, until {until:%F %R}", PEOPLE
-    )
+    who, why = "somebody", ""
+    if launch.decision is not None and launch.decision.needs_approval:
+        who, why = launch.decision.who, f": {launch.decision.explanation.rstrip('.')}"
+    message = f"waits for {who}, other than {launch.actor}, to approve it, until {until:%F %R}{why}"
+    return Wait("AwaitingApproval", message, PEOPLE)
 
 
 def _prepare(launch: Launch, now: datetime) -> Action:
     if not launch.reservation:
-        if launch.plan_time is None:
+        if (holds := gates.beside_bakes(launch, now) or people.stand(launch, now)) is not None:
+            return holds
+        if launch.plan_time is None or now >= launch.plan_time + _PLAN_LASTS:
             return Call(Act.ESTIMATE, "asks again what both models need and what is free")
         return Call(Act.RESERVE, "reserves the peak of the swap")
     if not launch.activated:
@@ -232,7 +238,8 @@ def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:
             return action
     elif new.share < step.share:
         return _raise_share(launch, seen)
-    if launch.step.passed and not launch.paused and old.desired <= step.old_after:
+    let_on = people.gate_before(launch, people.next_share(launch)) is None
+    if launch.step.passed and let_on and not launch.paused and old.desired <= step.old_after:
         return _give_up_old(launch, seen, now)
     state = share_state(seen)
     if state in (ShareState.PENDING, ShareState.DIFFERS):
@@ -241,9 +248,11 @@ def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:
         return _begin_bake(launch, state, now)
     if not launch.step.passed:
         return _bake(launch, now)
-    if launch.paused and launch.gated and _due(launch, now):
+    stands = people.stand(launch, now)
+    measured = launch.paused or isinstance(stands, Wait)
+    if measured and gates.asked(launch, final=False) and _due(launch, now):
         return Judge(final=False)
-    return _give_up_old(launch, seen, now)
+    return stands or _give_up_old(launch, seen, now)
 
 
 def _raise_share(launch: Launch, seen: Seen) -> Action:
@@ -337,33 +346,31 @@ def _bake(launch: Launch, now: datetime) -> Action:
     assert end is not None
     passed = accounted(launch, now)
     passed = replace(passed, step=replace(passed.step, passed=True, gate_errors=0, held_since=None))
-    if launch.step.skipped_by:
-        return Advance("BakeSkipped", f"{launch.step.skipped_by} ended the bake", passed, progress=False)
-    if launch.promoted is not None:
-        if launch.gated and not launch.step.asked:
-            # Once a step: a FAIL leads back, and nothing else holds it up.
-            return Judge(final=False)
-        return Advance("BakeSkipped", f"{launch.promoted.author} promoted it: no bake", passed, progress=False)
-    over = now >= end
-    if not launch.gated:
+    over, by = now >= end, gates.spared(launch)
+    asked = gates.asked(launch, final=over)
+    if by and not any(gate.unspared for gate in asked):
+        return Advance("BakeSkipped", f"{by} ended the bake", passed, progress=False)
+    if not asked:
         if over:
             return Advance("BakeEnded", "the bake is over; there is no gate", passed, progress=False)
         return _baking(launch, now, end)
-    if _due(launch, now):
+    unheard = {gate.name for gate in asked if gate.unspared}.intersection(launch.step.erring)
+    if _due(launch, now) or (by and not unheard):
         return Judge(final=over)
     if launch.step.gate_errors:
-        errors = launch.step.gate_errors
-        message = f"holds: the stability gate could not judge, {errors} times in a row; asks again"
+        message = gates.errored(launch.step.erring, launch.step.gate_errors)
         return Wait("GateErrored", message, _until(launch.step.next_judge, now), alarming=True)
     if over:
-        message = "holds: the stability gate cannot decide yet; asks again"
+        message = "holds: its gates cannot decide yet; asks again"
         return Wait("GateInconclusive", message, _until(launch.step.next_judge, now), alarming=True)
     return _baking(launch, now, end)
 
 
 def _baking(launch: Launch, now: datetime, end: datetime) -> Wait:
     soonest = min(
-        _until(end, now), _watch(launch), _until(launch.step.next_judge, now) if launch.gated else _watch(launch)
+        _until(end, now),
+        _watch(launch),
+        _until(launch.step.next_judge, now) if gates.asked(launch, final=False) else _watch(launch),
     )
     return Wait("Baking", f"bakes step {launch.step.number} until {end:%T}", soonest)
 
@@ -408,6 +415,8 @@ def _called(side: Side | None) -> str:
 
 
 def _finalize(launch: Launch, now: datetime) -> Action:
+    if launch.revision == 0 and (holds := gates.beside_bakes(launch, now)) is not None:
+        return holds
     if launch.revision == 0:
         return Call(Act.FINALIZE, "tells the registry")
     if not launch.settled:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
@@ -17,6 +18,7 @@ from modelfleetd.launcher.domain.strategies import Strategy as Strategy  # noqa:
 from modelfleetd.launcher.domain.waits import Waits
 
 NO_TIME: Final = timedelta(0)
+STABILITY: Final = "stability"
 
 
 class State(enum.Enum):
@@ -258,8 +260,6 @@ class StepState:
     deadline: datetime | None = None
     bake_start: datetime | None = None
     extensions: int = 0
-    # Its gates have answered since its share is observed.
-    asked: bool = False
     # Its bake is over and its gates have let it pass.
     passed: bool = False
     skipped_by: str = ""
@@ -267,6 +267,57 @@ class StepState:
     # Since when its gate could not be asked, as far as that time is not accounted for yet.
     held_since: datetime | None = None
     next_judge: datetime | None = None
+    # The gates that could not be asked the last time.
+    erring: tuple[str, ...] = ()
+    # How often in a row the candidate was found slow, by region: one interval's percentile alone says little.
+    slow_looks: Mapping[str, int] = field(default_factory=dict)
+
+
+class Point(enum.Enum):
+    """Where gates are asked, all of one point together."""
+
+    # Before anything is reserved or started.
+    START = 1
+    # During every bake and at its end.
+    BAKE = 2
+    # Before the registry is told.
+    FINALIZE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How far the gates of a point have got at which nothing bakes."""
+
+    point: Point = Point.START
+    passed: bool = False
+    # How often they were undecided.
+    undecided: int = 0
+    # How often in a row, and since when, at least one of them could not be asked; which.
+    errors: int = 0
+    held_since: datetime | None = None
+    erring: tuple[str, ...] = ()
+    next_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleApproval:
+    """Who passed a people's gate, by its position in the policy."""
+
+    gate: int
+    approved_by: str
+    approve_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleWait:
+    """A people's gate at which the launch stands."""
+
+    gate: int
+    since: datetime
+    # Then it is rejected. Pauses push it on.
+    deadline: datetime
+    # Until when the wait has been taken out of the other deadlines.
+    accounted: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +382,10 @@ class Launch:
     watched_until: datetime | None = None
     # How important the route is, as the plan was made: who waits for capacity waits in this order.
     tier: str = ""
+    # What the team's launch policy says of its capacity; None where it was not asked.
+    decision: Decision | None = None
+    # Whether the launch names its rollback window itself; else that of the launch policy counts.
+    names_rollback_window: bool = True
     # Whose route it is, and which surface it serves: what freeze windows and figures are scoped by.
     team: str = ""
     surface: str = ""
@@ -368,6 +423,12 @@ class Launch:
     end_time: datetime | None = None
     # What it has waited for so far, for the figures of many launches.
     waits: Waits = field(default_factory=Waits)
+
+    # Gates: how many evidence rules the model type has, where it stands with gates beside the bakes, and with people.
+    evidence_rules: int = 0
+    asked: Asked = Asked()
+    people_approvals: tuple[PeopleApproval, ...] = ()
+    people_wait: PeopleWait | None = None
 
     @property
     def ended(self) -> bool:
@@ -458,9 +519,10 @@ def enter(launch: Launch, state: State, now: datetime) -> Launch:
 
 def postponed(launch: Launch, by: timedelta) -> Launch:
     """Pushes every deadline on: time does not count while it is paused, or while nobody could look."""
-    step = launch.step
+    step, people = launch.step, launch.people_wait
     return replace(
         launch,
+        people_wait=people and replace(people, deadline=people.deadline + by),
         deadline=None if launch.deadline is None else launch.deadline + by,
         approval_deadline=None if launch.approval_deadline is None else launch.approval_deadline + by,
         step=replace(step, deadline=None if step.deadline is None else step.deadline + by),
@@ -470,21 +532,33 @@ def postponed(launch: Launch, by: timedelta) -> Launch:
 def accounted(launch: Launch, now: datetime) -> Launch:
     """Accounts for time in which its deadlines stood still although nobody had paused it.
 
-    Time in which the gate could not judge is no bake, and counts against no deadline unless the policy says so. Time in
-    which a freeze window holds it back counts against no deadline either; what bakes goes on baking.
+    Time in which a gate could not judge is no bake, and counts against no deadline unless the policy says so. Time in
+    which a freeze window or people hold it back counts against no deadline either, but that of the people; what bakes
+    goes on baking.
     """
-    since, frozen = launch.step.held_since, launch.frozen
-    still = [] if since is None or launch.policy.stability_gate.roll_back_on_error else [since]
-    if frozen is not None:
-        still.append(frozen.counted)
-        launch = replace(launch, frozen=replace(frozen, counted=now))
+    since, frozen, people, asked = launch.step.held_since, launch.frozen, launch.people_wait, launch.asked
+    still = [] if since is None or errors_count(launch) else [since]
+    still += [] if asked.held_since is None else [asked.held_since]
+    still += [] if frozen is None else [frozen.counted]
+    still += [] if people is None else [people.accounted]
     # While it is paused its deadlines stand still anyway.
     if still and not launch.paused:
         launch = postponed(launch, now - min(still))
+    launch = replace(
+        launch,
+        asked=asked if asked.held_since is None else replace(asked, held_since=now),
+        frozen=frozen and replace(frozen, counted=now),
+        people_wait=people and replace(people, accounted=now),
+    )
     if since is None:
         return launch
     step, start = launch.step, launch.step.bake_start
     return replace(launch, step=replace(step, held_since=now, bake_start=start and start + (now - since)))
+
+
+def errors_count(launch: Launch) -> bool:
+    """Whether time in which a gate cannot be asked counts against deadlines: the policy may say so of the judge."""
+    return launch.policy.stability_gate.roll_back_on_error and STABILITY in launch.step.erring
 
 
 def begin_step(launch: Launch, number: int, now: datetime, region: int | None = None) -> Launch:
@@ -513,4 +587,4 @@ def alarm_after(launch: Launch, now: datetime) -> Launch:
 def going_back(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
     """Turns a launch round. An abort that is there already stays: the first reason is the reason."""
     abort = launch.abort or Abort(author, reason, now)
-    return replace(launch, abort=abort)
+    return replace(launch, abort=abort, people_wait=None)

@@ -29,6 +29,15 @@ class Observed:
     requests: int = 0
     errors: int = 0
     message: str = ""
+    # Since the split in force, and over the proxy's last interval.
+    since_split: int = 0
+    errors_since_split: int = 0
+    latency_p99_ms: float | None = None
+
+    @property
+    def error_rate(self) -> float:
+        """The share of requests since the split that failed; 0 where there were none."""
+        return self.errors_since_split / self.since_split if self.since_split else 0.0
 
     @property
     def existing(self) -> int:
@@ -56,6 +65,7 @@ class Seen:
         requests: all requests since the split.
         split_age: how long the split has been in force, by the agent's clock, as far as its numbers reach.
         time: of the observation, by the agent's clock.
+        statistics_age: how old the numbers of requests are; None where there are none.
     """
 
     region: str
@@ -66,6 +76,7 @@ class Seen:
     requests: int = 0
     split_age: timedelta = timedelta(0)
     time: datetime | None = None
+    statistics_age: timedelta | None = None
 
     def used(self, plan: RegionPlan, flavor: str) -> int:
         """Units of a flavor that both sides take, or may take at any moment."""

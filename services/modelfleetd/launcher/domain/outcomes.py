@@ -20,23 +20,19 @@ from modelfleetd.errors import (
 )
 from modelfleetd.launcher.domain import envelope as envelopes
 from modelfleetd.launcher.domain.actions import Wait
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import (
     ON_PLATFORM,
     Act,
     Condition,
-    GateVerdict,
     Intent,
     Launch,
     ModelFacts,
-    PauseReason,
     State,
     Status,
-    Verdict,
-    accounted,
     alarm_after,
-    ask_again,
     enter,
     going_back,
     postponed,
@@ -45,7 +41,6 @@ from modelfleetd.launcher.domain.observed import Seen, ShareState, share_state
 from modelfleetd.launcher.domain.plan import Plan
 from modelfleetd.launcher.domain.policy import Approval
 
-STABILITY: Final = "stability"
 # A look that comes so much later than planned was missed: deadlines do not count that time.
 _MISSED: Final = timedelta(seconds=5)
 _BACKOFF: Final = (0.5, 30.0)
@@ -60,7 +55,8 @@ def backoff(retries: int) -> float:
 def looked(launch: Launch, now: datetime) -> Launch:
     """The launch could be looked at: time in which nobody could does not count against its deadlines."""
     late = timedelta(0) if launch.watched_until is None else now - launch.watched_until
-    if late > _MISSED and not launch.paused and launch.step.held_since is None and launch.frozen is None:
+    held = launch.step.held_since or launch.asked.held_since or launch.people_wait or launch.frozen
+    if late > _MISSED and not launch.paused and held is None:
         launch = postponed(launch, late)
     return replace(launch, watched_until=None)
 
@@ -97,6 +93,7 @@ def estimated(
     team: str = "",
     surface: str = "",
     now: datetime,
+    evidence_rules: int = 0,
 ) -> Launch:
     """The plan is made. An approval that covers it still counts; else the policy approves, or people are asked.
 
@@ -132,6 +129,7 @@ def estimated(
         # What is judged is the candidate with more traffic; that it gets less must not be taken back for its faults.
         gated=gated and launch.rule.gated and launch.raises_candidate and not launch.policy.stability_gate.disabled,
         tier=tier,
+        evidence_rules=evidence_rules,
         team=team,
         surface=surface,
     )
@@ -143,11 +141,22 @@ def estimated(
     return launch if launch.state is State.PREPARING else enter(launch, State.PREPARING, now)
 
 
+def decided(launch: Launch, decision: Decision | None) -> Launch:
+    """The team's launch policy has decided; None: it was not asked. Its rollback window counts where none is named."""
+    if decision is None:
+        return launch
+    policy = launch.policy
+    if not launch.names_rollback_window and decision.rollback_window is not None:
+        policy = replace(policy, rollback_window=decision.rollback_window)
+    return replace(launch, decision=decision, policy=policy)
+
+
 def _approved(launch: Launch, made: Envelope, now: datetime) -> Envelope:
     before = launch.envelope
     if before is not None and before.approved_by and envelopes.within(made, before):
         return before
-    if launch.policy.approval is Approval.AUTOMATIC:
+    asks = launch.decision is not None and launch.decision.needs_approval
+    if launch.policy.approval is Approval.AUTOMATIC and not asks:
         return replace(made, approved_by=envelopes.BY_POLICY, approve_time=now)
     return made
 
@@ -171,51 +180,6 @@ def activated(launch: Launch) -> Launch:
 def reservation_gone(launch: Launch) -> Launch:
     """Nothing is held for it. Whatever it reserves next is planned from what is free then."""
     return replace(confirmed(launch), reservation="", hold=None, plan_time=None)
-
-
-# Gates
-
-
-def judged(launch: Launch, verdict: GateVerdict, *, final: bool, now: datetime) -> Launch:
-    """The gate has answered, or could not. Nothing is ever inferred from silence."""
-    launch = replace(launch, step=replace(launch.step, asked=True))
-    step = launch.step
-    if verdict.verdict is Verdict.ERROR and not launch.policy.stability_gate.dry_run:
-        errors = step.gate_errors + 1
-        again = now + timedelta(seconds=backoff(errors))
-        since = step.held_since or now
-        return replace(launch, step=replace(step, gate_errors=errors, next_judge=again, held_since=since))
-    launch = accounted(launch, now)
-    launch = replace(launch, step=replace(launch.step, gate_errors=0, held_since=None))
-    # Where it was held for a while, the rest of the bake is still to come.
-    over = launch.bake_end is None or now >= launch.bake_end
-    return ask_again(_ruled(launch, verdict, final=final and over, now=now), now)
-
-
-def _ruled(launch: Launch, verdict: GateVerdict, *, final: bool, now: datetime) -> Launch:
-    """What an answer of the gate means for the launch."""
-    gate, step = launch.policy.stability_gate, launch.step
-    if gate.dry_run:
-        return replace(launch, step=replace(step, passed=step.passed or final))
-    if verdict.verdict is Verdict.FAIL:
-        return going_back(launch, f"gate/{verdict.gate}", verdict.explanation, now)
-    if not final or step.passed:
-        return launch
-    if verdict.verdict is Verdict.PASS:
-        return replace(launch, step=replace(step, passed=True))
-    if step.extensions < gate.extensions:
-        bake = launch.policy.bake_duration
-        deadline = None if step.deadline is None else step.deadline + bake
-        return replace(launch, step=replace(step, extensions=step.extensions + 1, deadline=deadline))
-    author = f"gate/{verdict.gate}"
-    if any(pause.author == author for pause in launch.pause_reasons):
-        return launch
-    pause = PauseReason(author, verdict.explanation, now)
-    return replace(
-        launch,
-        pause_reasons=(*launch.pause_reasons, pause),
-        paused_since=launch.paused_since or now,
-    )
 
 
 # The end

@@ -1,4 +1,4 @@
-"""How a launch goes about it: the defaults, the limits, and the stability gate."""
+"""How a launch goes about it: the defaults, the limits, and what its gates demand."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from typing import Final
 
 from modelfleetd.errors import FieldViolation, InvalidFields
 from modelfleetd.launcher.domain.shares import FULL
+from modelfleetd.names import ID_EXPECTATION, is_id
 
 _CRITICAL: Final = frozenset({"TIER0", "TIER1"})
+# Most gates of a kind that one launch may name.
+_MOST_GATES: Final = 10
+_MAX_REASON: Final = 1_000
 
 
 class Approval(enum.Enum):
@@ -39,6 +43,7 @@ class Criterion:
     min_positives: int = 0
     confidence: float = 0.0
     include_immature: bool = False
+    max_calibration_difference: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,57 @@ class StabilityGate:
 
 
 @dataclass(frozen=True, slots=True)
+class AvailabilityGate:
+    """Compares errors and latency of the candidate with the baseline's at every bake."""
+
+    disabled: bool = False
+    dry_run: bool = False
+    max_error_rate_increase_basis_points: int = 50
+    max_error_rate_basis_points: int = 500
+    # As a ratio: 0.5 is +50 %.
+    max_latency_p99_increase: float = 0.5
+    # 0: no limit.
+    max_latency_p99_ms: float = 0.0
+    min_requests: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceGate:
+    """Asks the registry for the candidate's evidence before anything is started."""
+
+    disabled: bool = False
+    dry_run: bool = False
+    # A FAIL ends the launch instead of pausing it.
+    reject: bool = False
+
+
+class When(enum.Enum):
+    """When a webhook is asked."""
+
+    BEFORE_START = 1
+    EVERY_STEP = 2
+    BEFORE_FINALIZE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookGate:
+    """Asks a service of the organisation, by the name that the launcher's configuration gives it."""
+
+    webhook: str
+    when: When = When.BEFORE_START
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleGate:
+    """Waits for somebody other than the creator before the candidate's share exceeds this, in basis points."""
+
+    reason: str
+    after_share_basis_points: int = 0
+    deadline: timedelta = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A launch's policy with every default filled in."""
 
@@ -70,6 +126,10 @@ class Policy:
     approval: Approval = Approval.AUTOMATIC
     stability_gate: StabilityGate = StabilityGate()
     rollback_window: timedelta = timedelta(hours=2)
+    availability_gate: AvailabilityGate = AvailabilityGate()
+    evidence_gate: EvidenceGate = EvidenceGate()
+    webhook_gates: tuple[WebhookGate, ...] = ()
+    people_gates: tuple[PeopleGate, ...] = ()
     region_order: RegionOrder = RegionOrder.ONE_BY_ONE
 
 
@@ -97,6 +157,9 @@ def check(policy: Policy, path: str = "launch.policy") -> None:
     ]
     for index, criterion in enumerate(policy.stability_gate.criteria):
         found.extend(_criterion(f"{path}.stability_gate.criteria[{index}]", criterion))
+    found.extend(_availability(f"{path}.availability_gate", policy.availability_gate))
+    found.extend(_webhooks(f"{path}.webhook_gates", policy.webhook_gates))
+    found.extend(_people(f"{path}.people_gates", policy.people_gates))
     if found:
         raise InvalidFields(found)
 
@@ -118,6 +181,7 @@ def _criterion(path: str, criterion: Criterion) -> list[FieldViolation]:
         "max_ne_regression": 0 <= criterion.max_ne_regression <= 100,
         "min_positives": 0 <= criterion.min_positives <= 1_000_000,
         "confidence": criterion.confidence == 0 or 0.5 < criterion.confidence < 1,
+        "max_calibration_difference": 0 <= criterion.max_calibration_difference <= 100,
     }
     words = {
         "calibration_low": "must be 0 or more",
@@ -125,5 +189,52 @@ def _criterion(path: str, criterion: Criterion) -> list[FieldViolation]:
         "max_ne_regression": "must be 0 (not judged) to 100",
         "min_positives": "must be 0 to 1,000,000",
         "confidence": "must be above 0.5 and below 1, or 0 for the default",
+        "max_calibration_difference": "must be 0 (not judged) to 100",
     }
     return [FieldViolation(f"{path}.{field}", words[field]) for field, holds in rules.items() if not holds]
+
+
+def _availability(path: str, gate: AvailabilityGate) -> list[FieldViolation]:
+    found = [
+        *_between(f"{path}.max_error_rate_increase_basis_points", gate.max_error_rate_increase_basis_points, 0, FULL),
+        *_between(f"{path}.max_error_rate_basis_points", gate.max_error_rate_basis_points, 0, FULL),
+        *_between(f"{path}.min_requests", gate.min_requests, 0, 1_000_000),
+    ]
+    # Written so that NaN fails both.
+    if not 0 <= gate.max_latency_p99_increase <= 100:
+        found.append(FieldViolation(f"{path}.max_latency_p99_increase", "must be 0 to 100; 0.5 is 50 % more"))
+    if not 0 <= gate.max_latency_p99_ms <= 3_600_000:
+        found.append(FieldViolation(f"{path}.max_latency_p99_ms", "must be 0 (no limit) to 3,600,000 ms"))
+    return found
+
+
+def _webhooks(path: str, gates: tuple[WebhookGate, ...]) -> list[FieldViolation]:
+    if len(gates) > _MOST_GATES:
+        return [FieldViolation(path, f"must have at most {_MOST_GATES} items")]
+    found = [
+        FieldViolation(f"{path}[{index}].webhook", ID_EXPECTATION)
+        for index, gate in enumerate(gates)
+        if not is_id(gate.webhook)
+    ]
+    asked = [(gate.webhook, gate.when) for gate in gates]
+    found.extend(
+        FieldViolation(f"{path}[{index}]", f"{gate.webhook} is asked {gate.when.name} already")
+        for index, gate in enumerate(gates)
+        if (gate.webhook, gate.when) in asked[:index]
+    )
+    return found
+
+
+def _people(path: str, gates: tuple[PeopleGate, ...]) -> list[FieldViolation]:
+    if len(gates) > _MOST_GATES:
+        return [FieldViolation(path, f"must have at most {_MOST_GATES} items")]
+    found: list[FieldViolation] = []
+    for index, gate in enumerate(gates):
+        at = f"{path}[{index}]"
+        found.extend(_between(f"{at}.after_share_basis_points", gate.after_share_basis_points, 0, FULL))
+        if not gate.reason.strip() or len(gate.reason) > _MAX_REASON:
+            found.append(FieldViolation(f"{at}.reason", f"must have 1 to {_MAX_REASON} characters"))
+        found.extend(_lasts(f"{at}.deadline", gate.deadline, timedelta(minutes=1), timedelta(days=90), "1 min to 90 d"))
+        if index and gate.after_share_basis_points <= gates[index - 1].after_share_basis_points:
+            found.append(FieldViolation(f"{at}.after_share_basis_points", "must be more than that of the gate before"))
+    return found

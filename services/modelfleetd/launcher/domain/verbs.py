@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from modelfleetd.errors import EtagMismatch, SelfApproval, StepMovedOn, WrongState, invalid
+from modelfleetd.launcher.domain import people
 from modelfleetd.launcher.domain.attempts import next_attempt
 from modelfleetd.launcher.domain.launch import (
     ENDED,
@@ -25,6 +26,8 @@ from modelfleetd.launcher.domain.launch import (
 _STEERED: Final = frozenset(
     {State.PENDING, State.ESTIMATING, State.AWAITING_APPROVAL, State.PREPARING, State.SHIFTING, State.FINALIZING}
 )
+# The states in which a launch may stand at a people's gate.
+_AT_GATE: Final = frozenset({State.PREPARING, State.SHIFTING})
 # Verb by verb, the states in which it may be called.
 ALLOWED: Final[Mapping[str, frozenset[State]]] = {
     "PauseLaunch": _STEERED,
@@ -61,7 +64,9 @@ def allowed(launch: Launch) -> list[str]:
 
 
 def is_allowed(launch: Launch, verb: str) -> bool:
-    """Whether a verb would act on the launch as it is."""
+    """Whether a verb would act on the launch as it is. At a people's gate it is let on, or rejected."""
+    if verb in ("ApproveLaunch", "RejectLaunch") and launch.people_wait is not None and launch.abort is None:
+        return launch.state in _AT_GATE
     if launch.state not in ALLOWED[verb]:
         return False
     match verb:
@@ -173,18 +178,20 @@ def abort(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
 
 
 def approve(launch: Launch, author: str, digest: str, now: datetime) -> Launch:
-    """Approves the envelope that the approver saw."""
+    """Approves the envelope that the approver saw, or lets a launch on that stands at a people's gate."""
     _check_state(launch, "ApproveLaunch")
     assert launch.envelope is not None
     if author in (launch.actor, launch.retried_by):
         raise SelfApproval(author)
     if digest != launch.envelope.digest:
         raise EtagMismatch(f"the envelope of {launch.name}", digest, launch.envelope.digest)
+    if launch.state is not State.AWAITING_APPROVAL:
+        return people.let_on(launch, author, now)
     return replace(launch, envelope=replace(launch.envelope, approved_by=author, approve_time=now))
 
 
 def reject(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
-    """Rejects the envelope: the launch is cancelled."""
+    """Rejects the envelope, or the launch at a people's gate: it is cancelled, or goes back."""
     _check_state(launch, "RejectLaunch")
     return going_back(launch, author, f"rejected: {reason}", now)
 

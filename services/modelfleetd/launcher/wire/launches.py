@@ -9,12 +9,13 @@ from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import gates_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.kit.codec import duration_to_proto, timestamp_to_proto, to_proto
-from modelfleetd.launcher.domain import summary, verbs
+from modelfleetd.launcher.domain import gates, summary, verbs
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.frozen import Conflict
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
+from modelfleetd.launcher.domain.policy import Approval
 from modelfleetd.launcher.domain.release import times_of
 from modelfleetd.names import ATTEMPT, LAUNCH
 
@@ -29,7 +30,7 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         strategy=pb.Launch.Strategy.Value(launch.strategy.name),
         pool=launch.pool,
         regions=launch.regions,
-        policy=to_proto(launch.policy, pb.LaunchPolicy),
+        policy=_policy(launch),
         reason=launch.reason,
         state=pb.Launch.State.Value(launch.state.name),
         baseline=launch.baseline,
@@ -63,8 +64,26 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         made.abort.CopyFrom(to_proto(launch.abort, pb.Abort))
     if launch.plan is not None:
         made.plan.CopyFrom(plan_to_proto(launch.plan))
+        if launch.plan_time is not None:
+            made.plan.create_time.CopyFrom(timestamp_to_proto(launch.plan_time))
+        made.plan.needs_approval = launch.policy.approval is Approval.REQUIRED
+    if launch.decision is not None:
+        made.launch_decision = launch.decision.name
+        made.plan.policy_decision = launch.decision.said
+        made.plan.needs_approval |= launch.decision.needs_approval
+        made.plan.gates.extend(gates.words(launch))
     if launch.envelope is not None:
         made.envelope.CopyFrom(_envelope(launch.envelope))
+    return made
+
+
+def _policy(launch: Launch) -> pb.LaunchPolicy:
+    """The policy in force, with who has passed its people's gates."""
+    made = to_proto(launch.policy, pb.LaunchPolicy)
+    for passed in launch.people_approvals:
+        gate = made.people_gates[passed.gate]
+        gate.approved_by = passed.approved_by
+        gate.approve_time.CopyFrom(timestamp_to_proto(passed.approve_time))
     return made
 
 
@@ -106,7 +125,7 @@ def _region(plan: Plan, wave: int, region: RegionPlan) -> pb.RegionPlan:
         hold_units=sum(hold.hold_units for hold in region.holds),
         moved_units=sum(hold.moved_units for hold in region.holds),
         extra_units=sum(hold.extra_units for hold in region.holds),
-        steps=[_step(step, plan.ends(wave, step.number)) for step in region.steps],
+        steps=[_step(region, step, plan.ends(wave, step.number)) for step in region.steps],
         holds=[
             pb.FlavorHold(
                 flavor=hold.flavor,
@@ -121,7 +140,8 @@ def _region(plan: Plan, wave: int, region: RegionPlan) -> pb.RegionPlan:
     )
 
 
-def _step(step: Step, ends: timedelta) -> pb.Step:
+def _step(region: RegionPlan, step: Step, ends: timedelta) -> pb.Step:
+    before = region.steps[step.number - 2].new_replicas if step.number > 1 else region.candidate.running
     return pb.Step(
         number=step.number,
         share_basis_points=step.share,
@@ -134,6 +154,8 @@ def _step(step: Step, ends: timedelta) -> pb.Step:
         freed_units=step.freed_units,
         expected_end=duration_to_proto(ends),
         worst_undo=duration_to_proto(step.worst_undo),
+        new_replicas_before=before,
+        cost=region.cost_at(step.number),
     )
 
 

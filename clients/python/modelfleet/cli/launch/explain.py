@@ -13,6 +13,7 @@ from modelfleet.cli import render
 from modelfleet.cli.launch import live, view
 from modelfleet.cli.launch.advice import commands
 from modelfleet.cli.launch.freeze_view import override_parts
+from modelfleet.cli.launch.gates import latest
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import notifications_pb2
 
@@ -117,7 +118,7 @@ def _serving(launch: pb.Launch) -> Iterator[RenderableType]:
 
 
 def _gates(launch: pb.Launch) -> Iterator[RenderableType]:
-    verdicts = live.latest(launch)
+    verdicts = latest(launch)
     if not verdicts:
         return
     if len(verdicts) > _VERDICTS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import groupby
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -176,12 +175,6 @@ def _replica_bar(side: pb.SideProgress, most: int, width: int) -> Text:
     return Text.assemble(
         ("█" * ends[0], "green"), ("▒" * (ends[1] - ends[0]), "yellow"), ("░" * (ends[2] - ends[1]), "dim")
     )
-
-
-def latest(launch: pb.Launch) -> list[pb.GateVerdict]:
-    """The last verdict of each run of equal ones: a gate is asked many times, and mostly says the same."""
-    runs = groupby(launch.gate_verdicts, key=lambda v: (v.gate, v.region, v.step, v.verdict))
-    return [list(run)[-1] for _, run in runs]
 
 
 def figures_of(verdict: pb.GateVerdict) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 from rich.console import RenderableType
 from rich.padding import Padding
@@ -92,77 +93,64 @@ def sides(launch: pb.Launch) -> tuple[str, str]:
 
 
 def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
-    """The plan: what each region needs, then its steps as a table."""
+    """The plan: wave by wave what each region needs, and its steps as a table; then what it costs, and who is asked."""
     yield Text(headline(launch), style="bold")
-    new, old = sides(launch)
-    for region in launch.plan.regions:
-        inferred = " (inferred from what serves)" if region.old_inferred else ""
-        instead = f" for {region.old_replicas_full} of the {old}{inferred}" if region.old_model else ""
-        yield Text(
-            f"{render.short(region.region)}: {region.new_replicas_full} replicas of the {new}{instead}; "
-            f"holds {region.hold_units} units = {region.moved_units} moved + {region.extra_units} extra of "
-            f"{region.free_units} free"
-        )
-        rows = [
-            [
-                str(step.number),
-                render.percent(step.share_basis_points),
-                render.percent(step.old_share_basis_points),
-                str(step.new_replicas),
-                f"{step.old_replicas_before} → {step.old_replicas_after}",
-                str(step.peak_units),
-                f"+{step.taken_units}",
-                f"-{step.freed_units}",
-                render.duration(step.expected_end),
-                render.duration(step.worst_undo),
-            ]
-            for step in region.steps
-        ]
-        headers = [
-            "STEP",
-            "SHARE",
-            old.upper(),
-            "REPLICAS",
-            f"{old.upper()}'S",
-            "PEAK",
-            "TAKEN",
-            "FREED",
-            "DONE AFTER",
-            "UNDO",
-        ]
-        if not region.old_model:
-            # Nobody gives anything: no column is about it.
-            headers, *rows = ([*row[:2], row[3], *row[5:]] for row in (headers, *rows))
-        yield Padding(render.table(headers, rows), (0, 0, 0, 2))
-    yield from conflict_parts(launch)
     plan = launch.plan
+    waves = [list(regions) for _, regions in groupby(plan.regions, key=lambda region: region.wave or region.region)]
+    for number, regions in enumerate(waves, start=1):
+        if len(plan.regions) > 1:
+            together = f": {len(regions)} regions together, step by step" if len(regions) > 1 else ""
+            yield Text(f"wave {number} of {len(waves)}{together}", style="bold")
+        for region in regions:
+            yield from _region_parts(region, *sides(launch))
+    yield from conflict_parts(launch)
     if plan.wait:
-        yield Text(f"does not fit what is free now, so it {plan.wait}")
-    yield Text(
-        f"each step bakes for {render.duration(launch.policy.bake_duration) or 'no time'}; {_gates(launch.policy)}"
-    )
+        yield Text(f"does not fit what is free now, so it {plan.wait}", style="yellow")
+    if plan.policy_decision:
+        yield Text(f"launch policy: {plan.policy_decision}")
+    if plan.needs_approval:
+        yield Text("somebody else has to approve it before anything is reserved", style="yellow")
+    yield Text(f"each step bakes for {render.duration(launch.policy.bake_duration) or 'no time'}")
+    yield from (Text(f"gate  {gate}") for gate in plan.gates)
+    if not plan.gates:
+        yield Text("no gate judges it")
     yield Text(
         f"cost per hour {plan.cost_before:.2f} → {plan.cost_after:.2f}, at the peak {plan.cost_peak:.2f}; "
-        f"expected to take {render.duration(plan.expected_duration) or 'no time'}"
+        f"expected to take {render.duration(plan.expected_duration) or 'no time'}, and capacity for a rollback is "
+        f"kept for {render.duration(launch.policy.rollback_window) or 'no time'} after it"
     )
 
 
-def _gates(policy: pb.LaunchPolicy) -> str:
-    """What has to hold before a launch goes on, and what happens while the evidence does not suffice."""
-    gate = policy.stability_gate
-    if gate.disabled:
-        return "no gate judges its predictions"
-    if not gate.criteria:
-        return "the model type declares no prediction to be judged"
-    demanded = "; ".join(
-        f"{wanted.prediction}: calibration within {wanted.calibration_low:g} to {wanted.calibration_high:g} by "
-        f"at least {wanted.min_positives} positives"
-        for wanted in gate.criteria
-    )
-    enforced = (
-        "recorded, not enforced" if gate.dry_run else f"else it waits {gate.max_extensions} bakes more, then pauses"
-    )
-    return f"gate: stability of {demanded}, {enforced}"
+def _region_parts(region: pb.RegionPlan, new: str, old: str) -> Iterator[RenderableType]:
+    inferred = " (inferred from what serves)" if region.old_inferred else ""
+    gives = f" for {region.old_replicas_full} of the {old}{inferred}" if region.old_model else ""
+    yield Text(f"{render.short(region.region)}: {region.new_replicas_full} replicas of the {new}{gives}")
+    several = len(region.holds) > 1
+    for hold in region.holds:
+        of = f" of {render.short(hold.flavor)}" if several else ""
+        yield Text(
+            f"  holds {hold.hold_units} units{of} = {hold.moved_units} moved + {hold.extra_units} extra "
+            f"of {hold.free_units} free"
+        )
+    rows = [
+        [
+            str(step.number),
+            render.percent(step.share_basis_points),
+            f"{step.new_replicas_before} → {step.new_replicas}",
+            f"{step.old_replicas_before} → {step.old_replicas_after}",
+            str(step.peak_units),
+            str(region.hold_units - step.peak_units + step.freed_units),
+            f"{step.cost:.2f}",
+            render.duration(step.expected_end),
+            render.duration(step.worst_undo),
+        ]
+        for step in region.steps
+    ]
+    headers = ["STEP", "SHARE", new.upper(), old.upper(), "PEAK", "FREE", "COST/H", "DONE AFTER", "UNDO"]
+    if not region.old_model:
+        # Nobody gives anything: no column is about it.
+        headers, *rows = ([*row[:3], *row[4:]] for row in (headers, *rows))
+    yield Padding(render.table(headers, rows), (0, 0, 0, 2))
 
 
 def envelope_parts(launch: pb.Launch) -> Iterator[str]:

@@ -121,6 +121,7 @@ def _criterion(wanted: launcher_pb2.StabilityCriterion, baseline: str) -> pb.Cri
     made = pb.Criterion(
         prediction=wanted.prediction,
         max_ne_regression=wanted.max_ne_regression if baseline else 0.0,
+        max_calibration_difference=wanted.max_calibration_difference if baseline else 0.0,
         min_positives=wanted.min_positives,
         confidence=wanted.confidence,
         include_immature=wanted.include_immature,

@@ -849,6 +849,8 @@ class Step(_message.Message):
     FREED_UNITS_FIELD_NUMBER: _builtins.int
     EXPECTED_END_FIELD_NUMBER: _builtins.int
     WORST_UNDO_FIELD_NUMBER: _builtins.int
+    NEW_REPLICAS_BEFORE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Number, from 1."""
     share_basis_points: _builtins.int
@@ -867,6 +869,10 @@ class Step(_message.Message):
     """Units taken from what the hold has free when the step begins."""
     freed_units: _builtins.int
     """Units freed when the step ends."""
+    new_replicas_before: _builtins.int
+    """Replicas of the new side before the step."""
+    cost: _builtins.float
+    """Cost per hour of both models in the region at the step's peak."""
     @_builtins.property
     def expected_end(self) -> _duration_pb2.Duration:
         """Expected time until the step is done, from the beginning of the launch."""
@@ -889,10 +895,12 @@ class Step(_message.Message):
         freed_units: _builtins.int = ...,
         expected_end: _duration_pb2.Duration | None = ...,
         worst_undo: _duration_pb2.Duration | None = ...,
+        new_replicas_before: _builtins.int = ...,
+        cost: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expected_end", b"expected_end", "worst_undo", b"worst_undo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_end", b"expected_end", "freed_units", b"freed_units", "new_replicas", b"new_replicas", "number", b"number", "old_replicas_after", b"old_replicas_after", "old_replicas_before", b"old_replicas_before", "old_share_basis_points", b"old_share_basis_points", "peak_units", b"peak_units", "share_basis_points", b"share_basis_points", "taken_units", b"taken_units", "worst_undo", b"worst_undo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "expected_end", b"expected_end", "freed_units", b"freed_units", "new_replicas", b"new_replicas", "new_replicas_before", b"new_replicas_before", "number", b"number", "old_replicas_after", b"old_replicas_after", "old_replicas_before", b"old_replicas_before", "old_share_basis_points", b"old_share_basis_points", "peak_units", b"peak_units", "share_basis_points", b"share_basis_points", "taken_units", b"taken_units", "worst_undo", b"worst_undo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -275,15 +275,16 @@ class LauncherServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ApproveLaunch(self, request, context):
-        """Approves the envelope that the launch waits with. Errors: SELF_APPROVAL, WRONG_STATE, ETAG_MISMATCH when the envelope is
-        another one than the approver saw.
+        """Approves the envelope that the launch waits with. That is for APPROVER and OWNER of the model type's team; where the
+        launch policy has not accepted its capacity, for those whom the decision names, who may be of other teams. Errors:
+        ROLE_MISSING, SELF_APPROVAL, WRONG_STATE, ETAG_MISMATCH when the envelope is another one than the approver saw.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RejectLaunch(self, request, context):
-        """Rejects the envelope; the launch ends as CANCELLED. Errors: WRONG_STATE.
+        """Rejects the envelope; the launch ends as CANCELLED. For those who may approve it. Errors: ROLE_MISSING, WRONG_STATE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -82,11 +82,12 @@ class LauncherServiceStub:
     Idempotent; ends in ROLLED_BACK, or CANCELLED where nothing was changed yet.
     """
     ApproveLaunch: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.ApproveLaunchRequest, _launcher_pb2.Launch]
-    """Approves the envelope that the launch waits with. Errors: SELF_APPROVAL, WRONG_STATE, ETAG_MISMATCH when the envelope is
-    another one than the approver saw.
+    """Approves the envelope that the launch waits with. That is for APPROVER and OWNER of the model type's team; where the
+    launch policy has not accepted its capacity, for those whom the decision names, who may be of other teams. Errors:
+    ROLE_MISSING, SELF_APPROVAL, WRONG_STATE, ETAG_MISMATCH when the envelope is another one than the approver saw.
     """
     RejectLaunch: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.RejectLaunchRequest, _launcher_pb2.Launch]
-    """Rejects the envelope; the launch ends as CANCELLED. Errors: WRONG_STATE."""
+    """Rejects the envelope; the launch ends as CANCELLED. For those who may approve it. Errors: ROLE_MISSING, WRONG_STATE."""
     PromoteLaunch: _grpc.UnaryUnaryMultiCallable[_launcher_pb2.PromoteLaunchRequest, _launcher_pb2.Launch]
     """Skips the bakes that remain, and the gates at their ends; capacity and availability are never skipped, and a FAIL still
     leads back. Errors: WRONG_STATE.
@@ -178,11 +179,12 @@ class LauncherServiceAsyncStub(LauncherServiceStub):
     Idempotent; ends in ROLLED_BACK, or CANCELLED where nothing was changed yet.
     """
     ApproveLaunch: _aio.UnaryUnaryMultiCallable[_launcher_pb2.ApproveLaunchRequest, _launcher_pb2.Launch]  # type: ignore[assignment]
-    """Approves the envelope that the launch waits with. Errors: SELF_APPROVAL, WRONG_STATE, ETAG_MISMATCH when the envelope is
-    another one than the approver saw.
+    """Approves the envelope that the launch waits with. That is for APPROVER and OWNER of the model type's team; where the
+    launch policy has not accepted its capacity, for those whom the decision names, who may be of other teams. Errors:
+    ROLE_MISSING, SELF_APPROVAL, WRONG_STATE, ETAG_MISMATCH when the envelope is another one than the approver saw.
     """
     RejectLaunch: _aio.UnaryUnaryMultiCallable[_launcher_pb2.RejectLaunchRequest, _launcher_pb2.Launch]  # type: ignore[assignment]
-    """Rejects the envelope; the launch ends as CANCELLED. Errors: WRONG_STATE."""
+    """Rejects the envelope; the launch ends as CANCELLED. For those who may approve it. Errors: ROLE_MISSING, WRONG_STATE."""
     PromoteLaunch: _aio.UnaryUnaryMultiCallable[_launcher_pb2.PromoteLaunchRequest, _launcher_pb2.Launch]  # type: ignore[assignment]
     """Skips the bakes that remain, and the gates at their ends; capacity and availability are never skipped, and a FAIL still
     leads back. Errors: WRONG_STATE.
@@ -331,8 +333,9 @@ class LauncherServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _launcher_pb2.ApproveLaunchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_launcher_pb2.Launch, _abc.Awaitable[_launcher_pb2.Launch]]:
-        """Approves the envelope that the launch waits with. Errors: SELF_APPROVAL, WRONG_STATE, ETAG_MISMATCH when the envelope is
-        another one than the approver saw.
+        """Approves the envelope that the launch waits with. That is for APPROVER and OWNER of the model type's team; where the
+        launch policy has not accepted its capacity, for those whom the decision names, who may be of other teams. Errors:
+        ROLE_MISSING, SELF_APPROVAL, WRONG_STATE, ETAG_MISMATCH when the envelope is another one than the approver saw.
         """
 
     @_abc_1.abstractmethod
@@ -341,7 +344,7 @@ class LauncherServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _launcher_pb2.RejectLaunchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_launcher_pb2.Launch, _abc.Awaitable[_launcher_pb2.Launch]]:
-        """Rejects the envelope; the launch ends as CANCELLED. Errors: WRONG_STATE."""
+        """Rejects the envelope; the launch ends as CANCELLED. For those who may approve it. Errors: ROLE_MISSING, WRONG_STATE."""
 
     @_abc_1.abstractmethod
     def PromoteLaunch(
