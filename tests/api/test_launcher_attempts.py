@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import uuid
 from collections.abc import AsyncIterator
 
 import pytest
 
 from modelfleet.capacity.v1 import capacity_pb2
+from modelfleet.cli import main
 from modelfleet.launcher.v1 import holds_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.registry.v1 import registry_pb2
@@ -286,3 +288,46 @@ async def test_a_promoted_launch_skips_its_bakes_and_still_goes_back_when_its_ga
             await agree(fleet, OLD, NEW)
         else:
             await agree(fleet, NEW, OLD)
+
+
+async def test_what_is_typed_says_what_to_type_next(
+    database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    async with small(database_url) as fleet:
+
+        async def run(*arguments: str) -> str:
+            """What is printed, whatever the exit status."""
+            capsys.readouterr()
+            await asyncio.to_thread(main, ["launch", *arguments, "--address", fleet.launcher.address])
+            printed = capsys.readouterr()
+            return printed.out + printed.err
+
+        fleet.judge.verdicts = [Verdict.FAIL]
+        await fleet.create(gate=True)
+        await fleet.reaches(pb.Launch.ROLLED_BACK)
+        refusal = await run("promote", "l1", "--reason", "it is fine")
+        assert "ROLLED_BACK" in refusal and "RetryLaunch (engineer, owner)" in refusal
+        fleet.judge.verdicts = [Verdict.PASS]
+        said = await run("retry", "l1", "--reason", "labels are right now")
+        assert "attempt 2 begins" in said and "modelfleet launch attempts l1" in said
+        await fleet.reaches(pb.Launch.SUCCEEDED)
+        listed = await run("attempts", "l1")
+        assert "SUCCEEDED" in listed and "ROLLED_BACK" in listed and "gate/stability" in listed
+        assert "Rolled back" in (await run("attempts", "l1/1")).splitlines()[0]
+        first = json.loads(await run("attempts", "l1/1", "-o", "json"))
+        assert first["name"] == f"{L1}/attempts/1" and first["launch"]["state"] == "ROLLED_BACK"
+        said = await run("rollback", "l1", "--reason", "null scores", "--id", "b1")
+        assert "launches/b1" in said and "modelfleet launch hold list ctr/new" in said
+        await fleet.reaches(pb.Launch.SUCCEEDED, "launches/b1")
+        listed = await run("hold", "list")
+        assert "ctr/new" in listed and "null scores" in listed and "modelfleet launch hold lift" in listed
+        (hold,) = json.loads(await run("hold", "list", "ctr/new", "-o", "json"))
+        key = hold["name"].removeprefix("holds/")
+        assert f"modelfleet launch hold lift {key}" in await run("create", "ctr/new", "--pool", "feed")
+        assert "launches/b1" in await run("hold", "get", key)
+        assert "modelfleet launch create ctr/new" in await run("hold", "lift", key, "--reason", "fixed")
+        assert "No model is on hold" in await run("hold", "list")
+        said = await run("hold", "create", "ctr/new", "--reason", "not this week", "--id", "h1")
+        assert "modelfleet launch hold lift h1" in said
+        assert "fixed" in await run("hold", "list", "--all")
