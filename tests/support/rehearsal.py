@@ -87,6 +87,8 @@ class MemoryStore:
     version: int = 1
     due: float = 0.0
     events: list[str] = field(default_factory=list)
+    # Those of the other launches on the route.
+    others: list[MemoryStore] = field(default_factory=list)
 
     def load(self) -> Launch:
         return replace(from_document(Launch, self.row), version=self.version, epoch=self.epoch)
@@ -101,7 +103,7 @@ class MemoryStore:
         self.version += 1
 
     def claim(self, clock: ManualClock) -> Claim:
-        self.epoch += 1
+        self.epoch = 1 + max(store.epoch for store in (self, *self.others))
         return Claim(self.load(), clock.now(), _LEASE)
 
     async def record(self, change: Change) -> Launch | None:
@@ -128,6 +130,15 @@ class MemoryStore:
 
     async def leave_queue(self, launch: Launch) -> bool:
         return False
+
+    async def get(self, name: str) -> Launch:
+        self.crashes.maybe()
+        return next(found for store in self.others if (found := store.load()).name == name)
+
+    async def held_for(self, mitigation: Launch) -> Launch | None:
+        self.crashes.maybe()
+        held = (store.load() for store in self.others)
+        return next((found for found in held if found.preempted_by == mitigation.name and not found.ended), None)
 
     async def raise_fence(self, floor: int) -> None:
         self.epoch = max(self.epoch, floor)
@@ -330,6 +341,8 @@ class Rehearsal:
         role: str = "",
         target: int = 0,
         holdout: int = 0,
+        running: int = 0,
+        others: int = _OTHERS,
         **behaviour: Any,
     ) -> None:
         self.clock = clock or ManualClock()
@@ -339,7 +352,7 @@ class Rehearsal:
         self.crashes = Crashes(self.draw)
         self.experiment_share = experiment_share
         both = 10_000 - other_share
-        self.running = {OLD: old}
+        self.running = {OLD: running or old}
         if experiment_share:
             self.running = {
                 OLD: replicas_for(old, both - experiment_share, 2),
@@ -356,7 +369,7 @@ class Rehearsal:
         self.books.platform.hang_rate = hang_rate
         self.books.platform.meanwhile = self._hangs
         self.crash_rate = crash_rate
-        self.other_share = other_share
+        self.other_share, self.others = other_share, others
         self.behaviour = Behaviour(**behaviour)
         self.policy = policy or Policy(bake_duration=timedelta(seconds=5), stability_gate=StabilityGate(disabled=True))
         self.world = World(self.books, self.books, self.books, cast("Any", self.books))
@@ -376,7 +389,7 @@ class Rehearsal:
         if self.experiment_share:
             shares = (ModelShare(NEW, self.experiment_share), *shares)
         if self.other_share:
-            models = (*models, DesiredModel(OTHER, SPEC, _OTHERS))
+            models = (*models, DesiredModel(OTHER, SPEC, self.others))
             shares = (*shares, ModelShare(OTHER, self.other_share))
         await self.simulator.apply(TARGET, TargetKind.ROUTE, Fence(1, "a"), DesiredServing(models))
         await self.clock.advance(10)
@@ -503,7 +516,7 @@ class Rehearsal:
             # A model that is to grow because it is short is not charged for having been so.
             return min(side.needs(share), side.running) if resized else side.needs(share)
 
-        held = region.held(CPU) + (_OTHERS if self.other_share else 0)
+        held = region.held(CPU) + (self.others if self.other_share else 0)
         promise = Promise(TARGET, required, {CPU: held}, after=self.began)
         return violations(self.simulator.ledger, [promise])
 

@@ -68,10 +68,11 @@ async def cancel(conn: Connection, name: str, actor: str) -> Reservation:
 async def end(conn: Connection, name: str, settlement: Settlement, actor: str) -> Reservation:
     """Settles. Raises WrongState, LaunchEnded, SettlementExceedsHold."""
     found = await reservations.lock(conn, name)
-    settled = settle(found, settlement)
+    await _lock(conn, found)
+    meanwhile = await balances.bookings_of(conn, found.pool, found.replaced_models) if found.replaced_models else []
+    settled = settle(found, settlement, meanwhile)
     if settled is None:
         return found
-    await _lock(conn, found)
     await balances.write(conn, _cause(found, actor, f"settled as {settlement.outcome.name}"), settled.entries)
     return await reservations.set_settled(conn, name, settlement, settled)
 

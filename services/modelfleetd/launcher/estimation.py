@@ -18,6 +18,7 @@ from modelfleetd.errors import (
 )
 from modelfleetd.launcher.domain import plan as plans
 from modelfleetd.launcher.domain import replicas, waves
+from modelfleetd.launcher.domain.beside import lent_to
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.decision import Decision, asks
 from modelfleetd.launcher.domain.hold import HoldState
@@ -28,6 +29,7 @@ from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share
 from modelfleetd.launcher.domain.words import percent
 from modelfleetd.launcher.intents import items_of
 from modelfleetd.launcher.ports import Estimate, HeldUnits, HoldRequest, SizedModel, TypeFacts, World
+from modelfleetd.launcher.serving import observed_of
 from modelfleetd.names import MODEL, MODEL_TYPE, TARGET
 from modelfleetd.platform.model import ServingObservation
 
@@ -136,7 +138,8 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
     _check_role(launch, candidate)
     addresses = dict(zip(regions, await _each(regions, world.registry.agent_address), strict=True))
     target = target_of(launch.model_type)
-    observed = await _each(regions, lambda region: world.platforms.at(addresses[region]).observe(target))
+    # A launch that acts already has older epochs refused first: nobody changes any more what its plan is made from.
+    observed = await _each(regions, lambda region: world.platforms.at(addresses[region]).observe(target, launch.epoch))
     seen = dict(zip(regions, observed, strict=True))
     if rule.mitigation:
         # Only where there is something to take away: what the agent runs, or what the ledger says.
@@ -154,7 +157,11 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
     def sides_of(needs: _Needs) -> Mapping[str, tuple[Side, Side | None]]:
         return {
             region: (
-                _side(launch, asking.rising, needs.rising, asking.rising_called, region, seen[region], costs),
+                _lent(
+                    launch,
+                    _side(launch, asking.rising, needs.rising, asking.rising_called, region, seen[region], costs),
+                    seen[region],
+                ),
                 _side(launch, asking.falling, needs.falling, asking.falling_called, region, seen[region], costs)
                 if asking.falling
                 else None,
@@ -268,7 +275,8 @@ async def _now_or_later(
     try:
         return _plan(launch, needs, sides, rooms)
     except PlanInfeasible as infeasible:
-        if _held(launch):
+        if _held(launch) or launch.beside is not None:
+            # Two would wait for each other, where one holds for this one.
             raise
         try:
             patient = _plan(launch, needs, sides, rooms, patient=True)
@@ -299,7 +307,7 @@ def _plan(
         deadline=launch.policy.launch_deadline,
     )
     planned = tuple(
-        _region_plan(_inputs(launch, region, new, old, _room_of(rooms, region)), pace, patient=patient)
+        _region_plan(_inputs(launch, region, new, old, _room_of(rooms, region, new)), pace, patient=patient)
         for region, (new, old) in sides.items()
     )
     names = tuple(found.name if found else "" for found in (needs.rising, needs.falling))
@@ -441,8 +449,11 @@ async def _rooms(
 
 
 def _models(sides: Mapping[str, tuple[Side, Side | None]]) -> tuple[str, ...]:
-    """The models whose bookings move into the hold: both, since both may serve a part already."""
-    return tuple(dict.fromkeys(side.model for pair in sides.values() for side in pair if side is not None))
+    """The models whose bookings move into the hold: both, since both may serve a part already. What runs on the hold of
+    a launch that holds for this one stays there.
+    """
+    moved = (side for pair in sides.values() for side in pair if side is not None and side.lent is None)
+    return tuple(dict.fromkeys(side.model for side in moved))
 
 
 def _held(launch: Launch) -> Mapping[tuple[str, str], Room]:
@@ -452,5 +463,18 @@ def _held(launch: Launch) -> Mapping[tuple[str, str], Room]:
     return {(place.flavor, place.region): Room(place.moved, place.units - place.moved) for place in launch.hold.places}
 
 
-def _room_of(rooms: Mapping[tuple[str, str], Room], region: str) -> dict[str, Room]:
-    return {flavor: room for (flavor, at), room in rooms.items() if at == region}
+def _room_of(rooms: Mapping[tuple[str, str], Room], region: str, new: Side) -> dict[str, Room]:
+    """What there is in a region, with what another launch lends."""
+    found = {flavor: room for (flavor, at), room in rooms.items() if at == region}
+    if new.lent is not None:
+        own = found.get(new.flavor, Room())
+        found[new.flavor] = replace(own, booked=own.booked + new.lent.units)
+    return found
+
+
+def _lent(launch: Launch, side: Side, seen: ServingObservation) -> Side:
+    """The side that grows, with what a launch lends it that holds for this one."""
+    if launch.beside is None:
+        return side
+    models = {model.model: observed_of(seen, model.model) for model in seen.models}
+    return lent_to(launch.beside, seen.region, side, models)

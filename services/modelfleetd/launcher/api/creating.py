@@ -24,7 +24,7 @@ from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
 from modelfleetd.launcher.api.base import Context, caller
 from modelfleetd.launcher.api.holds import Holding
-from modelfleetd.launcher.domain import envelope, outcomes, policy, strategies, verbs
+from modelfleetd.launcher.domain import envelope, outcomes, policy, preemption, strategies, verbs
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import FreezeOverride, Launch, PhaseTime, State, Strategy
@@ -55,11 +55,13 @@ class Creating(Holding):
     async def _start(self, request: pb.CreateLaunchRequest, launch: Launch) -> pb.Launch:
         """Plans a launch and stores it, so that it goes on by itself; once for each request_id."""
         await self._expect_no_hold(launch)
-        busy = await self._store.first_on(launch.model_type)
+        busy = await self._store.first_on(launch.model_type, only_mitigations=launch.mitigates)
         if busy and not request.queue and not request.validate_only:
             raise RouteBusy(launch.model_type, busy)
         # What waits for another launch is planned when its turn comes: what is free now says little about then.
         if not (request.queue and busy and not request.validate_only):
+            if launch.mitigates:
+                launch = await self._beside(launch)
             await self._expect_bookings(launch)
             launch = await self._planned(launch, keep_plan=request.validate_only)
         if request.validate_only:
@@ -241,6 +243,22 @@ class Creating(Holding):
             if other:
                 raise WrongState(name, f"booked in {other}", [f"launches from {other}"])
 
+    async def _beside(self, launch: Launch) -> Launch:
+        """A mitigation, with what the launch that is active on the route will lend it.
+
+        Raises:
+            WrongState: that launch takes its capacity of another pool.
+        """
+        active = await self._store.active_on(launch.model_type)
+        if active is None or not preemption.can_hold(active) or preemption.takes_part(launch, active):
+            return launch
+        beside = preemption.beside_of(active)
+        if beside is not None and active.pool != launch.pool:
+            raise WrongState(
+                launch.baseline, f"held in {active.pool} by {active.name}", [f"launches from {active.pool}"]
+            )
+        return replace(launch, beside=beside)
+
     async def _planned(self, launch: Launch, *, keep_plan: bool) -> Launch:
         """Makes the plan as the launch itself will: whatever stands in its way is said to the caller at once."""
         found = await estimate(launch, self._world, f"{launch.uid}/plan", self._clock.now(), keep=False)
@@ -269,13 +287,18 @@ class Creating(Holding):
         )
 
     async def _create(self, conn: Connection, launch: Launch, *, queue: bool) -> pb.Launch:
-        if queue and await self._store.ahead_on(conn, launch.model_type):
+        taken_away = launch.baseline
+        if queue and await self._store.ahead_on(conn, launch.model_type, only_mitigations=launch.mitigates):
             # Its baseline is pinned when it starts: the launch before it is about to put another one in place.
             launch = replace(launch, queued=True, baseline="")
         await self._expect_no_hold(launch, conn)
+        if launch.mitigates:
+            launch = await self._store.with_precedence(conn, launch, launch.create_time)
+            if launch.queued:
+                launch = replace(launch, baseline="", beside=None)
         await self._store.insert(conn, launch)
         if launch.rolls_back:
-            await self._hold_what_was_rolled_back(conn, launch)
+            await self._hold_what_was_rolled_back(conn, launch, taken_away)
         what = f"{launch.rule.does} {launch.candidate} on {launch.model_type}"
         created = Event("Created", what, launch.create_time, actor=launch.actor)
         await self._store.say(conn, launch, created)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from modelfleetd.launcher.domain.beside import Beside
 from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold
@@ -429,6 +430,17 @@ class Launch:
     asked: Asked = Asked()
     people_approvals: tuple[PeopleApproval, ...] = ()
     people_wait: PeopleWait | None = None
+
+    # The mitigation that has precedence now, for which it holds; and of a mitigation, the launch that holds for it.
+    preempted_by: str = ""
+    beside: Beside | None = None
+    # The last region that was begun, where an earlier one was begun anew since.
+    furthest: int = 0
+
+    @property
+    def mitigates(self) -> bool:
+        """Whether it has precedence over a launch that is active on the route."""
+        return self.rule.mitigation
 
     @property
     def ended(self) -> bool:

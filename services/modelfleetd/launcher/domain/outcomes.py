@@ -163,7 +163,20 @@ def _approved(launch: Launch, made: Envelope, now: datetime) -> Envelope:
 
 def reserved(launch: Launch, hold: Hold, release: datetime | None, now: datetime) -> Launch:
     """Capacity has answered: it is held, or the launch is in line for it."""
-    return replace(confirmed(launch), reservation=hold.reservation, hold=hold, reserve_time=now, told_release=release)
+    after = replace(confirmed(launch), reservation=hold.reservation, hold=hold, reserve_time=now, told_release=release)
+    if launch.beside is not None and hold.state is HoldState.PENDING:
+        return going_back(after, "capacity", _beside(launch, hold.waits(now)), now)
+    return after
+
+
+def _beside(launch: Launch, why: str) -> str:
+    """Why a mitigation does not wait, and what helps."""
+    assert launch.beside is not None
+    other = launch.beside.launch
+    return (
+        f"{why.rstrip('.')}, beside {other}, which goes on instead of waiting; to free what it holds, first: "
+        f"modelfleet launch abort {other.rpartition('/')[2]}"
+    )
 
 
 def told(launch: Launch, hold: Hold) -> Launch:
@@ -211,6 +224,9 @@ def refused(launch: Launch, act: Act, error: FleetError, now: datetime) -> Launc
         case Act.ESTIMATE, InvalidFields():
             # What is asked for is no launch any more; no time makes it one.
             return going_back(after, "registry", error.message, now)
+        case Act.ESTIMATE, PlanInfeasible() | EndStateExceedsQuota() if launch.beside is not None:
+            # Nobody waits for a launch that holds meanwhile.
+            return going_back(after, "capacity", _beside(launch, error.message), now)
         case Act.ESTIMATE, PlanInfeasible() if launch.hold is not None and launch.hold.state is HoldState.HELD:
             # What serves has changed so much while it waited that its hold does not carry it any more.
             return replace(after, hold=replace(launch.hold, unfit=True))

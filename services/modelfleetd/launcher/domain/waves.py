@@ -69,7 +69,7 @@ def to_observe(launch: Launch) -> tuple[str, ...]:
 
     On the way back these are all that it has touched: one that cannot be observed does not keep the others.
     """
-    if launch.plan is None:
+    if launch.plan is None or launch.preempted_by:
         return ()
     if launch.state is State.SHIFTING:
         return tuple(launch.plan.regions[at].region for at in shifted(launch))

@@ -1334,7 +1334,8 @@ class SettleReservationRequest(_message.Message):
     @_builtins.property
     def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelUnits]:
         """What each model of the launch uses from now on. In each flavor and region at most what is held. Models that are not
-        named, the replaced ones included, have nothing booked any more.
+        named, the replaced ones included, have nothing booked any more; what the replaced ones have got booked in the places of
+        the hold since it was made counts as held here.
         """
 
     @_builtins.property
