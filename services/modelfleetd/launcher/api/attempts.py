@@ -41,7 +41,8 @@ class Attempts(Creating):
         await self._expect_no_hold(again)
         type_ = await self._world.registry.model_type(again.model_type)
         await self._expect_pool(again.pool, type_.team)
-        again = replace(again, baseline=type_.baseline)
+        # Only planned: nothing is claimed yet, so that agents are asked without an epoch.
+        again = replace(again, baseline=type_.baseline, epoch=0)
         busy = await self._store.first_on(again.model_type, only_mitigations=again.mitigates)
         if busy and not request.queue:
             raise RouteBusy(again.model_type, busy)
