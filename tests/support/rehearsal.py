@@ -236,7 +236,7 @@ class Books:
         return ""
 
     async def room(
-        self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str]
+        self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str], *, takes_over: str = ""
     ) -> Mapping[tuple[str, str], Room]:
         return self.pool_in_memory.room(launch, wanted, replaced)
 

@@ -286,7 +286,9 @@ async def _now_or_later(
         except PlanInfeasible:
             raise infeasible from None
         items = [HeldUnits(**item) for item in items_of(patient)]
-        foreseen = await world.capacity.foresee(HoldRequest(launch.pool, launch.name, items, _models(sides), tier=tier))
+        foreseen = await world.capacity.foresee(
+            HoldRequest(launch.pool, launch.name, items, _models(sides), tier=tier, takes_over=launch.takes_over)
+        )
         if foreseen is None:
             raise _never(launch, infeasible) from None
         waits = foreseen.waits(now) if foreseen.state is HoldState.PENDING else ""
@@ -468,7 +470,7 @@ async def _rooms(
         for flavor, units in plans.units_at_end(_inputs(launch, region, new, old)).items():
             ends[flavor, region] = units
     items = [HeldUnits(flavor, region, units, ends[flavor, region]) for (flavor, region), units in wanted.items()]
-    rooms = await world.capacity.room(launch.pool, launch.name, items, _models(sides))
+    rooms = await world.capacity.room(launch.pool, launch.name, items, _models(sides), takes_over=launch.takes_over)
     for (flavor, region), room in rooms.items():
         if room.end_excess > 0:
             end = ends[flavor, region]

@@ -119,7 +119,7 @@ class Creating(Holding):
         self._expect_webhooks(in_force)
         if asked.candidate == type_.baseline and strategy.rule.swaps:
             raise invalid("launch.candidate", "must not be the baseline already")
-        known = await self._known_before(asked.model_type, asked.candidate) if strategy is Strategy.ROLL_BACK else {}
+        replaced = await self._replaced(asked) if strategy is Strategy.ROLL_BACK else None
         serves = type_.shares.get(asked.candidate, frozenset()) if strategy.rule.where_it_serves else frozenset[str]()
         now = self._clock.now()
         overrides = await self._overrides(asked, type_.team, now)
@@ -139,7 +139,8 @@ class Creating(Holding):
             reason=asked.reason,
             target_share=asked.target_share_basis_points,
             holdout_share=asked.holdout_share_basis_points,
-            known_full=known,
+            known_full=_full_before(replaced) if replaced else {},
+            takes_over=replaced.reservation if replaced and replaced.pool == asked.pool else "",
             baseline=type_.baseline,
             names_rollback_window=asked.policy.HasField("rollback_window"),
             tier=type_.tier,
@@ -173,17 +174,17 @@ class Creating(Holding):
             made.append(FreezeOverride(window.name, reason, caller(), now, window.uid))
         return tuple(made)
 
-    async def _known_before(self, model_type: str, candidate: str) -> Mapping[str, int]:
-        """What a former baseline needs by region, as the launch knew it that replaced it.
+    async def _replaced(self, asked: pb.Launch) -> Launch:
+        """The launch that has replaced a former baseline: it knows what that needs, and keeps capacity for its return.
 
         Raises:
             InvalidFields: no launch has replaced it, so nobody has verified that it can be the baseline.
         """
-        replaced = await self._store.replaced(model_type, candidate)
+        replaced = await self._store.replaced(asked.model_type, asked.candidate)
         if replaced is None or replaced.plan is None:
             was = "must have been the baseline before: no launch has replaced it, so nothing says that it is good"
             raise invalid("launch.candidate", was)
-        return {region.region: region.baseline.full for region in replaced.plan.regions if region.baseline is not None}
+        return replaced
 
     def _expect_webhooks(self, wanted: policy.Policy) -> None:
         """Expects that every webhook of a policy is one that this launcher may ask.
@@ -286,6 +287,7 @@ class Creating(Holding):
         )
 
     async def _create(self, conn: Connection, launch: Launch, *, queue: bool) -> pb.Launch:
+        taken_away = launch.baseline
         if queue and await self._store.ahead_on(conn, launch.model_type, only_mitigations=launch.mitigates):
             # Its baseline is pinned when it starts: the launch before it is about to put another one in place.
             launch = replace(launch, queued=True, baseline="")
@@ -296,7 +298,7 @@ class Creating(Holding):
                 launch = replace(launch, baseline="", beside=None)
         await self._store.insert(conn, launch)
         if launch.rolls_back:
-            await self._hold_what_was_rolled_back(conn, launch)
+            await self._hold_what_was_rolled_back(conn, launch, taken_away)
         what = f"{launch.rule.does} {launch.candidate} on {launch.model_type}"
         created = Event("Created", what, launch.create_time, actor=launch.actor)
         await self._store.say(conn, launch, created)
@@ -305,3 +307,9 @@ class Creating(Holding):
             what = f"{override.freeze_window}: {override.reason}"
             await self._store.say(conn, launch, Event("FreezeOverridden", what, override.time, actor=override.author))
         return wire.launch_to_proto(launch, (), launch.create_time)
+
+
+def _full_before(replaced: Launch) -> Mapping[str, int]:
+    """What a former baseline needs by region, as the launch knew it that replaced it."""
+    assert replaced.plan is not None
+    return {region.region: region.baseline.full for region in replaced.plan.regions if region.baseline is not None}

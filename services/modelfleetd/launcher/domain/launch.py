@@ -346,6 +346,8 @@ class Launch:
     retried_by: str = ""
     # The launch that this one takes back.
     rolls_back: str = ""
+    # The reservation that keeps what a rollback needs: of the launch that put the present baseline in place.
+    takes_over: str = ""
     state: State = State.PENDING
     # Waits for another launch on the route to end.
     queued: bool = False
