@@ -28,7 +28,7 @@ from modelfleetd.launcher.domain.launch import (
 )
 from modelfleetd.launcher.domain.observed import Seen
 from modelfleetd.launcher.domain.outcomes import looked
-from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from modelfleetd.launcher.domain.policy import AvailabilityGate, Policy, StabilityGate
 from modelfleetd.launcher.domain.summary import sentence
 from modelfleetd.launcher.domain.verbs import abort, override_freeze, pause, resume
 from modelfleetd.launcher.domain.waves import forward
@@ -37,7 +37,7 @@ from tests.domain.test_launcher_decisions import EU, T0, at_step, facts, pending
 from tests.support.rehearsal import NEW, OLD, TARGET, Calendar, Rehearsal
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-UNGATED = Policy(stability_gate=StabilityGate(disabled=True))
+UNGATED = Policy(stability_gate=StabilityGate(disabled=True), availability_gate=AvailabilityGate(disabled=True))
 NO_LEAD = timedelta(0)
 
 
