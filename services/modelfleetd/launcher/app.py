@@ -57,6 +57,7 @@ async def build(service: Service) -> None:
         CapacityClient(client.capacity),
         StabilityClient(client.stability),
         AgentClients(service.outbound.platform),
+        receivers.webhooks,
     )
     await compose(service, store, world, receivers)
 

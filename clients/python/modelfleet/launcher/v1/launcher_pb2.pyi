@@ -55,7 +55,7 @@ class Launch(_message.Message):
         """
         RESIZE: Launch._Strategy.ValueType  # 5
         """The candidate, which serves, keeps its share and role, and gets the replicas that the demand of now needs; more or fewer.
-        It has no stability gate, and takes one step in each region.
+        It has no gate, and takes one step in each region.
         """
         ROLL_BACK: Launch._Strategy.ValueType  # 6
         """A mitigation: the candidate, the last verified baseline, takes the whole share of the baseline, which becomes RETIRED. It
@@ -86,7 +86,7 @@ class Launch(_message.Message):
     """
     RESIZE: Launch.Strategy.ValueType  # 5
     """The candidate, which serves, keeps its share and role, and gets the replicas that the demand of now needs; more or fewer.
-    It has no stability gate, and takes one step in each region.
+    It has no gate, and takes one step in each region.
     """
     ROLL_BACK: Launch.Strategy.ValueType  # 6
     """A mitigation: the candidate, the last verified baseline, takes the whole share of the baseline, which becomes RETIRED. It
