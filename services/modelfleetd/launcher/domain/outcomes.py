@@ -127,8 +127,7 @@ def estimated(
         candidate_facts=candidate,
         baseline_facts=baseline,
         expected_revision=revision,
-        # What is judged is the candidate with more traffic; that it gets less must not be taken back for its faults.
-        gated=gated and launch.rule.gated and launch.raises_candidate and not launch.policy.stability_gate.disabled,
+        gated=gated and launch.is_judged and not launch.policy.stability_gate.disabled,
         tier=tier,
         evidence_rules=evidence_rules,
         team=team,
