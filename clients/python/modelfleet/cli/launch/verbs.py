@@ -100,11 +100,15 @@ def approve(session: Session, launch: str, envelope: str | None, yes: bool) -> N
     if envelope is None:
         found = session.client.launcher.get_launch(name=launch_name(launch))
         envelope = found.envelope.digest
-        if found.state == pb.Launch.AWAITING_APPROVAL and not yes:
+        awaited = any(verb.startswith("ApproveLaunch") for verb in found.allowed_verbs)
+        if awaited and not yes:
             if not sys.stdin.isatty():
                 raise click.UsageError("nobody is there to confirm it; give --yes, or the digest with --envelope")
             for part in view.envelope_parts(found):
                 click.echo(part)
+            if found.state != pb.Launch.AWAITING_APPROVAL:
+                # Approved long ago; what people are asked about now is the summary's.
+                click.echo(found.summary)
             click.confirm("Approve this?", abort=True)
     answer = session.client.launcher.approve_launch(name=launch_name(launch), envelope_digest=envelope)
     _after(session, answer, "approved")
@@ -115,7 +119,7 @@ def approve(session: Session, launch: str, envelope: str | None, yes: bool) -> N
 @click.option("--reason", required=True, help="Why.")
 @with_session
 def reject(session: Session, launch: str, reason: str) -> None:
-    """Reject what a launch waits with; it ends as CANCELLED."""
+    """Reject what a launch waits with; it ends as CANCELLED, or goes back where it has begun."""
     _after(session, session.client.launcher.reject_launch(name=launch_name(launch), reason=reason), "rejected")
 
 
