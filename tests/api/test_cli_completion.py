@@ -42,7 +42,7 @@ async def test_commands_options_launches_and_models_are_completed(database_url: 
             _offered("modelfleet launch create ctr/n", **registry),
             _offered("modelfleet launch stats --by ", **launcher),
             _offered("modelfleet launch describe fi", MODELFLEET_ADDRESS="127.0.0.1:1"),
-            _offered("modelfleet nonsense "),
+            _offered("modelfleet nonsense x"),
         )
     assert found == [
         ["launch"],
