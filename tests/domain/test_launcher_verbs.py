@@ -137,6 +137,7 @@ def test_everything_of_a_launch_is_either_kept_by_a_new_attempt_or_made_afresh()
         "watched_until", "tier", "reservation", "hold", "reserve_time", "told_release", "activated", "touched",
         "splits", "agents", "forgone", "settled", "revision", "retries", "conditions", "pause_reasons",
         "paused_since", "abort", "promoted", "phase_times", "progress", "intent", "end_time", "retried_by",
+        "evidence_rules", "asked", "people_approvals", "people_wait",
     }  # fmt: skip
     assert not KEPT & COUNTED and not (KEPT | COUNTED) & fresh
     assert known == KEPT | COUNTED | fresh
