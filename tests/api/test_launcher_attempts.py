@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import uuid
 from collections.abc import AsyncIterator
 
 import pytest
-from google.protobuf.duration_pb2 import Duration
 
 from modelfleet.capacity.v1 import capacity_pb2
+from modelfleet.cli import main
 from modelfleet.launcher.v1 import holds_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.registry.v1 import registry_pb2
@@ -180,15 +181,17 @@ async def test_who_asked_for_an_attempt_does_not_approve_it(database_url: str) -
 async def test_a_finished_launch_is_taken_back_and_its_model_stays_on_hold_until_somebody_lifts_it(
     database_url: str,
 ) -> None:
-    async with small(database_url) as fleet:
+    async with small(database_url, spare=2) as fleet:
         launcher = fleet.client.launcher
-        # Two swaps at once: what is kept for one rollback window leaves no room for the next launch.
-        nothing_kept = pb.LaunchPolicy(rollback_window=Duration())
-        await fleet.create(policy=nothing_kept)
+        await fleet.create()
         finished = await fleet.reaches(pb.Launch.SUCCEEDED)
+        # Nothing is free: what the launch keeps for its rollback is all that there is.
+        kept = await fleet.usage()
+        assert (kept.serving_units, kept.retained_units, kept.held_units) == (10, 2, 0)
         assert [verb.split()[0] for verb in finished.allowed_verbs] == ["RollBackLaunch"]
         planned = await launcher.roll_back_launch(name=L1, reason="it crashes", validate_only=True)
-        assert planned.plan.regions and (planned.candidate, planned.rolls_back) == (OLD, L1)
+        assert planned.plan.regions and not planned.plan.wait
+        assert (planned.candidate, planned.rolls_back) == (OLD, L1)
         assert not (await launcher.list_holds()).holds, "only planned"
         request_id = str(uuid.uuid4())
         back = await launcher.roll_back_launch(name=L1, reason="it crashes", launch_id="b1", request_id=request_id)
@@ -218,7 +221,7 @@ async def test_a_finished_launch_is_taken_back_and_its_model_stays_on_hold_until
         assert await launcher.lift_hold(name=hold.name, reason="me too") == lifted, "who lifted it first has"
         assert not (await launcher.list_holds()).holds
         assert [found.name for found in (await launcher.list_holds(include_lifted=True)).holds] == [hold.name]
-        await fleet.create("l2", policy=nothing_kept)
+        await fleet.create("l2")
         await fleet.reaches(pb.Launch.SUCCEEDED, "launches/l2")
         await agree(fleet, NEW, OLD)
 
@@ -284,5 +287,47 @@ async def test_a_promoted_launch_skips_its_bakes_and_still_goes_back_when_its_ga
             assert ended.abort.author == "gate/stability"
             await agree(fleet, OLD, NEW)
         else:
-            assert sum(event.type == "BakeSkipped" for event in events) == len(ended.plan.regions[0].steps)
             await agree(fleet, NEW, OLD)
+
+
+async def test_what_is_typed_says_what_to_type_next(
+    database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    async with small(database_url) as fleet:
+
+        async def run(*arguments: str) -> str:
+            """What is printed, whatever the exit status."""
+            capsys.readouterr()
+            await asyncio.to_thread(main, ["launch", *arguments, "--address", fleet.launcher.address])
+            printed = capsys.readouterr()
+            return printed.out + printed.err
+
+        fleet.judge.verdicts = [Verdict.FAIL]
+        await fleet.create(gate=True)
+        await fleet.reaches(pb.Launch.ROLLED_BACK)
+        refusal = await run("promote", "l1", "--reason", "it is fine")
+        assert "ROLLED_BACK" in refusal and "RetryLaunch (engineer, owner)" in refusal
+        fleet.judge.verdicts = [Verdict.PASS]
+        said = await run("retry", "l1", "--reason", "labels are right now")
+        assert "attempt 2 begins" in said and "modelfleet launch attempts l1" in said
+        await fleet.reaches(pb.Launch.SUCCEEDED)
+        listed = await run("attempts", "l1")
+        assert "SUCCEEDED" in listed and "ROLLED_BACK" in listed and "gate/stability" in listed
+        assert "Rolled back" in (await run("attempts", "l1/1")).splitlines()[0]
+        first = json.loads(await run("attempts", "l1/1", "-o", "json"))
+        assert first["name"] == f"{L1}/attempts/1" and first["launch"]["state"] == "ROLLED_BACK"
+        said = await run("rollback", "l1", "--reason", "null scores", "--id", "b1")
+        assert "launches/b1" in said and "modelfleet launch hold list ctr/new" in said
+        await fleet.reaches(pb.Launch.SUCCEEDED, "launches/b1")
+        listed = await run("hold", "list")
+        assert "ctr/new" in listed and "null scores" in listed and "modelfleet launch hold lift" in listed
+        (hold,) = json.loads(await run("hold", "list", "ctr/new", "-o", "json"))
+        key = hold["name"].removeprefix("holds/")
+        assert f"modelfleet launch hold lift {key}" in await run("create", "ctr/new", "--pool", "feed")
+        assert "launches/b1" in await run("hold", "get", key)
+        assert "modelfleet launch create ctr/new" in await run("hold", "lift", key, "--reason", "fixed")
+        assert "No model is on hold" in await run("hold", "list")
+        said = await run("hold", "create", "ctr/new", "--reason", "not this week", "--id", "h1")
+        assert "modelfleet launch hold lift h1" in said
+        assert "fixed" in await run("hold", "list", "--all")

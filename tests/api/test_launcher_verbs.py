@@ -125,7 +125,7 @@ async def test_a_launch_that_may_wait_waits_where_another_one_was_faster(
     async with launcher_fleet(database_url, old=10, new=10) as fleet:
         await fleet.create("first", bake=60)
 
-        async def nobody_yet(_store: Store, _model_type: str) -> None:
+        async def nobody_yet(_store: Store, _model_type: str, *, only_mitigations: bool) -> None:
             return None
 
         monkeypatch.setattr(Store, "first_on", nobody_yet)

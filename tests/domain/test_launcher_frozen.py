@@ -31,8 +31,9 @@ from modelfleetd.launcher.domain.outcomes import looked
 from modelfleetd.launcher.domain.policy import AvailabilityGate, Policy, StabilityGate
 from modelfleetd.launcher.domain.summary import sentence
 from modelfleetd.launcher.domain.verbs import abort, override_freeze, pause, resume
+from modelfleetd.launcher.domain.waves import forward
 from modelfleetd.platform.model import EffectKind
-from tests.domain.test_launcher_decisions import T0, at_step, facts, pending, planned, says, shifting
+from tests.domain.test_launcher_decisions import EU, T0, at_step, facts, pending, planned, says, shifting
 from tests.support.rehearsal import NEW, OLD, TARGET, Calendar, Rehearsal
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -109,6 +110,16 @@ def test_a_window_holds_back_replicas_of_the_next_step_and_its_weight_but_not_wh
     assert isinstance(action := next_action(done, at_step(launch), T0), Apply) and action.act is Act.REDUCE
 
 
+def test_of_several_regions_those_that_only_give_back_go_on_in_a_window() -> None:
+    launch = freeze(shifting(UNGATED, number=2))
+    start, reduce = (Apply(act, EU, 20, 30, 2_000, "does") for act in (Act.START, Act.REDUCE))
+    assert frozen.held_back(launch, start) is frozen.HELD
+    assert frozen.held_back(launch, reduce) is reduce
+    seen = after_step(shifting(UNGATED))
+    there = forward(launch, [(seen, frozen.held_back(launch, action)) for action in (start, reduce)])
+    assert there is reduce
+
+
 def test_a_step_that_bakes_finishes_its_bake_in_a_window() -> None:
     launch = freeze(shifting(UNGATED))
     seen = at_step(launch)
@@ -158,7 +169,12 @@ def test_only_launches_in_scope_without_an_override_of_this_very_window_are_held
     ]
     for scope in inside:
         assert freeze(launch, T0, opened(of=window(**scope))).frozen is not None, scope
-    for scope in ({"teams": ("teams/x",)}, {"surfaces": ("reels",)}, {"teams": ("teams/ads",), "tiers": ("TIER0",)}):
+    outside: list[dict[str, Any]] = [
+        {"teams": ("teams/x",)},
+        {"surfaces": ("reels",)},
+        {"teams": ("teams/ads",), "tiers": ("TIER0",)},
+    ]
+    for scope in outside:
         assert freeze(launch, T0, opened(of=window(**scope))).frozen is None, scope
     let = override_freeze(launch, FreezeOverride("freezeWindows/holidays", "a fix", "bob", T0, "holidays"))
     assert freeze(let).frozen is None

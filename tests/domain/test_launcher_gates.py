@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -34,7 +35,7 @@ EVERY = (
     WebhookGate("audit", When.BEFORE_FINALIZE),
 )
 VERDICTS = st.sampled_from(list(Verdict))
-KEEPING = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+KEEPING: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
 def every(*, dry: frozenset[str] = frozenset()) -> Policy:

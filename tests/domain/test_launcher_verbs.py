@@ -17,7 +17,7 @@ from modelfleetd.launcher.domain.actions import Advance, Apply, Judge
 from modelfleetd.launcher.domain.attempts import COUNTED, KEPT, next_attempt
 from modelfleetd.launcher.domain.decide import next_action
 from modelfleetd.launcher.domain.holds_on_models import ModelHold, forbids, lift, stopped
-from modelfleetd.launcher.domain.launch import UNCHANGED, Abort, Act, Launch, PauseReason, State, Strategy, Verdict
+from modelfleetd.launcher.domain.launch import UNCHANGED, Abort, Launch, PauseReason, State, Strategy, Verdict
 from tests.domain.test_launcher_decisions import NEW, OLD, T0, at_step, awaiting, baking, says, shifting
 
 MINUTE = timedelta(minutes=1)
@@ -92,15 +92,14 @@ def test_a_verb_that_names_something_else_is_refused_for_that() -> None:
 # Promotion
 
 
-def test_a_promoted_launch_asks_its_gate_once_a_step_and_bakes_no_more() -> None:
+def test_a_promoted_launch_asks_its_gates_once_a_step_and_bakes_no_more() -> None:
     launch = verbs.promote(baking(), BOB, "the incident is worse", T0)
     assert launch.promoted is not None and (launch.promoted.author, launch.promoted.time) == (BOB, T0)
     assert next_action(launch, at_step(launch), T0) == Judge(final=False)
     for verdict in (Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.ERROR):
         asked = says(launch, verdict, T0, final=False)
-        assert asked.step.passed and asked.step.held_since is None
-        action = next_action(asked, at_step(asked), T0)
-        assert isinstance(action, Apply) and action.act is Act.REDUCE
+        assert asked.step.passed and asked.step.held_since is None, "nothing but a FAIL holds it up"
+        assert isinstance(next_action(asked, at_step(asked), T0), Apply), "it gives up old replicas"
     failed = says(launch, Verdict.FAIL, T0, final=False)
     action = next_action(failed, at_step(failed), T0)
     assert isinstance(action, Advance) and action.launch.state is State.ROLLING_BACK
@@ -134,10 +133,12 @@ def test_everything_of_a_launch_is_either_kept_by_a_new_attempt_or_made_afresh()
     fresh = {
         "state", "queued", "baseline", "expected_revision", "candidate_facts", "baseline_facts", "lowers", "gated",
         "plan", "envelope", "step", "undoing", "weight_time", "deadline", "approval_deadline", "plan_time",
-        "watched_until", "tier", "reservation", "hold", "reserve_time", "told_release", "activated", "touched",
+        "watched_until", "reservation", "hold", "reserve_time", "told_release", "activated", "touched",
         "splits", "agents", "forgone", "settled", "revision", "retries", "conditions", "pause_reasons",
+        "waits", "frozen", "freeze_overrides",
+        "decision", "evidence_rules", "asked", "people_approvals", "people_wait", "preempted_by", "beside",
+        "furthest",
         "paused_since", "abort", "promoted", "phase_times", "progress", "intent", "end_time", "retried_by",
-        "evidence_rules", "asked", "people_approvals", "people_wait",
     }  # fmt: skip
     assert not KEPT & COUNTED and not (KEPT | COUNTED) & fresh
     assert known == KEPT | COUNTED | fresh

@@ -42,6 +42,17 @@ def test_an_experiment_that_is_being_ended_is_followed() -> None:
     assert (found.action, found.launch) == (Action.FOLLOW_LAUNCH, "launches/l1")
 
 
+def test_a_launch_in_flight_is_said_to_hold_or_to_go_back_first() -> None:
+    replaces = launch(launcher_pb2.Launch.SHIFTING)
+    replaces.candidate, replaces.baseline = f"{CTR}/models/newer", OLD
+    (_, meanwhile, _) = response(pb.Model.EXPERIMENT, launches=[replaces]).steps
+    assert meanwhile.startswith("launches/l1, which is in flight on the route, does not have to end first: it holds")
+    ramps = launch(launcher_pb2.Launch.SHIFTING)
+    ramps.candidate, ramps.baseline = NEW, OLD
+    (_, meanwhile, _) = response(pb.Model.EXPERIMENT, launches=[ramps]).steps
+    assert "moves the same model: it goes back first" in meanwhile
+
+
 def test_an_experiment_whose_end_was_taken_back_may_be_ended_again() -> None:
     back = launch(launcher_pb2.Launch.ROLLING_BACK, strategy=launcher_pb2.Launch.END_EXPERIMENT)
     assert response(pb.Model.EXPERIMENT, launches=[back]).action is Action.END_EXPERIMENT

@@ -152,6 +152,77 @@ async def test_nobody_goes_past_the_queue_of_a_route(store: Store) -> None:
     await insert(store, launch("other", "another_route"))
 
 
+async def mitigate(store: Store, new: Launch) -> Launch:
+    async with store.transaction() as conn:
+        new = await store.with_precedence(conn, new, NOW)
+        await store.insert(conn, new)
+    return await store.get(new.name)
+
+
+def ending(key: str, *, queued: bool = False) -> Launch:
+    candidate = "modelTypes/ctr/models/experiment"
+    return launch(key, strategy=Strategy.END_EXPERIMENT, candidate=candidate, queued=queued)
+
+
+async def test_a_mitigation_comes_first_and_who_acted_until_then_writes_nothing_more(store: Store) -> None:
+    await insert(store, launch("active"), launch("next", queued=True))
+    (acting,) = [claim for claim in await store.claim("a", 30, 10) if claim.launch.name == "launches/active"]
+    made = await mitigate(store, ending("m1"))
+    assert not made.queued and (await store.first_on(made.model_type)) == "launches/m1"
+    held = await store.held_for(made)
+    assert held is not None and (held.name, held.preempted_by) == ("launches/active", "launches/m1")
+    assert [pause.author for pause in held.pause_reasons] == ["mitigation/m1"] and held.epoch > acting.launch.epoch
+    assert await store.record(Change(acting.launch, acting.launch, due=1.0)) is None
+    (mine,) = [claim for claim in await store.claim("b", 30, 10) if claim.launch.name == "launches/m1"]
+    assert mine.launch.epoch > held.epoch
+    assert [event.type for event in await store.events("launches/active", after=0, limit=10)] == ["Preempted"]
+
+
+async def test_a_second_mitigation_is_refused_or_queued_before_everybody_else(store: Store) -> None:
+    await insert(store, launch("active"), launch("next", queued=True))
+    await mitigate(store, ending("m1"))
+    with pytest.raises(RouteBusy) as raised:
+        await mitigate(store, ending("m2"))
+    assert raised.value.metadata["launch"] == "launches/m1"
+    await mitigate(store, ending("m3", queued=True))
+    claims = {claim.launch.name: claim.launch for claim in await store.claim("a", 30, 10)}
+    assert not await store.leave_queue(claims["launches/m3"])
+    for name in ("launches/m1", "launches/active"):
+        ended = enter(claims[name], State.CANCELLED, NOW)
+        assert await store.record(Change(claims[name], ended, due=0.0)) is not None
+    assert not await store.leave_queue(claims["launches/next"])
+    assert await store.leave_queue(claims["launches/m3"])
+    assert not (await store.get("launches/m3")).queued
+
+
+async def test_a_launch_that_moves_the_same_model_goes_back_before_the_mitigation(store: Store) -> None:
+    await insert(store, launch("active"))
+    made = await mitigate(store, replace(ending("m1"), candidate="modelTypes/ctr/models/new"))
+    active = await store.get("launches/active")
+    assert made.queued and active.abort is not None and active.preempted_by == ""
+    assert "launches/m1 takes modelTypes/ctr/models/new away" in active.abort.reason
+
+
+async def test_a_launch_goes_back_before_its_baseline_is_rolled_back(store: Store) -> None:
+    old = "modelTypes/ctr/models/old"
+    await insert(store, launch("active", baseline=old))
+    verified = replace(ending("m1"), candidate="modelTypes/ctr/models/verified", baseline=old)
+    made = await mitigate(store, replace(verified, strategy=Strategy.ROLL_BACK))
+    active = await store.get("launches/active")
+    assert made.queued and active.abort is not None and f"takes {old} away" in active.abort.reason
+
+
+async def test_the_end_of_a_mitigation_wakes_the_launch_that_holds(store: Store) -> None:
+    await insert(store, launch("active"))
+    await mitigate(store, ending("m1"))
+    claims = {claim.launch.name: claim.launch for claim in await store.claim("a", 30, 10)}
+    assert await store.watched(claims["launches/active"], 60.0)
+    assert await store.claim("a", 30, 10) == []
+    ended = enter(claims["launches/m1"], State.CANCELLED, NOW)
+    assert await store.record(Change(claims["launches/m1"], ended, due=0.0)) is not None
+    assert [claim.launch.name for claim in await store.claim("a", 30, 10)] == ["launches/active"]
+
+
 async def test_of_those_who_come_to_a_route_at_once_one_gets_it(store: Store) -> None:
     came = await asyncio.gather(
         *(insert(store, launch(f"l{i}", queued=i % 2 == 1)) for i in range(8)), return_exceptions=True

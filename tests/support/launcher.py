@@ -240,15 +240,16 @@ async def another_launcher(fleet: Fleet, **config: Any) -> AsyncIterator[Service
     """Runs one more launcher on the same database. The test's judge judges, unless it says where stability is."""
 
     async def build(service: Service) -> None:
-        store = Store(await service.database("launcher", migrations))
+        receivers = app.receivers_of(service)
+        store = Store(await service.database("launcher", migrations), receivers.audience)
         world = World(
             RegistryClient(service.client.registry),
             CapacityClient(service.client.capacity),
             StabilityClient(service.client.stability) if "stability_address" in config else fleet.judge,
             fleet.platforms,
-            fleet.webhooks,
+            fleet.webhooks or receivers.webhooks,
         )
-        await app.compose(service, store, world)
+        await app.compose(service, store, world, receivers)
 
     addresses: dict[str, Any] = {f"{name}_address": service.address for name, service in fleet.services.items()}
     async with running("launcher", build, fleet.database_url, **(addresses | config)) as service:

@@ -61,7 +61,8 @@ class MemoryPool:
     def __init__(self, clock: Clock, quota: int) -> None:
         self.clock = clock
         self.quota = quota
-        # By launch and model.
+        # By launch and model. Where several launches are on one route, all but one are named with whose they are.
+        self.routes: dict[str, str] = {}
         self.booked: dict[tuple[str, str], int] = {}
         self.reservations: dict[str, Held] = {}
         self._answers: dict[str, str] = {}
@@ -163,18 +164,23 @@ class MemoryPool:
     def settle(self, name: str, usages: Sequence[UsedUnits], kept: Sequence[HeldUnits], retain: timedelta) -> None:
         self._tick()
         found, used = self.reservations[name], sum(usage.units for usage in usages)
+        request = found.request
         if found.outcome:
             assert found.outcome == "succeeded"
             return
-        assert found.state is HoldState.HELD and used <= found.units
-        rest = found.units - used
+        # What the replaced models have got booked since counts as held.
+        over = self._bookings(request.launch, request.replaced)
+        rest = found.units + sum(over.values()) - used
+        assert found.state is HoldState.HELD and rest >= 0
         keeps = sum(item.units for item in kept) if kept else rest
         assert keeps <= rest
         found.state, found.outcome = HoldState.SETTLED, "succeeded"
         if retain:
             found.retained, found.retain_until = keeps, self.clock.now() + retain
+        for model in over:
+            self.booked[self._route(request.launch), model] = 0
         for usage in usages:
-            self.booked[found.request.launch, usage.model] = usage.units
+            self._book(request.launch, usage.model, usage.units)
         self._tick()
 
     def release(self, name: str) -> None:
@@ -195,7 +201,15 @@ class MemoryPool:
         return Held(name, len(self.reservations), request, expire_time=now + TIME_TO_LIVE, renew_time=now)
 
     def _bookings(self, launch: str, replaced: Sequence[str]) -> dict[str, int]:
-        return {model: self.booked[launch, model] for model in replaced if self.booked.get((launch, model))}
+        route = self._route(launch)
+        return {model: self.booked[route, model] for model in replaced if self.booked.get((route, model))}
+
+    def _route(self, launch: str) -> str:
+        return self.routes.get(launch, launch)
+
+    def _book(self, launch: str, model: str, units: int) -> None:
+        key = self._route(launch), model
+        self.booked[key] = self.booked.get(key, 0) + units
 
     def _extra(self, found: Held) -> int:
         """Units that it takes of what is free."""
@@ -219,7 +233,7 @@ class MemoryPool:
     def _give_back(self, found: Held, state: HoldState) -> None:
         found.state = state
         for model, units in found.moved.items():
-            self.booked[found.request.launch, model] = units
+            self._book(found.request.launch, model, units)
         found.moved = {}
 
     def _tick(self) -> None:
@@ -237,7 +251,7 @@ class MemoryPool:
             found.units = max(found.item.units, sum(found.moved.values()))
             found.state, found.expire_time = HoldState.HELD, now + TIME_TO_LIVE
             for model in found.moved:
-                self.booked[found.request.launch, model] = 0
+                self.booked[self._route(found.request.launch), model] = 0
         assert self.free >= 0
 
 

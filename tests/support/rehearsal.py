@@ -18,6 +18,7 @@ from modelfleetd.launcher.domain.decision import Decision, Outcome
 from modelfleetd.launcher.domain.frozen import Open
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts, PhaseTime, Share, State, Strategy, Verdict
+from modelfleetd.launcher.domain.notifications import Notification, notifications
 from modelfleetd.launcher.domain.plan import Room
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
 from modelfleetd.launcher.domain.replicas import replicas_for
@@ -87,6 +88,10 @@ class MemoryStore:
     version: int = 1
     due: float = 0.0
     events: list[str] = field(default_factory=list)
+    # What people are told.
+    told: list[Notification] = field(default_factory=list)
+    # Those of the other launches on the route.
+    others: list[MemoryStore] = field(default_factory=list)
 
     def load(self) -> Launch:
         return replace(from_document(Launch, self.row), version=self.version, epoch=self.epoch)
@@ -101,13 +106,14 @@ class MemoryStore:
         self.version += 1
 
     def claim(self, clock: ManualClock) -> Claim:
-        self.epoch += 1
+        self.epoch = 1 + max(store.epoch for store in (self, *self.others))
         return Claim(self.load(), clock.now(), _LEASE)
 
     async def record(self, change: Change) -> Launch | None:
         self.crashes.maybe()
         if (change.before.version, change.before.epoch) != (self.version, self.epoch):
             return None
+        self.told.extend(notifications(change.before, change.after, change.time))
         self.save(change.after)
         self.events.extend(f"{event.type}: {event.message}" for event in change.events)
         if change.due is not None:
@@ -128,6 +134,15 @@ class MemoryStore:
 
     async def leave_queue(self, launch: Launch) -> bool:
         return False
+
+    async def get(self, name: str) -> Launch:
+        self.crashes.maybe()
+        return next(found for store in self.others if (found := store.load()).name == name)
+
+    async def held_for(self, mitigation: Launch) -> Launch | None:
+        self.crashes.maybe()
+        held = (store.load() for store in self.others)
+        return next((found for found in held if found.preempted_by == mitigation.name and not found.ended), None)
 
     async def raise_fence(self, floor: int) -> None:
         self.epoch = max(self.epoch, floor)
@@ -221,7 +236,7 @@ class Books:
         return ""
 
     async def room(
-        self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str]
+        self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str], *, takes_over: str = ""
     ) -> Mapping[tuple[str, str], Room]:
         return self.pool_in_memory.room(launch, wanted, replaced)
 
@@ -330,6 +345,8 @@ class Rehearsal:
         role: str = "",
         target: int = 0,
         holdout: int = 0,
+        running: int = 0,
+        others: int = _OTHERS,
         **behaviour: Any,
     ) -> None:
         self.clock = clock or ManualClock()
@@ -339,7 +356,7 @@ class Rehearsal:
         self.crashes = Crashes(self.draw)
         self.experiment_share = experiment_share
         both = 10_000 - other_share
-        self.running = {OLD: old}
+        self.running = {OLD: running or old}
         if experiment_share:
             self.running = {
                 OLD: replicas_for(old, both - experiment_share, 2),
@@ -356,7 +373,7 @@ class Rehearsal:
         self.books.platform.hang_rate = hang_rate
         self.books.platform.meanwhile = self._hangs
         self.crash_rate = crash_rate
-        self.other_share = other_share
+        self.other_share, self.others = other_share, others
         self.behaviour = Behaviour(**behaviour)
         self.policy = policy or Policy(bake_duration=timedelta(seconds=5), stability_gate=StabilityGate(disabled=True))
         self.world = World(self.books, self.books, self.books, cast("Any", self.books))
@@ -376,7 +393,7 @@ class Rehearsal:
         if self.experiment_share:
             shares = (ModelShare(NEW, self.experiment_share), *shares)
         if self.other_share:
-            models = (*models, DesiredModel(OTHER, SPEC, _OTHERS))
+            models = (*models, DesiredModel(OTHER, SPEC, self.others))
             shares = (*shares, ModelShare(OTHER, self.other_share))
         await self.simulator.apply(TARGET, TargetKind.ROUTE, Fence(1, "a"), DesiredServing(models))
         await self.clock.advance(10)
@@ -503,7 +520,7 @@ class Rehearsal:
             # A model that is to grow because it is short is not charged for having been so.
             return min(side.needs(share), side.running) if resized else side.needs(share)
 
-        held = region.held(CPU) + (_OTHERS if self.other_share else 0)
+        held = region.held(CPU) + (self.others if self.other_share else 0)
         promise = Promise(TARGET, required, {CPU: held}, after=self.began)
         return violations(self.simulator.ledger, [promise])
 

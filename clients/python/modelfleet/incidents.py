@@ -367,6 +367,8 @@ def _launch_problems(route: Route) -> Iterable[Problem]:
         elif launch.pause_reasons:
             first = min(launch.pause_reasons, key=lambda each: each.time.ToNanoseconds())
             message = f"{launch.name} is paused by {first.author}: {first.reason}"
+            if launch.preempted_by:
+                message = f"{launch.name} holds until {launch.preempted_by} has ended, and goes on then by itself"
             yield Problem(Kind.LAUNCH_PAUSED, message, launch.candidate, "", share, _time(first.time))
 
 

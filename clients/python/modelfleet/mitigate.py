@@ -132,11 +132,27 @@ def _experiment(case: Case, model: str) -> _Decision:
         [
             f"It is an experiment: it may be ended in one action. Its {percent(share)} of the traffic goes back to "
             f"{baseline}, the baseline, which grows first.",
+            *_meanwhile(case, model),
             f"Then tell its owner: {_people(case)}.",
         ],
         [f"modelfleet mitigate {short_model(model)}"],
         "",
     )
+
+
+def _meanwhile(case: Case, model: str) -> list[str]:
+    """What becomes of the launch that is active on the route."""
+    moving = _first(case, lambda launch: not _is_mitigation(launch) and launch.state != launcher_pb2.Launch.PENDING)
+    if moving is None:
+        return []
+    if _goes_back(moving) or moving.state == launcher_pb2.Launch.FINALIZING:
+        return [f"{moving.name} is about to end on the route: the experiment ends right after it."]
+    if model in (moving.candidate, moving.baseline):
+        return [f"{moving.name} moves the same model: it goes back first, and the experiment ends right after it."]
+    return [
+        f"{moving.name}, which is in flight on the route, does not have to end first: it holds meanwhile, its "
+        "candidate keeps its share, and then it goes on."
+    ]
 
 
 def _baseline(case: Case) -> _Decision:
@@ -192,6 +208,10 @@ def _first(case: Case, fits: Callable[[launcher_pb2.Launch], bool]) -> launcher_
 
 def _ends(launch: launcher_pb2.Launch) -> bool:
     return launch.strategy == launcher_pb2.Launch.END_EXPERIMENT and not _goes_back(launch)
+
+
+def _is_mitigation(launch: launcher_pb2.Launch) -> bool:
+    return launch.strategy in (launcher_pb2.Launch.END_EXPERIMENT, launcher_pb2.Launch.ROLL_BACK)
 
 
 def _goes_back(launch: launcher_pb2.Launch) -> bool:

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
-from modelfleetd.capacity import lines
+from modelfleetd.capacity import holds, lines
 from modelfleetd.capacity.domain.reservation import Asked, Reservation, State, entries_of_hold
 from modelfleetd.capacity.domain.waiting import MAX_WAITING, NEWEST, Prospect
 from modelfleetd.capacity.store import balances, reservations, usage
 from modelfleetd.capacity.store.balances import Cause
 from modelfleetd.capacity.store.reservations import Live
 from modelfleetd.capacity.wire import reservations as wire
-from modelfleetd.errors import LaunchEnded, Overloaded, QuotaExceeded, ResourceExists
+from modelfleetd.errors import FleetError, LaunchEnded, Overloaded, QuotaExceeded, ResourceExists
 from modelfleetd.kit.db import Collision, Connection, Database
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import Answered, again, answer_of, known, remember
@@ -77,6 +77,12 @@ class Admissions:
 
     async def _admit(self, arrivals: Sequence[Arrival]) -> None:
         """Decides on arrivals at one pool and commits all that were not refused: one transaction."""
+        for arrival in arrivals:
+            if arrival.asked.takes_over:
+                await self._take_over(arrival)
+        arrivals = [arrival for arrival in arrivals if arrival.answer is None and arrival.refusal is None]
+        if not arrivals:
+            return
 
         async def work(conn: Connection) -> None:
             await _Batch(conn, arrivals).commit()
@@ -84,6 +90,26 @@ class Admissions:
 
         await self._database.run(work)
         failpoint("capacity.after_commit")
+
+    async def _take_over(self, arrival: Arrival) -> None:
+        """Holds one with what another one kept for a rollback; where that does not do, it is not handed over."""
+
+        async def work(conn: Connection) -> None:
+            await holds.hand_over(conn, arrival.asked, arrival.actor)
+            await _Batch(conn, [arrival]).commit()
+            if arrival.answer is None or arrival.answer.state != pb.Reservation.HELD:
+                raise _NotHeld
+
+        try:
+            await self._database.run(work)
+        except _NotHeld:
+            arrival.answer = arrival.refusal = None
+        except FleetError as error:
+            arrival.refusal = error
+
+
+class _NotHeld(Exception):
+    """Nothing is handed over to one that is not held."""
 
 
 class _Batch:

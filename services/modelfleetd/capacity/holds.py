@@ -10,6 +10,7 @@ from modelfleetd.capacity import lines
 from modelfleetd.capacity.domain.admission import book
 from modelfleetd.capacity.domain.ledger import ModelUnits
 from modelfleetd.capacity.domain.reservation import (
+    Asked,
     Reservation,
     State,
     ended_message,
@@ -20,7 +21,7 @@ from modelfleetd.capacity.domain.reservation import (
 from modelfleetd.capacity.domain.settlement import Settlement, settle
 from modelfleetd.capacity.store import balances, flavors, pools, reservations, usage
 from modelfleetd.capacity.store.balances import Cause
-from modelfleetd.errors import QuotaExceeded, QuotaShortage, ReferenceNotFound, ResourceNotFound
+from modelfleetd.errors import QuotaExceeded, QuotaShortage, ReferenceNotFound, ResourceNotFound, invalid
 from modelfleetd.kit.db import Connection, Database
 
 
@@ -67,10 +68,11 @@ async def cancel(conn: Connection, name: str, actor: str) -> Reservation:
 async def end(conn: Connection, name: str, settlement: Settlement, actor: str) -> Reservation:
     """Settles. Raises WrongState, LaunchEnded, SettlementExceedsHold."""
     found = await reservations.lock(conn, name)
-    settled = settle(found, settlement)
+    await _lock(conn, found)
+    meanwhile = await balances.bookings_of(conn, found.pool, found.replaced_models) if found.replaced_models else []
+    settled = settle(found, settlement, meanwhile)
     if settled is None:
         return found
-    await _lock(conn, found)
     await balances.write(conn, _cause(found, actor, f"settled as {settlement.outcome.name}"), settled.entries)
     return await reservations.set_settled(conn, name, settlement, settled)
 
@@ -91,10 +93,31 @@ async def release_one(database: Database, actor: str) -> bool:
         found = await reservations.lock_releasable(conn)
         if found is None:
             return False
-        await _lock(conn, found)
-        await balances.write(conn, _cause(found, actor, "rollback window over"), entries_of_release(found))
-        await reservations.set_released(conn, found.name)
+        await _free_retained(conn, found, actor, "rollback window over")
         return True
+
+
+async def hand_over(conn: Connection, asked: Asked, actor: str) -> None:
+    """Frees what another reservation keeps for a rollback, for the one that takes it over.
+
+    Raises:
+        ReferenceNotFound: there is no such reservation.
+        InvalidFields: it is another pool's.
+    """
+    try:
+        found = await reservations.lock(conn, asked.takes_over)
+    except ResourceNotFound as error:
+        raise ReferenceNotFound("reservation.takes_over", asked.takes_over) from error
+    if found.pool != asked.pool:
+        raise invalid("reservation.takes_over", f"must be a reservation in {asked.pool}; it is in {found.pool}")
+    if found.retained:
+        await _free_retained(conn, found, actor, f"handed over to {asked.launch}, which rolls it back")
+
+
+async def _free_retained(conn: Connection, found: Reservation, actor: str, reason: str) -> None:
+    await _lock(conn, found)
+    await balances.write(conn, _cause(found, actor, reason), entries_of_release(found))
+    await reservations.set_released(conn, found.name)
 
 
 async def book_usage(conn: Connection, pool: str, wanted: tuple[ModelUnits, ...], actor: str, reason: str) -> None:

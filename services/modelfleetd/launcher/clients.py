@@ -271,11 +271,12 @@ class CapacityClient:
         return frozenset(region for (_, region), found in room.items() if found.booked > 0)
 
     async def room(
-        self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str]
+        self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str], *, takes_over: str = ""
     ) -> Mapping[tuple[str, str], Room]:
         with translated("capacity"), _referring("launch.pool", pool):
             found = await self._stub.simulate_reservation(
-                reservation=_reservation(HoldRequest(pool, launch, wanted, replaced)), timeout=timeout()
+                reservation=_reservation(HoldRequest(pool, launch, wanted, replaced, takes_over=takes_over)),
+                timeout=timeout(),
             )
         return {
             (fit.item.flavor, fit.item.region): Room(
@@ -369,6 +370,7 @@ def _reservation(request: HoldRequest) -> capacity_pb2.Reservation:
         expected_release_time=None if request.release is None else timestamp_to_proto(request.release),
         expected_retain_duration=duration_to_proto(request.retain) if request.retain else None,
         attempt=request.attempt,
+        takes_over=request.takes_over,
     )
 
 

@@ -18,16 +18,18 @@ from modelfleetd.errors import (
 )
 from modelfleetd.launcher.domain import plan as plans
 from modelfleetd.launcher.domain import replicas, waves
+from modelfleetd.launcher.domain.beside import lent_to
 from modelfleetd.launcher.domain.criteria import resolved
-from modelfleetd.launcher.domain.decision import Decision, asks
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side
 from modelfleetd.launcher.domain.policy import Criterion
-from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share
+from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share, inputs_of
 from modelfleetd.launcher.domain.words import percent
 from modelfleetd.launcher.intents import items_of
 from modelfleetd.launcher.ports import Estimate, HeldUnits, HoldRequest, SizedModel, TypeFacts, World
+from modelfleetd.launcher.serving import observed_of
 from modelfleetd.names import MODEL, MODEL_TYPE, TARGET
 from modelfleetd.platform.model import ServingObservation
 
@@ -136,12 +138,17 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
     _check_role(launch, candidate)
     addresses = dict(zip(regions, await _each(regions, world.registry.agent_address), strict=True))
     target = target_of(launch.model_type)
-    observed = await _each(regions, lambda region: world.platforms.at(addresses[region]).observe(target))
+    # A launch that acts already has older epochs refused first: nobody changes any more what its plan is made from.
+    observed = await _each(regions, lambda region: world.platforms.at(addresses[region]).observe(target, launch.epoch))
     seen = dict(zip(regions, observed, strict=True))
     if rule.mitigation:
         # Only where there is something to take away: what the agent runs, or what the ledger says.
         harmful = launch.candidate if rule.goal is Goal.NOTHING else type_.baseline
         regions = _where(harmful, type_, seen) or regions
+    left = type_.shares.get(type_.baseline, frozenset()).difference(regions)
+    if rule.becomes == "BASELINE" and left:
+        also = ", ".join(sorted(left))
+        raise invalid("launch.regions", f"must have every region in which the baseline serves, so also {also}")
     launch = replace(launch, lowers=_lowers(launch, type_.baseline, regions, seen))
     asking = _Asking(launch, candidate, baseline)
     needs = await _needs(world, asking, key, keep=False)
@@ -154,7 +161,11 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
     def sides_of(needs: _Needs) -> Mapping[str, tuple[Side, Side | None]]:
         return {
             region: (
-                _side(launch, asking.rising, needs.rising, asking.rising_called, region, seen[region], costs),
+                _lent(
+                    launch,
+                    _side(launch, asking.rising, needs.rising, asking.rising_called, region, seen[region], costs),
+                    seen[region],
+                ),
                 _side(launch, asking.falling, needs.falling, asking.falling_called, region, seen[region], costs)
                 if asking.falling
                 else None,
@@ -228,15 +239,13 @@ def _final(launch: Launch, both: int, share: int) -> int:
 
 
 def _inputs(launch: Launch, region: str, new: Side, old: Side | None, room: Mapping[str, Room] | None = None) -> Inputs:
-    """What the plan of a region is made from: the side that grows, to which share, and the one that gives."""
-    room = room or {}
-    if not launch.rule.swaps:
-        return Inputs(region, new, None, room, target=new.share, resizes=True)
-    if old is None:
-        return Inputs(region, new, None, room)
-    both = new.share + old.share
-    share = _final(launch, both, new.share if launch.raises_candidate else old.share)
-    return Inputs(region, new, old, room, target=share if launch.raises_candidate else both - share)
+    return inputs_of(
+        launch.strategy,
+        Inputs(region, new, old, room or {}),
+        raises=launch.raises_candidate,
+        target=launch.target_share,
+        holdout=launch.holdout_share,
+    )
 
 
 async def decide(launch: Launch, plan: Plan, world: World, key: str, *, keep: bool) -> Decision | None:
@@ -245,9 +254,10 @@ async def decide(launch: Launch, plan: Plan, world: World, key: str, *, keep: bo
     Raises:
         CertificateMissing, CertificateExpired, NotConfigured, ReferenceNotFound: why it cannot say.
     """
-    if not asks(launch.strategy.name):
+    rule = launch.strategy.rule
+    if rule.mitigation or not rule.swaps:
         return None
-    share = max(region.goal for region in plan.regions)
+    share = max(region.share_at_end(launch.candidate) for region in plan.regions)
     return await world.capacity.decide(launch.name, launch.candidate, launch.pool, share, f"{key}/decision", keep=keep)
 
 
@@ -268,18 +278,33 @@ async def _now_or_later(
     try:
         return _plan(launch, needs, sides, rooms)
     except PlanInfeasible as infeasible:
-        if _held(launch):
+        if _held(launch) or launch.beside is not None:
+            # Two would wait for each other, where one holds for this one.
             raise
         try:
             patient = _plan(launch, needs, sides, rooms, patient=True)
         except PlanInfeasible:
             raise infeasible from None
         items = [HeldUnits(**item) for item in items_of(patient)]
-        foreseen = await world.capacity.foresee(HoldRequest(launch.pool, launch.name, items, _models(sides), tier=tier))
+        foreseen = await world.capacity.foresee(
+            HoldRequest(launch.pool, launch.name, items, _models(sides), tier=tier, takes_over=launch.takes_over)
+        )
         if foreseen is None:
-            raise infeasible
+            raise _never(launch, infeasible) from None
         waits = foreseen.waits(now) if foreseen.state is HoldState.PENDING else ""
         return replace(patient, wait=waits)
+
+
+def _never(launch: Launch, infeasible: PlanInfeasible) -> PlanInfeasible:
+    """The same, where it does not even fit once all that others hold is free."""
+    when = f"nothing that others free is enough: {launch.pool} needs more quota"
+    return _lacks(infeasible, infeasible.metadata["why"], when)
+
+
+def _lacks(infeasible: PlanInfeasible, why: str, when: str = "") -> PlanInfeasible:
+    data = infeasible.metadata
+    missing = int(data["missing_units"])
+    return PlanInfeasible(why, missing_units=missing, flavor=data["flavor"], region=data["region"], when=when)
 
 
 def _plan(
@@ -296,14 +321,29 @@ def _plan(
         bake=launch.policy.bake_duration,
         deadline=launch.policy.launch_deadline,
     )
-    planned = tuple(
-        _region_plan(_inputs(launch, region, new, old, _room_of(rooms, region)), pace, patient=patient)
-        for region, (new, old) in sides.items()
-    )
+    planned: list[RegionPlan] = []
+    lacking: list[PlanInfeasible] = []
+    for region, (new, old) in sides.items():
+        try:
+            inputs = _inputs(launch, region, new, old, _room_of(rooms, region, new))
+            planned.append(_region_plan(inputs, pace, patient=patient))
+        except PlanInfeasible as infeasible:
+            lacking.append(infeasible)
+    if lacking:
+        raise _all_of(lacking)
     names = tuple(found.name if found else "" for found in (needs.rising, needs.falling))
     of_candidate, of_baseline = names if launch.candidate == launch.rising else names[::-1]
-    planned = waves.ordered(planned, launch.policy.region_order)
-    return plans.together(planned, pace, candidate_estimate=of_candidate, baseline_estimate=of_baseline)
+    in_order = waves.ordered(planned, launch.policy.region_order)
+    return plans.together(in_order, pace, candidate_estimate=of_candidate, baseline_estimate=of_baseline)
+
+
+def _all_of(lacking: Sequence[PlanInfeasible]) -> PlanInfeasible:
+    """What is missing in every region, the most last: the error's own fields say that."""
+    *others, most = sorted(lacking, key=lambda found: int(found.metadata["missing_units"]))
+    if not others:
+        return most
+    said = [f"in {found.metadata['region']} {found.metadata['why']}" for found in (*others, most)]
+    return _lacks(most, "; ".join(said))
 
 
 def _region_plan(inputs: Inputs, pace: Pace, *, patient: bool) -> RegionPlan:
@@ -430,7 +470,7 @@ async def _rooms(
         for flavor, units in plans.units_at_end(_inputs(launch, region, new, old)).items():
             ends[flavor, region] = units
     items = [HeldUnits(flavor, region, units, ends[flavor, region]) for (flavor, region), units in wanted.items()]
-    rooms = await world.capacity.room(launch.pool, launch.name, items, _models(sides))
+    rooms = await world.capacity.room(launch.pool, launch.name, items, _models(sides), takes_over=launch.takes_over)
     for (flavor, region), room in rooms.items():
         if room.end_excess > 0:
             end = ends[flavor, region]
@@ -439,8 +479,11 @@ async def _rooms(
 
 
 def _models(sides: Mapping[str, tuple[Side, Side | None]]) -> tuple[str, ...]:
-    """The models whose bookings move into the hold: both, since both may serve a part already."""
-    return tuple(dict.fromkeys(side.model for pair in sides.values() for side in pair if side is not None))
+    """The models whose bookings move into the hold: both, since both may serve a part already. What runs on the hold of
+    a launch that holds for this one stays there.
+    """
+    moved = (side for pair in sides.values() for side in pair if side is not None and side.lent is None)
+    return tuple(dict.fromkeys(side.model for side in moved))
 
 
 def _held(launch: Launch) -> Mapping[tuple[str, str], Room]:
@@ -450,5 +493,18 @@ def _held(launch: Launch) -> Mapping[tuple[str, str], Room]:
     return {(place.flavor, place.region): Room(place.moved, place.units - place.moved) for place in launch.hold.places}
 
 
-def _room_of(rooms: Mapping[tuple[str, str], Room], region: str) -> dict[str, Room]:
-    return {flavor: room for (flavor, at), room in rooms.items() if at == region}
+def _room_of(rooms: Mapping[tuple[str, str], Room], region: str, new: Side) -> dict[str, Room]:
+    """What there is in a region, with what another launch lends."""
+    found = {flavor: room for (flavor, at), room in rooms.items() if at == region}
+    if new.lent is not None:
+        own = found.get(new.flavor, Room())
+        found[new.flavor] = replace(own, booked=own.booked + new.lent.units)
+    return found
+
+
+def _lent(launch: Launch, side: Side, seen: ServingObservation) -> Side:
+    """The side that grows, with what a launch lends it that holds for this one."""
+    if launch.beside is None:
+        return side
+    models = {model.model: observed_of(seen, model.model) for model in seen.models}
+    return lent_to(launch.beside, seen.region, side, models)

@@ -199,4 +199,5 @@ def _hold_request(launch: Launch, content: Mapping[str, Any]) -> HoldRequest:
         release=release and datetime.fromisoformat(release),
         retain=timedelta(seconds=content.get("retain_seconds", 0)),
         attempt=launch.attempt,
+        takes_over=launch.takes_over,
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from modelfleetd.launcher.domain import preemption
 from modelfleetd.launcher.domain.actions import Apply, Call
 from modelfleetd.launcher.domain.launch import Act, Intent, Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan
@@ -46,7 +47,7 @@ def _content(act: Act, launch: Launch, now: datetime) -> Mapping[str, Any]:
             assert launch.plan is not None
             return {
                 "items": items_of(launch.plan),
-                "replaced": [model for model in (launch.rising, launch.falling) if model],
+                "replaced": _replaced(launch),
                 "tier": launch.tier,
                 "release_time": (now + launch.plan.expected_duration).isoformat(),
                 "retain_seconds": launch.policy.rollback_window.total_seconds(),
@@ -68,7 +69,10 @@ def _content(act: Act, launch: Launch, now: datetime) -> Mapping[str, Any]:
                 "expected_revision": launch.expected_revision,
                 "roles": dict(launch.final_roles),
                 "splits": {
-                    region: [{"model": share.model, "share": share.share} for share in shares]
+                    region: [
+                        {"model": share.model, "share": share.share}
+                        for share in preemption.ledger_split(launch, region, shares)
+                    ]
                     for region, shares in launch.splits.items()
                 },
             }
@@ -82,20 +86,30 @@ def items_of(plan: Plan) -> list[Mapping[str, Any]]:
         {
             "flavor": hold.flavor,
             "region": region.region,
-            "units": hold.hold_units,
-            "end": region.at_end.get(hold.flavor, 0),
+            "units": units,
+            "end": end,
         }
         for region in plan.regions
         for hold in region.holds
+        for units, end in (region.own(hold),)
     ]
+
+
+def _replaced(launch: Launch) -> list[str]:
+    """The models whose bookings move into the hold, but for what another launch's hold carries."""
+    assert launch.plan is not None
+    stays = all(region.candidate.lent is not None for region in launch.plan.regions)
+    return [model for model in (launch.candidate, launch.baseline) if model and not (stays and model == launch.rising)]
 
 
 def _usages(region: RegionPlan) -> list[Mapping[str, Any]]:
     """What both models use once the region is done."""
     last = region.steps[-1]
-    sides = ((region.candidate, last.new_replicas), (region.baseline, last.old_after))
+    new, old = region.candidate, region.baseline
+    used = [(new, new.grows(last.new_replicas, last.share))]
+    used += [(old, old.units * last.old_after)] if old is not None else []
     return [
-        {"model": side.model, "flavor": side.flavor, "region": region.region, "units": side.units * replicas}
-        for side, replicas in sides
-        if side is not None and replicas > 0
+        {"model": side.model, "flavor": side.flavor, "region": region.region, "units": units}
+        for side, units in used
+        if units > 0
     ]

@@ -93,6 +93,7 @@ class HoldRequest:
 
     Attributes:
         replaced: models whose bookings move into the hold.
+        takes_over: the reservation of the launch that this one takes back: what it kept for that is there for this one.
         tier: how important the route is.
         release: when the launch expects to end.
         retain: how long what a rollback needs is kept after a success.
@@ -106,6 +107,7 @@ class HoldRequest:
     release: datetime | None = None
     retain: timedelta = timedelta(0)
     attempt: int = 1
+    takes_over: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ class Capacity(Protocol):
         ...
 
     async def room(
-        self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str]
+        self, pool: str, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str], *, takes_over: str = ""
     ) -> Mapping[tuple[str, str], Room]:
         """What a launch could have, by flavor and region. Raises ReferenceNotFound."""
         ...

@@ -20,9 +20,9 @@ from modelfleetd.kit import deadline
 from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.telemetry import within_trace
 from modelfleetd.launcher import spans
-from modelfleetd.launcher.domain import availability, frozen, gates, outcomes, waits, waves
+from modelfleetd.launcher.domain import availability, frozen, gates, outcomes, preemption, waits, waves
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
-from modelfleetd.launcher.domain.decide import awaits_hold, next_action
+from modelfleetd.launcher.domain.decide import SOON, awaits_hold, next_action
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, GateVerdict, Intent, Launch, State
@@ -33,7 +33,7 @@ from modelfleetd.launcher.intents import intent_of
 from modelfleetd.launcher.judges import Judges
 from modelfleetd.launcher.looking import Look, look
 from modelfleetd.launcher.progress import with_progress
-from modelfleetd.launcher.serving import desired_from_document, desired_of, is_same, seen_of, split_of
+from modelfleetd.launcher.serving import desired_from_document, desired_of, is_same, observed_of, seen_of, split_of
 from modelfleetd.launcher.store import Change, Claim, Settled, Store
 from modelfleetd.launcher.windows import Windows
 from modelfleetd.platform.model import ServingObservation
@@ -145,6 +145,8 @@ class Round:
         if launch.queued and launch.abort is None and await self._store.leave_queue(launch):
             self.due = 0.0
             return False
+        if launch.preempted_by:
+            return await self._hold_still(launch)
         try:
             found = await self._look()
         except StaleEpoch as error:
@@ -187,6 +189,48 @@ class Round:
             await self._record(after, [self._event(*said)])
         return self.launch
 
+    async def _hold_still(self, launch: Launch) -> bool:
+        """A mitigation has precedence: nothing is done on the platform, not even settled, until it has ended."""
+        mitigation = await self._store.get(launch.preempted_by)
+        if mitigation.ended:
+            return await self._come_back(launch, mitigation)
+        return await self._decide(launch, (), Look())
+
+    async def _come_back(self, launch: Launch, mitigation: Launch) -> bool:
+        """The mitigation has ended: goes on from what is there, once every older epoch is refused everywhere."""
+        held = launch.plan.regions if launch.plan is not None and launch.activated else ()
+        try:
+            found = await look(self._executor, launch, [plan.region for plan in held])
+        except StaleEpoch as error:
+            await self._overtaken(error)
+            return False
+        if found.blind:
+            self._blind.update(found.blind)
+            await self._cannot_look()
+            return False
+        seen, splits = {}, dict(launch.splits)
+        for plan in held:
+            there = found.seen[plan.region]
+            pair = [side.model for side in (plan.candidate, plan.baseline) if side is not None]
+            seen[plan.region] = {model: observed_of(there, model) for model in pair}
+            if plan.region in splits:
+                splits[plan.region] = split_of(there.desired)
+        after, said = preemption.lifted(replace(launch, splits=splits), mitigation, seen, self.now)
+        void = "void: a mitigation came first; what was done of it is there to be seen"
+        settled = Settled(launch.intent.number, void) if launch.intent is not None else None
+        await self._record(_on_the_move(after), [self._event("PreemptionEnded", said)], settled=settled)
+        return True
+
+    async def _is_first(self, launch: Launch) -> bool:
+        """Reads what a mitigation has to know of the launch that holds for it; False while that is not quiet yet."""
+        other = await self._store.held_for(launch)
+        if other is not None and not preemption.is_quiet(other):
+            message = f"waits a moment for {other.name} to give back what it has not used"
+            await self._wait(Wait("Preempting", message, SOON), ())
+            return False
+        self.launch = replace(launch, beside=preemption.beside_of(other))
+        return True
+
     async def _read_hold(self) -> bool:
         """Asks capacity what has become of the reservation; says whether it has answered."""
         before = self.launch.hold
@@ -205,6 +249,10 @@ class Round:
 
     async def _decide(self, launch: Launch, seen: Sequence[Seen], found: Look) -> bool:
         action = next_action(launch, seen, self.now)
+        if launch.mitigates and isinstance(action, Call) and action.act is Act.ESTIMATE:
+            if not await self._is_first(launch):
+                return False
+            launch = self.launch
         match action:
             case Wait() if self._blind:
                 await self._cannot_look()
@@ -295,6 +343,9 @@ class Round:
         if launch.abort is not None and intent.act in (Act.FINALIZE, Act.ESTIMATE):
             # Whether it was finalised the registry says when it is told that the launch goes back.
             return await self._void(intent, "an abort came first")
+        if launch.preempted_by and intent.act is Act.ESTIMATE:
+            # It would raise the floor over the mitigation's epoch.
+            return await self._void(intent, "a mitigation came first")
         return await self._act(intent, f"repeats {intent.act.value}")
 
     async def _settle_apply(self, intent: Intent, seen: Sequence[Seen], observation: ServingObservation) -> bool:

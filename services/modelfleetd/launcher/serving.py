@@ -28,40 +28,40 @@ _NOTHING = DesiredServing()
 
 def seen_of(observation: ServingObservation, rising: str, falling: str) -> Seen:
     """What matters to a launch of what an agent has observed."""
-    desired = observation.desired or _NOTHING
-
-    def side(model: str) -> Observed:
-        found = observation.model(model)
-        return Observed(
-            desired=desired.replicas_of(model),
-            share=desired.share_of(model),
-            starting=found.starting_replicas,
-            available=found.available_replicas,
-            unavailable=found.unavailable_replicas,
-            terminating=found.terminating_replicas,
-            acknowledged=found.acknowledged_basis_points,
-            observed=found.observed_basis_points,
-            requests=found.requests,
-            errors=found.errors,
-            message=found.message,
-            since_split=found.requests_since_split,
-            errors_since_split=found.errors_since_split,
-            latency_p99_ms=found.latency_p99_ms,
-        )
-
     age = timedelta(0)
     if observation.observe_time is not None and observation.split_time is not None:
         age = observation.observe_time - observation.split_time - (observation.statistics_age or timedelta(0))
     return Seen(
         region=observation.region,
-        candidate=side(rising),
-        baseline=side(falling) if falling else Observed(),
+        candidate=observed_of(observation, rising),
+        baseline=observed_of(observation, falling) if falling else Observed(),
         known=observation.desired is not None,
         current=observation.acknowledged_generation >= observation.generation,
         requests=sum(model.requests_since_split for model in observation.models),
         split_age=age,
         time=observation.observe_time,
         statistics_age=observation.statistics_age,
+    )
+
+
+def observed_of(observation: ServingObservation, model: str) -> Observed:
+    """What an agent has observed of one model."""
+    desired, found = observation.desired or _NOTHING, observation.model(model)
+    return Observed(
+        desired=desired.replicas_of(model),
+        share=desired.share_of(model),
+        starting=found.starting_replicas,
+        available=found.available_replicas,
+        unavailable=found.unavailable_replicas,
+        terminating=found.terminating_replicas,
+        acknowledged=found.acknowledged_basis_points,
+        observed=found.observed_basis_points,
+        requests=found.requests,
+        errors=found.errors,
+        message=found.message,
+        since_split=found.requests_since_split,
+        errors_since_split=found.errors_since_split,
+        latency_p99_ms=found.latency_p99_ms,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
@@ -10,7 +12,7 @@ from modelfleetd import names
 from modelfleetd.capacity import holds, lines
 from modelfleetd.capacity.admissions import Arrival
 from modelfleetd.capacity.api.base import Base, Context, actor, before, new_name
-from modelfleetd.capacity.domain.reservation import LIVE
+from modelfleetd.capacity.domain.reservation import LIVE, Asked
 from modelfleetd.capacity.domain.simulation import simulate
 from modelfleetd.capacity.domain.waiting import NEWEST
 from modelfleetd.capacity.store import reservations
@@ -20,6 +22,10 @@ from modelfleetd.kit import paging
 from modelfleetd.kit.db import Connection
 
 _WATCH_SECONDS = 0.25
+
+
+class _OnlyLooked(Exception):
+    """Takes back what was done to see what would be there."""
 
 
 class Reservations(Base):
@@ -36,7 +42,7 @@ class Reservations(Base):
                 actor=actor(),
             )
         )
-        if made.state == pb.Reservation.PENDING:
+        if made.state == pb.Reservation.PENDING or request.reservation.takes_over:
             self._freed()
         return made
 
@@ -108,11 +114,24 @@ class Reservations(Base):
     ) -> pb.SimulateReservationResponse:
         asked = wire.asked_from_proto(request.reservation)
         swaps = wire.swaps_from_proto(request)
-        async with self._database.transaction(readonly=True) as conn:
-            view = await lines.view(conn, asked.pool, [asked], lock=False, wait=True)
-            now = await lines.now(conn)
+        view, now = await self._view(asked)
         simulation = simulate(asked, swaps, lambda each: view.line.prospect_of(view.claim("", NEWEST, each)))
         return wire.simulation_to_proto(simulation, now)
+
+    async def _view(self, asked: Asked) -> tuple[lines.View, datetime]:
+        """What a reservation would find now; and what time it is."""
+        if not asked.takes_over:
+            async with self._database.transaction(readonly=True) as conn:
+                return await lines.view(conn, asked.pool, [asked], lock=False, wait=True), await lines.now(conn)
+        # As it would be handed over: done, looked at, and taken back.
+        found: list[tuple[lines.View, datetime]] = []
+        with contextlib.suppress(_OnlyLooked):
+            async with self._database.transaction() as conn:
+                await holds.hand_over(conn, asked, actor())
+                view = await lines.view(conn, asked.pool, [asked], lock=False, wait=True)
+                found.append((view, await lines.now(conn)))
+                raise _OnlyLooked
+        return found[0]
 
     async def _freeing(self, request: Any, act: Callable[[Connection], Awaitable[pb.Reservation]]) -> pb.Reservation:
         """Does what a request asks for; those who wait are looked at right after."""

@@ -139,6 +139,8 @@ class Asked:
     expected_release_time: datetime | None = None
     expected_retain_duration: timedelta = timedelta()
     attempt: int = 0
+    # The reservation whose units for a rollback it takes.
+    takes_over: str = ""
 
     @property
     def counted(self) -> int:

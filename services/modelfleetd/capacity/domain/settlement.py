@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -64,8 +64,14 @@ class Settled:
     entries: tuple[Entry, ...]
 
 
-def settle(reservation: Reservation, settlement: Settlement) -> Settled | None:
+def settle(reservation: Reservation, settlement: Settlement, meanwhile: Iterable[ModelUnits] = ()) -> Settled | None:
     """Ends a hold; None when it was ended in the same way before.
+
+    Args:
+        reservation: the hold.
+        settlement: how it ends.
+        meanwhile: what the models that it replaces have booked beside it by now, such as by a mitigation that had
+            precedence. A success replaces that with the usages; a rollback leaves it.
 
     Raises:
         LaunchEnded: it was settled otherwise.
@@ -78,9 +84,13 @@ def settle(reservation: Reservation, settlement: Settlement) -> Settled | None:
         outcome = "unknown" if reservation.outcome is None else reservation.outcome.name
         raise LaunchEnded(reservation.launch, outcome)
     reservation.require(State.SETTLED)
-    booked = reservation.moved if settlement.outcome is Outcome.ROLLED_BACK else settlement.usages
-    retained = _retained(reservation, settlement, _left(reservation, booked))
+    succeeded = settlement.outcome is Outcome.SUCCEEDED
+    booked = settlement.usages if succeeded else reservation.moved
+    places = {item.place for item in reservation.items}
+    over = tuple(units for units in meanwhile if succeeded and units.units and units.place in places)
+    retained = _retained(reservation, settlement, _left(reservation, booked, over))
     entries = (
+        *(Entry(units.place, Account.SERVING, -units.units, units.model) for units in over),
         *(undone(entry_of_item(item)) for item in reservation.items if item.hold_units),
         *(Entry(usage.place, Account.SERVING, usage.units, usage.model) for usage in booked if usage.units),
         *(Entry(item.place, Account.RETAINED, item.hold_units) for item in retained),
@@ -113,16 +123,20 @@ def _retained(reservation: Reservation, settlement: Settlement, left: Sequence[H
     return tuple(HoldItem(kept.flavor, kept.region, kept.units) for kept in settlement.retain if kept.units)
 
 
-def _left(reservation: Reservation, booked: Sequence[ModelUnits]) -> list[HoldItem]:
-    """Returns what remains of each item once the usages are taken from it."""
+def _left(reservation: Reservation, booked: Sequence[ModelUnits], over: Sequence[ModelUnits]) -> list[HoldItem]:
+    """Returns what remains of each item, and of the bookings that are over, once the usages are taken from it."""
     used: dict[Place, int] = {}
     for usage in booked:
         used[usage.place] = used.get(usage.place, 0) + usage.units
     held = {item.place: item.hold_units for item in reservation.items}
+    for booking in over:
+        held[booking.place] += booking.units
     for place, units in used.items():
         if units > held.get(place, 0):
             raise SettlementExceedsHold(reservation.name, held.get(place, 0), units)
-    return [HoldItem(item.flavor, item.region, item.hold_units - used.get(item.place, 0)) for item in reservation.items]
+    return [
+        HoldItem(item.flavor, item.region, held[item.place] - used.get(item.place, 0)) for item in reservation.items
+    ]
 
 
 def _same_settlement(reservation: Reservation, settlement: Settlement) -> bool:

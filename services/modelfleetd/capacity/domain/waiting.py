@@ -53,7 +53,8 @@ class Claim:
 
     @property
     def rank(self) -> int:
-        return rank(self.asked.tier)
+        # A rollback waits for nobody: what it takes was kept for it.
+        return -1 if self.asked.takes_over else rank(self.asked.tier)
 
     @property
     def order(self) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from modelfleetd.launcher.api.base import Context, caller
 from modelfleetd.launcher.api.creating import Creating
 from modelfleetd.launcher.domain import verbs
 from modelfleetd.launcher.domain.events import Event
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.wire import launches as wire
 
 
@@ -25,41 +26,48 @@ class Attempts(Creating):
         async with self._store.transaction() as conn:
             if (before := await answered(conn, request, pb.Launch)) is not None:
                 return before
-        baseline = await self._can_be_retried(request)
+        planned = await self._can_be_retried(request)
         failpoint("launcher.before_verb.Retried")
         async with self._store.transaction() as conn:
-            answer = await once(conn, request, pb.Launch, lambda: self._retry(conn, request, baseline))
+            answer = await once(conn, request, pb.Launch, lambda: self._retry(conn, request, planned))
         failpoint("launcher.after_verb.Retried")
         self._wake()
         self._notifier.changed(request.name)
         return answer
 
-    async def _can_be_retried(self, request: pb.RetryLaunchRequest) -> str:
-        """Plans the next attempt, so that whatever stands in its way is said at once. Returns the baseline of now."""
+    async def _can_be_retried(self, request: pb.RetryLaunchRequest) -> Launch:
+        """Plans the next attempt, so that whatever stands in its way is said at once; the attempt as it would begin."""
         again = verbs.retry(await self._store.get(request.name), caller(), self._clock.now())
         await self._expect_no_hold(again)
         type_ = await self._world.registry.model_type(again.model_type)
         await self._expect_pool(again.pool, type_.team)
-        again = replace(again, baseline=type_.baseline)
-        busy = await self._store.first_on(again.model_type)
+        # Only planned: nothing is claimed yet, so that agents are asked without an epoch.
+        again = replace(again, baseline=type_.baseline, epoch=0)
+        busy = await self._store.first_on(again.model_type, only_mitigations=again.mitigates)
         if busy and not request.queue:
             raise RouteBusy(again.model_type, busy)
         # What waits for another launch is planned when its turn comes.
         if not busy:
+            if again.mitigates:
+                again = await self._beside(again)
             await self._expect_bookings(again)
             await self._planned(again, keep_plan=False)
-        return type_.baseline
+        return again
 
-    async def _retry(self, conn: Connection, request: pb.RetryLaunchRequest, baseline: str) -> pb.Launch:
+    async def _retry(self, conn: Connection, request: pb.RetryLaunchRequest, planned: Launch) -> pb.Launch:
         launch, now = await self._store.lock(conn, request.name)
-        again = replace(verbs.retry(launch, caller(), now), baseline=baseline)
+        again = replace(verbs.retry(launch, caller(), now), baseline=planned.baseline, beside=planned.beside)
         await self._expect_no_hold(again, conn)
-        ahead = await self._store.ahead_on(conn, again.model_type)
+        ahead = await self._store.ahead_on(conn, again.model_type, only_mitigations=again.mitigates)
         if ahead is not None and not request.queue:
             raise RouteBusy(again.model_type, ahead)
         if ahead is not None:
+            again = replace(again, queued=True)
+        elif again.mitigates:
+            again = await self._store.with_precedence(conn, again, now)
+        if again.queued:
             # Its baseline is pinned when it starts: the launch before it is about to put another one in place.
-            again = replace(again, queued=True, baseline="")
+            again = replace(again, baseline="", beside=None)
         again = await self._store.begin_attempt(conn, again)
         await self._store.tell(conn, launch, again, now)
         said = Event("Retried", f"attempt {again.attempt}: {request.reason}", now, actor=caller())

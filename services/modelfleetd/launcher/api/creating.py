@@ -24,7 +24,7 @@ from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
 from modelfleetd.launcher.api.base import Context, caller
 from modelfleetd.launcher.api.holds import Holding
-from modelfleetd.launcher.domain import envelope, outcomes, policy, strategies, verbs
+from modelfleetd.launcher.domain import envelope, outcomes, policy, preemption, strategies, verbs
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import FreezeOverride, Launch, PhaseTime, State, Strategy
@@ -55,11 +55,13 @@ class Creating(Holding):
     async def _start(self, request: pb.CreateLaunchRequest, launch: Launch) -> pb.Launch:
         """Plans a launch and stores it, so that it goes on by itself; once for each request_id."""
         await self._expect_no_hold(launch)
-        busy = await self._store.first_on(launch.model_type)
+        busy = await self._store.first_on(launch.model_type, only_mitigations=launch.mitigates)
         if busy and not request.queue and not request.validate_only:
             raise RouteBusy(launch.model_type, busy)
         # What waits for another launch is planned when its turn comes: what is free now says little about then.
         if not (request.queue and busy and not request.validate_only):
+            if launch.mitigates:
+                launch = await self._beside(launch)
             await self._expect_bookings(launch)
             launch = await self._planned(launch, keep_plan=request.validate_only)
         if request.validate_only:
@@ -117,7 +119,7 @@ class Creating(Holding):
         self._expect_webhooks(in_force)
         if asked.candidate == type_.baseline and strategy.rule.swaps:
             raise invalid("launch.candidate", "must not be the baseline already")
-        known = await self._known_before(asked.model_type, asked.candidate) if strategy is Strategy.ROLL_BACK else {}
+        replaced = await self._replaced(asked) if strategy is Strategy.ROLL_BACK else None
         serves = type_.shares.get(asked.candidate, frozenset()) if strategy.rule.where_it_serves else frozenset[str]()
         now = self._clock.now()
         overrides = await self._overrides(asked, type_.team, now)
@@ -137,7 +139,8 @@ class Creating(Holding):
             reason=asked.reason,
             target_share=asked.target_share_basis_points,
             holdout_share=asked.holdout_share_basis_points,
-            known_full=known,
+            known_full=_full_before(replaced) if replaced else {},
+            takes_over=replaced.reservation if replaced and replaced.pool == asked.pool else "",
             baseline=type_.baseline,
             names_rollback_window=asked.policy.HasField("rollback_window"),
             tier=type_.tier,
@@ -171,17 +174,17 @@ class Creating(Holding):
             made.append(FreezeOverride(window.name, reason, caller(), now, window.uid))
         return tuple(made)
 
-    async def _known_before(self, model_type: str, candidate: str) -> Mapping[str, int]:
-        """What a former baseline needs by region, as the launch knew it that replaced it.
+    async def _replaced(self, asked: pb.Launch) -> Launch:
+        """The launch that has replaced a former baseline: it knows what that needs, and keeps capacity for its return.
 
         Raises:
             InvalidFields: no launch has replaced it, so nobody has verified that it can be the baseline.
         """
-        replaced = await self._store.replaced(model_type, candidate)
+        replaced = await self._store.replaced(asked.model_type, asked.candidate)
         if replaced is None or replaced.plan is None:
             was = "must have been the baseline before: no launch has replaced it, so nothing says that it is good"
             raise invalid("launch.candidate", was)
-        return {region.region: region.baseline.full for region in replaced.plan.regions if region.baseline is not None}
+        return replaced
 
     def _expect_webhooks(self, wanted: policy.Policy) -> None:
         """Expects that every webhook of a policy is one that this launcher may ask.
@@ -240,6 +243,22 @@ class Creating(Holding):
             if other:
                 raise WrongState(name, f"booked in {other}", [f"launches from {other}"])
 
+    async def _beside(self, launch: Launch) -> Launch:
+        """A mitigation, with what the launch that is active on the route will lend it.
+
+        Raises:
+            WrongState: that launch takes its capacity of another pool.
+        """
+        active = await self._store.active_on(launch.model_type)
+        if active is None or not preemption.can_hold(active) or preemption.takes_part(launch, active):
+            return launch
+        beside = preemption.beside_of(active)
+        if beside is not None and active.pool != launch.pool:
+            raise WrongState(
+                launch.baseline, f"held in {active.pool} by {active.name}", [f"launches from {active.pool}"]
+            )
+        return replace(launch, beside=beside)
+
     async def _planned(self, launch: Launch, *, keep_plan: bool) -> Launch:
         """Makes the plan as the launch itself will: whatever stands in its way is said to the caller at once."""
         found = await estimate(launch, self._world, f"{launch.uid}/plan", self._clock.now(), keep=False)
@@ -268,13 +287,18 @@ class Creating(Holding):
         )
 
     async def _create(self, conn: Connection, launch: Launch, *, queue: bool) -> pb.Launch:
-        if queue and await self._store.ahead_on(conn, launch.model_type):
+        taken_away = launch.baseline
+        if queue and await self._store.ahead_on(conn, launch.model_type, only_mitigations=launch.mitigates):
             # Its baseline is pinned when it starts: the launch before it is about to put another one in place.
             launch = replace(launch, queued=True, baseline="")
         await self._expect_no_hold(launch, conn)
+        if launch.mitigates:
+            launch = await self._store.with_precedence(conn, launch, launch.create_time)
+            if launch.queued:
+                launch = replace(launch, baseline="", beside=None)
         await self._store.insert(conn, launch)
         if launch.rolls_back:
-            await self._hold_what_was_rolled_back(conn, launch)
+            await self._hold_what_was_rolled_back(conn, launch, taken_away)
         what = f"{launch.rule.does} {launch.candidate} on {launch.model_type}"
         created = Event("Created", what, launch.create_time, actor=launch.actor)
         await self._store.say(conn, launch, created)
@@ -283,3 +307,9 @@ class Creating(Holding):
             what = f"{override.freeze_window}: {override.reason}"
             await self._store.say(conn, launch, Event("FreezeOverridden", what, override.time, actor=override.author))
         return wire.launch_to_proto(launch, (), launch.create_time)
+
+
+def _full_before(replaced: Launch) -> Mapping[str, int]:
+    """What a former baseline needs by region, as the launch knew it that replaced it."""
+    assert replaced.plan is not None
+    return {region.region: region.baseline.full for region in replaced.plan.regions if region.baseline is not None}

@@ -37,10 +37,10 @@ class Holding(Base):
                 said = Event("Aborted", f"{hold.name}: {hold.reason}", hold.create_time, actor=hold.actor)
                 await self._store.put(conn, after, said)
 
-    async def _hold_what_was_rolled_back(self, conn: Connection, launch: Launch) -> None:
+    async def _hold_what_was_rolled_back(self, conn: Connection, launch: Launch, model: str) -> None:
         """Puts the model on hold that a rollback takes away. Where somebody has done that already it stays theirs."""
-        if await self._store.lock_hold_on(conn, launch.baseline) is None:
-            hold = _new_hold(launch.baseline, launch.reason, launch.actor, launch.create_time, launch=launch.name)
+        if await self._store.lock_hold_on(conn, model) is None:
+            hold = _new_hold(model, launch.reason, launch.actor, launch.create_time, launch=launch.name)
             await self._put_on_hold(conn, hold)
 
 

@@ -149,6 +149,9 @@ class Steering(Base):
 
     async def _fence(self, launch: Launch) -> None:
         """Has the agents refuse the former holder. Where one does not answer soon, the next round does that."""
+        if launch.preempted_by:
+            # It does nothing before the mitigation has ended, and that one's epoch must stay the newest.
+            return
         unsettled = (launch.intent.region,) if launch.intent and launch.intent.region else ()
         try:
             with deadline.limit(_FENCE_SECONDS):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelfleetd.launcher.domain import frozen, gates, people, undo, waves
+from modelfleetd.launcher.domain import frozen, gates, people, preemption, undo, waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import (
@@ -59,6 +59,8 @@ def next_action(launch: Launch, seen: Seen | Sequence[Seen] | None, now: datetim
             several the first acts first.
         now: by the database's clock.
     """
+    if launch.preempted_by and (launch.abort is None or launch.activated):
+        return preemption.next_action(launch)
     found: Sequence[Seen] = () if seen is None else (seen,) if isinstance(seen, Seen) else seen
     if launch.state is State.ROLLING_BACK:
         return undo.next_action(launch, found, now)
@@ -73,7 +75,8 @@ def next_action(launch: Launch, seen: Seen | Sequence[Seen] | None, now: datetim
     # What is refused again and again is a wait as well.
     trying = launch.retries > 0 and isinstance(action, Apply | Call)
     wait = Wait("Retrying", "what it asks for is refused", 0) if trying else action
-    if launch.frozen is not None and frozen.holds_back(launch, action):
+    held = frozen.held_back(launch, action)
+    if isinstance(held, Wait) and held.reason == frozen.HELD.reason:
         return _frozen(launch, now)
     if isinstance(wait, Wait) and (overdue := _overdue(launch, wait, now)):
         turned = going_back(launch, "deadline", overdue, now)
@@ -119,7 +122,7 @@ def _turn_round(launch: Launch, now: datetime) -> Action:
         late = replace(launch, abort=None)
         return Advance("AbortTooLate", "the registry has finalised it already", late, progress=False)
     back = alarm_after(enter(launch, State.ROLLING_BACK, now), now)
-    last = waves.shifted(launch)[-1] if launch.touched else -1
+    last = max(waves.shifted(launch)[-1], launch.furthest) if launch.touched else -1
     return Advance("StateChanged", f"rolls back, by {why}", replace(back, undoing=last), progress=False)
 
 
@@ -224,7 +227,8 @@ def _shift_wave(launch: Launch, seen: Sequence[Seen], now: datetime) -> Action:
     assert launch.plan is not None
     at = {launch.plan.regions[position].region: position for position in waves.shifted(launch)}
     views = [(found, waves.at_region(launch, at[found.region])) for found in seen]
-    return waves.forward(launch, [(found, _shift(view, found, now)) for found, view in views])
+    decided = [(found, frozen.held_back(view, _shift(view, found, now))) for found, view in views]
+    return waves.forward(launch, decided)
 
 
 def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:

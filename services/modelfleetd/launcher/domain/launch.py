@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from modelfleetd.launcher.domain.beside import Beside
 from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold
@@ -345,6 +346,8 @@ class Launch:
     retried_by: str = ""
     # The launch that this one takes back.
     rolls_back: str = ""
+    # The reservation that keeps what a rollback needs: of the launch that put the present baseline in place.
+    takes_over: str = ""
     state: State = State.PENDING
     # Waits for another launch on the route to end.
     queued: bool = False
@@ -428,6 +431,17 @@ class Launch:
     people_approvals: tuple[PeopleApproval, ...] = ()
     people_wait: PeopleWait | None = None
 
+    # The mitigation that has precedence now, for which it holds; and of a mitigation, the launch that holds for it.
+    preempted_by: str = ""
+    beside: Beside | None = None
+    # The last region that was begun, where an earlier one was begun anew since.
+    furthest: int = 0
+
+    @property
+    def mitigates(self) -> bool:
+        """Whether it has precedence over a launch that is active on the route."""
+        return self.rule.mitigation
+
     @property
     def ended(self) -> bool:
         return self.state in ENDED
@@ -446,6 +460,11 @@ class Launch:
     def raises_candidate(self) -> bool:
         """Whether the candidate is the side that grows; else it gives its share to the baseline."""
         return not (self.lowers or self.rule.goal is Goal.NOTHING)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether gates have to let it on: that a candidate gets less must not be taken back for its own faults."""
+        return self.rule.gated and self.raises_candidate
 
     @property
     def rising(self) -> str:

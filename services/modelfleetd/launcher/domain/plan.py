@@ -28,6 +28,21 @@ _PLENTY: Final = 10**15
 
 
 @dataclass(frozen=True, slots=True)
+class Lent:
+    """What the hold of another launch lends the side that grows, while that launch holds for this one.
+
+    Attributes:
+        units: that the side may use: what it runs on is in that hold, and what the other launch does not use.
+        share: that the other launch gives it back if it goes back.
+        running: replicas that it has then.
+    """
+
+    units: int
+    share: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
 class Side:
     """One model of a swap, in one region.
 
@@ -54,10 +69,20 @@ class Side:
     startup: timedelta = timedelta(seconds=60)
     drain: timedelta = timedelta(seconds=10)
     called: str = "candidate"
+    lent: Lent | None = None
 
     def needs(self, share: int) -> int:
         """R(x): replicas for a share."""
         return replicas_for(self.full, share, self.least)
+
+    def grows(self, replicas: int, share: int) -> int:
+        """Units that it takes of its own in the end, where another launch lends what it runs on: for what it grows by,
+        and at least for what it would need more than now if the other launch went all the way back.
+        """
+        if self.lent is None:
+            return self.units * replicas
+        back = self.needs(min(FULL, self.lent.share + share - self.share)) - self.lent.running
+        return self.units * max(replicas - self.running, back, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +204,15 @@ class RegionPlan:
         last = self.steps[-1]
         return _of_sides(self.candidate, last.new_replicas, self.baseline, last.old_after)
 
+    def own(self, hold: FlavorHold) -> tuple[int, int]:
+        """Units of a flavor that it has to reserve, and how many of them it uses in the end."""
+        new, end = self.candidate, self.at_end.get(hold.flavor, 0)
+        if new.lent is None or new.flavor != hold.flavor:
+            return hold.hold_units, end
+        last = self.steps[-1]
+        end += new.grows(last.new_replicas, last.share) - new.units * last.new_replicas
+        return max(hold.hold_units - new.lent.units, end), end
+
     @property
     def for_rollback(self) -> Mapping[str, int]:
         """Units by flavor that the way back takes beyond what is used at the end.
@@ -186,7 +220,8 @@ class RegionPlan:
         It is the same steps in reverse: before the new side loses the share that step i gave it, it has R_new(x_i), and
         the old side R_old(its share before step i). The most of these over all steps, less what is used at the end.
         """
-        if self.baseline is None:
+        if self.baseline is None or self.candidate.lent is not None:
+            # Where a launch goes on that lent its room, what is left is that launch's.
             return {}
         most: dict[str, int] = {}
         before = self.candidate.share
@@ -196,13 +231,14 @@ class RegionPlan:
                 most[flavor] = max(most.get(flavor, 0), units)
             before = step.share
         end = self.at_end
-        needed = {flavor: units - end.get(flavor, 0) for flavor, units in most.items()}
+        # Planned anew after a mitigation, its first step may be larger than any that it took.
+        needed = {flavor: min(units, self.held(flavor)) - end.get(flavor, 0) for flavor, units in most.items()}
         return {flavor: units for flavor, units in needed.items() if units > 0}
 
     @property
     def old_at_start(self) -> int:
         """Replicas that the baseline has when everything is undone."""
-        return self.steps[0].old_before
+        return max(self.steps[0].old_before, self.baseline.running if self.baseline else 0)
 
     @property
     def cost_before(self) -> float:
@@ -349,7 +385,9 @@ def _cost(side: Side | None, replicas: int) -> float:
 def units_at_end(inputs: Inputs) -> Mapping[str, int]:
     """Units by flavor that both sides use in the end, whatever the steps."""
     old = inputs.baseline.needs(inputs.both - inputs.goal) if inputs.baseline else 0
-    return _of_sides(inputs.candidate, _new_at(inputs, inputs.goal), inputs.baseline, old)
+    new = inputs.candidate
+    units = _of_sides(new, 0, inputs.baseline, old)
+    return {**units, new.flavor: units[new.flavor] + new.grows(_new_at(inputs, inputs.goal), inputs.goal)}
 
 
 def _of_sides(new: Side, new_replicas: int, old: Side | None, old_replicas: int) -> dict[str, int]:

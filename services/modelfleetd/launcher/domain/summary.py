@@ -18,6 +18,10 @@ def sentence(launch: Launch, now: datetime) -> str:
     paused = launch.condition("Paused")
     if paused is not None and launch.pause_reasons and launch.state is not State.ROLLING_BACK:
         first = launch.pause_reasons[0]
+        if launch.preempted_by:
+            waits = launch.condition("Waiting")
+            message = waits.message if waits is not None else f"holds until {launch.preempted_by} has ended"
+            return f"{where} {message[:1].upper()}{message[1:]} (for {_lasts(now, launch.pause_reasons[-1].time)})."
         # A gate's reason, or somebody else's, goes only with everybody's.
         command = f"modelfleet launch resume {launch.name.rpartition('/')[2]}"
         everybody = " --any-author" if first.author.startswith("gate/") else ""

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from modelfleetd.errors import EtagMismatch, SelfApproval, StepMovedOn, WrongState, invalid
-from modelfleetd.launcher.domain import people
+from modelfleetd.launcher.domain import people, preemption
 from modelfleetd.launcher.domain.attempts import next_attempt
 from modelfleetd.launcher.domain.launch import (
     ENDED,
@@ -110,7 +110,12 @@ def resume(launch: Launch, author: str, now: datetime, *, any_author: bool = Fal
     """Removes the author's reason to pause, or everybody's. The time that it was paused does not count."""
     _check_state(launch, "ResumeLaunch")
     launch = accounted(launch, now)
-    left = tuple(pause for pause in launch.pause_reasons if pause.author != author and not any_author)
+    # A mitigation's goes with its end only.
+    left = tuple(
+        pause
+        for pause in launch.pause_reasons
+        if preemption.is_author(pause.author) or (pause.author != author and not any_author)
+    )
     gates = [pause for pause in launch.pause_reasons if pause not in left and pause.author.startswith("gate/")]
     if gates:
         # Somebody has looked at what the gate could not decide: it gets its extensions once more.

@@ -49,7 +49,17 @@ CREATE INDEX holds_in_force ON holds (number) WHERE lift_time IS NULL;
 CREATE INDEX holds_of_model ON holds (model, number);
 """
 
+PRECEDENCE = r"""
+-- A mitigation does not wait for the launch that is active on its route: each route has one of both at most.
+ALTER TABLE launches ADD COLUMN mitigation boolean NOT NULL DEFAULT false;
+UPDATE launches SET mitigation = true WHERE body->>'strategy' IN ('END_EXPERIMENT', 'ROLL_BACK');
+DROP INDEX one_active_launch_per_route;
+CREATE UNIQUE INDEX one_active_launch_per_route ON launches (model_type, mitigation)
+    WHERE end_time IS NULL AND NOT queued;
+"""
+
 
 def upgrade() -> None:
     op.execute(ATTEMPTS)
     op.execute(HOLDS)
+    op.execute(PRECEDENCE)

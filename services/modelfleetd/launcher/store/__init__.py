@@ -12,13 +12,12 @@ from modelfleetd.launcher.store.attempts import Attempts
 from modelfleetd.launcher.store.figures import FiguresStore
 from modelfleetd.launcher.store.freezing import Freezing
 from modelfleetd.launcher.store.holds import HoldsOnModels
-from modelfleetd.launcher.store.launches import Launches
 from modelfleetd.launcher.store.outbox import Outbox
 from modelfleetd.launcher.store.rounds import Rounds
 from modelfleetd.launcher.store.rows import Change, Claim, Settled
 
 
-class Store(Rounds, Launches, Attempts, HoldsOnModels, Freezing, FiguresStore, Outbox):
+class Store(Rounds, Attempts, HoldsOnModels, Freezing, FiguresStore, Outbox):
     """The schema `launcher`."""
 
     def __init__(self, database: Database, audience: Audience | None = None) -> None:

@@ -12,6 +12,7 @@ import asyncpg
 from modelfleetd.errors import ResourceExists, ResourceNotFound, RouteBusy
 from modelfleetd.kit.db import Connection
 from modelfleetd.launcher.documents import from_document
+from modelfleetd.launcher.domain import preemption
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import GateVerdict, Launch
 from modelfleetd.launcher.store.notifications import Notifications
@@ -20,7 +21,10 @@ from modelfleetd.names import LAUNCH
 
 VERDICTS_SHOWN = 100
 
-_FIRST = "SELECT id FROM launches WHERE model_type = $1 AND end_time IS NULL ORDER BY queued, number LIMIT 1"
+_FIRST = """SELECT id FROM launches WHERE model_type = $1 AND end_time IS NULL AND (mitigation OR NOT $2)
+            ORDER BY queued, NOT mitigation, number LIMIT 1"""
+_ACTIVE = f"""SELECT {COLUMNS} FROM launches
+              WHERE model_type = $1 AND end_time IS NULL AND NOT queued AND NOT mitigation"""
 
 
 def page_query(
@@ -50,20 +54,21 @@ class Launches(Notifications):
         return self._database.transaction()
 
     async def insert(self, conn: Connection, launch: Launch) -> None:
-        """Stores a new launch. One that is not queued goes past nobody: not past those that are queued, either.
+        """Stores a new launch. One that is not queued goes past nobody: not past those that are queued, either. Only a
+        mitigation goes past those that are none (`with_precedence`).
 
         Raises:
             RouteBusy: there is another launch on the route, and this one is not queued.
             ResourceExists: the id is taken.
         """
-        ahead = await self.ahead_on(conn, launch.model_type)
+        ahead = await self.ahead_on(conn, launch.model_type, only_mitigations=launch.mitigates)
         if ahead is not None and not launch.queued:
             raise RouteBusy(launch.model_type, ahead)
         try:
             await conn.execute(
                 """INSERT INTO launches (id, uid, model_type, actor, state, queued, version, epoch, next_due_time, body,
-                                         create_time, update_time)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, 0, now(), $8, $9, $9)""",
+                                         create_time, update_time, mitigation)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, 0, now(), $8, $9, $9, $10)""",
                 id_of(launch),
                 launch.uid,
                 launch.model_type,
@@ -73,18 +78,71 @@ class Launches(Notifications):
                 launch.version,
                 body_of(launch),
                 launch.create_time,
+                launch.mitigates,
             )
         except asyncpg.UniqueViolationError as error:
             raise ResourceExists(launch.name) from error
 
-    async def first_on(self, model_type: str) -> str | None:
+    async def first_on(self, model_type: str, *, only_mitigations: bool = False) -> str | None:
         """The launch that is active on a route, or else the first that is queued for it."""
-        return _name(await self._database.fetchval(_FIRST, model_type))
+        return _name(await self._database.fetchval(_FIRST, model_type, only_mitigations))
 
-    async def ahead_on(self, conn: Connection, model_type: str) -> str | None:
-        """The same, and until the transaction ends nobody else comes to the route."""
+    async def active_on(self, model_type: str) -> Launch | None:
+        """The launch that is active on a route and no mitigation."""
+        row = await self._database.fetchrow(_ACTIVE, model_type)
+        return None if row is None else launch_of(row)
+
+    async def held_for(self, mitigation: Launch) -> Launch | None:
+        """The launch that holds for a mitigation."""
+        active = await self.active_on(mitigation.model_type)
+        return active if active is not None and active.preempted_by == mitigation.name else None
+
+    async def with_precedence(self, conn: Connection, mitigation: Launch, now: datetime) -> Launch:
+        """Has the launch that is active on the route hold for a mitigation, or go back where it moves the same model.
+
+        Whoever acts for that launch is overtaken: its epoch is a newer one.
+
+        Args:
+            conn: with a transaction in which the mitigation is stored or leaves the queue.
+            mitigation: new, or queued.
+            now: by the database's clock.
+
+        Returns:
+            The mitigation: queued where another launch has to end first.
+        """
+        await self.lock_route(conn, mitigation.model_type)
+        before = await conn.fetchval(
+            """SELECT id FROM launches o WHERE model_type = $1 AND end_time IS NULL AND mitigation AND id <> $2
+               AND (NOT queued OR number < coalesce((SELECT number FROM launches WHERE id = $2), number + 1))
+               LIMIT 1""",
+            mitigation.model_type,
+            id_of(mitigation),
+        )
+        if before is not None:
+            return mitigation
+        row = await conn.fetchrow(f"{_ACTIVE} FOR UPDATE", mitigation.model_type)
+        if row is None:
+            return replace(mitigation, queued=False)
+        active = launch_of(row)
+        if not preemption.can_hold(active):
+            return replace(mitigation, queued=True)
+        if preemption.takes_part(mitigation, active):
+            after = preemption.taken_back(active, mitigation, now)
+            event = Event("Aborted", f"goes back first: {mitigation.name} comes next", now, actor=mitigation.actor)
+        else:
+            after = preemption.preempted(active, mitigation, now)
+            event = Event("Preempted", f"holds for {mitigation.name}", now, active.step.number, actor=mitigation.actor)
+        await self.put(conn, after, event, fence=True)
+        return replace(mitigation, queued=after.abort is not None)
+
+    async def lock_route(self, conn: Connection, model_type: str) -> None:
+        """Until the transaction ends nobody else comes to the route."""
         await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"launches of {model_type}")
-        return _name(await conn.fetchval(_FIRST, model_type))
+
+    async def ahead_on(self, conn: Connection, model_type: str, *, only_mitigations: bool = False) -> str | None:
+        """The same as `first_on`, and until the transaction ends nobody else comes to the route."""
+        await self.lock_route(conn, model_type)
+        return _name(await conn.fetchval(_FIRST, model_type, only_mitigations))
 
     async def get(self, name: str) -> Launch:
         """Reads a launch.

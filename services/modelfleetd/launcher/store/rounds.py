@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import asyncpg
 
-from modelfleetd.kit.db import Database
 from modelfleetd.launcher.documents import to_document
 from modelfleetd.launcher.domain.launch import Launch
-from modelfleetd.launcher.domain.notifications import Audience
 from modelfleetd.launcher.store.figures import figures_row
+from modelfleetd.launcher.store.launches import Launches
 from modelfleetd.launcher.store.notifications import telling, told_by
 from modelfleetd.launcher.store.rows import COLUMNS, Change, Claim, body_of, id_of, intent_row, launch_of, looks_of
 
@@ -58,7 +57,7 @@ WITH changed AS (
     INSERT INTO spans (span) SELECT s FROM changed, jsonb_array_elements($14) AS s
 ), freed AS (
     UPDATE launches SET next_due_time = now()
-    WHERE model_type = $15 AND queued AND end_time IS NULL AND id <> $1 AND $7::timestamptz IS NOT NULL
+    WHERE model_type = $15 AND end_time IS NULL AND id <> $1 AND $7::timestamptz IS NOT NULL
 ), figured AS (
     INSERT INTO figures (launch, attempt, end_time, team, surface, strategy, state, duration, phases, waits,
                          people_wait, cause, failed_gates)
@@ -71,11 +70,8 @@ SELECT count(*) FROM changed
 """
 
 
-class Rounds:
+class Rounds(Launches):
     """The side of the store that the reconciler uses."""
-
-    _database: Database
-    _audience: Audience
 
     async def claim(self, holder: str, lease: float, limit: int) -> list[Claim]:
         """Claims launches that are due, the longest due first, each with a fresh epoch."""
@@ -142,14 +138,19 @@ class Rounds:
         )
 
     async def leave_queue(self, launch: Launch) -> bool:
-        """Makes a queued launch the active one of its route, where it is first in the queue and the route is free."""
+        """Makes a queued launch the active one of its route, where it is first in the queue and the route is free. A
+        mitigation needs no free route, and is before all that are none.
+        """
+        if launch.mitigates:
+            return await self._take_precedence(launch)
         try:
             found = await self._database.fetchval(
                 """UPDATE launches l SET queued = false, version = version + 1, lease_holder = NULL,
                        lease_expire_time = NULL, next_due_time = now()
                    WHERE id = $1 AND version = $2 AND epoch = $3 AND queued
                      AND NOT EXISTS (SELECT 1 FROM launches o WHERE o.model_type = l.model_type
-                                     AND o.end_time IS NULL AND (NOT o.queued OR o.number < l.number))
+                                     AND o.end_time IS NULL
+                                     AND (NOT o.queued OR o.mitigation OR o.number < l.number))
                    RETURNING true""",
                 id_of(launch),
                 launch.version,
@@ -158,6 +159,20 @@ class Rounds:
         except asyncpg.UniqueViolationError:
             return False
         return bool(found)
+
+    async def _take_precedence(self, launch: Launch) -> bool:
+        async with self.transaction() as conn:
+            found, now = await self.lock(conn, launch.name)
+            if (found.version, found.epoch, found.queued) != (launch.version, launch.epoch, True):
+                return False
+            if (await self.with_precedence(conn, found, now)).queued:
+                return False
+            await conn.execute(
+                """UPDATE launches SET queued = false, version = version + 1, lease_holder = NULL,
+                       lease_expire_time = NULL, next_due_time = now() WHERE id = $1""",
+                id_of(found),
+            )
+        return True
 
     async def sweep(self, longest: float) -> int:
         """Looks at every launch that has not ended, whoever held it: none may sleep for longer than that."""

@@ -939,6 +939,7 @@ class Reservation(_message.Message):
     HOLDER_ABSENT_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    TAKES_OVER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """reservations/{reservation}."""
     uid: _builtins.str
@@ -962,6 +963,10 @@ class Reservation(_message.Message):
     attempt: _builtins.int
     """The attempt of the launch that holds it, from 1; 0 is read as 1. Each attempt has a live reservation at most, and none
     gets one any more once a later attempt has had one.
+    """
+    takes_over: _builtins.str
+    """With a launch that takes back another one: the settled reservation of that one, in the same pool. What it still keeps for
+    a rollback is there for this one, which goes before all who wait; it is free once this one is held.
     """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___HoldItem]:
@@ -1061,10 +1066,11 @@ class Reservation(_message.Message):
         holder_absent: _builtins.bool = ...,
         message: _builtins.str = ...,
         attempt: _builtins.int = ...,
+        takes_over: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["activate_time", b"activate_time", "create_time", b"create_time", "expected_hold_time", b"expected_hold_time", "expected_release_time", b"expected_release_time", "expected_retain_duration", b"expected_retain_duration", "expire_time", b"expire_time", "hold_time", b"hold_time", "renew_time", b"renew_time", "retain_until", b"retain_until", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activate_time", b"activate_time", "attempt", b"attempt", "create_time", b"create_time", "expected_hold_time", b"expected_hold_time", "expected_release_time", b"expected_release_time", "expected_retain_duration", b"expected_retain_duration", "expire_time", b"expire_time", "hold_time", b"hold_time", "holder_absent", b"holder_absent", "items", b"items", "launch", b"launch", "message", b"message", "moved", b"moved", "name", b"name", "outcome", b"outcome", "pool", b"pool", "position", b"position", "promises", b"promises", "renew_time", b"renew_time", "replaced_models", b"replaced_models", "retain_until", b"retain_until", "retained", b"retained", "settled", b"settled", "state", b"state", "tier", b"tier", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activate_time", b"activate_time", "attempt", b"attempt", "create_time", b"create_time", "expected_hold_time", b"expected_hold_time", "expected_release_time", b"expected_release_time", "expected_retain_duration", b"expected_retain_duration", "expire_time", b"expire_time", "hold_time", b"hold_time", "holder_absent", b"holder_absent", "items", b"items", "launch", b"launch", "message", b"message", "moved", b"moved", "name", b"name", "outcome", b"outcome", "pool", b"pool", "position", b"position", "promises", b"promises", "renew_time", b"renew_time", "replaced_models", b"replaced_models", "retain_until", b"retain_until", "retained", b"retained", "settled", b"settled", "state", b"state", "takes_over", b"takes_over", "tier", b"tier", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1328,7 +1334,8 @@ class SettleReservationRequest(_message.Message):
     @_builtins.property
     def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelUnits]:
         """What each model of the launch uses from now on. In each flavor and region at most what is held. Models that are not
-        named, the replaced ones included, have nothing booked any more.
+        named, the replaced ones included, have nothing booked any more; what the replaced ones have got booked in the places of
+        the hold since it was made counts as held here.
         """
 
     @_builtins.property
