@@ -317,8 +317,9 @@ class StepMovedOn(FleetError, code=Code.FAILED_PRECONDITION):
 
 
 class PlanInfeasible(FleetError, code=Code.FAILED_PRECONDITION):
-    def __init__(self, why: str, *, missing_units: int, flavor: str, region: str) -> None:
-        message = f"No plan fits: {why}; it lacks {missing_units} units of {flavor} in {region}."
+    def __init__(self, why: str, *, missing_units: int, flavor: str, region: str, when: str = "") -> None:
+        message = f"No plan fits: {why}; it lacks {missing_units} units of {flavor} in {region}"
+        message += f"; {when}." if when else "."
         super().__init__(message, subject=flavor, why=why, missing_units=missing_units, flavor=flavor, region=region)
 
 

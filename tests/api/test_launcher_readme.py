@@ -30,7 +30,7 @@ async def _run(source: str, names: dict[str, Any]) -> str:
 
 async def test_every_example_prints_what_the_readme_shows(database_url: str) -> None:
     examples = _EXAMPLE.findall(README.read_text())
-    assert len(examples) == 4
+    assert len(examples) == 5
     async with launcher_fleet(database_url, old=500, new=500, spare=100) as fleet:
         larger = "modelTypes/ctr/models/larger"
         spec = (await fleet.client.registry.get_model(name="modelTypes/ctr/models/new")).serving_spec
@@ -41,8 +41,8 @@ async def test_every_example_prints_what_the_readme_shows(database_url: str) -> 
         await certify(fleet.client, larger, 600)
         name = await fleet.create(bake=60)
         await fleet.waits("Baking")
-        steered, planned, infeasible = examples[2], examples[0], examples[1]
+        planned, infeasible, steered, retried, counted = examples
         names: dict[str, Any] = {"client": fleet.client, "name": name, "FailedPrecondition": FailedPrecondition}
         names |= {"launch": fleet.request(), "larger": fleet.request(candidate=larger)}
-        for source, shown in (steered, planned, infeasible):
+        for source, shown in (steered, counted, planned, infeasible, retried):
             assert await _run(source, names) == shown

@@ -136,8 +136,9 @@ def test_pauses_name_their_authors_and_the_command_that_ends_them() -> None:
 
 def test_the_way_back_is_shown_at_the_step_that_it_is_at() -> None:
     back = launch(state=pb.Launch.ROLLING_BACK, abort=pb.Abort(author="bob", reason="wrong checkpoint"))
+    back.progress[1].candidate.intended_basis_points = 2_000
     words = " ".join(drawn(live.Frame(back, NOW)).split())
-    assert "◀60%" in words and "goes back by bob: wrong checkpoint" in words
+    assert "us ✓20% ◀40% ◀60% ·80%" in words and "goes back by bob: wrong checkpoint" in words
 
 
 def test_without_a_terminal_only_what_is_new_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:

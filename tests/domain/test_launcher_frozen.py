@@ -19,7 +19,6 @@ from modelfleetd.launcher.domain.frozen import Open, conflicts, looked_at
 from modelfleetd.launcher.domain.launch import (
     Act,
     FreezeOverride,
-    GateVerdict,
     Launch,
     PhaseTime,
     State,
@@ -28,16 +27,17 @@ from modelfleetd.launcher.domain.launch import (
     begin_step,
 )
 from modelfleetd.launcher.domain.observed import Seen
-from modelfleetd.launcher.domain.outcomes import judged, looked
-from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from modelfleetd.launcher.domain.outcomes import looked
+from modelfleetd.launcher.domain.policy import AvailabilityGate, Policy, StabilityGate
 from modelfleetd.launcher.domain.summary import sentence
 from modelfleetd.launcher.domain.verbs import abort, override_freeze, pause, resume
+from modelfleetd.launcher.domain.waves import forward
 from modelfleetd.platform.model import EffectKind
-from tests.domain.test_launcher_decisions import EU, T0, at_step, facts, pending, planned, shifting
+from tests.domain.test_launcher_decisions import EU, T0, at_step, facts, pending, planned, says, shifting
 from tests.support.rehearsal import NEW, OLD, TARGET, Calendar, Rehearsal
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-UNGATED = Policy(stability_gate=StabilityGate(disabled=True))
+UNGATED = Policy(stability_gate=StabilityGate(disabled=True), availability_gate=AvailabilityGate(disabled=True))
 NO_LEAD = timedelta(0)
 
 
@@ -110,6 +110,16 @@ def test_a_window_holds_back_replicas_of_the_next_step_and_its_weight_but_not_wh
     assert isinstance(action := next_action(done, at_step(launch), T0), Apply) and action.act is Act.REDUCE
 
 
+def test_of_several_regions_those_that_only_give_back_go_on_in_a_window() -> None:
+    launch = freeze(shifting(UNGATED, number=2))
+    start, reduce = (Apply(act, EU, 20, 30, 2_000, "does") for act in (Act.START, Act.REDUCE))
+    assert frozen.held_back(launch, start) is frozen.HELD
+    assert frozen.held_back(launch, reduce) is reduce
+    seen = after_step(shifting(UNGATED))
+    there = forward(launch, [(seen, frozen.held_back(launch, action)) for action in (start, reduce)])
+    assert there is reduce
+
+
 def test_a_step_that_bakes_finishes_its_bake_in_a_window() -> None:
     launch = freeze(shifting(UNGATED))
     seen = at_step(launch)
@@ -125,10 +135,9 @@ def test_gates_are_measured_while_a_window_holds_back_the_next_step() -> None:
     launch = freeze(replace(shifting(number=2), weight_time=T0))
     before = after_step(shifting())
     assert isinstance(next_action(launch, before, T0), Judge)
-    verdict = GateVerdict("stability", EU, 2, Verdict.PASS, "fine", T0)
-    asked = judged(launch, verdict, final=False, now=T0)
+    asked = says(launch, Verdict.PASS, T0, final=False)
     assert waits(next_action(asked, before, T0)) == "Frozen"
-    fails = judged(launch, replace(verdict, verdict=Verdict.FAIL), final=False, now=T0)
+    fails = says(launch, Verdict.FAIL, T0, final=False)
     assert isinstance(action := next_action(fails, before, T0), Advance)
     assert action.launch.state is State.ROLLING_BACK
 
@@ -160,7 +169,12 @@ def test_only_launches_in_scope_without_an_override_of_this_very_window_are_held
     ]
     for scope in inside:
         assert freeze(launch, T0, opened(of=window(**scope))).frozen is not None, scope
-    for scope in ({"teams": ("teams/x",)}, {"surfaces": ("reels",)}, {"teams": ("teams/ads",), "tiers": ("TIER0",)}):
+    outside: list[dict[str, Any]] = [
+        {"teams": ("teams/x",)},
+        {"surfaces": ("reels",)},
+        {"teams": ("teams/ads",), "tiers": ("TIER0",)},
+    ]
+    for scope in outside:
         assert freeze(launch, T0, opened(of=window(**scope))).frozen is None, scope
     let = override_freeze(launch, FreezeOverride("freezeWindows/holidays", "a fix", "bob", T0, "holidays"))
     assert freeze(let).frozen is None
@@ -234,8 +248,7 @@ def test_a_judge_that_cannot_be_reached_in_a_window_stops_no_clock_twice() -> No
     launch = replace(shifting(number=2), weight_time=T0)
     begun = remaining(launch, T0)
     launch = freeze(launch, T0, opened(lasts=HOUR))
-    error = GateVerdict("stability", EU, 2, Verdict.ERROR, "no answer", T0)
-    launch = judged(launch, error, final=False, now=at(10))
+    launch = says(launch, Verdict.ERROR, at(10), final=False)
     thawed = freeze(launch, at(60), opened(lasts=HOUR))
     assert remaining(thawed, at(60)) == begun
     # The next step bakes as long as any: the outage was before it.

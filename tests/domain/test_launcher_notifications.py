@@ -6,10 +6,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelfleetd.launcher.domain import verbs
+from modelfleetd.launcher.domain.actions import Wait
 from modelfleetd.launcher.domain.launch import (
     ENDED,
     TRANSITIONS,
@@ -17,14 +18,18 @@ from modelfleetd.launcher.domain.launch import (
     Condition,
     Launch,
     PauseReason,
+    PeopleWait,
     PhaseTime,
     State,
     Status,
     Strategy,
+    Verdict,
     enter,
 )
 from modelfleetd.launcher.domain.notifications import ALARM_AGAIN, Kind, Notification, Topic, notifications, over, pause
-from modelfleetd.launcher.domain.policy import Policy
+from modelfleetd.launcher.domain.outcomes import conditions
+from modelfleetd.launcher.domain.policy import PeopleGate, Policy, StabilityGate
+from tests.support.rehearsal import Rehearsal
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 CTR = "modelTypes/ctr"
@@ -65,6 +70,7 @@ def told(before: Launch, after: Launch) -> list[Notification]:
     return notifications(before, after, NOW)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_each_end_each_pause_and_each_wait_for_people_is_told_exactly_once(data: st.DataObject) -> None:
     launch, sent, expected = LAUNCH, list[Notification](), list[tuple[Kind, str]]()
@@ -98,6 +104,7 @@ def test_each_end_each_pause_and_each_wait_for_people_is_told_exactly_once(data:
     assert len({one.key for one in sent}) == len(sent)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(list(State)), st.sets(st.sampled_from(AUTHORS)), st.sets(st.sampled_from(AUTHORS)), st.data())
 def test_what_begins_and_what_is_over_make_up_the_difference(
     state: State, paused_before: set[str], paused_after: set[str], data: st.DataObject
@@ -175,3 +182,53 @@ def test_the_labels_of_an_alert_are_those_that_routes_go_by() -> None:
 def test_attempts_are_made_with_growing_pauses_of_an_hour_at_most() -> None:
     pauses = [pause(attempts) for attempts in range(1, 200)]
     assert pauses[:4] == [1, 2, 4, 8] and pauses == sorted(pauses) and pauses[-1] == ALARM_AGAIN.total_seconds()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "crash_rate", "expected"),
+    [
+        (Verdict.PASS, 0.0, [Kind.SUCCEEDED]),
+        (Verdict.PASS, 0.05, [Kind.SUCCEEDED]),
+        (Verdict.FAIL, 0.0, [Kind.ROLLING_BACK, Kind.ROLLED_BACK]),
+        (Verdict.FAIL, 0.05, [Kind.ROLLING_BACK, Kind.ROLLED_BACK]),
+        (Verdict.INCONCLUSIVE, 0.0, [Kind.PAUSED]),
+    ],
+)
+async def test_a_whole_launch_tells_how_it_goes_once_though_its_launcher_dies_again_and_again(
+    verdict: Verdict, crash_rate: float, expected: list[Kind]
+) -> None:
+    policy = Policy(bake_duration=timedelta(seconds=8), stability_gate=StabilityGate())
+    rehearsal = Rehearsal(old=20, new=16, free=6, policy=policy, crash_rate=crash_rate, seed=7)
+    rehearsal.books.verdict = verdict
+    await rehearsal.prepare()
+    await rehearsal.run(200)
+    told = rehearsal.store.told
+    alarms = [one for one in told if one.kind is Kind.NEEDS_ATTENTION]
+    assert [one.kind for one in told if one not in alarms] == expected
+    # Where nobody knows what was done, or a gate is undecided at the end of its bake, people may be needed soon.
+    assert not alarms or crash_rate or verdict is Verdict.INCONCLUSIVE
+    assert len({one.key for one in told}) == len(told)
+
+
+def test_who_is_to_pass_a_peoples_gate_is_told() -> None:
+    gates = Policy(people_gates=(PeopleGate("look at the graphs.", 2_000),))
+    before = replace(LAUNCH, state=State.SHIFTING, policy=gates)
+    after = replace(before, people_wait=PeopleWait(0, NOW, NOW + timedelta(days=7), NOW))
+    (one,) = told(before, after)
+    assert (one.kind, one.message) == (
+        Kind.AWAITING_APPROVAL,
+        "l1 (v7 on ctr): somebody other than alice is to look, until 2025-01-08 00:00: look at the graphs. "
+        "They let it on with: modelfleet launch approve l1",
+    )
+    assert over(after, before) == [Topic(Kind.AWAITING_APPROVAL, "people/1")]
+
+
+def test_what_is_short_for_a_moment_calls_nobody() -> None:
+    wait = Wait("HoldShort", "waits for room in its hold", 0.2, alarming=True)
+    launch, called = LAUNCH, []
+    for seconds in (0, 10, 29, 30, 40):
+        now = NOW + timedelta(seconds=seconds)
+        after = replace(launch, conditions=conditions(launch, wait, (), now))
+        called += [(seconds, one.kind) for one in notifications(launch, after, now)]
+        launch = after
+    assert called == [(30, Kind.NEEDS_ATTENTION)]

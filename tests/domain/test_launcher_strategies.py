@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelfleetd.launcher.domain.launch import State
+from modelfleetd.launcher.domain.launch import State, Verdict
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
 from modelfleetd.launcher.domain.strategies import Strategy
 from tests.support.chance import chosen
@@ -32,7 +32,8 @@ class Story:
     policy: Policy = QUICK
 
     def rehearsal(self, **more: Any) -> Rehearsal:
-        return Rehearsal(**({"free": 40, "policy": self.policy} | self.given | more))
+        given: dict[str, Any] = {"free": 40, "policy": self.policy} | self.given | more
+        return Rehearsal(**given)
 
 
 STORIES = {
@@ -127,6 +128,17 @@ async def test_registry_capacity_and_platform_agree_in_the_end(name: str) -> Non
     (split,) = rehearsal.books.splits.values()
     assert {share.model: share.share for share in split} == story.shares
     assert rehearsal.settled == "succeeded" and booked(rehearsal) == story.replicas
+
+
+@pytest.mark.parametrize(("name", "state"), [("ramping up", State.ROLLED_BACK), ("ramping down", State.SUCCEEDED)])
+async def test_a_bad_experiment_gets_no_more_and_is_not_kept_from_getting_less(name: str, state: State) -> None:
+    judged = Policy(bake_duration=timedelta(seconds=1), stability_gate=StabilityGate())
+    rehearsal = STORIES[name].rehearsal(policy=judged)
+    rehearsal.books.verdict = Verdict.FAIL
+    await rehearsal.prepare()
+    launch = await rehearsal.run()
+    assert launch.state is state, "\n".join(rehearsal.store.events)
+    assert bool(rehearsal.books.asked) is (state is State.ROLLED_BACK)
 
 
 # After how many entries of the history people abort, and how much is free.

@@ -147,6 +147,7 @@ def test_only_verdicts_that_were_enforced_fail_a_gate() -> None:
         ("deadline", "deadline"),
         ("availability", "availability"),
         ("mitigation/launches/l2", "mitigation"),
+        ("holds/h-1", "hold"),
         ("alice", "person"),
         ("spiffe://fleet/alice", "person"),
     ],

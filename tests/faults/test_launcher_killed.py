@@ -40,12 +40,13 @@ _PLACES = (
 class Process:
     """`modelfleetd launcher` as a process, begun again when it has died."""
 
-    def __init__(self, fleet: Fleet, port: int, directory: Path) -> None:
+    def __init__(self, fleet: Fleet, port: int, directory: Path, *arguments: str) -> None:
         self.address = f"127.0.0.1:{port}"
         self.once = directory / "failed-once"
         self._command = [sys.executable, "-m", "modelfleetd", "launcher", f"--listen={self.address}"]
         self._command += [f"--database-url={fleet.database_url}", f"--lease-seconds={_LEASE}", "--log-level=warning"]
         self._command += [f"--{name}-address={service.address}" for name, service in fleet.services.items()]
+        self._command += arguments
         self.process: asyncio.subprocess.Process | None = None
         self.deaths = 0
 
@@ -59,8 +60,10 @@ class Process:
 
 
 @asynccontextmanager
-async def process_of(fleet: Fleet, directory: Path, failpoint: str, port: int) -> AsyncIterator[Process]:
-    process = Process(fleet, port, directory)
+async def process_of(
+    fleet: Fleet, directory: Path, failpoint: str, port: int, *arguments: str
+) -> AsyncIterator[Process]:
+    process = Process(fleet, port, directory, *arguments)
     running = asyncio.create_task(process.keep_running(failpoint))
     try:
         yield process

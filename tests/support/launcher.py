@@ -28,6 +28,7 @@ from modelfleetd.launcher.domain.policy import StabilityGate
 from modelfleetd.launcher.observer import Observer
 from modelfleetd.launcher.ports import Judgement, World
 from modelfleetd.launcher.store import Store
+from modelfleetd.launcher.webhooks import Webhooks
 from modelfleetd.platform.base import Platform
 from modelfleetd.platform.ledger import Promise, Violation, peak, violations
 from modelfleetd.platform.model import DesiredModel, DesiredServing, Fence, ModelShare, ServingSpec, TargetKind
@@ -87,6 +88,8 @@ class Fleet:
     services: dict[str, Service]
     database_url: str
     began: int = 0
+    # Whom a launch may name as a gate.
+    webhooks: Webhooks | None = None
     # Requests that nobody answered before there was anybody.
     unrouted: int = 0
 
@@ -237,14 +240,16 @@ async def another_launcher(fleet: Fleet, **config: Any) -> AsyncIterator[Service
     """Runs one more launcher on the same database. The test's judge judges, unless it says where stability is."""
 
     async def build(service: Service) -> None:
-        store = Store(await service.database("launcher", migrations))
+        receivers = app.receivers_of(service)
+        store = Store(await service.database("launcher", migrations), receivers.audience)
         world = World(
             RegistryClient(service.client.registry),
             CapacityClient(service.client.capacity),
             StabilityClient(service.client.stability) if "stability_address" in config else fleet.judge,
             fleet.platforms,
+            fleet.webhooks or receivers.webhooks,
         )
-        await app.compose(service, store, world)
+        await app.compose(service, store, world, receivers)
 
     addresses: dict[str, Any] = {f"{name}_address": service.address for name, service in fleet.services.items()}
     async with running("launcher", build, fleet.database_url, **(addresses | config)) as service:
@@ -265,6 +270,7 @@ async def launcher_fleet(
     launcher: bool = True,
     everywhere: dict[str, Any] | None = None,
     prediction: dict[str, Any] | None = None,
+    webhooks_asked: Webhooks | None = None,
     **config: Any,
 ) -> AsyncIterator[Fleet]:
     """Runs everything; registers a route whose models need so many replicas, in a pool with so many spare units."""
@@ -284,6 +290,7 @@ async def launcher_fleet(
             platforms=Platforms(dict(simulators)),
             services={"registry": registry, "capacity": capacity},
             database_url=database_url,
+            webhooks=webhooks_asked,
         )
         if launcher:
             fleet.launcher = await stack.enter_async_context(another_launcher(fleet, **(shared | config)))

@@ -152,7 +152,8 @@ class RegionalRehearsal(Rehearsal):
         policy: Policy | None = None,
         **behaviour: Any,
     ) -> None:
-        gateless = Policy(bake_duration=timedelta(seconds=5), stability_gate=StabilityGate(disabled=True))
+        gate = StabilityGate(disabled=True)
+        gateless = Policy(bake_duration=timedelta(seconds=2), max_step_basis_points=4_000, stability_gate=gate)
         clock, draw = ManualClock(), random.Random(seed)
         pools = {region: MemoryPool(clock, place.old + place.free) for region, place in places.items()}
         super().__init__(
@@ -163,7 +164,7 @@ class RegionalRehearsal(Rehearsal):
             seed=seed,
             crash_rate=crash_rate,
             policy=replace(policy or gateless, region_order=order),
-            **behaviour,
+            **({"start_seconds": (0.5, 1.5), "terminate_seconds": (0.2, 0.5)} | behaviour),
         )
         self.places = places
         self.pools = pools

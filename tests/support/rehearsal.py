@@ -18,6 +18,7 @@ from modelfleetd.launcher.domain.decision import Decision, Outcome
 from modelfleetd.launcher.domain.frozen import Open
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts, PhaseTime, Share, State, Strategy, Verdict
+from modelfleetd.launcher.domain.notifications import Notification, notifications
 from modelfleetd.launcher.domain.plan import Room
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
 from modelfleetd.launcher.domain.replicas import replicas_for
@@ -89,6 +90,8 @@ class MemoryStore:
     events: list[str] = field(default_factory=list)
     # Those of the other launches on the route.
     others: list[MemoryStore] = field(default_factory=list)
+    # What people are told.
+    told: list[Notification] = field(default_factory=list)
 
     def load(self) -> Launch:
         return replace(from_document(Launch, self.row), version=self.version, epoch=self.epoch)
@@ -110,6 +113,7 @@ class MemoryStore:
         self.crashes.maybe()
         if (change.before.version, change.before.epoch) != (self.version, self.epoch):
             return None
+        self.told.extend(notifications(change.before, change.after, change.time))
         self.save(change.after)
         self.events.extend(f"{event.type}: {event.message}" for event in change.events)
         if change.due is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -41,9 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--webhooks",
-        default="",
+        default=os.environ.get("MODELFLEET_WEBHOOKS", ""),
         metavar="FILE.yaml",
-        help="webhooks that are told of launches, or asked as gates: their addresses, secrets, and what they are told",
+        help="webhooks that are told of launches, or asked as gates: their addresses, secrets, and what they are told; "
+        "$MODELFLEET_WEBHOOKS",
     )
 
 
@@ -57,6 +59,7 @@ async def build(service: Service) -> None:
         CapacityClient(client.capacity),
         StabilityClient(client.stability),
         AgentClients(service.outbound.platform),
+        receivers.webhooks,
     )
     await compose(service, store, world, receivers)
 

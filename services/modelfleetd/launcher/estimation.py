@@ -20,12 +20,12 @@ from modelfleetd.launcher.domain import plan as plans
 from modelfleetd.launcher.domain import replicas, waves
 from modelfleetd.launcher.domain.beside import lent_to
 from modelfleetd.launcher.domain.criteria import resolved
-from modelfleetd.launcher.domain.decision import Decision, asks
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import Launch, ModelFacts
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side
 from modelfleetd.launcher.domain.policy import Criterion
-from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share
+from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share, inputs_of
 from modelfleetd.launcher.domain.words import percent
 from modelfleetd.launcher.intents import items_of
 from modelfleetd.launcher.ports import Estimate, HeldUnits, HoldRequest, SizedModel, TypeFacts, World
@@ -145,6 +145,10 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
         # Only where there is something to take away: what the agent runs, or what the ledger says.
         harmful = launch.candidate if rule.goal is Goal.NOTHING else type_.baseline
         regions = _where(harmful, type_, seen) or regions
+    left = type_.shares.get(type_.baseline, frozenset()).difference(regions)
+    if rule.becomes == "BASELINE" and left:
+        also = ", ".join(sorted(left))
+        raise invalid("launch.regions", f"must have every region in which the baseline serves, so also {also}")
     launch = replace(launch, lowers=_lowers(launch, type_.baseline, regions, seen))
     asking = _Asking(launch, candidate, baseline)
     needs = await _needs(world, asking, key, keep=False)
@@ -235,15 +239,13 @@ def _final(launch: Launch, both: int, share: int) -> int:
 
 
 def _inputs(launch: Launch, region: str, new: Side, old: Side | None, room: Mapping[str, Room] | None = None) -> Inputs:
-    """What the plan of a region is made from: the side that grows, to which share, and the one that gives."""
-    room = room or {}
-    if not launch.rule.swaps:
-        return Inputs(region, new, None, room, target=new.share, resizes=True)
-    if old is None:
-        return Inputs(region, new, None, room)
-    both = new.share + old.share
-    share = _final(launch, both, new.share if launch.raises_candidate else old.share)
-    return Inputs(region, new, old, room, target=share if launch.raises_candidate else both - share)
+    return inputs_of(
+        launch.strategy,
+        Inputs(region, new, old, room or {}),
+        raises=launch.raises_candidate,
+        target=launch.target_share,
+        holdout=launch.holdout_share,
+    )
 
 
 async def decide(launch: Launch, plan: Plan, world: World, key: str, *, keep: bool) -> Decision | None:
@@ -252,9 +254,10 @@ async def decide(launch: Launch, plan: Plan, world: World, key: str, *, keep: bo
     Raises:
         CertificateMissing, CertificateExpired, NotConfigured, ReferenceNotFound: why it cannot say.
     """
-    if not asks(launch.strategy.name):
+    rule = launch.strategy.rule
+    if rule.mitigation or not rule.swaps:
         return None
-    share = max(region.goal for region in plan.regions)
+    share = max(region.share_at_end(launch.candidate) for region in plan.regions)
     return await world.capacity.decide(launch.name, launch.candidate, launch.pool, share, f"{key}/decision", keep=keep)
 
 
@@ -287,9 +290,21 @@ async def _now_or_later(
             HoldRequest(launch.pool, launch.name, items, _models(sides), tier=tier, takes_over=launch.takes_over)
         )
         if foreseen is None:
-            raise infeasible
+            raise _never(launch, infeasible) from None
         waits = foreseen.waits(now) if foreseen.state is HoldState.PENDING else ""
         return replace(patient, wait=waits)
+
+
+def _never(launch: Launch, infeasible: PlanInfeasible) -> PlanInfeasible:
+    """The same, where it does not even fit once all that others hold is free."""
+    when = f"nothing that others free is enough: {launch.pool} needs more quota"
+    return _lacks(infeasible, infeasible.metadata["why"], when)
+
+
+def _lacks(infeasible: PlanInfeasible, why: str, when: str = "") -> PlanInfeasible:
+    data = infeasible.metadata
+    missing = int(data["missing_units"])
+    return PlanInfeasible(why, missing_units=missing, flavor=data["flavor"], region=data["region"], when=when)
 
 
 def _plan(
@@ -306,14 +321,29 @@ def _plan(
         bake=launch.policy.bake_duration,
         deadline=launch.policy.launch_deadline,
     )
-    planned = tuple(
-        _region_plan(_inputs(launch, region, new, old, _room_of(rooms, region, new)), pace, patient=patient)
-        for region, (new, old) in sides.items()
-    )
+    planned: list[RegionPlan] = []
+    lacking: list[PlanInfeasible] = []
+    for region, (new, old) in sides.items():
+        try:
+            inputs = _inputs(launch, region, new, old, _room_of(rooms, region, new))
+            planned.append(_region_plan(inputs, pace, patient=patient))
+        except PlanInfeasible as infeasible:
+            lacking.append(infeasible)
+    if lacking:
+        raise _all_of(lacking)
     names = tuple(found.name if found else "" for found in (needs.rising, needs.falling))
     of_candidate, of_baseline = names if launch.candidate == launch.rising else names[::-1]
-    planned = waves.ordered(planned, launch.policy.region_order)
-    return plans.together(planned, pace, candidate_estimate=of_candidate, baseline_estimate=of_baseline)
+    in_order = waves.ordered(planned, launch.policy.region_order)
+    return plans.together(in_order, pace, candidate_estimate=of_candidate, baseline_estimate=of_baseline)
+
+
+def _all_of(lacking: Sequence[PlanInfeasible]) -> PlanInfeasible:
+    """What is missing in every region, the most last: the error's own fields say that."""
+    *others, most = sorted(lacking, key=lambda found: int(found.metadata["missing_units"]))
+    if not others:
+        return most
+    said = [f"in {found.metadata['region']} {found.metadata['why']}" for found in (*others, most)]
+    return _lacks(most, "; ".join(said))
 
 
 def _region_plan(inputs: Inputs, pace: Pace, *, patient: bool) -> RegionPlan:

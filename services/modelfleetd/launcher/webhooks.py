@@ -115,7 +115,7 @@ class Webhooks:
         if name not in self.gates:
             return Judgement(Verdict.ERROR, f"{name} is no webhook that may be asked, by the launcher's configuration")
         try:
-            body = await self._post(name, key, document)
+            body = await self._post(name, key, {"type": "gate", **document})
         except NotTaken as error:
             return Judgement(Verdict.ERROR, str(error))
         return _understood(name, body)
@@ -200,8 +200,8 @@ def read(path: str, environment: Mapping[str, str] = os.environ) -> list[Webhook
     if not isinstance(listed, list) or not 0 < len(listed) <= _MOST:
         raise ValueError(f"{path}: must have one key, `webhooks`, with a list of 1 to {_MOST} webhooks")
     wrong = [f"webhooks[{at}].{said}" for at, given in enumerate(listed) for said in _violations(given, environment)]
-    names = [given.get("name") for given in listed if isinstance(given, dict)]
-    wrong += [f"webhooks[{at}].name: must be unique" for at, name in enumerate(names) if name in names[:at]]
+    names = [given.get("name") if isinstance(given, dict) else None for given in listed]
+    wrong += [f"webhooks[{at}].name: must be unique" for at, name in enumerate(names) if name and name in names[:at]]
     if wrong:
         raise ValueError(f"{path}: {'; '.join(wrong)}")
     return [_webhook(given, environment) for given in listed]

@@ -122,7 +122,9 @@ class SimulatedTarget:
                 counters.errors += _binomial(draw, count, error_rates.get(share.model, 0.0))
         self.unrouted += left
 
-    def observe(self, region: str, now: datetime, latency_ms: float) -> ServingObservation:
+    def observe(
+        self, region: str, now: datetime, latency_ms: float, latencies: Mapping[str, float]
+    ) -> ServingObservation:
         """What the agent would say of this target now."""
         counted = {model: self.counters.get(model, Counters()) for model in self.model_names()}
         total = sum(c.requests - c.requests_at_split for c in counted.values())
@@ -130,7 +132,9 @@ class SimulatedTarget:
             target=self.name,
             kind=self.kind,
             region=region,
-            models=tuple(self._observed(model, c, total, latency_ms) for model, c in counted.items()),
+            models=tuple(
+                self._observed(model, c, total, latencies.get(model, latency_ms)) for model, c in counted.items()
+            ),
             desired=self.desired,
             generation=self.generation,
             acknowledged_generation=self.acknowledged_generation,

@@ -83,6 +83,8 @@ class Simulator:
         self.terminates = True
         self.failing_models: set[str] = set()
         self.error_rates: dict[str, float] = {}
+        # Median latencies in milliseconds of models that are not like the others.
+        self.latencies: dict[str, float] = {}
         self._clock = clock
         self._draw = random.Random(seed)
         self._region = region
@@ -134,12 +136,12 @@ class Simulator:
                 known.floor = epoch
                 self._record(known, EffectKind.FLOOR_RAISED, epoch=epoch)
         self._answer()
-        return known.observe(self._region, self._now(), self.behaviour.latency_ms)
+        return known.observe(self._region, self._now(), self.behaviour.latency_ms, self.latencies)
 
     async def list(self) -> tuple[ServingObservation, ...]:
         self._receive()
-        latency = self.behaviour.latency_ms
-        return tuple(t.observe(self._region, self._now(), latency) for _, t in sorted(self._targets.items()))
+        latency, other = self.behaviour.latency_ms, self.latencies
+        return tuple(t.observe(self._region, self._now(), latency, other) for _, t in sorted(self._targets.items()))
 
     async def effects(self, after: int = 0, target: str = "", limit: int = 1000) -> EffectPage:
         self._receive()

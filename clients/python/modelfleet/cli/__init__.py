@@ -22,6 +22,7 @@ _COMMANDS = {
     "investigate": ("modelfleet.cli.investigate", "Everything about one model that was just paged for, on one screen."),
     "triage": ("modelfleet.cli.triage", "What is wrong in the fleet now, the most important first."),
     "mitigate": ("modelfleet.cli.mitigate", "End an experiment or take a launch back; or whom to page instead."),
+    "completion": ("modelfleet.cli.completion", "Let the shell complete commands, launches and models."),
 }
 
 
@@ -35,6 +36,8 @@ class _Root(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Imports the module of a noun."""
         if cmd_name not in _COMMANDS:
+            if ctx.resilient_parsing:  # the shell asks what may follow: nothing
+                return None
             raise click.UsageError(f"no command '{cmd_name}'; there are: {', '.join(_COMMANDS)}", ctx)
         module = __import__(_COMMANDS[cmd_name][0], fromlist=["group"])
         command = module.group

@@ -47,7 +47,8 @@ class FleetGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Finds the verb, or says which there are."""
         name = args[0] if args else ""
-        if name and self.get_command(ctx, name) is None and not name.startswith("-"):
+        known = self.get_command(ctx, name) is not None or ctx.resilient_parsing
+        if name and not known and not name.startswith("-"):
             raise click.UsageError(f"no command '{name}'; there are: {', '.join(self.list_commands(ctx))}", ctx)
         return super().resolve_command(ctx, args)
 

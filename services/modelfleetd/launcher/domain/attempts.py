@@ -13,7 +13,7 @@ KEPT: Final = frozenset(
     {
         "name", "uid", "model_type", "candidate", "strategy", "pool", "regions", "policy", "actor", "trace_id",
         "create_time", "reason", "target_share", "holdout_share", "known_full", "names_rollback_window", "rolls_back",
-        "takes_over", "team", "surface", "tier",
+        "takes_over", "team", "surface", "tier", "freeze_overrides",
     }
 )  # fmt: skip
 # What counts through all attempts: whoever still acts for the one before is told by it that it is over.

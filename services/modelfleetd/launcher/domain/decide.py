@@ -75,7 +75,8 @@ def next_action(launch: Launch, seen: Seen | Sequence[Seen] | None, now: datetim
     # What is refused again and again is a wait as well.
     trying = launch.retries > 0 and isinstance(action, Apply | Call)
     wait = Wait("Retrying", "what it asks for is refused", 0) if trying else action
-    if launch.frozen is not None and frozen.holds_back(launch, action):
+    held = frozen.held_back(launch, action)
+    if isinstance(held, Wait) and held.reason == frozen.HELD.reason:
         return _frozen(launch, now)
     if isinstance(wait, Wait) and (overdue := _overdue(launch, wait, now)):
         turned = going_back(launch, "deadline", overdue, now)
@@ -226,7 +227,8 @@ def _shift_wave(launch: Launch, seen: Sequence[Seen], now: datetime) -> Action:
     assert launch.plan is not None
     at = {launch.plan.regions[position].region: position for position in waves.shifted(launch)}
     views = [(found, waves.at_region(launch, at[found.region])) for found in seen]
-    return waves.forward(launch, [(found, _shift(view, found, now)) for found, view in views])
+    decided = [(found, frozen.held_back(view, _shift(view, found, now))) for found, view in views]
+    return waves.forward(launch, decided)
 
 
 def _shift(launch: Launch, seen: Seen, now: datetime) -> Action:

@@ -5,10 +5,6 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
-
-# What helps at once, or only follows demand, asks nobody.
-_NEVER_ASK: Final = frozenset({"END_EXPERIMENT", "ROLL_BACK", "RESIZE"})
 
 
 class Outcome(enum.Enum):
@@ -64,8 +60,3 @@ class Decision:
     def who(self) -> str:
         """Who may approve, for people."""
         return " or ".join(map(str, self.approvers))
-
-
-def asks(strategy: str) -> bool:
-    """Whether a launch of a strategy is for its team's launch policy to decide on."""
-    return strategy not in _NEVER_ASK

@@ -17,7 +17,9 @@ MOST_SPAN: Final = timedelta(days=400)
 MOST_GROUPS: Final = 1_000
 MOST_SURFACE: Final = 63
 # Those that turn a launch round and are nobody; whoever else does is a person.
-_NOBODY: Final = frozenset({"deadline", "availability", "platform", "registry", "capacity"})
+_NOBODY: Final = frozenset({"deadline", "availability", "platform", "registry"})
+# Those that are named by what they are: `mitigation/launches/x`, `holds/x`.
+_NAMED: Final[Mapping[str, str]] = {"mitigation": "mitigation", "holds": "hold"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def cause_of(launch: Launch) -> str:
     author = launch.abort.author
     if author.startswith("gate/") or author in _NOBODY:
         return author
-    return "mitigation" if author.startswith("mitigation/") else "person"
+    return _NAMED.get(author.partition("/")[0], "person")
 
 
 class GroupBy(enum.Enum):

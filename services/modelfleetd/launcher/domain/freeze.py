@@ -341,14 +341,19 @@ def local_text(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds")
 
 
-def check(window: FreezeWindow, path: str = "freeze_window") -> None:
+def check(window: FreezeWindow, before: Iterable[FieldViolation] = (), path: str = "freeze_window") -> None:
     """Checks everything about a window.
+
+    Args:
+        window: as it is asked for.
+        before: what was found wrong with it already: its times, where they are none.
+        path: of the window in the request.
 
     Raises:
         InvalidFields: names every field that is not right.
     """
     schedule = window.schedule
-    found: list[FieldViolation] = []
+    found = list(before)
 
     def expect(holds: bool, field: str, description: str) -> None:
         if not holds:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelfleetd.launcher.domain.actions import Action, Apply, Call
+from modelfleetd.launcher.domain.actions import Action, Apply, Call, Wait
 from modelfleetd.launcher.domain.freeze import FreezeWindow, Occurrence, occurrences
 from modelfleetd.launcher.domain.launch import Act, Frozen, Launch, State, accounted
 from modelfleetd.launcher.domain.words import span
@@ -15,7 +15,8 @@ from modelfleetd.launcher.domain.words import span
 # What a window may hold back. A launch that is queued has no deadline yet, and one that finalises has risen already.
 _HELD_BACK: Final = frozenset({State.ESTIMATING, State.AWAITING_APPROVAL, State.PREPARING, State.SHIFTING})
 _BEGINS: Final = frozenset({Act.ESTIMATE, Act.RESERVE, Act.ACTIVATE})
-_MITIGATIONS: Final = frozenset({"END_EXPERIMENT", "ROLL_BACK"})
+# In place of what a window holds back; `words` says why.
+HELD: Final = Wait("Frozen", "waits for a freeze window to close", 60.0)
 # Occurrences that a plan names.
 _NAMED: Final = 20
 
@@ -41,7 +42,7 @@ class Conflict:
 
 def is_exempt(launch: Launch) -> bool:
     """Whether it is a mitigation: no window holds it back."""
-    return launch.strategy.name in _MITIGATIONS
+    return launch.rule.mitigation
 
 
 def is_overridden(launch: Launch, window: FreezeWindow) -> bool:
@@ -98,14 +99,19 @@ def _thawed(launch: Launch, now: datetime) -> tuple[Launch, tuple[str, str] | No
     after = replace(accounted(launch, now), frozen=None)
     if after.step.bake_start is None:
         # What a gate could not say of the steps before is no matter of the next one.
-        after = replace(after, step=replace(after.step, held_since=None, gate_errors=0, next_judge=None))
+        after = replace(after, step=replace(after.step, held_since=None, gate_errors=0, erring=(), next_judge=None))
     if after.state is State.PREPARING and not after.reservation:
         # What was free when the plan was made says little about now.
         after = replace(after, plan_time=None)
     return after, ("Thawed", f"{frozen.freeze_window} holds it back no more, after {span(now - frozen.since)}")
 
 
-def holds_back(launch: Launch, action: Action) -> bool:
+def held_back(launch: Launch, action: Action) -> Action:
+    """The act, or in its place HELD where a window is open: of several regions the others may still go on."""
+    return HELD if launch.frozen is not None and _rises(launch, action) else action
+
+
+def _rises(launch: Launch, action: Action) -> bool:
     """Whether an act starts a launch or raises weight. Capacity is reserved only for what can begin."""
     match action:
         case Apply(act=act):

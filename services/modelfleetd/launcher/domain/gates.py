@@ -74,7 +74,7 @@ class Gate:
 
 def of(launch: Launch) -> tuple[Gate, ...]:
     """Every gate of a launch but the people's, in the order in which they are shown."""
-    if not launch.rule.gated:
+    if not launch.is_judged:
         return ()
     policy = launch.policy
     found: list[Gate] = []
@@ -276,7 +276,7 @@ def words(launch: Launch) -> list[str]:
     for gate in of(launch):
         dry = " (recorded, not enforced)" if gate.dry_run else ""
         found[gate.point].append(f"{gate.name}: {_demands(launch, gate)}{dry}")
-    if launch.rule.gated:
+    if launch.is_judged:
         for people in launch.policy.people_gates:
             share = people.after_share_basis_points
             when = f"after {share / 100:g} %" if share else "before anything is started"

@@ -462,6 +462,11 @@ class Launch:
         return not (self.lowers or self.rule.goal is Goal.NOTHING)
 
     @property
+    def is_judged(self) -> bool:
+        """Whether gates have to let it on: that a candidate gets less must not be taken back for its own faults."""
+        return self.rule.gated and self.raises_candidate
+
+    @property
     def rising(self) -> str:
         """The model whose share grows: `candidate` of plans and observations. With RESIZE the only one."""
         return self.candidate if self.raises_candidate else self.baseline

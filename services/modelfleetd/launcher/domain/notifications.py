@@ -61,10 +61,6 @@ _ALERTS: Final[Mapping[Kind, str]] = {
     Kind.AWAITING_APPROVAL: "LaunchAwaitingApproval",
     Kind.NEEDS_ATTENTION: "LaunchNeedsAttention",
 }
-# Alarms that wake people where it goes forward: what serves is short of replicas, or a gate cannot be asked and holds.
-_PAGING: Final = frozenset({"GateErrored", "CandidateShort", "BaselineShort", "Old sideShort"})
-
-
 # Kinds of which one is the last that a launch tells.
 ENDINGS: Final = frozenset(_OF_STATE[state] for state in ENDED)
 
@@ -74,7 +70,7 @@ class Topic:
     """Something that is true of a launch and concerns people.
 
     Attributes:
-        about: whose pause, or which alarm; empty for the others.
+        about: whose pause, which alarm, or which of the people's gates; empty for the others.
         page: whether somebody has to get up for it: what serves is in danger, and the launcher cannot help itself.
     """
 
@@ -138,11 +134,18 @@ def topics(launch: Launch) -> tuple[Topic, ...]:
     found += [Topic(Kind.PAUSED, author) for author in sorted({pause.author for pause in launch.pause_reasons})]
     if launch.state is State.AWAITING_APPROVAL and not (launch.envelope and launch.envelope.approved_by):
         found.append(Topic(Kind.AWAITING_APPROVAL))
+    if launch.people_wait is not None:
+        found.append(Topic(Kind.AWAITING_APPROVAL, f"people/{launch.people_wait.gate + 1}"))
     alarm = launch.condition("NeedsAttention")
     if alarm is not None:
-        is_page = launch.state is State.ROLLING_BACK or alarm.reason in _PAGING
-        found.append(Topic(Kind.NEEDS_ATTENTION, alarm.reason, is_page))
+        found.append(Topic(Kind.NEEDS_ATTENTION, alarm.reason, _wakes(launch, alarm.reason)))
     return tuple(found)
+
+
+def _wakes(launch: Launch, alarm: str) -> bool:
+    """Whether an alarm wakes people: a gate cannot be asked and holds, a side of what serves is short, no way back."""
+    side_short = alarm.endswith("Short") and alarm != "HoldShort"
+    return launch.state is State.ROLLING_BACK or side_short or alarm == "GateErrored"
 
 
 def notifications(before: Launch, after: Launch, now: datetime) -> list[Notification]:
@@ -222,6 +225,13 @@ def _message(launch: Launch, topic: Topic, now: datetime) -> str:
     model, route = launch.candidate.rpartition("/")[2], launch.model_type.rpartition("/")[2]
     about = f"{launch.name.rpartition('/')[2]} ({model} on {route})"
     launch_id = launch.name.rpartition("/")[2]
+    if topic.kind is Kind.AWAITING_APPROVAL and topic.about:
+        assert launch.people_wait is not None
+        gate = launch.policy.people_gates[launch.people_wait.gate]
+        return (
+            f"{about}: somebody other than {launch.actor} is to look, until {launch.people_wait.deadline:%F %R}: "
+            f"{gate.reason.rstrip('.')}. They let it on with: modelfleet launch approve {launch_id}"
+        )
     if topic.kind is Kind.AWAITING_APPROVAL:
         by = f"somebody other than {launch.actor}"
         return f"{about}: {by} is asked to approve its plan: modelfleet launch describe {launch_id}"

@@ -44,6 +44,7 @@ from modelfleetd.launcher.domain.policy import Approval
 # A look that comes so much later than planned was missed: deadlines do not count that time.
 _MISSED: Final = timedelta(seconds=5)
 _BACKOFF: Final = (0.5, 30.0)
+_MOMENT: Final = timedelta(seconds=30)
 
 
 def backoff(retries: int) -> float:
@@ -126,8 +127,7 @@ def estimated(
         candidate_facts=candidate,
         baseline_facts=baseline,
         expected_revision=revision,
-        # What is judged is the candidate with more traffic; that it gets less must not be taken back for its faults.
-        gated=gated and launch.rule.gated and launch.raises_candidate and not launch.policy.stability_gate.disabled,
+        gated=gated and launch.is_judged and not launch.policy.stability_gate.disabled,
         tier=tier,
         evidence_rules=evidence_rules,
         team=team,
@@ -273,16 +273,18 @@ def advice(error: FleetError) -> str:
 def conditions(launch: Launch, wait: Wait | None, seen: Sequence[Seen], now: datetime) -> tuple[Condition, ...]:
     """What is true of a launch now, by what was seen of its regions; what was true before keeps its `since`."""
     found: list[tuple[str, str, str]] = []
+    before = {(condition.type, condition.reason): condition.since for condition in launch.conditions}
     if wait is not None:
         found.append(("Waiting", wait.reason, wait.message))
-        if wait.alarming:
+        # Replicas come and go: what is short for a moment calls nobody.
+        lasts = now - before.get(("Waiting", wait.reason), now)
+        if wait.alarming and (lasts >= _MOMENT or not wait.reason.endswith("Short")):
             found.append(("NeedsAttention", wait.reason, wait.message))
     if launch.paused:
         who = ", ".join(pause.author for pause in launch.pause_reasons)
         found.append(("Paused", "PauseReasons", f"paused by {who}"))
     if launch.state in (State.SHIFTING, State.ROLLING_BACK):
         found.extend(_of_regions(launch, seen))
-    before = {(condition.type, condition.reason): condition.since for condition in launch.conditions}
     return tuple(
         Condition(kind, Status.TRUE, reason, message, before.get((kind, reason), now))
         for kind, reason, message in found

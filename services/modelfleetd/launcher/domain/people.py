@@ -39,7 +39,7 @@ def next_share(launch: Launch) -> int:
 
 def gate_before(launch: Launch, share: int) -> int | None:
     """The first gate, by its position, that nobody has passed and that holds before a share is exceeded."""
-    if not launch.rule.gated:
+    if not launch.is_judged:
         return None
     passed = {approval.gate for approval in launch.people_approvals}
     gates = enumerate(launch.policy.people_gates)

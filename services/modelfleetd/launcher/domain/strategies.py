@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from modelfleetd.errors import FieldViolation
+from modelfleetd.launcher.domain.plan import Inputs
 from modelfleetd.launcher.domain.shares import FULL
 
 # The most that an old baseline may keep as HOLDOUT.
@@ -182,3 +183,23 @@ def final_share(strategy: Strategy, *, both: int, present: int, target: int, hol
             return 0
         case Goal.SAME:
             return present
+
+
+def inputs_of(strategy: Strategy, sides: Inputs, *, raises: bool, target: int, holdout: int) -> Inputs:
+    """What the plan of a region is made from: both sides, and how far the one that grows is to go.
+
+    Args:
+        strategy: the strategy.
+        sides: the side that grows and the one that gives, and what the launch can have.
+        raises: whether the one that grows is the candidate.
+        target: what the launch asks for, where its strategy wants to know.
+        holdout: what the old baseline is to keep.
+    """
+    if not strategy.rule.swaps:
+        return replace(sides, target=sides.candidate.share, resizes=True)
+    if sides.baseline is None:
+        # The first model of a route takes everything.
+        return sides
+    present = (sides.candidate if raises else sides.baseline).share
+    share = final_share(strategy, both=sides.both, present=present, target=target, holdout=holdout)
+    return replace(sides, target=share if raises else sides.both - share)

@@ -123,7 +123,9 @@ def resume(launch: Launch, author: str, now: datetime, *, any_author: bool = Fal
         policy = launch.policy
         deadline = (launch.paused_since or now) + policy.step_deadline + policy.bake_duration
         again = replace(launch.step, extensions=0, bake_start=now, next_judge=None, deadline=deadline)
-        launch = replace(launch, step=again)
+        # Beside the bakes they are asked again at once.
+        fresh = replace(launch.asked, undecided=0, next_time=None)
+        launch = replace(launch, step=again if launch.state is State.SHIFTING else launch.step, asked=fresh)
     if left or launch.paused_since is None:
         return replace(launch, pause_reasons=left)
     resumed = postponed(launch, now - launch.paused_since)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Wait
-from modelfleetd.launcher.domain.launch import Launch, State, Strategy
+from modelfleetd.launcher.domain.launch import Launch, State
 from modelfleetd.launcher.domain.observed import Seen
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan
 from modelfleetd.launcher.domain.policy import RegionOrder
@@ -80,11 +80,11 @@ def to_observe(launch: Launch) -> tuple[str, ...]:
 
 def in_part(launch: Launch, action: Action) -> Action:
     """What of an action may be done while a region of the wave cannot be observed: nobody goes on blind, but going back
-    waits for nobody, and a mitigation takes from the experiment wherever it can.
+    waits for nobody, and a mitigation acts wherever it can.
     """
     if isinstance(action, Advance) and action.launch.abort is not None:
         return action
-    if isinstance(action, Apply) and launch.strategy is Strategy.END_EXPERIMENT:
+    if isinstance(action, Apply) and launch.rule.mitigation:
         return action
     return UNSEEN
 

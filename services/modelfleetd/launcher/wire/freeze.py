@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from modelfleet.launcher.v1 import freeze_pb2 as pb
-from modelfleetd.errors import FieldViolation, InvalidFields
+from modelfleetd.errors import FieldViolation
 from modelfleetd.kit.codec import duration_from_proto, duration_to_proto, timestamp_to_proto
 from modelfleetd.launcher.domain import freeze
 from modelfleetd.launcher.domain.freeze import FreezeWindow, Schedule
@@ -47,16 +47,7 @@ def window_from_proto(message: pb.FreezeWindow, name: str, uid: str, actor: str)
         surfaces=tuple(message.surfaces),
         tiers=tuple(message.tiers),
     )
-    try:
-        freeze.check(window)
-    except InvalidFields as error:
-        named = {violation.path for violation in wrong}
-        # What only follows from a time that is none is not said.
-        wrong.extend(
-            each for each in error.violations if each.path not in named and not (wrong and "rrule" in each.path)
-        )
-    if wrong:
-        raise InvalidFields(wrong)
+    freeze.check(window, wrong)
     return window
 
 

@@ -14,6 +14,7 @@ from modelfleet.cli.launch import live, view
 from modelfleet.cli.launch.advice import commands
 from modelfleet.cli.launch.freeze_view import override_parts
 from modelfleet.cli.launch.gates import latest
+from modelfleet.cli.launch.notifications import COLUMNS as NOTIFICATION_COLUMNS
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import notifications_pb2
 
@@ -26,14 +27,6 @@ ATTEMPT_COLUMNS: list[render.Column] = [
     ("TOOK", lambda m: view.took(m.launch)),
     ("WHAT", lambda m: m.launch.summary),
 ]
-NOTIFICATION_COLUMNS: list[render.Column] = [
-    ("TIME", lambda m: render.clock(m.create_time)),
-    ("TOLD OF", lambda m: render.enum(m, "kind")),
-    ("RECEIVER", lambda m: m.receiver),
-    ("STATE", lambda m: render.enum(m, "state")),
-    ("ATTEMPTS", lambda m: str(m.attempts)),
-    ("LAST ERROR", lambda m: m.last_error),
-]
 
 
 def describe_parts(
@@ -41,7 +34,7 @@ def describe_parts(
     events: Sequence[pb.LaunchEvent],
     *,
     attempts: Sequence[pb.Attempt] = (),
-    notifications: Sequence[notifications_pb2.Notification] = (),
+    told: Sequence[notifications_pb2.Notification] = (),
 ) -> Iterator[RenderableType]:
     """A launch in sections, each with its title; those that have nothing to say are left out."""
     yield Text(launch.summary, style="bold")
@@ -55,7 +48,7 @@ def describe_parts(
     yield from _section("Approval", _approval(launch))
     yield from _section("Attempts", _table(ATTEMPT_COLUMNS, attempts))
     yield from _section("Time", _phases(launch))
-    yield from _section("Notifications", _table(NOTIFICATION_COLUMNS, notifications))
+    yield from _section("Notifications", _table(NOTIFICATION_COLUMNS, told))
     yield from _section("What happened", _events(launch, events))
 
 

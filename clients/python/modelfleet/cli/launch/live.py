@@ -102,15 +102,20 @@ def _since(stamp: Timestamp, now: datetime) -> str:
 def _steps(launch: pb.Launch, plan: pb.RegionPlan) -> Text:
     """A region's steps in a row: done, now, to come."""
     at = _step_of(launch, plan)
+    progress = next((found for found in launch.progress if found.region == plan.region), pb.RegionProgress())
+    grows = progress.baseline if launch.strategy == pb.Launch.END_EXPERIMENT else progress.candidate
+    has = grows.intended_basis_points
     row = Text()
     row.append(_label(render.short(plan.region)), style="bold")
     for step in plan.steps:
         share = render.percent(step.share_basis_points)
-        if step.number < at or (step.number == at and launch.state in _PASSING):
+        returned = launch.state in _BACK and step.number <= at and step.share_basis_points > has
+        if returned or (step.number == at and launch.state in _BACK):
+            row.append(f"◀{share}", style="bold yellow")
+        elif step.number < at or (step.number == at and launch.state in _PASSING):
             row.append(f"✓{share}", style="green")
         elif step.number == at:
-            back = launch.state in _BACK
-            row.append(f"{'◀' if back else '▶'}{share}", style="bold yellow" if back else "bold cyan")
+            row.append(f"▶{share}", style="bold cyan")
         else:
             row.append(f"·{share}", style="dim")
         row.append("  ")

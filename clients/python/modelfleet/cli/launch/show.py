@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from modelfleet.cli import render
+from modelfleet.cli import completion, render
 from modelfleet.cli.launch import explain, view
 from modelfleet.cli.launch.follow import launch_name, watch_to_end
 from modelfleet.cli.session import Session, with_session
@@ -36,7 +36,7 @@ def list_launches(session: Session, model_type: str, active: bool, limit: int) -
 
 
 @click.command("describe")
-@click.argument("launch")
+@click.argument("launch", shell_complete=completion.launches)
 @with_session
 def describe(session: Session, launch: str) -> None:
     """Explain a launch: what it does or waits for, its plan, its gates, what happened."""
@@ -46,12 +46,13 @@ def describe(session: Session, launch: str) -> None:
         return
     events = list(session.client.launcher.list_launch_events_all(name=found.name, page_size=1000))
     attempts = list(session.client.launcher.list_attempts_all(parent=found.name)) if found.attempt > 1 else []
-    for part in explain.describe_parts(found, events, attempts=attempts):
+    told = session.client.launcher.list_notifications(launch=found.name).notifications
+    for part in explain.describe_parts(found, events, attempts=attempts, told=told):
         render.console().print(part)
 
 
 @click.command("attempts")
-@click.argument("launch", metavar="LAUNCH[/ATTEMPT]")
+@click.argument("launch", metavar="LAUNCH[/ATTEMPT]", shell_complete=completion.launches)
 @with_session
 def attempts(session: Session, launch: str) -> None:
     """List the attempts of a launch, newest first; or explain one of them, such as l1/1."""
@@ -69,7 +70,7 @@ def attempts(session: Session, launch: str) -> None:
 
 
 @click.command("watch")
-@click.argument("launch")
+@click.argument("launch", shell_complete=completion.launches)
 @with_session
 def watch(session: Session, launch: str) -> None:
     """Follow a launch live until it ends. Exit status 1 unless it succeeds. With -o json, a line for each change."""
@@ -77,7 +78,7 @@ def watch(session: Session, launch: str) -> None:
 
 
 @click.command("events")
-@click.argument("launch")
+@click.argument("launch", shell_complete=completion.launches)
 @with_session
 def events(session: Session, launch: str) -> None:
     """List what happened to a launch, oldest first."""

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from modelfleet.cli import render
+from modelfleet.cli import completion, render
 from modelfleet.cli.launch import view
 from modelfleet.cli.launch.follow import followed, launch_name, watch_to_end
 from modelfleet.cli.launch.freeze_view import FREEZE_WINDOW
@@ -27,7 +27,7 @@ def _after(session: Session, launch: pb.Launch, done: str) -> None:
 
 
 @click.command("pause")
-@click.argument("launch")
+@click.argument("launch", shell_complete=completion.launches)
 @click.option("--reason", required=True, help="Why.")
 @with_session
 def pause(session: Session, launch: str, reason: str) -> None:
@@ -36,7 +36,7 @@ def pause(session: Session, launch: str, reason: str) -> None:
 
 
 @click.command("resume")
-@click.argument("launch")
+@click.argument("launch", shell_complete=completion.launches)
 @click.option("--any-author", is_flag=True, help="Remove also the reasons of others, the gates' included.")
 @with_session
 def resume(session: Session, launch: str, any_author: bool) -> None:
@@ -52,7 +52,7 @@ def resume(session: Session, launch: str, any_author: bool) -> None:
 
 
 @click.command("skip")
-@click.argument("launch")
+@click.argument("launch", shell_complete=completion.launches)
 @click.option("--step", "expected_step", type=click.IntRange(1), required=True, help="The step that you see baking.")
 @click.option("--reason", required=True, help="Why.")
 @with_session
@@ -65,7 +65,7 @@ def skip(session: Session, launch: str, expected_step: int, reason: str) -> None
 
 
 @click.command("promote")
-@click.argument("launch")
+@click.argument("launch", shell_complete=completion.launches)
 @click.option("--reason", required=True, help="Why.")
 @with_session
 def promote(session: Session, launch: str, reason: str) -> None:
@@ -75,7 +75,7 @@ def promote(session: Session, launch: str, reason: str) -> None:
 
 
 @click.command("abort")
-@click.argument("launch")
+@click.argument("launch", shell_complete=completion.launches)
 @click.option("--reason", required=True, help="Why.")
 @click.option("--watch", is_flag=True, help="Follow it until everything is back.")
 @with_session
@@ -89,7 +89,7 @@ def abort(session: Session, launch: str, reason: str, watch: bool) -> None:
 
 
 @click.command("approve")
-@click.argument("launch")
+@click.argument("launch", shell_complete=completion.launches)
 @click.option(
     "--envelope", help="Digest of the envelope that you saw. Default: the one shown now, after you confirm it."
 )
@@ -100,27 +100,31 @@ def approve(session: Session, launch: str, envelope: str | None, yes: bool) -> N
     if envelope is None:
         found = session.client.launcher.get_launch(name=launch_name(launch))
         envelope = found.envelope.digest
-        if found.state == pb.Launch.AWAITING_APPROVAL and not yes:
+        awaited = any(verb.startswith("ApproveLaunch") for verb in found.allowed_verbs)
+        if awaited and not yes:
             if not sys.stdin.isatty():
                 raise click.UsageError("nobody is there to confirm it; give --yes, or the digest with --envelope")
             for part in view.envelope_parts(found):
                 click.echo(part)
+            if found.state != pb.Launch.AWAITING_APPROVAL:
+                # Approved long ago; what people are asked about now is the summary's.
+                click.echo(found.summary)
             click.confirm("Approve this?", abort=True)
     answer = session.client.launcher.approve_launch(name=launch_name(launch), envelope_digest=envelope)
     _after(session, answer, "approved")
 
 
 @click.command("reject")
-@click.argument("launch")
+@click.argument("launch", shell_complete=completion.launches)
 @click.option("--reason", required=True, help="Why.")
 @with_session
 def reject(session: Session, launch: str, reason: str) -> None:
-    """Reject what a launch waits with; it ends as CANCELLED."""
+    """Reject what a launch waits with; it ends as CANCELLED, or goes back where it has begun."""
     _after(session, session.client.launcher.reject_launch(name=launch_name(launch), reason=reason), "rejected")
 
 
 @click.command("retry")
-@click.argument("launch")
+@click.argument("launch", shell_complete=completion.launches)
 @click.option("--reason", required=True, help="What is different now.")
 @click.option("--queue", is_flag=True, help="Wait for the launch that is active on the route instead of being refused.")
 @click.option("--watch", is_flag=True, help="Follow it until it ends.")
@@ -137,7 +141,7 @@ def retry(session: Session, launch: str, reason: str, queue: bool, watch: bool) 
 
 
 @click.command("rollback")
-@click.argument("launch")
+@click.argument("launch", shell_complete=completion.launches)
 @click.option("--reason", required=True, help="Why; the hold on its model says it too.")
 @click.option(
     "--id", "launch_id", default="", help="Id of the launch that takes it back. Default: the service makes one."
@@ -167,7 +171,7 @@ def rollback(session: Session, launch: str, reason: str, launch_id: str, dry_run
 
 
 @click.command("override")
-@click.argument("launch")
+@click.argument("launch", shell_complete=completion.launches)
 @click.option("--window", required=True, metavar="WINDOW", help="The freeze window that is not to hold for it.")
 @click.option("--reason", required=True, help="Why; kept in the history.")
 @with_session

@@ -81,8 +81,8 @@ def headline(launch: pb.Launch) -> str:
 
 def models(launch: pb.Launch) -> tuple[str, str]:
     """What candidate and baseline are called."""
-    experiment = launch.strategy in (pb.Launch.RAMP, pb.Launch.END_EXPERIMENT)
-    return "experiment" if experiment else "candidate", "baseline"
+    called = {pb.Launch.RAMP: "experiment", pb.Launch.END_EXPERIMENT: "experiment", pb.Launch.RESIZE: "model"}
+    return called.get(launch.strategy, "candidate"), "baseline"
 
 
 def sides(launch: pb.Launch) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from modelfleet.cli import render
+from modelfleet.cli import completion, render
 from modelfleet.cli.capacity.nouns import POOL
 from modelfleet.cli.launch.freeze_view import FREEZE_WINDOW
 from modelfleet.cli.launch.gates import PeopleParameter, WebhookParameter
@@ -30,7 +30,7 @@ _ORDERS = {
 }
 _AVAILABILITY = ("max_error_rate_increase", "max_error_rate", "max_latency_increase", "max_latency")
 _WISHES = (
-    click.argument("candidate", metavar="TYPE/MODEL"),
+    click.argument("candidate", metavar="TYPE/MODEL", shell_complete=completion.models),
     click.option("--pool", required=True, help="Pool whose capacity it takes."),
     click.option(
         "--strategy",

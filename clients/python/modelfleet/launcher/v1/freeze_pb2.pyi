@@ -53,12 +53,15 @@ class FreezeWindow(_message.Message):
     reason: _builtins.str
     """What it is for, as those who wait for it read it. 1 to 1000 characters."""
     start: _builtins.str
-    """When its first occurrence opens, as local time of `time_zone`: 2026-12-20T00:00:00."""
+    """When its first occurrence opens, as local time of `time_zone`: 2026-12-20T00:00:00. Where the clocks change, a window opens
+    at the earlier and closes at the later of the two moments that such a time may mean. With `rrule` it is an occurrence itself.
+    """
     time_zone: _builtins.str
     """Time zone by its IANA name: Europe/Berlin. Default UTC."""
     rrule: _builtins.str
-    """Recurrence rule of RFC 5545: FREQ=WEEKLY;BYDAY=FR,SA. Empty: once. FREQ is DAILY, WEEKLY, MONTHLY or YEARLY. At most 500
-    characters.
+    """Recurrence rule of RFC 5545: FREQ=WEEKLY;BYDAY=FR,SA. Empty: once. FREQ is DAILY, WEEKLY, MONTHLY or YEARLY; besides INTERVAL,
+    COUNT, UNTIL and WKST there are BYMONTH, BYWEEKNO, BYYEARDAY, BYMONTHDAY, BYDAY and BYSETPOS. Each occurrence opens at the
+    time of day of `start`. At most 500 characters; at most ten years between two occurrences.
     """
     actor: _builtins.str
     """Who created it."""

@@ -185,7 +185,7 @@ class LaunchStatistics(_message.Message):
     @_builtins.property
     def causes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CauseCount]:
         """Rollbacks and cancellations by cause, most first: the author's kind, as `gate/stability`, `availability`, `deadline`,
-        `platform`, `registry`, `mitigation`, `person`.
+        `platform`, `registry`, `mitigation`, `hold`, `person`.
         """
 
     @_builtins.property

@@ -55,7 +55,7 @@ class Launch(_message.Message):
         """
         RESIZE: Launch._Strategy.ValueType  # 5
         """The candidate, which serves, keeps its share and role, and gets the replicas that the demand of now needs; more or fewer.
-        It has no stability gate, and takes one step in each region.
+        It has no gate, and takes one step in each region.
         """
         ROLL_BACK: Launch._Strategy.ValueType  # 6
         """A mitigation: the candidate, the last verified baseline, takes the whole share of the baseline, which becomes RETIRED. It
@@ -86,7 +86,7 @@ class Launch(_message.Message):
     """
     RESIZE: Launch.Strategy.ValueType  # 5
     """The candidate, which serves, keeps its share and role, and gets the replicas that the demand of now needs; more or fewer.
-    It has no stability gate, and takes one step in each region.
+    It has no gate, and takes one step in each region.
     """
     ROLL_BACK: Launch.Strategy.ValueType  # 6
     """A mitigation: the candidate, the last verified baseline, takes the whole share of the baseline, which becomes RETIRED. It
@@ -679,7 +679,9 @@ class Plan(_message.Message):
 
     @_builtins.property
     def freeze_conflicts(self) -> _containers.RepeatedCompositeFieldContainer[_gates_pb2.FreezeConflict]:
-        """Freeze windows that are open or open before it is done."""
+        """Freeze windows that are open or open before it is done, the first 20, those included that are met only because another one
+        holds it back. As of now, in answers about one launch or plan; not in lists.
+        """
 
     @_builtins.property
     def gates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
