@@ -136,7 +136,7 @@ def test_everything_of_a_launch_is_either_kept_by_a_new_attempt_or_made_afresh()
         "plan", "envelope", "step", "undoing", "weight_time", "deadline", "approval_deadline", "plan_time",
         "watched_until", "reservation", "hold", "reserve_time", "told_release", "activated", "touched",
         "splits", "agents", "forgone", "settled", "revision", "retries", "conditions", "pause_reasons",
-        "waits", "frozen", "freeze_overrides",
+        "waits", "frozen",
         "decision", "evidence_rules", "asked", "people_approvals", "people_wait", "preempted_by", "beside",
         "furthest",
         "paused_since", "abort", "promoted", "phase_times", "progress", "intent", "end_time", "retried_by",
