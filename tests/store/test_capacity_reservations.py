@@ -61,6 +61,7 @@ class Held:
     moved: dict[tuple[str, Place], int]
     soon: bool
     active: bool = False
+    replaced: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -131,7 +132,7 @@ class Reservations(RuleBasedStateMachine):
             assert made.items == simulated.items
             for key in moved:
                 del books.serving[key]
-            books.held[name] = Held(made.name, name, hold, moved, soon)
+            books.held[name] = Held(made.name, name, hold, moved, soon, replaced=frozenset(replaced))
 
     @precondition(lambda self: self.books.held)
     @rule(data=st.data())
@@ -156,23 +157,29 @@ class Reservations(RuleBasedStateMachine):
     @rule(data=st.data(), rolls_back=st.booleans(), keeps=st.booleans(), times=st.integers(1, 2))
     def settles(self, data: st.DataObject, rolls_back: bool, keeps: bool, times: int) -> None:
         one = self._pick(data)
+        # What the replaced models have got booked meanwhile counts as held where the launch succeeds.
+        serving = self.books.serving.items()
+        over = {key: n for key, n in serving if key[0] in one.replaced and key[1] in one.hold and not rolls_back}
+        limit = {place: n + sum(m for (_, at), m in over.items() if at == place) for place, n in one.hold.items()}
         if rolls_back:
             settlement, usages = Settlement(Outcome.ROLLED_BACK), one.moved
         else:
-            usages = {(MODELS[0], place): data.draw(st.integers(0, most + 1)) for place, most in one.hold.items()}
+            usages = {(MODELS[0], place): data.draw(st.integers(0, most + 1)) for place, most in limit.items()}
             booked = tuple(ModelUnits(model, at.flavor, at.region, n) for (model, at), n in usages.items())
             settlement = Settlement(Outcome.SUCCEEDED, booked, SOON if keeps else timedelta())
         try:
             for _ in range(times):
                 self.do(self._change(lambda conn: holds.end(conn, one.name, settlement, "alice")))
         except SettlementExceedsHold:
-            assert any(units > one.hold[place] for (_, place), units in usages.items())
+            assert any(units > limit[place] for (_, place), units in usages.items())
             return
         del self.books.held[one.launch]
+        for key in over:
+            del self.books.serving[key]
         for (model, place), units in usages.items():
             self.books.add(model, place, units)
         if keeps and not rolls_back:
-            self.books.retained.append({at: n - usages.get((MODELS[0], at), 0) for at, n in one.hold.items()})
+            self.books.retained.append({at: n - usages.get((MODELS[0], at), 0) for at, n in limit.items()})
 
     @rule()
     def time_passes(self) -> None:

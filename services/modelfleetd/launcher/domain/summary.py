@@ -15,13 +15,15 @@ def sentence(launch: Launch, now: datetime) -> str:
     if launch.ended:
         return _ended(launch)
     where = _where(launch)
+    if launch.preempted_by:
+        # Said at once, before its next look.
+        waits = launch.condition("Waiting")
+        holds = f"holds until {launch.preempted_by} has ended"
+        message = waits.message if waits is not None and waits.reason == "Preempted" else holds
+        return f"{where} {message[:1].upper()}{message[1:]} (for {_lasts(now, launch.pause_reasons[-1].time)})."
     paused = launch.condition("Paused")
     if paused is not None and launch.pause_reasons and launch.state is not State.ROLLING_BACK:
         first = launch.pause_reasons[0]
-        if launch.preempted_by:
-            waits = launch.condition("Waiting")
-            message = waits.message if waits is not None else f"holds until {launch.preempted_by} has ended"
-            return f"{where} {message[:1].upper()}{message[1:]} (for {_lasts(now, launch.pause_reasons[-1].time)})."
         # A gate's reason, or somebody else's, goes only with everybody's.
         command = f"modelfleet launch resume {launch.name.rpartition('/')[2]}"
         everybody = " --any-author" if first.author.startswith("gate/") else ""
