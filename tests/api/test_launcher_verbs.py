@@ -163,7 +163,7 @@ async def test_a_verb_in_a_wrong_state_says_what_is_allowed_and_for_whom(databas
         await fleet.reaches(pb.Launch.ROLLED_BACK)
         with refused("WRONG_STATE") as raised:
             await launcher.pause_launch(name=L1, reason="no")
-        assert "allowed now: nothing" in raised.value.message
+        assert "allowed now: RetryLaunch (engineer, owner)" in raised.value.message
 
 
 async def test_a_watch_begins_with_the_present_and_ends_with_the_launch(database_url: str) -> None:
