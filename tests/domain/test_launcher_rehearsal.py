@@ -207,7 +207,7 @@ async def test_an_experiment_without_replicas_stops_neither_the_launch_nor_its_w
     await rehearsal.prepare()
     rehearsal.simulator.failing_models.add(OTHER)
     assert rehearsal.simulator.kill(OTHER, 100) > 0
-    await rehearsal.run(29)
+    await rehearsal.run(30)
     assert rehearsal.launch.step.number > 1
     if aborted:
         rehearsal.abort()

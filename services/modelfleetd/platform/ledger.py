@@ -188,9 +188,10 @@ class _Walk:
             weight = max(share, state.weights.get(model, 0))
             unknowable = sum(1 for at in state.lost.get(model, ()) if effect.time - at <= promise.reaction)
             has = min(wanted, state.available_of(model) + unknowable)
-            # A share that does not rise is charged only for the replicas that the act itself takes away.
+            # A share that does not rise is charged only for the replicas that the act itself takes away: those that
+            # start or are lost end before any that is available.
             if share <= shared:
-                has = min(wanted, state.available_of(model) + state.credit_of(model))
+                has = wanted
             elif wanted >= had and state.rescues(effect.desired):
                 continue
             needs = promise.required(model, weight)

@@ -37,7 +37,11 @@ class Attempts(Creating):
 
     async def _can_be_retried(self, request: pb.RetryLaunchRequest) -> Launch:
         """Plans the next attempt, so that whatever stands in its way is said at once; the attempt as it would begin."""
-        again = verbs.retry(await self._store.get(request.name), caller(), self._clock.now())
+        launch = await self._store.get(request.name)
+        if not launch.ended:
+            # Refused below, unless the same call has begun the attempt meanwhile.
+            return launch
+        again = verbs.retry(launch, caller(), self._clock.now())
         await self._expect_no_hold(again)
         type_ = await self._world.registry.model_type(again.model_type)
         await self._expect_pool(again.pool, type_.team)
