@@ -99,7 +99,8 @@ def _replaced(launch: Launch) -> list[str]:
     """The models whose bookings move into the hold, but for what another launch's hold carries."""
     assert launch.plan is not None
     stays = all(region.candidate.lent is not None for region in launch.plan.regions)
-    return [model for model in (launch.candidate, launch.baseline) if model and not (stays and model == launch.rising)]
+    moved = (launch.rising, launch.falling)
+    return [model for model in moved if model and not (stays and model == launch.rising)]
 
 
 def _usages(region: RegionPlan) -> list[Mapping[str, Any]]:
