@@ -42,6 +42,12 @@ def seen(
     )
 
 
+def later(found: Seen, intervals: int) -> Seen:
+    """The same, so many intervals of the proxy later."""
+    assert found.time is not None
+    return replace(found, time=found.time + intervals * timedelta(seconds=5))
+
+
 def said(found: Seen, launch: Launch = LAUNCH, *, final: bool = True) -> Verdict:
     return judge(looked(launch, found), found, final=final).verdict
 
@@ -103,19 +109,30 @@ def test_numbers_that_are_old_are_no_verdict(age: timedelta | None) -> None:
         ((500.0, None), {}, False),
     ],
 )
-def test_a_candidate_is_slow_where_it_was_found_so_several_times_in_a_row(
+def test_a_candidate_is_slow_where_it_several_intervals_in_a_row_found_so(
     latency: tuple[float | None, float | None], limits: dict[str, float], slow: bool
 ) -> None:
     launch = gated(**limits)
-    found = seen((10_000, 0), latency=latency, launch=launch)
     verdicts = []
-    for _ in range(SLOW_LOOKS):
-        launch = looked(launch, found)
+    for interval in range(SLOW_LOOKS):
+        found = later(seen((10_000, 0), latency=latency, launch=launch), interval)
+        # Looks at the same interval count once.
+        for _ in range(SLOW_LOOKS):
+            launch = looked(launch, found)
         verdicts.append(judge(launch, found, final=True).verdict)
     expected = [*[Verdict.INCONCLUSIVE] * (SLOW_LOOKS - 1), Verdict.FAIL] if slow else [Verdict.PASS] * SLOW_LOOKS
     assert verdicts == expected
-    recovered = seen((10_000, 0), launch=launch)
+    recovered = later(seen((10_000, 0), launch=launch), SLOW_LOOKS)
     assert said(recovered, launch) is Verdict.PASS
+
+
+def test_the_slowest_hundredth_of_few_requests_says_nothing() -> None:
+    launch = gated()
+    for interval in range(SLOW_LOOKS):
+        for sides in (((999, 0), (100_000, 0)), ((5_000, 0), (999, 0))):
+            found = later(seen(*sides, latency=(500.0, 15.0), launch=launch), interval)
+            launch = looked(launch, found)
+            assert judge(launch, found, final=True).verdict is Verdict.PASS
 
 
 @given(st.integers(1, 100_000), st.data())

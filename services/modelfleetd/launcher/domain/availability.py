@@ -6,8 +6,8 @@ whole of a one-sided 99 % interval lies beyond it: Wilson's for a rate, Newcombe
 A rate that lies beyond its limit without that is undecided: one error in 120 requests is no reason to go back, and none
 to go on. The confidence is that of one look.
 
-Latency is a percentile of the proxy's last interval, of which nobody knows the noise: the candidate is slow where it
-was found so three times in a row.
+Latency is a percentile of the proxy's last interval, of which nobody knows the noise: the candidate is slow where three
+intervals in a row found it so, and only where there is traffic enough for the slowest hundredth to be more than chance.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ _Z: Final = 2.3263478740408408
 # What is slower by less than this is never held against a candidate.
 _SLOWER_MS: Final = 1.0
 SLOW_LOOKS: Final = 3
+# With fewer requests the slowest hundredth is a handful, and says nothing.
+_TAIL: Final = 1_000
+# Looks at the same interval of the proxy find its moment to differ by less than this.
+_SAME: Final = timedelta(seconds=0.5)
 # Older numbers of the proxy say nothing of now.
 _STALE: Final = timedelta(seconds=30)
 
@@ -62,11 +66,19 @@ def least_increase(errors: int, requests: int, errors_before: int, requests_befo
 
 
 def looked(launch: Launch, seen: Seen) -> Launch:
-    """Counts how often in a row the candidate was found slow."""
+    """Counts in how many of the proxy's intervals in a row the candidate was found slow."""
     gate, (candidate, baseline) = launch.policy.availability_gate, _sides(launch, seen)
-    is_slow = candidate.since_split >= gate.min_requests and bool(_slower(gate, candidate, baseline))
-    looks = launch.step.slow_looks.get(seen.region, 0) + 1 if is_slow else 0
-    return replace(launch, step=replace(launch.step, slow_looks={**launch.step.slow_looks, seen.region: looks}))
+    step, region = launch.step, seen.region
+    if seen.time is None or seen.statistics_age is None:
+        return launch
+    moment, before = seen.time - seen.statistics_age, step.slow_moments.get(region)
+    if before is not None and moment - before < _SAME:
+        return launch
+    looks = step.slow_looks.get(region, 0) + 1 if _slower(gate, candidate, baseline) else 0
+    counted = replace(
+        step, slow_looks={**step.slow_looks, region: looks}, slow_moments={**step.slow_moments, region: moment}
+    )
+    return replace(launch, step=counted)
 
 
 def judge(launch: Launch, seen: Seen, *, final: bool) -> Finding:
@@ -84,9 +96,9 @@ def judge(launch: Launch, seen: Seen, *, final: bool) -> Finding:
     figures = _figures(candidate, baseline, launch.step.slow_looks.get(seen.region, 0))
     broken, doubtful = _errors(gate, candidate, baseline)
     slower = _slower(gate, candidate, baseline)
-    looks = launch.step.slow_looks.get(seen.region, 0)
+    looks = launch.step.slow_looks.get(seen.region, 0) if slower else 0
     if looks >= SLOW_LOOKS:
-        broken = [*broken, f"{slower}, {looks} looks in a row"]
+        broken = [*broken, f"{slower}, {looks} intervals in a row"]
     if broken:
         return Finding(Verdict.FAIL, "; ".join(broken), figures)
     few = candidate.since_split < gate.min_requests
@@ -96,7 +108,7 @@ def judge(launch: Launch, seen: Seen, *, final: bool) -> Finding:
     if few:
         return _on_the_platforms_word(candidate, figures)
     if looks:
-        doubtful = [*doubtful, f"{slower}; that counts once it is so {SLOW_LOOKS} looks in a row"]
+        doubtful = [*doubtful, f"{slower}; that counts once {SLOW_LOOKS} intervals in a row are so"]
     if doubtful:
         return Finding(Verdict.INCONCLUSIVE, "; ".join(doubtful), figures)
     return Finding(Verdict.PASS, _well(gate, candidate, baseline), figures)
@@ -138,12 +150,12 @@ def _is_comparable(gate: AvailabilityGate, baseline: Observed) -> bool:
 def _slower(gate: AvailabilityGate, candidate: Observed, baseline: Observed) -> str:
     """Which limit of latency the candidate exceeds, in words; empty where none."""
     slow, usual = candidate.latency_p99_ms, baseline.latency_p99_ms
-    if slow is None:
+    if slow is None or candidate.since_split < max(gate.min_requests, _TAIL):
         return ""
     said = f"1 % of the candidate's answers take {slow:.4g} ms or more"
     if 0 < gate.max_latency_p99_ms < slow:
         return f"{said}, where {gate.max_latency_p99_ms:.4g} ms are allowed"
-    comparable = usual is not None and _is_comparable(gate, baseline)
+    comparable = usual is not None and baseline.since_split >= max(gate.min_requests, _TAIL)
     if comparable and usual is not None and slow > max(usual * (1 + gate.max_latency_p99_increase), usual + _SLOWER_MS):
         more = f"{gate.max_latency_p99_increase:.0%}"
         return f"{said}, the baseline's {usual:.4g} ms, where {more} more are allowed"

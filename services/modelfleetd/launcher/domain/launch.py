@@ -272,6 +272,8 @@ class StepState:
     erring: tuple[str, ...] = ()
     # How often in a row the candidate was found slow, by region: one interval's percentile alone says little.
     slow_looks: Mapping[str, int] = field(default_factory=dict)
+    # The interval of the proxy that was counted last, by region.
+    slow_moments: Mapping[str, datetime] = field(default_factory=dict)
 
 
 class Point(enum.Enum):

@@ -77,7 +77,7 @@ class AvailabilityGate(_message.Message):
     """Highest error rate of the candidate, whatever the baseline's, in basis points. 0 to 10,000; default 500."""
     max_latency_p99_increase: _builtins.float
     """Most by which the candidate's 99th percentile of latency may exceed the baseline's, as a ratio: 0.5 is +50 %. 0 to 100;
-    default 0.5. What exceeds it by less than 1 ms is never held against it.
+    default 0.5. What exceeds it by less than 1 ms is never held against it, nor is a percentile of fewer than 1,000 requests.
     """
     max_latency_p99_ms: _builtins.float
     """Highest 99th percentile of the candidate's latency in milliseconds; 0 (default): no limit."""
