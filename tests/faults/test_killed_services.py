@@ -38,7 +38,7 @@ async def test_a_launch_ends_as_if_nothing_had_happened_when_a_part_is_killed(su
     """One launch after another on one system, each of the next model, while one part after another is killed."""
     async with whole() as everything:
         await everything.register(old=5, new=5, spare=2)
-        parts = chosen(_PARTS, 2)
+        parts = chosen(_PARTS, 1)
         models = [NEW, *(f"{TYPE}/models/new-{number}" for number in range(1, len(parts)))]
         for model in models[1:]:
             await everything.add_model(model, 5)
