@@ -95,7 +95,7 @@ class MemoryPool:
     def foresee(self, request: HoldRequest) -> Hold | None:
         self._tick()
         found = self._new("reservations/none", request)
-        if not self.line and self._extra(found) <= self.free:
+        if all(self.is_hopeless(held) for held in self.line) and self._extra(found) <= self.free:
             return Hold("", HoldState.HELD)
         promises = self._promises(found)
         return None if promises is None else Hold("", HoldState.PENDING, promises=promises, time=_last(promises))
@@ -230,6 +230,10 @@ class MemoryPool:
             missing -= units
         return tuple(promises) if missing <= 0 else None
 
+    def is_hopeless(self, found: Held) -> bool:
+        """Whether nothing that is held would free enough any more: it keeps its place, and is in nobody's way."""
+        return self._promises(found) is None
+
     def _give_back(self, found: Held, state: HoldState) -> None:
         found.state = state
         for model, units in found.moved.items():
@@ -245,6 +249,8 @@ class MemoryPool:
             if found.retain_until is not None and found.retain_until <= now:
                 found.retained, found.retain_until = 0, None
         for found in self.line:
+            if self.is_hopeless(found):
+                continue
             if self._extra(found) > self.free:
                 break
             found.moved = self._bookings(found.request.launch, found.request.replaced)
