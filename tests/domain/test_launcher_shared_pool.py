@@ -81,9 +81,11 @@ class Shared:
             assert not moving or (held is not None and (held.activated or held.outcome))
 
     def waits_for_more(self, rehearsal: Rehearsal) -> bool:
-        """Whether it never fits, or not since what it was promised has slipped away: the pool has to be given more."""
-        held = self.pool.of(rehearsal.name)
-        return rehearsal.launch.plan is None or (held in self.pool.line and self.pool.is_hopeless(held))
+        """Whether the pool has to be given more: it never fits, or not since others took what it was promised."""
+        launch, held = rehearsal.launch, self.pool.of(rehearsal.name)
+        if held in self.pool.line:
+            return self.pool.is_hopeless(held)
+        return launch.plan is None or (not launch.reservation and "nothing that others free" in str(launch.conditions))
 
     def expect_promises_kept(self) -> None:
         for rehearsal in self.launches:
@@ -228,7 +230,16 @@ async def test_capacity_that_does_not_answer_renewals_holds_up_no_launch() -> No
     life=st.sampled_from([None, 600.0]),
     restless=st.sampled_from([0.0, 0.02]),
 )
-@example(224, [(5, 4), (14, 9), (11, 12)], 5, 0.002, 0.03, 0.0, None, 0.0)
+@example(
+    seed=224,
+    sizes=[(5, 4), (14, 9), (11, 12)],
+    free=5,
+    abort_rate=0.002,
+    crash_rate=0.03,
+    lost=0.0,
+    life=None,
+    restless=0.0,
+)
 def test_whatever_goes_wrong_all_that_share_a_pool_converge_and_no_promise_is_broken(
     seed: int,
     sizes: list[tuple[int, int]],
