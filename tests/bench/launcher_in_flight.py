@@ -163,10 +163,17 @@ async def _copy(url: str, names: list[str]) -> dict[str, datetime]:
         now: datetime = await conn.fetchval("SELECT now()")
         apart = _ENDS_WITHIN / len(names)
         ends = {name: now + timedelta(seconds=_FIRST_END + apart * number) for number, name in enumerate(names)}
-        started = "jsonb_set(body, '{step,bake_start}', to_jsonb(start))"
-        deciding = "unnest($1::text[], $2::text[]) AS deciding(name, start)"
+        # As the launcher leaves it: the gates are asked at the bake's end at the latest.
+        moments = "jsonb_build_object('bake_start', start, 'next_judge', bake_end)"
+        started = f"(body || jsonb_build_object('step', body->'step' || {moments}))"
+        deciding = "unnest($1::text[], $2::text[], $3::text[]) AS deciding(name, start, bake_end)"
         starts = [(end - timedelta(seconds=43_200)).isoformat() for end in ends.values()]
-        await conn.execute(copy.format(due="now()", body=started, which=deciding), list(ends), starts)
+        await conn.execute(
+            copy.format(due="now()", body=started, which=deciding),
+            list(ends),
+            starts,
+            [end.isoformat() for end in ends.values()],
+        )
         await conn.execute("UPDATE launches SET next_due_time = now() + interval '9 minutes' WHERE id = 'l1'")
         await conn.execute("ANALYZE launches")
         return ends
