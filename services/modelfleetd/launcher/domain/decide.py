@@ -334,7 +334,10 @@ def _begin_bake(launch: Launch, state: ShareState, now: datetime) -> Action:
     seen_by = "by its requests" if state is ShareState.OBSERVED else "by the proxy's word, for lack of requests"
     step = replace(launch.step, bake_start=now)
     share = launch.step_plan.share
-    baking = ask_again(replace(launch, step=step, weight_time=launch.weight_time or now), now)
+    baking = replace(launch, step=step, weight_time=launch.weight_time or now)
+    if launch.policy.bake_duration:
+        # Without a bake its gates are asked at once.
+        baking = ask_again(baking, now)
     called, bake = launch.region_plan.candidate.called, span(launch.policy.bake_duration)
     message = f"the {called} has its {percent(share)} ({seen_by}); bakes for {bake}"
     return Advance("BakeBegan", message, baking, progress=False)
