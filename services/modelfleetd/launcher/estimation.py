@@ -22,9 +22,10 @@ from modelfleetd.launcher.domain.beside import lent_to
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.hold import HoldState
-from modelfleetd.launcher.domain.launch import Launch, ModelFacts
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side
 from modelfleetd.launcher.domain.policy import Criterion
+from modelfleetd.launcher.domain.record import ModelFacts
 from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share, inputs_of
 from modelfleetd.launcher.domain.words import percent
 from modelfleetd.launcher.intents import items_of

@@ -25,8 +25,10 @@ from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wai
 from modelfleetd.launcher.domain.decide import SOON, awaits_hold, next_action
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.hold import Hold, HoldState
-from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, GateVerdict, Intent, Launch, State
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Seen
+from modelfleetd.launcher.domain.record import ON_PLATFORM, Act, GateVerdict, Intent
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.words import listed
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.intents import intent_of

@@ -18,23 +18,13 @@ from modelfleetd.launcher.domain import plan as plans
 from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.actions import Call, Wait
 from modelfleetd.launcher.domain.beside import Beside
+from modelfleetd.launcher.domain.deadlines import accounted, begin_step, postponed
 from modelfleetd.launcher.domain.hold import HoldState
-from modelfleetd.launcher.domain.launch import (
-    ON_PLATFORM,
-    UNCHANGED,
-    Act,
-    Launch,
-    PauseReason,
-    Share,
-    State,
-    accounted,
-    begin_step,
-    enter,
-    going_back,
-    postponed,
-)
+from modelfleetd.launcher.domain.launch import Launch, enter, going_back
 from modelfleetd.launcher.domain.observed import Observed
 from modelfleetd.launcher.domain.plan import Inputs, Pace, RegionPlan, Room
+from modelfleetd.launcher.domain.record import ON_PLATFORM, Act, PauseReason, Share
+from modelfleetd.launcher.domain.states import UNCHANGED, State
 from modelfleetd.launcher.domain.strategies import final_share
 
 # What is there of each model, by region and model.

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from modelfleetd.launcher.domain.launch import Condition, GateVerdict, Launch
+    from modelfleetd.launcher.domain.launch import Launch
+    from modelfleetd.launcher.domain.record import Condition, GateVerdict
 
 PAUSED: Final = "Paused"
 # The causes that are up to people: approvals, and gates that ask people.
