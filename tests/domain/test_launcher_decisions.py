@@ -26,9 +26,11 @@ from modelfleetd.launcher.domain.outcomes import (
     refused,
     reserved,
 )
-from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, Room, Side, make
+from modelfleetd.launcher.domain.plan import Plan
+from modelfleetd.launcher.domain.planning import Inputs, Pace, Room, make
 from modelfleetd.launcher.domain.policy import Approval, Policy, StabilityGate
 from modelfleetd.launcher.domain.record import Act, GateVerdict, Intent, ModelFacts, PhaseTime, Verdict
+from modelfleetd.launcher.domain.sides import Side
 from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.verbs import abort, approve, pause, resume, skip_step
 

@@ -19,7 +19,7 @@ from modelfleetd.launcher.domain.frozen import Open
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.notifications import Notification, notifications
-from modelfleetd.launcher.domain.plan import Room
+from modelfleetd.launcher.domain.planning import Room
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
 from modelfleetd.launcher.domain.record import ModelFacts, PhaseTime, Share, Verdict
 from modelfleetd.launcher.domain.replicas import replicas_for

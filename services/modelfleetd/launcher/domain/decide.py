@@ -19,8 +19,8 @@ from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import Launch, enter, going_back
 from modelfleetd.launcher.domain.observed import Seen, ShareState, in_proportion, share_state
 from modelfleetd.launcher.domain.outcomes import reservation_gone
-from modelfleetd.launcher.domain.plan import Side
 from modelfleetd.launcher.domain.record import Act
+from modelfleetd.launcher.domain.sides import Side
 from modelfleetd.launcher.domain.states import UNCHANGED, State
 from modelfleetd.launcher.domain.words import be, count, listed, percent, span
 
