@@ -8,12 +8,12 @@ Everything is decided from what is really there: a launch that was left alone fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd.launcher.domain import frozen, gates, people, preemption, undo, waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import (
     UNCHANGED,

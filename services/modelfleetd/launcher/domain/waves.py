@@ -8,10 +8,10 @@ begins when all have their share, the gates judge over all of them, and the next
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Final
 
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Wait
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.launch import Launch, State
 from modelfleetd.launcher.domain.observed import Seen
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan
