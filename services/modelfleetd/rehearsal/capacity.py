@@ -33,7 +33,7 @@ from modelfleetd.capacity.domain.room import room_of
 from modelfleetd.capacity.domain.settlement import Settlement, settle
 from modelfleetd.capacity.domain.waiting import NEWEST, Claim, Line, Prospect, Release, release_time
 from modelfleetd.clock import Clock
-from modelfleetd.errors import LaunchEnded, QuotaExceeded, ResourceExists, ResourceNotFound
+from modelfleetd.errors import LaunchEnded, ResourceExists, ResourceNotFound
 from modelfleetd.launcher.domain.hold import HeldPlace, Hold, HoldState
 from modelfleetd.launcher.domain.hold import Promise as TheirPromise
 from modelfleetd.launcher.domain.plan import Room as TheirRoom
@@ -76,8 +76,8 @@ class MemoryCapacity:
         self.quota = dict(quota)
         self.entries = 0
         self.peak = 0
-        self.free_again: Callable[[], None] = lambda: None
-        self.held: Callable[[str], None] = lambda launch: None
+        self.free_again: Callable[[], None] = _nothing
+        self.held: Callable[[str], None] = _nothing
         self._clock = clock
         self._future = future_reservations
         self._bookings: dict[tuple[str, Place], int] = {}
@@ -518,4 +518,5 @@ def _promises(prospect: Prospect) -> tuple[TheirPromise, ...]:
     )
 
 
-__all__ = ["MemoryCapacity", "Oversold", "QuotaExceeded"]
+def _nothing(*given: object) -> None:
+    """Nobody listens."""

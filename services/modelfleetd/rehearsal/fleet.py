@@ -11,7 +11,7 @@ import hashlib
 import heapq
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, cast
 
@@ -77,7 +77,7 @@ class Route:
     flavor: str = FLAVOR
     units: int = 1
     startup: timedelta = timedelta(minutes=3)
-    behaviour: Behaviour = Behaviour()
+    behaviour: Behaviour = field(default_factory=Behaviour)
 
     @property
     def target(self) -> str:
@@ -501,6 +501,11 @@ class Fleet:
         for difference in self.capacity.differences():
             self.oracle.breaks(f"the books of {self.pool} differ: {difference}")
 
+    @property
+    def effects(self) -> int:
+        """How many things agents did."""
+        return sum(len(simulator.ledger) for simulator in self._simulators.values())
+
     def trace(self) -> str:
         """A digest of everything that agents did and launches went through: the same seed has the same."""
         digest = hashlib.sha256()
@@ -600,9 +605,16 @@ class Fleet:
         if reason == "Refused" and launch.state in (State.ESTIMATING, State.PREPARING) and seconds >= _AGAIN / 2:
             self._refused[launch.name] = None
             return _QUIETEST
+        if reason == "Baking":
+            return max(seconds, min(self._next_event(launch.model_type), self._until_judged(launch)))
         if seconds >= 1.0 or not launch.touched:
             return seconds
         return max(seconds, min(self._next_event(launch.model_type), _QUIET if seconds >= 0.2 else seconds))
+
+    def _until_judged(self, launch: Launch) -> float:
+        """Seconds until the gates of a bake are asked again, or it ends."""
+        times = [time for time in (launch.step.next_judge, launch.bake_end) if time is not None]
+        return (min(times) - self.clock.now()).total_seconds() if times else 0.0
 
     def _next_event(self, model_type: str) -> float:
         """Seconds until something happens on a route; a second where nothing is due but requests."""

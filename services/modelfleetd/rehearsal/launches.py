@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from modelfleetd.clock import Clock
@@ -17,7 +17,7 @@ from modelfleetd.errors import ResourceNotFound
 from modelfleetd.launcher.domain import preemption
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.freeze import FreezeWindow
-from modelfleetd.launcher.domain.launch import Launch, State
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.notifications import Notification, notifications
 from modelfleetd.launcher.reconciler import LEASE_SECONDS
 from modelfleetd.launcher.store import Change, Claim
@@ -70,10 +70,10 @@ class MemoryLaunches:
         """
         self.rows: dict[str, Row] = {}
         self.windows: list[FreezeWindow] = []
-        self.patience: Callable[[Launch, float], float] = lambda launch, seconds: seconds
-        self.before_write: Callable[[Launch], None] = lambda launch: None
-        self.changed: Callable[[Launch, Launch], None] = lambda before, after: None
-        self.scheduled: Callable[[Row], None] = lambda row: None
+        self.patience: Callable[[Launch, float], float] = _as_it_wants
+        self.before_write: Callable[[Launch], None] = _nothing
+        self.changed: Callable[[Launch, Launch], None] = _nothing
+        self.scheduled: Callable[[Row], None] = _nothing
         self._clock = clock
         self._chance = chance
         self._history = history
@@ -271,11 +271,9 @@ class MemoryLaunches:
             self.wake(other.name, SOONEST)
 
 
-def is_on_the_way(launch: Launch) -> bool:
-    """Whether it changes what serves now."""
-    return launch.activated and not launch.ended and launch.state not in (State.PENDING, State.ESTIMATING)
+def _as_it_wants(_: Launch, seconds: float) -> float:
+    return seconds
 
 
-def moment(now: datetime, seconds: float) -> datetime:
-    """A moment so many seconds later."""
-    return now + timedelta(seconds=seconds)
+def _nothing(*given: object) -> None:
+    """Nobody listens."""

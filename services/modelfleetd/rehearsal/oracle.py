@@ -79,7 +79,7 @@ class Oracle:
 
     def skip(self, model_type: str, region: str, simulator: Simulator) -> None:
         """What an agent did until now is history."""
-        self.look(model_type, region, simulator, (), lambda name: None)
+        self.look(model_type, region, simulator, (), dict[str, Launch]().get)
 
     def _check_abort(self, key: tuple[str, str], effect: Effect, find: Callable[[str], Launch | None]) -> None:
         """After an abort nobody asks for more weight for the model that was growing."""

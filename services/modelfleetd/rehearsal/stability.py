@@ -25,7 +25,7 @@ from modelfleetd.stability.domain.points import Evidence, span_between
 from modelfleetd.stability.domain.sums import NOTHING, Exposure, Positives, Sums
 
 BASE_RATE: Final = 0.05
-WINDOW: Final = timedelta(minutes=10)
+WINDOW: Final = timedelta(minutes=4)
 _PREDICTION: Final = "click"
 _CRITERION: Final = Criterion(_PREDICTION, calibration=Limits(0.8, 1.25), min_positives=100)
 # Above this many, a normal draw is as good as a binomial one.

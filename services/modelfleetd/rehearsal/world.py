@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
-from typing import Any, Final
+from typing import Final, cast
 
 from modelfleetd.capacity.domain.replicas import DEFAULTS, filled, replicas_for_route
 from modelfleetd.errors import PartUnavailable
@@ -271,5 +271,4 @@ class MemoryWorld:
         return self._stability.judge(model, since)
 
     def at(self, address: str) -> Platform:
-        agent: Any = self.agents[address]
-        return agent
+        return cast("Platform", self.agents[address])
