@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
 from modelfleetd.clock import Clock
 from modelfleetd.errors import ResourceNotFound
 from modelfleetd.launcher.domain import preemption
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.freeze import FreezeWindow
 from modelfleetd.launcher.domain.launch import Launch

@@ -60,8 +60,10 @@ def shifted(launch: Launch) -> range:
 def at_region(launch: Launch, region: int) -> Launch:
     """The launch as one region of its wave sees it: where that has fewer steps, it stays at its last."""
     assert launch.plan is not None
-    steps = len(launch.plan.regions[region].steps)
-    return replace(launch, step=replace(launch.step, region=region, number=min(launch.step.number, steps)))
+    number = min(launch.step.number, len(launch.plan.regions[region].steps))
+    if (launch.step.region, launch.step.number) == (region, number):
+        return launch
+    return replace(launch, step=replace(launch.step, region=region, number=number))
 
 
 def to_observe(launch: Launch) -> tuple[str, ...]:
