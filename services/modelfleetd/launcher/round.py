@@ -10,7 +10,6 @@ import asyncio
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -22,6 +21,7 @@ from modelfleetd.kit.telemetry import within_trace
 from modelfleetd.launcher import spans
 from modelfleetd.launcher.domain import availability, frozen, gates, outcomes, preemption, waits, waves
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.decide import SOON, awaits_hold, next_action
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.hold import Hold, HoldState

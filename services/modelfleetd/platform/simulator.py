@@ -237,6 +237,17 @@ class Simulator:
         """When something is due next, in the clock's monotonic seconds; None while nothing is."""
         return self._events[0].due if self._events else None
 
+    def desired(self, target: str) -> DesiredServing | None:
+        """What a target is worked towards; None where nobody has asked for anything."""
+        known = self._targets.get(target)
+        return None if known is None else known.desired
+
+    def requests(self, target: str, model: str) -> int:
+        """How many requests a model has answered on a target so far."""
+        self.catch_up()
+        known = self._targets.get(target)
+        return 0 if known is None or model not in known.counters else known.counters[model].requests
+
     def catch_up(self) -> None:
         """Lets everything happen that is due by the clock."""
         end = self._clock.monotonic()

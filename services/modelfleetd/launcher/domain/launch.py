@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from modelfleetd.launcher.domain.beside import Beside
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold
@@ -556,6 +557,8 @@ def accounted(launch: Launch, now: datetime) -> Launch:
     goes on baking.
     """
     since, frozen, people, asked = launch.step.held_since, launch.frozen, launch.people_wait, launch.asked
+    if since is None and frozen is None and people is None and asked.held_since is None:
+        return launch
     still = [] if since is None or errors_count(launch) else [since]
     still += [] if asked.held_since is None else [asked.held_since]
     still += [] if frozen is None else [frozen.counted]
