@@ -12,7 +12,8 @@ from modelfleetd.errors import FleetError, RevisionMismatch
 from modelfleetd.kit.failpoint import passing
 from modelfleetd.launcher.domain import outcomes
 from modelfleetd.launcher.domain.hold import Hold
-from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, Intent, Launch, Share, going_back
+from modelfleetd.launcher.domain.launch import Launch, going_back
+from modelfleetd.launcher.domain.record import ON_PLATFORM, Act, Intent, Share
 from modelfleetd.launcher.estimation import decide, estimate, target_of
 from modelfleetd.launcher.ports import HeldUnits, HoldRequest, UsedUnits, World
 from modelfleetd.launcher.remote import is_undecided

@@ -10,7 +10,6 @@ import asyncio
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -22,11 +21,14 @@ from modelfleetd.kit.telemetry import within_trace
 from modelfleetd.launcher import spans
 from modelfleetd.launcher.domain import availability, frozen, gates, outcomes, preemption, waits, waves
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.decide import SOON, awaits_hold, next_action
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.hold import Hold, HoldState
-from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, GateVerdict, Intent, Launch, State
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Seen
+from modelfleetd.launcher.domain.record import ON_PLATFORM, Act, GateVerdict, Intent
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.words import listed
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.intents import intent_of

@@ -26,7 +26,9 @@ from modelfleetd.launcher.api.holds import Holding
 from modelfleetd.launcher.domain import envelope, outcomes, policy, preemption, strategies, verbs
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import FreezeOverride, Launch, PhaseTime, State, Strategy
+from modelfleetd.launcher.domain.launch import Launch, Strategy
+from modelfleetd.launcher.domain.record import FreezeOverride, PhaseTime
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.estimation import decide, estimate
 from modelfleetd.launcher.wire import launches as wire
 from modelfleetd.launcher.wire.policy import policy_from_proto, strategy_from_proto

@@ -17,7 +17,8 @@ from modelfleetd.launcher.api.base import Base, Context, caller
 from modelfleetd.launcher.domain import verbs, waves
 from modelfleetd.launcher.domain.decision import Approver
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import Launch, State
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.looking import look
 from modelfleetd.launcher.wire import launches as wire
 
