@@ -15,7 +15,7 @@ from modelfleetd.launcher.domain import decide, shares, undo
 from modelfleetd.launcher.domain.actions import Action, Wait
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Observed, Seen, ShareState
-from modelfleetd.launcher.domain..py import Intent
+from modelfleetd.launcher.domain.record import Intent
 from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.looking import Look
