@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -133,6 +134,7 @@ class Fleet:
         history: int | None = None,
         pool: str = POOL,
         team: str = TEAM,
+        launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches,
     ) -> None:
         """Makes a fleet without routes.
 
@@ -144,6 +146,7 @@ class Fleet:
             history: events that are kept of each launch; None: all.
             pool: its name.
             team: whose it is.
+            launches: makes the launcher's store.
         """
         self.clock = clock or ManualClock()
         self.oracle = Oracle()
@@ -151,7 +154,7 @@ class Fleet:
         self.chance = Chance(f"{seed} accidents")
         self.capacity = MemoryCapacity(pool, {}, self.clock, future_reservations=future_reservations)
         self.stability = MemoryStability(seed, self.clock.now, self._requests)
-        self.launches = MemoryLaunches(self.clock, self.chance, history)
+        self.launches = launches(self.clock, self.chance, history)
         self.routes: dict[str, Route] = {}
         self.pool, self.team = pool, team
         self.rounds = self.crashes = self.stalls = 0
@@ -293,7 +296,7 @@ class Fleet:
         now, route = self.clock.now(), self.registry.type_of(model_type)
         launch = Launch(
             name=f"launches/{launch_id}",
-            uid=f"launches/{launch_id}",
+            uid=str(uuid.UUID(hashlib.sha256(f"{self._seed} {launch_id}".encode()).hexdigest()[:32], version=4)),
             model_type=model_type,
             candidate=candidate,
             strategy=strategy,
@@ -529,7 +532,7 @@ class Fleet:
     async def _round(self, row: Row) -> None:
         """One round, which may crash."""
         name = row.name
-        claim = self.launches.claim(name)
+        claim = await self.launches.claim(name)
         self._trouble(row)
         self.rounds += 1
         self.chance.trouble = row.trouble

@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from statistics import median
 from typing import Final
 
+from modelfleetd.clock import ManualClock
 from modelfleetd.errors import FleetError
 from modelfleetd.launcher.domain.figures import (
     CauseCount,
@@ -35,8 +36,9 @@ from modelfleetd.launcher.domain.freeze import FreezeWindow, Schedule
 from modelfleetd.launcher.domain.launch import NO_TIME, Launch, State, Strategy
 from modelfleetd.launcher.domain.policy import Approval, Policy
 from modelfleetd.platform.simulator import Behaviour
-from modelfleetd.rehearsal.chance import NO_TROUBLE, Trouble
+from modelfleetd.rehearsal.chance import NO_TROUBLE, Chance, Trouble
 from modelfleetd.rehearsal.fleet import REGION, Fleet, Route
+from modelfleetd.rehearsal.launches import MemoryLaunches
 
 _DAY: Final = 86_400.0
 _TIERS: Final = ("TIER0", "TIER1", "TIER2", "TIER3", "TIER4")
@@ -237,6 +239,7 @@ class TeamRehearsal:
 
     plan: FleetPlan
     team: int
+    launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches
     fleet: Fleet = field(init=False)
     refused: int = 0
 
@@ -256,6 +259,7 @@ class TeamRehearsal:
             history=20,
             pool=f"pools/team{team}",
             team=f"teams/team{team}",
+            launches=self.launches,
         )
         for route in self._routes:
             self.fleet.add_type(route)
