@@ -50,7 +50,7 @@ REGION: Final = "regions/local"
 _QUIET: Final = 5.0
 _QUIETEST: Final = 600.0
 # What only others can end: whoever does wakes the launch.
-_UP_TO_OTHERS: Final = frozenset({"CapacityPromised", "AwaitingApproval", "AwaitingPeople", "RouteBusy"})
+_UP_TO_OTHERS: Final = frozenset({"AwaitingApproval", "AwaitingPeople", "RouteBusy"})
 # What is refused for want of capacity is asked for again so much after something was freed, at most.
 _AGAIN: Final = 30.0
 _SETTLE: Final = 5.0
@@ -604,10 +604,12 @@ class Fleet:
         waiting = launch.condition("Waiting")
         reason = waiting.reason if waiting is not None else ""
         if reason in _UP_TO_OTHERS:
+            return max(seconds, _QUIETEST if launch.reservation else 6 * _QUIETEST)
+        if reason == "CapacityPromised":
             return max(seconds, _QUIETEST)
         if reason == "Refused" and launch.state in (State.ESTIMATING, State.PREPARING) and seconds >= _AGAIN / 2:
             self._refused[launch.name] = None
-            return _QUIETEST
+            return 6 * _QUIETEST
         if reason == "Baking":
             return max(seconds, min(self._next_event(launch.model_type), self._until_judged(launch)))
         if seconds >= 1.0 or not launch.touched:

@@ -33,7 +33,7 @@ from modelfleetd.launcher.domain.figures import (
     figures_of,
 )
 from modelfleetd.launcher.domain.freeze import FreezeWindow, Schedule
-from modelfleetd.launcher.domain.launch import NO_TIME, Launch, State, Strategy
+from modelfleetd.launcher.domain.launch import NO_TIME, UNCHANGED, Launch, State, Strategy
 from modelfleetd.launcher.domain.policy import Approval, Policy
 from modelfleetd.platform.simulator import Behaviour
 from modelfleetd.rehearsal.chance import NO_TROUBLE, Chance, Trouble
@@ -52,6 +52,8 @@ _MACHINES: Final = Behaviour(
 # After the last launch was created, what is under way may take so much longer.
 _AFTERWARDS: Final = 14 * _DAY
 _STEPS: Final = 5
+# So long people wait for a launch to begin.
+_PATIENCE: Final = 2 * _DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +379,8 @@ class TeamRehearsal:
             fleet.at_step(name, step, lambda fleet: fleet.promote(name))
         if draw.random() < 0.03 * often:
             fleet.at_step(name, step, lambda fleet: fleet.abort(name))
+        # Nobody waits for ever: what has not begun by then is given up.
+        fleet.after(_PATIENCE, lambda fleet: _give_up(fleet, name))
         if draw.random() < 0.01 * often:
             fleet.after(draw.uniform(0.0, 3_600.0), lambda fleet: fleet.abort(name, reason="not needed any more"))
         if draw.random() < 0.05 * often:
@@ -422,6 +426,11 @@ class TeamRehearsal:
             trace=fleet.trace(),
             seconds=seconds,
         )
+
+
+def _give_up(fleet: Fleet, name: str) -> None:
+    if fleet.launches.rows[name].launch.state in UNCHANGED:
+        fleet.abort(name, reason="waited for too long")
 
 
 def _route_of(fleet: Fleet, name: str) -> str:
