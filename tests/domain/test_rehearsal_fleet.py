@@ -15,9 +15,10 @@ import pytest
 from modelfleetd.capacity.domain.ledger import Account, Entry
 from modelfleetd.capacity.domain.pool import Place
 from modelfleetd.launcher.documents import from_document, to_document
-from modelfleetd.launcher.domain.launch import Launch, State, Strategy
+from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.observed import Observed
 from modelfleetd.launcher.domain.policy import Approval, Policy
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.platform.simulator import Behaviour
 from modelfleetd.rehearsal.capacity import MemoryCapacity
 from modelfleetd.rehearsal.chance import Trouble

@@ -24,6 +24,7 @@ from typing import Final
 
 from modelfleetd.clock import ManualClock
 from modelfleetd.errors import FleetError
+from modelfleetd.launcher.domain.deadlines import NO_TIME
 from modelfleetd.launcher.domain.figures import (
     CauseCount,
     Figures,
@@ -33,8 +34,9 @@ from modelfleetd.launcher.domain.figures import (
     figures_of,
 )
 from modelfleetd.launcher.domain.freeze import FreezeWindow, Schedule
-from modelfleetd.launcher.domain.launch import NO_TIME, UNCHANGED, Launch, State, Strategy
+from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.policy import Approval, Policy
+from modelfleetd.launcher.domain.states import UNCHANGED, State
 from modelfleetd.platform.simulator import Behaviour
 from modelfleetd.rehearsal.chance import NO_TROUBLE, Chance, Trouble
 from modelfleetd.rehearsal.fleet import REGION, Fleet, Route
