@@ -7,6 +7,7 @@ Nothing that comes of a request names the URL or the secret: of some services th
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -16,9 +17,8 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import httpx
 import yaml
 
 from modelfleetd.clock import Clock
@@ -26,6 +26,9 @@ from modelfleetd.launcher.domain.launch import Verdict
 from modelfleetd.launcher.domain.notifications import ALERTMANAGER, Audience, Kind
 from modelfleetd.launcher.ports import Judgement
 from modelfleetd.names import ID_EXPECTATION, is_id
+
+if TYPE_CHECKING:
+    import httpx
 
 SECONDS: Final = 10.0
 # Webhooks of one file; bytes of the file, of an answer, and of what is shown of one.
@@ -77,9 +80,15 @@ class Webhooks:
         self._webhooks = {webhook.name: webhook for webhook in webhooks}
         self._clock = clock
         self._seconds = seconds
+
+    @functools.cached_property
+    def _http(self) -> httpx.AsyncClient:
+        # Brings a command line of its own: only who has a webhook waits for its import.
+        import httpx
+
         # Where they are, is the operator's word alone: neither answers nor the environment lead elsewhere.
-        self._http = httpx.AsyncClient(
-            follow_redirects=False, trust_env=False, timeout=seconds, verify=ssl.create_default_context()
+        return httpx.AsyncClient(
+            follow_redirects=False, trust_env=False, timeout=self._seconds, verify=ssl.create_default_context()
         )
 
     @property
@@ -94,7 +103,8 @@ class Webhooks:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._http.aclose()
+        if "_http" in self.__dict__:
+            await self._http.aclose()
 
     async def tell(self, name: str, key: str, document: Mapping[str, Any]) -> None:
         """Sends a document; the same key says that it is the same one again.
@@ -121,6 +131,8 @@ class Webhooks:
         return _understood(name, body)
 
     async def _post(self, name: str, key: str, document: Mapping[str, Any]) -> bytes:
+        import httpx
+
         webhook = self._webhooks.get(name)
         if webhook is None:
             raise NotTaken(f"{name} is not configured any more")
@@ -260,6 +272,8 @@ def _secret_of(given: Mapping[str, Any], environment: Mapping[str, str]) -> Call
 def _is_safe(url: object) -> bool:
     if not isinstance(url, str):
         return False
+    import httpx
+
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
