@@ -7,7 +7,6 @@ Nothing that comes of a request names the URL or the secret: of some services th
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 import hmac
 import ipaddress
@@ -80,16 +79,7 @@ class Webhooks:
         self._webhooks = {webhook.name: webhook for webhook in webhooks}
         self._clock = clock
         self._seconds = seconds
-
-    @functools.cached_property
-    def _http(self) -> httpx.AsyncClient:
-        # Brings a command line of its own: only who has a webhook waits for its import.
-        import httpx
-
-        # Where they are, is the operator's word alone: neither answers nor the environment lead elsewhere.
-        return httpx.AsyncClient(
-            follow_redirects=False, trust_env=False, timeout=self._seconds, verify=ssl.create_default_context()
-        )
+        self._http = _client(seconds) if self._webhooks else None
 
     @property
     def audience(self) -> Audience:
@@ -103,7 +93,7 @@ class Webhooks:
 
     async def close(self) -> None:
         """Closes the connections."""
-        if "_http" in self.__dict__:
+        if self._http is not None:
             await self._http.aclose()
 
     async def tell(self, name: str, key: str, document: Mapping[str, Any]) -> None:
@@ -151,6 +141,7 @@ class Webhooks:
             raise NotTaken(f"{name} cannot be reached ({type(error).__name__})") from None
 
     async def _exchange(self, webhook: Webhook, headers: Mapping[str, str], body: bytes) -> bytes:
+        assert self._http is not None, "made with the first webhook"
         async with self._http.stream("POST", webhook.url, content=body, headers=dict(headers)) as answer:
             if not answer.is_success:
                 raise NotTaken(f"{webhook.name} answered with status {answer.status_code}")
@@ -267,6 +258,16 @@ def _secret_of(given: Mapping[str, Any], environment: Mapping[str, str]) -> Call
         return lambda: secret
     path = Path(given["secret_file"])
     return lambda: path.read_bytes().strip()
+
+
+def _client(seconds: float) -> httpx.AsyncClient:
+    # Brings a command line of its own: only who has a webhook waits for its import.
+    import httpx
+
+    # Where they are, is the operator's word alone: neither answers nor the environment lead elsewhere.
+    return httpx.AsyncClient(
+        follow_redirects=False, trust_env=False, timeout=seconds, verify=ssl.create_default_context()
+    )
 
 
 def _is_safe(url: object) -> bool:
