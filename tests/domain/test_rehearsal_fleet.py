@@ -30,7 +30,7 @@ HERE = Place(FLAVOR, REGION)
 
 
 async def fleet_of(
-    *sizes: int, spare: int, seed: int = 0, future_reservations: bool = True, **behaviour: float
+    *sizes: int, spare: int, seed: int = 0, future_reservations: bool = True, **behaviour: Any
 ) -> Fleet:
     """Routes `modelTypes/t0`, `modelTypes/t1` … of so many replicas, each with a model `new` that needs as many."""
     fleet = Fleet(seed=seed, spare=spare, future_reservations=future_reservations)

@@ -246,7 +246,7 @@ class Simulator:
         """How many requests a model has answered on a target so far."""
         self.catch_up()
         known = self._targets.get(target)
-        return 0 if known is None or model not in known.counters else known.counters[model].requests
+        return 0 if known is None or model not in known.traffic.counters else known.traffic.counters[model].requests
 
     def catch_up(self) -> None:
         """Lets everything happen that is due by the clock."""
