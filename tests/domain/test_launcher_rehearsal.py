@@ -182,7 +182,7 @@ async def test_an_agent_that_is_cut_off_holds_the_launch_and_its_deadlines() -> 
 
 async def test_a_candidate_whose_replicas_never_start_is_taken_back_at_the_deadline() -> None:
     # A short one: all that time, the agent tries again twice a second and the launcher looks.
-    policy = Policy(step_deadline=timedelta(minutes=2), stability_gate=StabilityGate(disabled=True))
+    policy = Policy(step_deadline=timedelta(seconds=30), stability_gate=StabilityGate(disabled=True))
     rehearsal = Rehearsal(old=20, new=20, free=6, policy=policy)
     rehearsal.simulator.failing_models.add(NEW)
     await rehearsal.prepare()

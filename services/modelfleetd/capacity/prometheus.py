@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
-
 from modelfleetd.capacity.domain.demand import STEP, Rates, pieces
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit import deadline
@@ -31,6 +29,9 @@ class Prometheus:
     """A Prometheus server, or whatever speaks its HTTP API."""
 
     def __init__(self, url: str) -> None:
+        # Brings a command line of its own: only who has a Prometheus waits for its import.
+        import httpx
+
         # Where it is, is the operator's word alone: neither answers nor the environment lead elsewhere.
         self._http = httpx.AsyncClient(
             base_url=url, follow_redirects=False, trust_env=False, verify=ssl.create_default_context()
@@ -65,6 +66,8 @@ class Prometheus:
         return Rates(values, None if newest is None else datetime.fromtimestamp(newest, UTC), dropped)
 
     async def _series(self, query: str, first: datetime, last: datetime) -> list[Mapping[str, Any]]:
+        import httpx
+
         left = deadline.remaining()
         timeout = _MAX_SECONDS if left is None else max(0.1, min(_MAX_SECONDS, left * 0.8))
         form = {

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import httpx
-
 from modelfleetd.errors import PartUnavailable
 
 _log = logging.getLogger(__name__)
@@ -53,6 +51,9 @@ class Alertmanager:
     """One Alertmanager. Of a cluster each is told: they agree among themselves on who notifies."""
 
     def __init__(self, url: str) -> None:
+        # Brings a command line of its own: only who has an Alertmanager waits for its import.
+        import httpx
+
         parsed = httpx.URL(url)
         # For people and figures: a password in its URL is told to nobody.
         self.host = parsed.host if parsed.port is None else f"{parsed.host}:{parsed.port}"
@@ -70,6 +71,8 @@ class Alertmanager:
         Raises:
             PartUnavailable: it did not take them over.
         """
+        import httpx
+
         try:
             answer = await self._http.post(
                 "/api/v2/alerts", json=[alert.as_data() for alert in alerts], timeout=_SECONDS

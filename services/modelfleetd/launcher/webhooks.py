@@ -16,9 +16,8 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import httpx
 import yaml
 
 from modelfleetd.clock import Clock
@@ -26,6 +25,9 @@ from modelfleetd.launcher.domain.notifications import ALERTMANAGER, Audience, Ki
 from modelfleetd.launcher.domain.record import Verdict
 from modelfleetd.launcher.ports import Judgement
 from modelfleetd.names import ID_EXPECTATION, is_id
+
+if TYPE_CHECKING:
+    import httpx
 
 SECONDS: Final = 10.0
 # Webhooks of one file; bytes of the file, of an answer, and of what is shown of one.
@@ -77,10 +79,7 @@ class Webhooks:
         self._webhooks = {webhook.name: webhook for webhook in webhooks}
         self._clock = clock
         self._seconds = seconds
-        # Where they are, is the operator's word alone: neither answers nor the environment lead elsewhere.
-        self._http = httpx.AsyncClient(
-            follow_redirects=False, trust_env=False, timeout=seconds, verify=ssl.create_default_context()
-        )
+        self._http = _client(seconds) if self._webhooks else None
 
     @property
     def audience(self) -> Audience:
@@ -94,7 +93,8 @@ class Webhooks:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._http.aclose()
+        if self._http is not None:
+            await self._http.aclose()
 
     async def tell(self, name: str, key: str, document: Mapping[str, Any]) -> None:
         """Sends a document; the same key says that it is the same one again.
@@ -121,6 +121,8 @@ class Webhooks:
         return _understood(name, body)
 
     async def _post(self, name: str, key: str, document: Mapping[str, Any]) -> bytes:
+        import httpx
+
         webhook = self._webhooks.get(name)
         if webhook is None:
             raise NotTaken(f"{name} is not configured any more")
@@ -139,6 +141,7 @@ class Webhooks:
             raise NotTaken(f"{name} cannot be reached ({type(error).__name__})") from None
 
     async def _exchange(self, webhook: Webhook, headers: Mapping[str, str], body: bytes) -> bytes:
+        assert self._http is not None, "made with the first webhook"
         async with self._http.stream("POST", webhook.url, content=body, headers=dict(headers)) as answer:
             if not answer.is_success:
                 raise NotTaken(f"{webhook.name} answered with status {answer.status_code}")
@@ -257,9 +260,21 @@ def _secret_of(given: Mapping[str, Any], environment: Mapping[str, str]) -> Call
     return lambda: path.read_bytes().strip()
 
 
+def _client(seconds: float) -> httpx.AsyncClient:
+    # Brings a command line of its own: only who has a webhook waits for its import.
+    import httpx
+
+    # Where they are, is the operator's word alone: neither answers nor the environment lead elsewhere.
+    return httpx.AsyncClient(
+        follow_redirects=False, trust_env=False, timeout=seconds, verify=ssl.create_default_context()
+    )
+
+
 def _is_safe(url: object) -> bool:
     if not isinstance(url, str):
         return False
+    import httpx
+
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
