@@ -21,7 +21,7 @@ def _after(session: Session, launch: pb.Launch, done: str) -> None:
         return
     click.echo(f"{launch.name}: {done}")
     for why in launch.pause_reasons:
-        click.echo(f"paused by {why.author}: {why.reason}")
+        click.echo(f"paused by {why.author} since {render.clock(why.time)}: {why.reason}")
     if launch.state not in view.ENDED:
         click.echo(f"follow it: modelfleet launch watch {render.short(launch.name)}")
 
@@ -32,7 +32,7 @@ def _after(session: Session, launch: pb.Launch, done: str) -> None:
 @with_session
 def pause(session: Session, launch: str, reason: str) -> None:
     """Hold a launch where it is: weights stay, gates go on being measured."""
-    _after(session, session.client.launcher.pause_launch(name=launch_name(launch), reason=reason), "pause taken")
+    _after(session, session.client.launcher.pause_launch(name=launch_name(launch), reason=reason), "is paused")
 
 
 @click.command("resume")
