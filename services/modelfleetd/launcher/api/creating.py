@@ -238,7 +238,8 @@ class Creating(Holding):
             WrongState: it is booked in another pool.
         """
         for name in sorted({launch.rising, launch.falling} - {""}):
-            model = await self._world.registry.model(name, "launch.model_type")
+            path = "launch.candidate" if name == launch.candidate else "launch.model_type"
+            model = await self._world.registry.model(name, path)
             if model.role not in _SERVING:
                 continue
             other = await self._world.capacity.booked_elsewhere(name, launch.pool, model.flavor, launch.regions)
