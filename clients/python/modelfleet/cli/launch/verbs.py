@@ -10,7 +10,8 @@ from modelfleet.cli import completion, render
 from modelfleet.cli.launch import view
 from modelfleet.cli.launch.follow import followed, launch_name, watch_to_end
 from modelfleet.cli.launch.freeze_view import FREEZE_WINDOW
-from modelfleet.cli.session import Session, with_session
+from modelfleet.cli.launch.told import with_session
+from modelfleet.cli.session import Session
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
 
