@@ -161,8 +161,8 @@ def test_everything_of_a_launch_is_either_kept_by_a_new_attempt_or_made_afresh()
     """A new field has to be put on one of the sides: what was asked for is kept, what was found or done is not."""
     known = {field.name for field in fields(Launch)}
     fresh = {
-        "state", "queued", "baseline", "expected_revision", "candidate_facts", "baseline_facts", "lowers", "gated",
-        "plan", "envelope", "step", "undoing", "weight_time", "deadline", "approval_deadline", "plan_time",
+        "state", "queued", "behind", "baseline", "expected_revision", "candidate_facts", "baseline_facts", "lowers",
+        "gated", "plan", "envelope", "step", "undoing", "weight_time", "deadline", "approval_deadline", "plan_time",
         "watched_until", "reservation", "hold", "reserve_time", "told_release", "activated", "touched",
         "splits", "agents", "forgone", "settled", "revision", "retries", "conditions", "pause_reasons",
         "waits", "frozen",
