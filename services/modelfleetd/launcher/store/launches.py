@@ -90,7 +90,7 @@ class Launches(Notifications):
 
     async def ahead_of(self, launch: Launch) -> str:
         """The launch whose end a queued one waits for; empty where there is none any more."""
-        first = await self.first_on(launch.model_type)
+        first = await self.first_on(launch.model_type, only_mitigations=False)
         return first if first is not None and first != launch.name else ""
 
     async def active_on(self, model_type: str) -> Launch | None:
