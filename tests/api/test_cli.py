@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +127,28 @@ def test_every_verb_explains_itself_and_has_an_output_format(noun: str, capsys: 
     for path in verbs(group, [noun]):
         assert main([*path, "--help"]) == 0
         assert "Usage: modelfleet" in capsys.readouterr().out
+
+
+def test_no_list_of_commands_cuts_a_sentence_off_on_a_narrow_terminal() -> None:
+    import click
+
+    from modelfleet.cli import root
+
+    def groups(command: click.Command, parent: click.Context | None, name: str) -> Iterator[click.Context]:
+        context = click.Context(command, parent=parent, info_name=name, terminal_width=80)
+        if isinstance(command, click.Group):
+            yield context
+            for each in command.list_commands(context):
+                found = command.get_command(context, each)
+                assert found is not None
+                yield from groups(found, context, each)
+
+    walked = list(groups(root, None, "modelfleet"))
+    assert len(walked) > 20
+    for context in walked:
+        listed = context.get_help().partition("Commands:")[2].splitlines()
+        assert listed and not any(line.endswith("...") for line in listed), context.command_path
+        assert all(len(line) <= 80 for line in listed), context.command_path
 
 
 @pytest.mark.parametrize("noun", ["capacity", "stability"])

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console, RenderableType
 
-from modelfleet.cli.launch import explain, live
+from modelfleet.cli import render
+from modelfleet.cli.launch import explain, live, view
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
@@ -169,3 +170,17 @@ def test_an_explanation_begins_with_the_sentence_and_has_its_sections(width: int
     words = " ".join(shown.split())
     assert "modelfleet launch skip l1 --step 3 --reason WHY" in words and "owner, oncall" in words
     assert "1 more before: modelfleet launch events l1" in words
+
+
+def test_a_launch_whose_baseline_is_not_pinned_yet_does_not_say_that_it_replaces_nothing() -> None:
+    waiting = pb.Launch(model_type="modelTypes/ctr", candidate="modelTypes/ctr/models/new")
+    assert view.headline(waiting) == "new replaces the baseline of ctr"
+    waiting.plan.regions.add(region="regions/eu")
+    assert view.headline(waiting) == "new replaces nothing of ctr", "its plan says that it is the first"
+
+
+def test_in_a_pipe_no_line_of_a_launch_is_filled_up_with_blanks(capsys: pytest.CaptureFixture[str]) -> None:
+    for part in explain.describe_parts(launch(), ()):
+        render.console().print(part)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 10 and [line for line in lines if line != line.rstrip()] == []

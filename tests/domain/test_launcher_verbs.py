@@ -51,7 +51,7 @@ def test_a_verb_acts_in_its_states_and_says_in_all_others_what_is_allowed(verb: 
     if verb == "AbortLaunch" and state in (State.ROLLED_BACK, State.CANCELLED):
         assert _CALLS[verb](launch) == launch, "it is back already"
     elif state in verbs.ALLOWED[verb]:
-        assert verb in named
+        assert verb in named or verb == "ResumeLaunch", "nobody has paused it"
         _CALLS[verb](launch)
     else:
         assert verb not in named
@@ -74,7 +74,34 @@ def test_what_a_launch_says_is_allowed_is_what_acts(
         except WrongState:
             assert verb not in named
         else:
-            assert verb in named or launch.ended, verb
+            assert verb in named or launch.ended or verb == "ResumeLaunch", verb
+
+
+def test_only_what_somebody_has_paused_is_offered_to_be_resumed_and_only_once_to_be_promoted() -> None:
+    def offered(launch: Launch) -> set[str]:
+        return {said.split(" (")[0] for said in verbs.allowed(launch)}
+
+    launch = shifting()
+    assert "ResumeLaunch" not in offered(launch) and "PromoteLaunch" in offered(launch)
+    paused = verbs.pause(launch, BOB, "a look", T0)
+    assert "ResumeLaunch" in offered(paused)
+    assert "PromoteLaunch" not in offered(verbs.promote(launch, BOB, "it is fine", T0))
+
+
+def test_the_same_pause_once_more_changes_nothing_and_another_reason_replaces_the_first() -> None:
+    paused = verbs.pause(shifting(), BOB, "a look", T0)
+    assert verbs.pause(paused, BOB, "a look", T0 + MINUTE) == paused
+    assert [pause.reason for pause in verbs.pause(paused, BOB, "lunch", T0 + MINUTE).pause_reasons] == ["lunch"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "why"),
+    [(Strategy.REPLACE_BASELINE, "nothing to go back to"), (Strategy.RAMP, "an experiment is ended instead")],
+)
+def test_what_cannot_be_rolled_back_says_why(strategy: Strategy, why: str) -> None:
+    first = replace(in_state(State.SUCCEEDED), strategy=strategy, baseline="")
+    with pytest.raises(WrongState, match=why):
+        verbs.check_taken_back(first, first.candidate, first.name)
 
 
 def test_every_verb_says_who_may_call_it() -> None:
@@ -134,8 +161,8 @@ def test_everything_of_a_launch_is_either_kept_by_a_new_attempt_or_made_afresh()
     """A new field has to be put on one of the sides: what was asked for is kept, what was found or done is not."""
     known = {field.name for field in fields(Launch)}
     fresh = {
-        "state", "queued", "baseline", "expected_revision", "candidate_facts", "baseline_facts", "lowers", "gated",
-        "plan", "envelope", "step", "undoing", "weight_time", "deadline", "approval_deadline", "plan_time",
+        "state", "queued", "behind", "baseline", "expected_revision", "candidate_facts", "baseline_facts", "lowers",
+        "gated", "plan", "envelope", "step", "undoing", "weight_time", "deadline", "approval_deadline", "plan_time",
         "watched_until", "reservation", "hold", "reserve_time", "told_release", "activated", "touched",
         "splits", "agents", "forgone", "settled", "revision", "retries", "conditions", "pause_reasons",
         "waits", "frozen",

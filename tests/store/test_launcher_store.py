@@ -136,9 +136,11 @@ async def test_one_launch_is_active_on_a_route_and_the_queue_moves_on_when_it_en
     await insert(store, launch("second", queued=True), launch("third", queued=True))
     claims = {claim.launch.name: claim for claim in await store.claim("a", 30, 10)}
     assert not await store.leave_queue(claims["launches/second"].launch)
+    assert await store.ahead_of(claims["launches/third"].launch) == "launches/first", "the active one ends first"
     ended = enter(claims["launches/first"].launch, State.CANCELLED, NOW)
     assert await store.record(Change(claims["launches/first"].launch, ended, due=0.0)) is not None
     assert not await store.leave_queue(claims["launches/third"].launch)
+    assert await store.ahead_of(claims["launches/second"].launch) == "", "nobody is before it any more"
     assert await store.leave_queue(claims["launches/second"].launch)
     assert not (await store.get("launches/second")).queued
 

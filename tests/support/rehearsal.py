@@ -141,6 +141,9 @@ class MemoryStore:
     async def leave_queue(self, launch: Launch) -> bool:
         return False
 
+    async def ahead_of(self, launch: Launch) -> str:
+        return ""
+
     async def get(self, name: str) -> Launch:
         self.crashes.maybe()
         return next(found for store in self.others if (found := store.load()).name == name)

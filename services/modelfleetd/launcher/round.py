@@ -144,9 +144,11 @@ class Round:
         launch = self.launch
         if launch.intent is not None and launch.intent.act not in ON_PLATFORM:
             return await self._settle_call(launch.intent)
-        if launch.queued and launch.abort is None and await self._store.leave_queue(launch):
-            self.due = 0.0
-            return False
+        if launch.queued and launch.abort is None:
+            if await self._store.leave_queue(launch):
+                self.due = 0.0
+                return False
+            launch = self.launch = replace(launch, behind=await self._store.ahead_of(launch))
         if launch.preempted_by:
             return await self._hold_still(launch)
         try:

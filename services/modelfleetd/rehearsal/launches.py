@@ -238,6 +238,12 @@ class MemoryLaunches:
         self.schedule(row, SOONEST)
         return True
 
+    async def ahead_of(self, launch: Launch) -> str:
+        """The launch whose end a queued one waits for; empty where there is none any more."""
+        rows = self.open_on(launch.model_type)
+        first = min(rows, key=lambda row: (row.launch.queued, not row.launch.mitigates, row.number), default=None)
+        return first.launch.name if first is not None and first.launch.name != launch.name else ""
+
     async def get(self, name: str) -> Launch:
         """Raises ResourceNotFound."""
         if name not in self.rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -40,7 +41,20 @@ def console() -> Console:
     """The terminal; without colour and cut to nothing where it is none."""
     terminal = Console(highlight=False)
     # In a pipe nobody folds lines: a table is as wide as it has to be.
-    return terminal if terminal.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+    return terminal if terminal.is_terminal else _Piped()
+
+
+class _Piped(Console):
+    """What is not read on a terminal: wide enough for every line, and no line filled up with blanks."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, width=_PIPE_WIDTH)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints as `Console` does."""
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        click.echo(re.sub(r" +$", "", captured.get(), flags=re.MULTILINE), nl=False)
 
 
 @contextmanager

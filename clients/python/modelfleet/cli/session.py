@@ -19,6 +19,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 # Either word shows one thing; each group has the one that says better what is shown.
 _SAME_VERB = {"get": "show", "show": "get"}
+# Longer than any first sentence.
+_WHOLE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,14 @@ class FleetGroup(click.Group):
         """Finds a verb, also by the other word for it where it has only one."""
         found = super().get_command(ctx, cmd_name)
         return found or super().get_command(ctx, _SAME_VERB.get(cmd_name, cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the verbs; what each does goes on in the next line rather than being cut off."""
+        verbs = [(name, super(FleetGroup, self).get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, verb.get_short_help_str(_WHOLE)) for name, verb in verbs if verb is not None and not verb.hidden]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -63,7 +63,7 @@ class Attempts(Creating):
         if ahead is not None and not request.queue:
             raise RouteBusy(again.model_type, ahead)
         if ahead is not None:
-            again = replace(again, queued=True)
+            again = replace(again, queued=True, behind=ahead)
         elif again.mitigates:
             again = await self._store.with_precedence(conn, again, now)
         if again.queued:

@@ -235,7 +235,8 @@ class Creating(Holding):
             WrongState: it is booked in another pool.
         """
         for name in sorted({launch.rising, launch.falling} - {""}):
-            model = await self._world.registry.model(name, "launch.model_type")
+            path = "launch.candidate" if name == launch.candidate else "launch.model_type"
+            model = await self._world.registry.model(name, path)
             if model.role not in _SERVING:
                 continue
             other = await self._world.capacity.booked_elsewhere(name, launch.pool, model.flavor, launch.regions)
@@ -287,9 +288,11 @@ class Creating(Holding):
 
     async def _create(self, conn: Connection, launch: Launch, *, queue: bool) -> pb.Launch:
         taken_away = launch.baseline
-        if queue and await self._store.ahead_on(conn, launch.model_type, only_mitigations=launch.mitigates):
+        only = launch.mitigates
+        ahead = await self._store.ahead_on(conn, launch.model_type, only_mitigations=only) if queue else None
+        if ahead is not None:
             # Its baseline is pinned when it starts: the launch before it is about to put another one in place.
-            launch = replace(launch, queued=True, baseline="")
+            launch = replace(launch, queued=True, behind=ahead, baseline="")
         await self._expect_no_hold(launch, conn)
         if launch.mitigates:
             launch = await self._store.with_precedence(conn, launch, launch.create_time)

@@ -157,7 +157,8 @@ def _watch(launch: Launch) -> float:
 
 def _leave_queue(launch: Launch, now: datetime) -> Action:
     if launch.queued:
-        return Wait("RouteBusy", f"waits for the launch that is active on {launch.model_type} to end", PEOPLE)
+        ahead = launch.behind or "the launch before it"
+        return Wait("RouteBusy", f"waits for {ahead} on {launch.model_type} to end", PEOPLE)
     deadline = now + launch.policy.launch_deadline
     begun = replace(enter(launch, State.ESTIMATING, now), deadline=deadline)
     return Advance("StateChanged", "estimates what it needs", begun)

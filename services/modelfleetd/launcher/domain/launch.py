@@ -66,6 +66,8 @@ class Launch:
     state: State = State.PENDING
     # Waits for another launch on the route to end.
     queued: bool = False
+    # Which one that is, as far as it has looked.
+    behind: str = ""
     version: int = 1
     epoch: int = 0
 

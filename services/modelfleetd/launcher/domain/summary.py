@@ -42,7 +42,9 @@ def sentence(launch: Launch, now: datetime) -> str:
 def _where(launch: Launch) -> str:
     match launch.state:
         case State.PENDING:
-            return "Is about to begin." if not launch.queued else "Is queued."
+            if not launch.queued:
+                return "Is about to begin."
+            return f"Is queued behind {launch.behind}." if launch.behind else "Is queued."
         case State.ESTIMATING:
             return "Finds out what it needs."
         case State.AWAITING_APPROVAL:

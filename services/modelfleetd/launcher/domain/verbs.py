@@ -51,8 +51,8 @@ MAX_OVERRIDES: Final = 20
 
 
 def allowed(launch: Launch) -> list[str]:
-    """The verbs that are allowed now, each with who may call it."""
-    return [f"{verb} ({_BY[verb]})" for verb in ALLOWED if is_allowed(launch, verb)]
+    """The verbs that are allowed now and would change something, each with who may call it."""
+    return [f"{verb} ({_BY[verb]})" for verb in ALLOWED if is_allowed(launch, verb) and not _is_idle(launch, verb)]
 
 
 def is_allowed(launch: Launch, verb: str) -> bool:
@@ -68,6 +68,17 @@ def is_allowed(launch: Launch, verb: str) -> bool:
             return launch.strategy is Strategy.REPLACE_BASELINE and bool(launch.baseline)
         case _:
             return True
+
+
+def _is_idle(launch: Launch, verb: str) -> bool:
+    """Whether a verb is taken and changes nothing: nobody has paused what is resumed, or it is promoted already."""
+    match verb:
+        case "ResumeLaunch":
+            return all(preemption.is_author(pause.author) for pause in launch.pause_reasons)
+        case "PromoteLaunch":
+            return launch.promoted is not None
+        case _:
+            return False
 
 
 def check_reason(reason: str, field: str = "reason") -> str:
@@ -87,8 +98,10 @@ def _check_state(launch: Launch, verb: str) -> None:
 
 
 def pause(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
-    """Adds the author's reason to pause; a reason of the author's that is there already is replaced."""
+    """Adds the reason of an author to pause; it replaces their other one. The same once more changes nothing."""
     _check_state(launch, "PauseLaunch")
+    if any((pause.author, pause.reason) == (author, reason) for pause in launch.pause_reasons):
+        return launch
     launch = accounted(launch, now)
     others = tuple(pause for pause in launch.pause_reasons if pause.author != author)
     return replace(
@@ -161,6 +174,11 @@ def check_taken_back(launch: Launch, baseline: str, followed_by: str) -> None:
     Raises:
         WrongState: there is nothing that it could be taken back to, or it is not the last.
     """
+    if launch.state is State.SUCCEEDED and not is_allowed(launch, "RollBackLaunch"):
+        first = f"as the first baseline of {launch.model_type}, which has nothing to go back to"
+        other = "and has not replaced the baseline; an experiment is ended instead (END_EXPERIMENT)"
+        why = first if launch.strategy is Strategy.REPLACE_BASELINE else other
+        raise WrongState(launch.name, f"SUCCEEDED {why}", [])
     _check_state(launch, "RollBackLaunch")
     if baseline != launch.candidate:
         after = f"followed by {followed_by}" if followed_by != launch.name else "no longer what serves"

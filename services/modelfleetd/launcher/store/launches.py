@@ -88,6 +88,11 @@ class Launches(Notifications):
         """The launch that is active on a route, or else the first that is queued for it."""
         return _name(await self._database.fetchval(_FIRST, model_type, only_mitigations))
 
+    async def ahead_of(self, launch: Launch) -> str:
+        """The launch whose end a queued one waits for; empty where there is none any more."""
+        first = await self.first_on(launch.model_type, only_mitigations=False)
+        return first if first is not None and first != launch.name else ""
+
     async def active_on(self, model_type: str) -> Launch | None:
         """The launch that is active on a route and no mitigation."""
         row = await self._database.fetchrow(_ACTIVE, model_type)

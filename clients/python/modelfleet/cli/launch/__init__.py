@@ -16,7 +16,7 @@ from modelfleet.cli.session import FleetGroup
 
 @click.group(cls=FleetGroup)
 def group() -> None:
-    """Plan, start, watch and steer launches."""
+    """Plan, start, watch and steer launches. LAUNCH is the id of one, such as l1, or its name, launches/l1."""
 
 
 for command in (

@@ -16,7 +16,7 @@ _ENDS: Final = {
     "Frozen": "itself, or by modelfleet launch override {0} --window WINDOW --reason WHY",
     "Paused": "modelfleet launch resume {0}",
 }
-_COMMANDS: Final = {
+COMMANDS: Final = {
     "PauseLaunch": "modelfleet launch pause {0} --reason WHY",
     "ResumeLaunch": "modelfleet launch resume {0}",
     "SkipLaunchStep": "modelfleet launch skip {0} --step {1} --reason WHY",
@@ -41,7 +41,7 @@ def commands(launch: pb.Launch) -> Iterator[tuple[str, str]]:
     """The verbs that are allowed now: each command, and who may give it."""
     for allowed in launch.allowed_verbs:
         verb, _, who = allowed.partition(" ")
-        yield _filled(_COMMANDS.get(verb, verb), launch), who.strip("()")
+        yield _filled(COMMANDS.get(verb, verb), launch), who.strip("()")
 
 
 def _filled(command: str, launch: pb.Launch) -> str:

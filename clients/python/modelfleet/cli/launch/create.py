@@ -9,8 +9,9 @@ import click
 from modelfleet.cli import render
 from modelfleet.cli.launch import view
 from modelfleet.cli.launch.follow import watch_to_end
+from modelfleet.cli.launch.told import with_session
 from modelfleet.cli.launch.wishes import wanted, with_wishes
-from modelfleet.cli.session import Session, with_session
+from modelfleet.cli.session import Session
 
 
 @click.command("plan")

@@ -13,7 +13,19 @@ from modelfleet.launcher.v1 import launcher_pb2 as pb
 
 
 def launch_name(value: str) -> str:
-    return f"launches/{render.short(value)}"
+    """The name of a launch that is given as its id or its name.
+
+    Raises:
+        click.UsageError: it is neither.
+    """
+    launch_id = value.removeprefix("launches/")
+    if "/" in launch_id:
+        raise click.UsageError(
+            f"LAUNCH: must be the id of a launch or launches/ID, not '{value}'; an attempt is explained by "
+            "modelfleet launch attempts LAUNCH/ATTEMPT",
+            click.get_current_context(silent=True),
+        )
+    return f"launches/{launch_id}"
 
 
 def updates_of(session: Session, name: str) -> Iterator[pb.Launch]:

@@ -12,8 +12,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from modelfleet.cli import render
 from modelfleet.cli.flags import told_in_flags
 from modelfleet.cli.launch.freeze_view import FREEZE_WINDOW, opens
+from modelfleet.cli.launch.told import with_session
 from modelfleet.cli.parameters import DURATION
-from modelfleet.cli.session import FleetGroup, Session, with_session
+from modelfleet.cli.session import FleetGroup, Session
 from modelfleet.launcher.v1 import freeze_pb2 as pb
 
 _TIERS = tuple(f"TIER{number}" for number in range(5))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from modelfleet.cli import render
+from modelfleet.cli.launch.told import with_session
 from modelfleet.cli.registry import MODEL
 from modelfleet.cli.resources import Resource
-from modelfleet.cli.session import FleetGroup, Session, with_session
+from modelfleet.cli.session import FleetGroup, Session
 from modelfleet.launcher.v1 import holds_pb2 as pb
 
 

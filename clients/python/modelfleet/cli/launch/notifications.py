@@ -8,7 +8,8 @@ import click
 
 from modelfleet.cli import render
 from modelfleet.cli.launch.follow import launch_name
-from modelfleet.cli.session import Session, with_session
+from modelfleet.cli.launch.told import with_session
+from modelfleet.cli.session import Session
 from modelfleet.launcher.v1 import notifications_pb2 as pb
 
 _NOTHING = (

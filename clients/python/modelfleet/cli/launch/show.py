@@ -7,7 +7,8 @@ import click
 from modelfleet.cli import completion, render
 from modelfleet.cli.launch import explain, view
 from modelfleet.cli.launch.follow import launch_name, watch_to_end
-from modelfleet.cli.session import Session, with_session
+from modelfleet.cli.launch.told import with_session
+from modelfleet.cli.session import Session
 
 
 @click.command("list")

@@ -11,8 +11,9 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from modelfleet.cli import render
+from modelfleet.cli.launch.told import with_session
 from modelfleet.cli.parameters import POINT, Point
-from modelfleet.cli.session import Session, with_session
+from modelfleet.cli.session import Session
 from modelfleet.launcher.v1 import kpis_pb2 as pb
 
 _GROUPS = {

@@ -10,7 +10,8 @@ from modelfleet.cli import completion, render
 from modelfleet.cli.launch import view
 from modelfleet.cli.launch.follow import followed, launch_name, watch_to_end
 from modelfleet.cli.launch.freeze_view import FREEZE_WINDOW
-from modelfleet.cli.session import Session, with_session
+from modelfleet.cli.launch.told import with_session
+from modelfleet.cli.session import Session
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
 
@@ -21,7 +22,7 @@ def _after(session: Session, launch: pb.Launch, done: str) -> None:
         return
     click.echo(f"{launch.name}: {done}")
     for why in launch.pause_reasons:
-        click.echo(f"paused by {why.author}: {why.reason}")
+        click.echo(f"paused by {why.author} since {render.clock(why.time)}: {why.reason}")
     if launch.state not in view.ENDED:
         click.echo(f"follow it: modelfleet launch watch {render.short(launch.name)}")
 
@@ -32,7 +33,7 @@ def _after(session: Session, launch: pb.Launch, done: str) -> None:
 @with_session
 def pause(session: Session, launch: str, reason: str) -> None:
     """Hold a launch where it is: weights stay, gates go on being measured."""
-    _after(session, session.client.launcher.pause_launch(name=launch_name(launch), reason=reason), "pause taken")
+    _after(session, session.client.launcher.pause_launch(name=launch_name(launch), reason=reason), "is paused")
 
 
 @click.command("resume")

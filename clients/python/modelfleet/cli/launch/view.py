@@ -60,7 +60,8 @@ def took(launch: pb.Launch) -> str:
 def headline(launch: pb.Launch) -> str:
     """What a launch is to bring about, in a line."""
     candidate, kind = render.short(launch.candidate), render.short(launch.model_type)
-    baseline = render.short(launch.baseline) if launch.baseline else "nothing"
+    # Which one it is, if any, is known from the plan on: a launch before it may put another one in its place.
+    baseline = render.short(launch.baseline) or ("nothing" if launch.plan.regions else "the baseline")
     target = render.percent(launch.target_share_basis_points)
     match launch.strategy:
         case pb.Launch.START_EXPERIMENT:
@@ -72,7 +73,8 @@ def headline(launch: pb.Launch) -> str:
         case pb.Launch.RESIZE:
             return f"{candidate} of {kind} keeps its share and gets the replicas that it needs now"
         case pb.Launch.ROLL_BACK:
-            return f"{candidate} is the baseline of {kind} again, in the place of {baseline}"
+            instead = f", in the place of {baseline}" if launch.baseline else ""
+            return f"{candidate} is the baseline of {kind} again{instead}"
         case _:
             keeps = render.percent(launch.holdout_share_basis_points) if launch.holdout_share_basis_points else ""
             holdout = f", which keeps {keeps} as a holdout" if keeps else ""
