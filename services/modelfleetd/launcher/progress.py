@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from modelfleetd.launcher.domain import waves
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Observed, Seen
 from modelfleetd.launcher.domain.plan import RegionPlan

@@ -109,15 +109,9 @@ def violations(effects: Iterable[Effect], promises: Iterable[Promise] = ()) -> l
     by_target: dict[str, list[Promise]] = {}
     for promise in promises:
         by_target.setdefault(promise.target, []).append(promise)
-    walk = _Walk()
+    walk = Walk()
     for effect in effects:
-        walk.ledger_rules(effect)
-        in_force = [p for p in by_target.get(effect.target, ()) if _covers(p, effect)]
-        for promise in in_force:
-            walk.act_rules(effect, promise)
-        walk.apply(effect)
-        for promise in in_force:
-            walk.instant_rules(effect, promise)
+        walk.go_on(effect, [p for p in by_target.get(effect.target, ()) if _covers(p, effect)])
     return walk.found
 
 
@@ -125,8 +119,11 @@ def _covers(promise: Promise, effect: Effect) -> bool:
     return promise.after < effect.sequence and (promise.until == 0 or effect.sequence <= promise.until)
 
 
-class _Walk:
-    """The state of every target, effect by effect, and what was found."""
+class Walk:
+    """The state of every target, effect by effect, and what was found.
+
+    For whoever cannot wait for the end of a ledger, or whose promises change on the way.
+    """
 
     def __init__(self) -> None:
         self.found: list[Violation] = []
@@ -135,6 +132,15 @@ class _Walk:
         self._started: set[str] = set()
         self._sequence = 0
         self._time: datetime | None = None
+
+    def go_on(self, effect: Effect, in_force: Iterable[Promise] = ()) -> None:
+        """Judges the next effect, by the rules of every ledger and by the promises that are in force."""
+        self.ledger_rules(effect)
+        for promise in in_force:
+            self.act_rules(effect, promise)
+        self.apply(effect)
+        for promise in in_force:
+            self.instant_rules(effect, promise)
 
     def _state(self, effect: Effect) -> _State:
         return self._targets.setdefault(effect.target, _State())

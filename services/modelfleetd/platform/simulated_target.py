@@ -1,12 +1,11 @@
-"""One target of the simulator: its replicas and its counted traffic. No time of its own: it is told what happens."""
+"""One target of the simulator: its replicas, and what an agent would say of it. It is told what happens, and when."""
 
 from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from modelfleetd.platform.model import (
     FULL_SHARE,
@@ -17,9 +16,7 @@ from modelfleetd.platform.model import (
     ServingSpec,
     TargetKind,
 )
-
-# Above this many expected requests a normal draw is as good as a binomial one, and far cheaper.
-_NORMAL_FROM = 64
+from modelfleetd.platform.simulated_traffic import TAIL, Conditions, Counters, Traffic
 
 
 class Phase(enum.Enum):
@@ -38,16 +35,8 @@ class Replica:
     model: str
     spec: ServingSpec
     phase: Phase = Phase.STARTING
-
-
-@dataclass(slots=True)
-class Counters:
-    """Requests answered by one model, of these the failed ones; for ever, and at the moment of the last split."""
-
-    requests: int = 0
-    errors: int = 0
-    requests_at_split: int = 0
-    errors_at_split: int = 0
+    # Whether it waits for a machine, and nothing else.
+    pending: bool = False
 
 
 @dataclass(slots=True)
@@ -55,6 +44,7 @@ class SimulatedTarget:
     """What the simulator knows of one target."""
 
     name: str
+    traffic: Traffic = field(default_factory=lambda: Traffic(random.Random(0)))
     kind: TargetKind | None = None
     floor: int = 0
     desired: DesiredServing | None = None
@@ -62,21 +52,57 @@ class SimulatedTarget:
     acknowledged_generation: int = 0
     acknowledged: tuple[ModelShare, ...] = ()
     split_time: datetime | None = None
-    replicas: dict[str, Replica] = field(default_factory=dict)
     waiting: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
-    counters: dict[str, Counters] = field(default_factory=dict)
-    unrouted: int = 0
-    requests_per_second: float = 0.0
-    fraction: float = 0.0
+    # When its traffic was counted last, by the clock's monotonic seconds.
+    served: float = 0.0
+    _replicas: dict[str, dict[Phase, dict[str, Replica]]] = field(default_factory=dict)
+    _numbers: tuple[datetime, dict[str, ObservedModel], int] | None = None
+    _look: ServingObservation | None = None
+
+    # Replicas
+
+    def add(self, replica: Replica) -> None:
+        """A replica begins to start."""
+        phases = self._replicas.setdefault(replica.model, {phase: {} for phase in Phase})
+        phases[replica.phase][replica.name] = replica
+
+    def has(self, replica: Replica, phase: Phase) -> bool:
+        """Whether a replica is there and in that phase."""
+        return replica.phase is phase and replica.name in self._replicas.get(replica.model, {}).get(phase, {})
+
+    def move(self, replica: Replica, phase: Phase) -> None:
+        """A replica comes to another phase of its life."""
+        phases = self._replicas[replica.model]
+        del phases[replica.phase][replica.name]
+        replica.phase = phase
+        phases[phase][replica.name] = replica
+
+    def remove(self, replica: Replica) -> bool:
+        """A replica is gone; False where it was before."""
+        phases = self._replicas.get(replica.model)
+        return phases is not None and phases[replica.phase].pop(replica.name, None) is not None
 
     def of(self, model: str, *phases: Phase) -> list[Replica]:
-        """Replicas of a model in these phases, oldest first."""
-        return [r for r in self.replicas.values() if r.model == model and r.phase in phases]
+        """Replicas of a model in these phases, phase by phase, those first that have been in it for longest."""
+        known = self._replicas.get(model, {})
+        return [replica for phase in phases for replica in known.get(phase, {}).values()]
+
+    def count(self, model: str, phase: Phase) -> int:
+        """How many replicas of a model are in a phase."""
+        return len(self._replicas.get(model, {}).get(phase, ()))
+
+    def live(self, model: str) -> int:
+        """Replicas of a model that start or take traffic."""
+        return self.count(model, Phase.AVAILABLE) + self.count(model, Phase.STARTING)
 
     def available(self, model: str) -> int:
         """Replicas of a model that take traffic."""
-        return len(self.of(model, Phase.AVAILABLE))
+        return self.count(model, Phase.AVAILABLE)
+
+    def everything(self, *phases: Phase) -> list[Replica]:
+        """Replicas of every model in these phases."""
+        return [replica for model in self._replicas for replica in self.of(model, *phases)]
 
     def weight(self, model: str) -> int:
         """The acknowledged share of a model in basis points."""
@@ -91,90 +117,115 @@ class SimulatedTarget:
         return sorted(
             {
                 *desired,
-                *(r.model for r in self.replicas.values()),
+                *(model for model, phases in self._replicas.items() if any(phases.values())),
                 *(s.model for s in self.acknowledged),
             }
         )
 
-    def split(self, shares: tuple[ModelShare, ...], now: datetime) -> None:
+    # Traffic
+
+    def split(self, shares: tuple[ModelShare, ...], now: datetime, lag_seconds: float) -> None:
         """The proxy has acknowledged other shares."""
         self.acknowledged = shares
         self.split_time = now
-        for counters in self.counters.values():
-            counters.requests_at_split = counters.requests
-            counters.errors_at_split = counters.errors
+        self.traffic.split(shares, lag_seconds)
+        # Numbers of before say nothing about it.
+        self._numbers = None
 
-    def serve(self, seconds: float, draw: random.Random, error_rates: Mapping[str, float]) -> None:
-        """Counts the traffic of an interval in which nothing changed, drawn by the acknowledged shares."""
-        exact = self.requests_per_second * seconds + self.fraction
-        requests = int(exact)
-        self.fraction = exact - requests
-        left, weight_left = requests, FULL_SHARE
-        for share in self.acknowledged:
-            count = _binomial(draw, left, share.share_basis_points / weight_left) if weight_left > 0 else 0
-            left -= count
-            weight_left -= share.share_basis_points
-            counters = self.counters.setdefault(share.model, Counters())
-            counters.requests += count
-            if self.available(share.model) == 0:
-                counters.errors += count
-            else:
-                counters.errors += _binomial(draw, count, error_rates.get(share.model, 0.0))
-        self.unrouted += left
+    def serve(self, until: float, conditions: Conditions) -> None:
+        """Counts the traffic since it was counted last; nothing has changed since."""
+        if until > self.served:
+            if self.kind is not None:
+                available = {model: len(phases[Phase.AVAILABLE]) for model, phases in self._replicas.items()}
+                self.traffic.serve(until - self.served, available, conditions)
+            self.served = until
+
+    # What an agent says
 
     def observe(
-        self, region: str, now: datetime, latency_ms: float, latencies: Mapping[str, float]
+        self,
+        region: str,
+        now: datetime,
+        conditions: Conditions,
+        *,
+        looks_every: float = 0.0,
+        measures_every: float = 0.0,
     ) -> ServingObservation:
-        """What the agent would say of this target now."""
-        counted = {model: self.counters.get(model, Counters()) for model in self.model_names()}
-        total = sum(c.requests - c.requests_at_split for c in counted.values())
+        """What the agent would say of this target now.
+
+        Args:
+            region: of the agent.
+            now: the time of the simulator.
+            conditions: how models answer.
+            looks_every: a look at replicas and proxy that is not older than so many seconds is good enough.
+            measures_every: the same of the proxy's counters; infinite while the proxy cannot be asked.
+        """
+        look = self._look
+        if look is None or look.observe_time is None or (now - look.observe_time).total_seconds() >= looks_every:
+            look = self._look = self._observed(region, now, conditions, measures_every)
+        # What it was told to do, and by whom, an agent knows without looking.
+        return replace(look, kind=self.kind, desired=self.desired, generation=self.generation, epoch_floor=self.floor)
+
+    def _observed(self, region: str, now: datetime, conditions: Conditions, every: float) -> ServingObservation:
+        measured, numbers, unrouted = self._measured(now, conditions, every)
         return ServingObservation(
             target=self.name,
             kind=self.kind,
             region=region,
-            models=tuple(
-                self._observed(model, c, total, latencies.get(model, latency_ms)) for model, c in counted.items()
-            ),
+            models=tuple(self._model(model, numbers.get(model, ObservedModel(model))) for model in self.model_names()),
             desired=self.desired,
             generation=self.generation,
             acknowledged_generation=self.acknowledged_generation,
             split_time=self.split_time,
             observe_time=now,
             epoch_floor=self.floor,
-            unrouted_errors=self.unrouted,
-            statistics_age=timedelta(0),
+            unrouted_errors=unrouted,
+            statistics_age=now - measured,
         )
 
-    def _observed(self, model: str, counters: Counters, total: int, latency_ms: float) -> ObservedModel:
+    def _measured(
+        self, now: datetime, conditions: Conditions, every: float
+    ) -> tuple[datetime, dict[str, ObservedModel], int]:
+        """The proxy's counters: when they were read, by model, and what went nowhere."""
+        if self._numbers is not None and (now - self._numbers[0]).total_seconds() < every:
+            return self._numbers
+        counted = {model: self.traffic.counters.get(model, Counters()) for model in self.model_names()}
+        total = sum(c.requests - c.requests_at_split for c in counted.values())
+        found = {model: self._counted(model, c, total, conditions) for model, c in counted.items()}
+        self._numbers = (now, found, self.traffic.unrouted)
+        return self._numbers
+
+    def _counted(self, model: str, counters: Counters, total: int, conditions: Conditions) -> ObservedModel:
         since = counters.requests - counters.requests_at_split
-        wanted = self.desired.replicas_of(model) if self.desired else 0
-        starting, available = len(self.of(model, Phase.STARTING)), self.available(model)
-        waiting = max(0, min(self.waiting.get(model, 0), wanted - starting - available))
+        latency = conditions.latency(model, self.traffic.utilisation(model, self.available(model), conditions))
         return ObservedModel(
             model=model,
-            desired_replicas=wanted,
-            starting_replicas=starting,
-            available_replicas=available,
-            unavailable_replicas=waiting,
-            terminating_replicas=len(self.of(model, Phase.TERMINATING)),
-            acknowledged_basis_points=self.weight(model),
             observed_basis_points=round(FULL_SHARE * since / total) if total else 0,
             requests_since_split=since,
             errors_since_split=counters.errors - counters.errors_at_split,
             requests=counters.requests,
             errors=counters.errors,
-            latency_p50_ms=latency_ms if since else None,
-            latency_p99_ms=3 * latency_ms if since else None,
-            message=f"{waiting} replicas wait to be started again" if waiting else "",
+            latency_p50_ms=latency if since else None,
+            latency_p99_ms=TAIL * latency if since else None,
         )
 
+    def _model(self, model: str, numbers: ObservedModel) -> ObservedModel:
+        wanted = self.desired.replicas_of(model) if self.desired else 0
+        starting, available = self.count(model, Phase.STARTING), self.available(model)
+        waiting = max(0, min(self.waiting.get(model, 0), wanted - starting - available))
+        return replace(
+            numbers,
+            desired_replicas=wanted,
+            starting_replicas=starting,
+            available_replicas=available,
+            unavailable_replicas=waiting,
+            terminating_replicas=self.count(model, Phase.TERMINATING),
+            acknowledged_basis_points=self.weight(model),
+            message=self._message(model, waiting),
+        )
 
-def _binomial(draw: random.Random, n: int, p: float) -> int:
-    """How many of n happen, each with probability p."""
-    if n <= 0 or p <= 0:
-        return 0
-    if p >= 1:
-        return n
-    if n * min(p, 1 - p) < _NORMAL_FROM and n < 10_000:
-        return sum(draw.random() < p for _ in range(n))
-    return min(n, max(0, round(draw.gauss(n * p, (n * p * (1 - p)) ** 0.5))))
+    def _message(self, model: str, waiting: int) -> str:
+        if waiting:
+            return f"{waiting} replicas wait to be started again"
+        pending = sum(1 for replica in self.of(model, Phase.STARTING) if replica.pending)
+        return f"{pending} replicas wait for a machine" if pending else ""

@@ -1,15 +1,17 @@
 """A platform without machines: deterministic by its seed, on whatever clock it is given.
 
 It passes the conformance suite of real agents and adds what they cannot do on demand: replicas that die, starts that
-fail, acknowledgements and terminations that take long, calls and answers that are lost. Nothing runs by itself: each
-call first lets everything happen that was due by the clock, in order, so the same seed and the same calls give the same
-ledger, whatever the machine does.
+fail or wait for a machine that never comes, effects that are late or lost, terminations that take long, calls and
+answers that are lost, looks that are old, traffic that is slow to follow its weights, and replicas that are overloaded.
+Nothing runs by itself: each call first lets everything happen that was due by the clock, in order, so the same seed and
+the same calls give the same ledger, whatever the machine does. What happens to one target costs nothing at the others.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,13 +39,42 @@ from modelfleetd.platform.model import (
 )
 from modelfleetd.platform.simulated_recording import SimulatedRecording
 from modelfleetd.platform.simulated_target import Phase, Replica, SimulatedTarget
+from modelfleetd.platform.simulated_traffic import Conditions, Traffic
 
 _NO_SERVING = DesiredServing()
+_AT_ONCE = (0.0, 0.0)
+# How often in a row the same order is lost at most.
+_MOST_LOST = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How the simulated machines behave. Pairs are (least, most) seconds, drawn evenly; rates are probabilities."""
+    """How the simulated machines behave. Pairs are (least, most) seconds, drawn evenly; rates are probabilities.
+
+    Attributes:
+        start_seconds: from a replica's start until it is available.
+        terminate_seconds: from draining until it is gone.
+        acknowledge_seconds: until the proxy has taken new shares.
+        retry_seconds: until a replica that ended by itself is started again; doubles with each failure in a row.
+        start_failure_rate: replicas that end before they are available.
+        mean_life_seconds: of a replica that is available; None: it does not die.
+        pending_rate: replicas whose start waits for a machine.
+        pending_seconds: for how long; None: it never comes.
+        slow_termination_rate: replicas that take `slow_terminate_seconds` to end.
+        slow_terminate_seconds: see there.
+        effect_delay_seconds: from accepting a desired state until the agent begins to act by it.
+        lost_effect_rate: of what the agent orders (a start, a termination, new shares for the proxy), what is lost
+            and ordered again after `repeat_seconds`.
+        repeat_seconds: see there.
+        looks_every_seconds: how old an observation may be that the agent gives instead of looking anew.
+        measures_every_seconds: how old the counters of requests may be in it.
+        requests_per_second: of a route, unless `traffic` says otherwise.
+        latency_ms: median of an answer on an idle replica.
+        replica_requests_per_second: what one replica carries (see `simulated_traffic`); None: anything.
+        traffic_lag_seconds: how long traffic takes to follow the weights that the proxy has taken; it moves evenly.
+        lost_call_rate: calls that never reach the agent.
+        lost_answer_rate: answers that never reach the caller; what was asked for was done.
+    """
 
     start_seconds: tuple[float, float] = (1.0, 3.0)
     terminate_seconds: tuple[float, float] = (0.5, 2.0)
@@ -51,8 +82,19 @@ class Behaviour:
     retry_seconds: float = 1.0
     start_failure_rate: float = 0.0
     mean_life_seconds: float | None = None
+    pending_rate: float = 0.0
+    pending_seconds: tuple[float, float] | None = None
+    slow_termination_rate: float = 0.0
+    slow_terminate_seconds: tuple[float, float] = (60.0, 120.0)
+    effect_delay_seconds: tuple[float, float] = (0.0, 0.0)
+    lost_effect_rate: float = 0.0
+    repeat_seconds: float = 5.0
+    looks_every_seconds: float = 0.0
+    measures_every_seconds: float = 0.0
     requests_per_second: float = 100.0
     latency_ms: float = 5.0
+    replica_requests_per_second: float | None = None
+    traffic_lag_seconds: float = 0.0
     lost_call_rate: float = 0.0
     lost_answer_rate: float = 0.0
 
@@ -61,6 +103,7 @@ class Behaviour:
 class _Event:
     due: float
     order: int
+    target: SimulatedTarget = field(compare=False)
     happen: Callable[[], None] = field(compare=False)
 
 
@@ -81,10 +124,17 @@ class Simulator:
         self.partitioned = False
         self.acknowledges = True
         self.terminates = True
+        # Whether the proxy's counters can be read.
+        self.measures = True
+        # Models of which no replica becomes available, and models for which no machine comes.
         self.failing_models: set[str] = set()
+        self.pending_models: set[str] = set()
         self.error_rates: dict[str, float] = {}
         # Median latencies in milliseconds of models that are not like the others.
         self.latencies: dict[str, float] = {}
+        # Requests per second that one replica carries, of models that are not like the others.
+        self.carried: dict[str, float] = {}
+        self._seed = seed
         self._clock = clock
         self._draw = random.Random(seed)
         self._region = region
@@ -97,6 +147,9 @@ class Simulator:
         self._targets: dict[str, SimulatedTarget] = {}
         self._answered: dict[str, rules.Answered] = {}
         self._recordings: dict[str, SimulatedRecording] = {}
+        self._used: dict[str, int] = dict.fromkeys(self._capacity, 0)
+        # Targets for which there was no room; looked at again when there is some.
+        self._short: dict[str, SimulatedTarget] = {}
 
     # Platform
 
@@ -108,7 +161,7 @@ class Simulator:
     async def apply(self, target: str, kind: TargetKind, fence: Fence, desired: DesiredServing) -> Applied:
         self._receive()
         rules.check_request(target, kind, fence, desired)
-        known = self._targets.get(target) or SimulatedTarget(target)
+        known = self._targets.get(target) or self._unknown(target)
         rules.check_epoch(target, fence.epoch, known.floor)
         content = rules.content_of(target, kind, desired)
         applied = rules.repeated(self._answered.get(fence.key), fence, content)
@@ -128,7 +181,7 @@ class Simulator:
     async def observe(self, target: str, epoch: int = 0) -> ServingObservation:
         self._receive()
         names.TARGET.parse(target, "target")
-        known = self._targets.get(target) or SimulatedTarget(target)
+        known = self._targets.get(target) or self._unknown(target)
         if epoch:
             rules.check_epoch(target, epoch, known.floor)
             if epoch > known.floor:
@@ -136,12 +189,11 @@ class Simulator:
                 known.floor = epoch
                 self._record(known, EffectKind.FLOOR_RAISED, epoch=epoch)
         self._answer()
-        return known.observe(self._region, self._now(), self.behaviour.latency_ms, self.latencies)
+        return self._observed(known)
 
     async def list(self) -> tuple[ServingObservation, ...]:
         self._receive()
-        latency, other = self.behaviour.latency_ms, self.latencies
-        return tuple(t.observe(self._region, self._now(), latency, other) for _, t in sorted(self._targets.items()))
+        return tuple(self._observed(target) for _, target in sorted(self._targets.items()))
 
     async def effects(self, after: int = 0, target: str = "", limit: int = 1000) -> EffectPage:
         self._receive()
@@ -185,12 +237,24 @@ class Simulator:
         """When something is due next, in the clock's monotonic seconds; None while nothing is."""
         return self._events[0].due if self._events else None
 
+    def desired(self, target: str) -> DesiredServing | None:
+        """What a target is worked towards; None where nobody has asked for anything."""
+        known = self._targets.get(target)
+        return None if known is None else known.desired
+
+    def requests(self, target: str, model: str) -> int:
+        """How many requests a model has answered on a target so far."""
+        self.catch_up()
+        known = self._targets.get(target)
+        return 0 if known is None or model not in known.counters else known.counters[model].requests
+
     def catch_up(self) -> None:
         """Lets everything happen that is due by the clock."""
         end = self._clock.monotonic()
         while self._events and self._events[0].due <= end:
             event = heapq.heappop(self._events)
             self._pass_time(event.due)
+            self._serve(event.target)
             event.happen()
         self._pass_time(end)
 
@@ -199,13 +263,15 @@ class Simulator:
         self.catch_up()
         found = [(t, r) for t in self._targets.values() for r in t.of(model, Phase.AVAILABLE)][:count]
         for target, replica in found:
+            self._serve(target)
             self._die(target, replica, "killed")
         return len(found)
 
     def traffic(self, target: str, requests_per_second: float) -> None:
         """Sets the traffic of a target from now on."""
         self.catch_up()
-        self._targets[target].requests_per_second = requests_per_second
+        self._serve(self._targets[target])
+        self._targets[target].traffic.requests_per_second = requests_per_second
 
     def settle_acknowledgements(self) -> None:
         """Makes the proxy acknowledge again (`acknowledges = False` stopped it)."""
@@ -219,8 +285,26 @@ class Simulator:
         self.terminates = True
         self.catch_up()
         for target in self._targets.values():
-            for replica in [r for r in target.replicas.values() if r.phase is Phase.TERMINATING]:
+            for replica in target.everything(Phase.TERMINATING):
                 self._end_later(target, replica)
+
+    def settle_starts(self) -> None:
+        """Gives a machine to every replica that waits for one (`pending_models` and `pending_rate` made them wait)."""
+        self.pending_models.clear()
+        self.catch_up()
+        for target in self._targets.values():
+            for replica in [r for r in target.everything(Phase.STARTING) if r.pending]:
+                self._begin(target, replica)
+
+    def answered(self, target: str, model: str) -> tuple[int, int]:
+        """How many requests for a model have come so far, and how many of these failed."""
+        self.catch_up()
+        known = self._targets.get(target)
+        if known is None:
+            return 0, 0
+        self._serve(known)
+        counters = known.traffic.counters.get(model)
+        return (counters.requests, counters.errors) if counters else (0, 0)
 
     # What happens
 
@@ -232,7 +316,8 @@ class Simulator:
         desired: DesiredServing,
     ) -> Applied:
         if target.kind is None and kind is TargetKind.ROUTE:
-            target.requests_per_second = self.behaviour.requests_per_second
+            target.traffic.requests_per_second = self.behaviour.requests_per_second
+        self._serve(target)
         self._targets[target.name] = target
         target.kind = kind
         target.desired = desired
@@ -244,49 +329,69 @@ class Simulator:
             key=fence.key,
             desired=desired,
         )
+        if self.behaviour.effect_delay_seconds == _AT_ONCE:
+            self._act(target)
+        else:
+            self._later(target, self.behaviour.effect_delay_seconds, lambda: self._act(target))
+        return Applied(sequence, target.generation)
+
+    def _act(self, target: SimulatedTarget) -> None:
         self._render(target)
         self._reconcile(target)
-        return Applied(sequence, target.generation)
 
     def _reconcile(self, target: SimulatedTarget) -> None:
         desired = target.desired or _NO_SERVING
         for name in target.model_names():
-            wanted = desired.replicas_of(name)
-            live = target.of(name, Phase.AVAILABLE, Phase.STARTING)
-            surplus = len(live) - wanted
+            surplus = target.live(name) - desired.replicas_of(name)
             # Weight leaves a model before its replicas do: none goes until the proxy has the newest shares.
             if surplus > 0 and target.acknowledged_generation == target.generation:
                 # Those that are not available go first, then the newest.
-                for replica in sorted(live, key=lambda r: r.phase is Phase.STARTING)[-surplus:]:
+                for replica in target.of(name, Phase.AVAILABLE, Phase.STARTING)[-surplus:]:
                     self._drain(target, replica)
+        self._short.pop(target.name, None)
         for model in desired.models:
-            live = target.of(model.model, Phase.AVAILABLE, Phase.STARTING)
-            missing = model.replicas - len(live) - target.waiting.get(model.model, 0)
+            missing = model.replicas - target.live(model.model) - target.waiting.get(model.model, 0)
             for _ in range(missing):
-                if self._fits(model):
-                    self._start(target, model)
+                if not self._fits(model):
+                    self._short[target.name] = target
+                    break
+                self._start(target, model)
 
     def _start(self, target: SimulatedTarget, model: DesiredModel) -> None:
         replica = Replica(f"r{next(self._order)}", model.model, model.serving_spec)
-        target.replicas[replica.name] = replica
+        target.add(replica)
+        self._take(replica, replica.spec.units)
         self._record(target, EffectKind.REPLICA_STARTED, replica=replica)
-        fails = model.model in self.failing_models or self._draw.random() < self.behaviour.start_failure_rate
+        if model.model in self.pending_models or self._happens(self.behaviour.pending_rate):
+            replica.pending = True
+            if self.behaviour.pending_seconds is not None and model.model not in self.pending_models:
+                self._later(target, self.behaviour.pending_seconds, lambda: self._begin(target, replica))
+        else:
+            self._begin(target, replica)
+
+    def _begin(self, target: SimulatedTarget, replica: Replica) -> None:
+        """A replica has a machine, and begins to load."""
+        if not target.has(replica, Phase.STARTING):
+            return
+        replica.pending = False
+        fails = replica.model in self.failing_models or self._happens(self.behaviour.start_failure_rate)
         happen = self._fail if fails else self._ready
-        self._later(self.behaviour.start_seconds, lambda: happen(target, replica))
+        self._order_effect(target, self.behaviour.start_seconds, lambda: happen(target, replica))
 
     def _ready(self, target: SimulatedTarget, replica: Replica) -> None:
-        if replica.phase is not Phase.STARTING or replica.name not in target.replicas:
+        if not target.has(replica, Phase.STARTING):
             return
-        replica.phase = Phase.AVAILABLE
+        target.move(replica, Phase.AVAILABLE)
         target.failures[replica.model] = 0
         self._record(target, EffectKind.REPLICA_AVAILABLE, replica=replica)
         if self.behaviour.mean_life_seconds is not None:
             life = self._draw.expovariate(1 / self.behaviour.mean_life_seconds)
-            self._later((life, life), lambda: self._die(target, replica, "died"))
-        self._render(target)
+            self._later(target, (life, life), lambda: self._die(target, replica, "died"))
+        if target.available(replica.model) == 1:
+            self._render(target)
 
     def _fail(self, target: SimulatedTarget, replica: Replica) -> None:
-        if replica.phase is Phase.STARTING and replica.name in target.replicas:
+        if target.has(replica, Phase.STARTING):
             self._record(
                 target,
                 EffectKind.REPLICA_FAILED,
@@ -296,7 +401,7 @@ class Simulator:
             self._gone(target, replica)
 
     def _die(self, target: SimulatedTarget, replica: Replica, message: str) -> None:
-        if replica.phase is Phase.AVAILABLE and replica.name in target.replicas:
+        if target.has(replica, Phase.AVAILABLE):
             self._record(target, EffectKind.REPLICA_LOST, replica=replica, message=message)
             self._gone(target, replica)
 
@@ -307,31 +412,38 @@ class Simulator:
         target.failures[model] = target.failures.get(model, 0) + 1
         target.waiting[model] = target.waiting.get(model, 0) + 1
         pause = self.behaviour.retry_seconds * 2 ** min(target.failures[model] - 1, 5)
-        self._render(target)
-        self._later((pause, pause), lambda: self._retry(target, model))
+        # The proxy's shares follow who has replicas at all.
+        if target.available(model) == 0:
+            self._render(target)
+        self._later(target, (pause, pause), lambda: self._retry(target, model))
 
     def _retry(self, target: SimulatedTarget, model: str) -> None:
         target.waiting[model] -= 1
         self._reconcile(target)
 
     def _drain(self, target: SimulatedTarget, replica: Replica) -> None:
-        replica.phase = Phase.TERMINATING
+        target.move(replica, Phase.TERMINATING)
         self._record(target, EffectKind.REPLICA_DRAINING, replica=replica)
         if self.terminates:
             self._end_later(target, replica)
 
     def _end_later(self, target: SimulatedTarget, replica: Replica) -> None:
-        self._later(self.behaviour.terminate_seconds, lambda: self._terminated(target, replica))
+        slow = self._happens(self.behaviour.slow_termination_rate)
+        seconds = self.behaviour.slow_terminate_seconds if slow else self.behaviour.terminate_seconds
+        self._order_effect(target, seconds, lambda: self._terminated(target, replica))
 
     def _terminated(self, target: SimulatedTarget, replica: Replica) -> None:
-        if target.replicas.pop(replica.name, None) is not None:
+        if target.remove(replica):
             self._record(target, EffectKind.REPLICA_TERMINATED, replica=replica)
-            for other in self._targets.values():
+            self._take(replica, -replica.spec.units)
+            self._reconcile(target)
+            for other in list(self._short.values()):
+                self._serve(other)
                 self._reconcile(other)
 
     def _render(self, target: SimulatedTarget) -> None:
         if self.acknowledges:
-            self._later(self.behaviour.acknowledge_seconds, lambda: self._acknowledge(target))
+            self._order_effect(target, self.behaviour.acknowledge_seconds, lambda: self._acknowledge(target))
 
     def _acknowledge(self, target: SimulatedTarget) -> None:
         if not self.acknowledges:
@@ -339,7 +451,7 @@ class Simulator:
         target.acknowledged_generation = target.generation
         shares = rules.effective_shares((target.desired or _NO_SERVING).shares, target.available)
         if shares != target.acknowledged:
-            target.split(shares, self._now())
+            target.split(shares, self._now(), self.behaviour.traffic_lag_seconds)
             self._record(target, EffectKind.SHARES_ACKNOWLEDGED, shares=shares)
         self._reconcile(target)
 
@@ -354,36 +466,79 @@ class Simulator:
         flavor = model.serving_spec.flavor
         if flavor not in self._capacity:
             return True
-        used = sum(r.spec.units for t in self._targets.values() for r in t.replicas.values() if r.spec.flavor == flavor)
-        return used + model.serving_spec.units <= self._capacity[flavor]
+        return self._used[flavor] + model.serving_spec.units <= self._capacity[flavor]
+
+    def _take(self, replica: Replica, units: int) -> None:
+        if replica.spec.flavor in self._capacity:
+            self._used[replica.spec.flavor] += units
 
     # Time, chance, ledger
 
     def _receive(self) -> None:
         self.catch_up()
-        if self.partitioned or self._draw.random() < self.behaviour.lost_call_rate:
+        if self.partitioned or self._happens(self.behaviour.lost_call_rate):
             raise PartUnavailable("agent")
 
     def _answer(self) -> None:
-        if self._draw.random() < self.behaviour.lost_answer_rate:
+        if self._happens(self.behaviour.lost_answer_rate):
             raise PartUnavailable("agent")
+
+    def _happens(self, rate: float) -> bool:
+        return rate > 0 and self._draw.random() < rate
+
+    def _unknown(self, name: str) -> SimulatedTarget:
+        return SimulatedTarget(name, Traffic(random.Random(f"{self._seed} {name}")), served=self._at)
+
+    def _observed(self, target: SimulatedTarget) -> ServingObservation:
+        self._serve(target)
+        behaviour = self.behaviour
+        return target.observe(
+            self._region,
+            self._now(),
+            self._conditions(),
+            looks_every=behaviour.looks_every_seconds,
+            measures_every=behaviour.measures_every_seconds if self.measures else math.inf,
+        )
+
+    def _conditions(self) -> Conditions:
+        behaviour = self.behaviour
+        return Conditions(
+            latency_ms=behaviour.latency_ms,
+            latencies=self.latencies,
+            error_rates=self.error_rates,
+            replica_requests_per_second=behaviour.replica_requests_per_second,
+            carried=self.carried,
+            lag_seconds=behaviour.traffic_lag_seconds,
+        )
+
+    def _serve(self, target: SimulatedTarget) -> None:
+        """Counts the traffic of a target until now, before anything about it changes."""
+        target.serve(self._at, self._conditions())
 
     def _now(self) -> datetime:
         return self._started + timedelta(seconds=self._at - self._origin)
 
     def _pass_time(self, end: float) -> None:
-        for target in self._targets.values():
-            target.serve(end - self._at, self._draw, self.error_rates)
         passed, self._at = max(0.0, end - self._at), max(self._at, end)
         for recording in self._recordings.values():
             served = self._targets[recording.plan.target]
-            rate = served.requests_per_second if served.acknowledged else 0.0
+            rate = served.traffic.requests_per_second if served.acknowledged else 0.0
             recording.pass_time(self._now(), passed, rate)
 
-    def _later(self, seconds: tuple[float, float], happen: Callable[[], None]) -> None:
+    def _order_effect(self, target: SimulatedTarget, seconds: tuple[float, float], happen: Callable[[], None]) -> None:
+        """Something that the agent orders, and orders again where that is lost."""
+        lost = 0.0
+        for _ in range(_MOST_LOST):
+            if not self._happens(self.behaviour.lost_effect_rate):
+                break
+            lost += self.behaviour.repeat_seconds
+        least, most = seconds
+        self._later(target, (least + lost, most + lost), happen)
+
+    def _later(self, target: SimulatedTarget, seconds: tuple[float, float], happen: Callable[[], None]) -> None:
         heapq.heappush(
             self._events,
-            _Event(self._at + self._draw.uniform(*seconds), next(self._order), happen),
+            _Event(self._at + self._draw.uniform(*seconds), next(self._order), target, happen),
         )
 
     def _record(

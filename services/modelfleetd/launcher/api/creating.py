@@ -20,7 +20,6 @@ from modelfleetd.errors import (
 )
 from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.db import Connection
-from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
 from modelfleetd.launcher.api.base import Context, caller
 from modelfleetd.launcher.api.holds import Holding
@@ -68,10 +67,8 @@ class Creating(Holding):
             launch = await self._planned(launch, keep_plan=request.validate_only)
         if request.validate_only:
             return await self._with_conflicts(wire.launch_to_proto(launch, (), self._clock.now()), launch)
-        failpoint("launcher.before_verb.Created")
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, lambda: self._create(conn, launch, queue=request.queue))
-        failpoint("launcher.after_verb.Created")
         self._wake()
         return answer
 

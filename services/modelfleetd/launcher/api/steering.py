@@ -12,7 +12,6 @@ from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.errors import FleetError, RoleMissing
 from modelfleetd.kit import deadline
 from modelfleetd.kit.auth import Role, current_principal
-from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import once
 from modelfleetd.launcher.api.base import Base, Context, caller
 from modelfleetd.launcher.domain import verbs, waves
@@ -138,10 +137,8 @@ class Steering(Base):
                 taken = after if fence else None
             return wire.launch_to_proto(after, (), now)
 
-        failpoint(f"launcher.before_verb.{event}")
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, act)
-        failpoint(f"launcher.after_verb.{event}")
         if taken is not None:
             await self._fence(taken)
         self._wake()

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Observed, Seen
 from modelfleetd.launcher.domain.policy import AvailabilityGate

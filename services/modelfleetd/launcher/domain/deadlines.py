@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.record import STABILITY, StepState
 

@@ -8,12 +8,12 @@ Everything is decided from what is really there: a launch that was left alone fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd.launcher.domain import frozen, gates, people, preemption, undo, waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.deadlines import accounted, alarm_after, ask_again, begin_step, errors_count
 from modelfleetd.launcher.domain.decision import Outcome
 from modelfleetd.launcher.domain.hold import HoldState
@@ -350,15 +350,13 @@ def _bake(launch: Launch, now: datetime) -> Action:
     """4, continued: the bake and its gates."""
     end = launch.bake_end
     assert end is not None
-    passed = accounted(launch, now)
-    passed = replace(passed, step=replace(passed.step, passed=True, gate_errors=0, held_since=None))
     over, by = now >= end, gates.spared(launch)
     asked = gates.asked(launch, final=over)
     if by and not any(gate.unspared for gate in asked):
-        return Advance("BakeSkipped", f"{by} ended the bake", passed, progress=False)
+        return Advance("BakeSkipped", f"{by} ended the bake", _passed(launch, now), progress=False)
     if not asked:
         if over:
-            return Advance("BakeEnded", "the bake is over; there is no gate", passed, progress=False)
+            return Advance("BakeEnded", "the bake is over; there is no gate", _passed(launch, now), progress=False)
         return _baking(launch, now, end)
     unheard = {gate.name for gate in asked if gate.unspared}.intersection(launch.step.erring)
     if _due(launch, now) or (by and not unheard):
@@ -370,6 +368,12 @@ def _bake(launch: Launch, now: datetime) -> Action:
         message = "holds: its gates cannot decide yet; asks again"
         return Wait("GateInconclusive", message, _until(launch.step.next_judge, now), alarming=True)
     return _baking(launch, now, end)
+
+
+def _passed(launch: Launch, now: datetime) -> Launch:
+    """The step's bake is over, and nothing holds it back."""
+    launch = accounted(launch, now)
+    return replace(launch, step=replace(launch.step, passed=True, gate_errors=0, held_since=None))
 
 
 def _baking(launch: Launch, now: datetime, end: datetime) -> Wait:

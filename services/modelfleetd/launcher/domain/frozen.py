@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd.launcher.domain.actions import Action, Apply, Call, Wait
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.deadlines import accounted
 from modelfleetd.launcher.domain.freeze import FreezeWindow, Occurrence, occurrences
 from modelfleetd.launcher.domain.launch import Launch

@@ -15,11 +15,12 @@ A gate that is a dry run is asked and recorded, and what it says or fails to say
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd.launcher.domain.actions import Action, Judge, Wait
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.deadlines import accounted, ask_again, postponed
 from modelfleetd.launcher.domain.launch import Launch, going_back
 from modelfleetd.launcher.domain.outcomes import backoff

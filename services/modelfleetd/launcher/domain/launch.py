@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from modelfleetd.launcher.domain.beside import Beside
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold

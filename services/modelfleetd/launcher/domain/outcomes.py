@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -20,6 +19,7 @@ from modelfleetd.errors import (
 )
 from modelfleetd.launcher.domain import envelope as envelopes
 from modelfleetd.launcher.domain.actions import Wait
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.deadlines import alarm_after, postponed
 from modelfleetd.launcher.domain.decision import Decision, Outcome
 from modelfleetd.launcher.domain.envelope import Envelope

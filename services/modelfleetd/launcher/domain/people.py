@@ -7,12 +7,12 @@ the gate's own deadline counts on.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Wait
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.deadlines import accounted
 from modelfleetd.launcher.domain.launch import Launch, going_back
 from modelfleetd.launcher.domain.policy import PeopleGate

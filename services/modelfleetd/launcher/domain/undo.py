@@ -6,12 +6,12 @@ candidate's never rises.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Wait
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.deadlines import alarm_after
 from modelfleetd.launcher.domain.launch import Launch, enter
 from modelfleetd.launcher.domain.observed import OBSERVING, Observed, Seen, in_proportion

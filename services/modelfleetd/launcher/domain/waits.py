@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
+
+from modelfleetd.launcher.domain.changes import replace
 
 if TYPE_CHECKING:
     from modelfleetd.launcher.domain.launch import Launch

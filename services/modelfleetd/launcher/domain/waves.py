@@ -8,10 +8,10 @@ begins when all have their share, the gates judge over all of them, and the next
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Final
 
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Wait
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Seen
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan
@@ -61,8 +61,10 @@ def shifted(launch: Launch) -> range:
 def at_region(launch: Launch, region: int) -> Launch:
     """The launch as one region of its wave sees it: where that has fewer steps, it stays at its last."""
     assert launch.plan is not None
-    steps = len(launch.plan.regions[region].steps)
-    return replace(launch, step=replace(launch.step, region=region, number=min(launch.step.number, steps)))
+    number = min(launch.step.number, len(launch.plan.regions[region].steps))
+    if (launch.step.region, launch.step.number) == (region, number):
+        return launch
+    return replace(launch, step=replace(launch.step, region=region, number=number))
 
 
 def to_observe(launch: Launch) -> tuple[str, ...]:

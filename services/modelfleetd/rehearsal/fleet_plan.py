@@ -1,0 +1,549 @@
+"""A whole fleet by a plan: so many model types and launches, in so many days, with faults; and what it comes to.
+
+Teams have pools of their own and nothing else in common, so each is a world of its own: they are spread over processes,
+and the outcome is the same whatever their number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import hashlib
+import logging
+import multiprocessing
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from statistics import median
+from typing import Final
+
+from modelfleetd.errors import FleetError
+from modelfleetd.launcher.domain.deadlines import NO_TIME
+from modelfleetd.launcher.domain.figures import (
+    CauseCount,
+    Figures,
+    LaunchStatistics,
+    PhaseStatistics,
+    WaitStatistics,
+    figures_of,
+)
+from modelfleetd.launcher.domain.freeze import FreezeWindow, Schedule
+from modelfleetd.launcher.domain.launch import Launch, Strategy
+from modelfleetd.launcher.domain.policy import Approval, Policy
+from modelfleetd.launcher.domain.states import State
+from modelfleetd.platform.simulator import Behaviour
+from modelfleetd.rehearsal.chance import NO_TROUBLE, Trouble
+from modelfleetd.rehearsal.fleet import REGION, Fleet, Route
+
+_DAY: Final = 86_400.0
+_TIERS: Final = ("TIER0", "TIER1", "TIER2", "TIER3", "TIER4")
+_MACHINES: Final = Behaviour(
+    start_seconds=(20.0, 60.0),
+    terminate_seconds=(5.0, 30.0),
+    acknowledge_seconds=(0.5, 3.0),
+    retry_seconds=5.0,
+    requests_per_second=100.0,
+)
+# After the last launch was created, what is under way may take so much longer.
+_AFTERWARDS: Final = 14 * _DAY
+_STEPS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPlan:
+    """What is rehearsed.
+
+    Attributes:
+        types: model types, each with one route in one region.
+        launches: that people create, evenly over the days.
+        days: simulated.
+        seed: of everything that is drawn.
+        types_of_team: model types that share a pool.
+        spare: units of a pool beyond what serves, as a share of that.
+        faults: how often things go wrong, as a multiple of the default; 0: nothing does.
+        recycling: whether a launch uses again what it frees; else it needs room for the whole candidate.
+        future_reservations: whether what does not fit may wait for what others will free; else it is refused, and tried
+            again.
+    """
+
+    types: int = 1_000
+    launches: int = 10_000
+    days: float = 7.0
+    seed: int = 0
+    types_of_team: int = 20
+    spare: float = 0.12
+    faults: float = 1.0
+    recycling: bool = True
+    future_reservations: bool = True
+
+    @property
+    def teams(self) -> int:
+        """How many pools there are."""
+        return -(-self.types // self.types_of_team)
+
+    def types_in(self, team: int) -> int:
+        """How many model types a team has."""
+        return min(self.types_of_team, self.types - team * self.types_of_team)
+
+    def launches_in(self, team: int) -> int:
+        """How many launches a team creates."""
+        before, until = team * self.types_of_team, team * self.types_of_team + self.types_in(team)
+        return self.launches * until // self.types - self.launches * before // self.types
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What is kept of a launch that has ended."""
+
+    state: State
+    strategy: str
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class TeamOutcome:
+    """What has become of one team."""
+
+    team: int
+    ended: tuple[Ended, ...]
+    unfinished: int
+    broken: int
+    first_broken: tuple[str, ...]
+    rounds: int
+    effects: int
+    crashes: int
+    stalls: int
+    refused: int
+    peak: int
+    quota: int
+    trace: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FleetOutcome:
+    """What has become of a fleet.
+
+    Attributes:
+        plan: what was rehearsed.
+        statistics: the figures of `modelfleet launch stats`, of all launches.
+        unfinished: launches that had not ended two weeks after the last was created.
+        broken: promises that were broken; any is a defect.
+        first_broken: some of them, in words.
+        rounds: of the launcher.
+        effects: what agents did.
+        crashes: times that a launcher's process died.
+        stalls: calls that hung for longer than a lease.
+        refused: launches that a person could not create.
+        peak: the most units in use at once, pool by pool, all together.
+        quota: units that all pools have.
+        trace: a digest of everything that happened: the same plan has the same.
+        seconds: of the machine, from the first to the last.
+    """
+
+    plan: FleetPlan
+    statistics: LaunchStatistics
+    unfinished: int
+    broken: int
+    first_broken: tuple[str, ...]
+    rounds: int
+    effects: int
+    crashes: int
+    stalls: int
+    refused: int
+    peak: int
+    quota: int
+    trace: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a rehearsal has got."""
+
+    teams: int
+    teams_done: int
+    launches: int
+    launches_done: int
+    broken: int
+    seconds: float
+
+
+def run_fleet(
+    plan: FleetPlan, processes: int = 2, progress: Callable[[Progress], None] = lambda _: None
+) -> FleetOutcome:
+    """Rehearses a fleet.
+
+    Args:
+        plan: what is rehearsed.
+        processes: that share the work; 1: this one does it.
+        progress: told after each team that is done.
+    """
+    began = time.monotonic()
+    done: list[TeamOutcome] = []
+    for outcome in _teams(plan, processes):
+        done.append(outcome)
+        progress(
+            Progress(
+                teams=plan.teams,
+                teams_done=len(done),
+                launches=plan.launches,
+                launches_done=sum(len(team.ended) for team in done),
+                broken=sum(team.broken for team in done),
+                seconds=time.monotonic() - began,
+            )
+        )
+    return _together(plan, sorted(done, key=lambda team: team.team), time.monotonic() - began)
+
+
+def run_team(plan: FleetPlan, team: int) -> TeamOutcome:
+    """Rehearses one team of a plan."""
+    began = time.monotonic()
+    collects = gc.isenabled()
+    # Nearly everything that is made is kept or is freed by its count: looking for circles would be in vain.
+    gc.disable()
+    # Losses are what is rehearsed: nobody needs to be warned of them.
+    log = logging.getLogger("modelfleetd.launcher")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        rehearsal = TeamRehearsal(plan, team)
+        asyncio.run(rehearsal.run())
+    finally:
+        log.setLevel(level)
+        if collects:
+            gc.enable()
+    return rehearsal.outcome(time.monotonic() - began)
+
+
+def _teams(plan: FleetPlan, processes: int) -> Iterator[TeamOutcome]:
+    if processes == 1:
+        yield from (run_team(plan, team) for team in range(plan.teams))
+        return
+    # Not forked: a process that runs threads, as whoever calls this may, cannot be forked safely.
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=8) as pool:
+        left: set[Future[TeamOutcome]] = {pool.submit(run_team, plan, team) for team in range(plan.teams)}
+        while left:
+            found, left = wait(left, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in found)
+
+
+@dataclass
+class TeamRehearsal:
+    """One team of a plan: its fleet, the launches that its people create, and what they do to them."""
+
+    plan: FleetPlan
+    team: int
+    fleet: Fleet = field(init=False)
+    refused: int = 0
+
+    def __post_init__(self) -> None:
+        plan, team = self.plan, self.team
+        # What is drawn for a launch depends on the seed and the launch alone: an ablation has the same accidents.
+        draw = random.Random(f"{plan.seed} {team} routes")
+        self._routes = [self._route(number, draw) for number in range(plan.types_in(team))]
+        serving = sum(max(2, route.needs[REGION]) * route.units for route in self._routes)
+        largest = max(max(2, route.needs[REGION]) * route.units for route in self._routes)
+        # Room for the whole of the largest candidate, so that no launch is hopeless from the beginning.
+        spare = max(round(serving * plan.spare), largest + largest // 4 + 2)
+        self.fleet = Fleet(
+            seed=f"{plan.seed} {team}",
+            spare=spare,
+            future_reservations=plan.future_reservations,
+            history=20,
+            pool=f"pools/team{team}",
+            team=f"teams/team{team}",
+        )
+        for route in self._routes:
+            self.fleet.add_type(route)
+        if plan.faults:
+            self.fleet.freeze(_night(self.fleet.clock.now().hour))
+
+    def _route(self, number: int, draw: random.Random) -> Route:
+        size = min(40, max(2, round(draw.lognormvariate(2.0, 0.7))))
+        tier = draw.choices(_TIERS, weights=(2, 6, 40, 32, 20))[0]
+        return Route(f"modelTypes/t{self.team}x{number}", {REGION: size}, tier=tier, behaviour=_MACHINES)
+
+    async def run(self) -> None:
+        """Lets the days pass, and then what is under way come to its end."""
+        await self.fleet.start()
+        count, end = self.plan.launches_in(self.team), self.plan.days * _DAY
+        for number in range(count):
+            draw = random.Random(f"{self.plan.seed} {self.team} {number}")
+            at = (number + draw.random()) * end / count
+            self.fleet.at(at, functools.partial(self._create, number, draw))
+        await self.fleet.run(end)
+        # Whoever has paused a launch comes back to it, and nothing is left to wait for but launches.
+        await self.fleet.run(end + _AFTERWARDS)
+        self.fleet.check()
+
+    def _create(self, number: int, draw: random.Random, fleet: Fleet) -> None:
+        """A person creates a launch: mostly a new model for a route; sometimes an experiment, its end, or a resize."""
+        route = self._routes[draw.randrange(len(self._routes))]
+        trouble = _trouble(draw, self.plan.faults)
+        policy = self._policy(route, draw)
+        kind, size = draw.random(), max(2, round(route.needs[REGION] * draw.uniform(0.8, 1.2)))
+        launch_id = f"t{self.team}n{number}"
+        models = fleet.registry.models_of(route.model_type)
+        experiments = [model.name for model in models if model.role is not None and model.role.name == "EXPERIMENT"]
+        baseline = fleet.registry.type_of(route.model_type).baseline
+        if kind < 0.08 and experiments:
+            name = fleet.create(
+                launch_id,
+                route.model_type,
+                experiments[0],
+                strategy=Strategy.END_EXPERIMENT,
+                policy=_mitigation(policy),
+            )
+        elif kind < 0.16 and not experiments:
+            model = fleet.add_model(route.model_type, f"m{number}", {REGION: size})
+            share = draw.choice((500, 1_000, 2_000))
+            name = fleet.create(
+                launch_id, route.model_type, model, strategy=Strategy.START_EXPERIMENT, target_share=share,
+                policy=policy, trouble=trouble,
+            )  # fmt: skip
+        elif kind < 0.2:
+            name = fleet.create(
+                launch_id, route.model_type, baseline, strategy=Strategy.RESIZE, policy=_ungated(policy),
+                trouble=replace(trouble, calibration=1.0, error_rate=0.0, latency=1.0, labels=1.0),
+            )  # fmt: skip
+        else:
+            model = fleet.add_model(route.model_type, f"m{number}", {REGION: size})
+            name = fleet.create(launch_id, route.model_type, model, policy=policy, trouble=trouble)
+        self._people(name, launch_id, draw)
+
+    def _policy(self, route: Route, draw: random.Random) -> Policy:
+        needs_approval = route.tier in ("TIER0", "TIER1") or draw.random() < 0.1
+        policy = Policy(
+            bake_duration=timedelta(minutes=10),
+            step_deadline=timedelta(minutes=20),
+            approval=Approval.REQUIRED if needs_approval else Approval.AUTOMATIC,
+            rollback_window=timedelta(hours=6 if route.tier in ("TIER0", "TIER1") else 2),
+        )
+        if self.plan.recycling:
+            return policy
+        # One step, that bakes for as long as all of them: the whole candidate has to have room beside what serves.
+        return replace(policy, max_step_basis_points=10_000, max_steps=1, bake_duration=_STEPS * policy.bake_duration)
+
+    def _people(self, name: str, launch_id: str, draw: random.Random) -> None:
+        """What people do to a launch, drawn when it is created."""
+        fleet = self.fleet
+        answers_after = draw.expovariate(1 / 3_600.0)
+
+        def is_asked(launch: Launch) -> bool:
+            return launch.state is State.AWAITING_APPROVAL
+
+        def answers(fleet: Fleet) -> None:
+            # A plan that leaves its envelope has to be approved once more.
+            fleet.after(answers_after, lambda fleet: fleet.approve(name))
+            fleet.after(answers_after + 0.5, lambda fleet: fleet.when(name, is_asked, answers))
+
+        fleet.when(name, is_asked, answers)
+        # A gate that cannot decide pauses: somebody looks at it a while later, and gives up in the end.
+        looks = [0]
+
+        def by_a_gate(launch: Launch) -> bool:
+            return any(pause.author.startswith("gate/") for pause in launch.pause_reasons)
+
+        def comes(fleet: Fleet) -> None:
+            looks[0] += 1
+            after = draw.uniform(600.0, 3 * 3_600.0)
+            if looks[0] < 3:
+                fleet.after(after, lambda fleet: fleet.resume(name, any_author=True))
+            else:
+                fleet.after(after, lambda fleet: fleet.abort(name, reason="its gates cannot decide"))
+            fleet.after(after + 1.0, lambda fleet: fleet.when(name, by_a_gate, comes))
+
+        fleet.when(name, by_a_gate, comes)
+        step, often = draw.randint(1, _STEPS), self.plan.faults
+        if draw.random() < 0.04 * often:
+            lasts = draw.uniform(300.0, 4 * 3_600.0)
+
+            def pauses(fleet: Fleet) -> None:
+                fleet.pause(name)
+                fleet.after(lasts, lambda fleet: fleet.resume(name))
+
+            fleet.at_step(name, step, pauses)
+        if draw.random() < 0.03 * often:
+            fleet.at_step(name, step, lambda fleet: fleet.skip_step(name))
+        if draw.random() < 0.02 * often:
+            fleet.at_step(name, step, lambda fleet: fleet.promote(name))
+        if draw.random() < 0.03 * often:
+            fleet.at_step(name, step, lambda fleet: fleet.abort(name))
+        if draw.random() < 0.01 * often:
+            fleet.after(draw.uniform(0.0, 3_600.0), lambda fleet: fleet.abort(name, reason="not needed any more"))
+        if draw.random() < 0.05 * often:
+            seconds = draw.uniform(5.0, 900.0)
+            fleet.at_step(name, step, lambda fleet: fleet.cut_off(_route_of(fleet, name), REGION, seconds))
+        if draw.random() < 0.05 * often:
+            dying = draw.randint(1, 3)
+            fleet.at_step(name, step, lambda fleet: fleet.kill(_old_or_new(fleet, name, dying), dying))
+        if draw.random() < 0.03 * often:
+            after = draw.uniform(60.0, 3_600.0)
+
+            def takes_back(fleet: Fleet) -> None:
+                try:
+                    fleet.roll_back(name, f"{launch_id}b")
+                except FleetError:
+                    # Another launch has followed it: there is nothing to take back.
+                    self.refused += 1
+
+            def later(fleet: Fleet) -> None:
+                fleet.after(after, takes_back)
+
+            fleet.when(name, lambda launch: launch.state is State.SUCCEEDED, later)
+
+    def outcome(self, seconds: float) -> TeamOutcome:
+        """What has become of it."""
+        fleet = self.fleet
+        launches = [row.launch for row in fleet.launches.rows.values()]
+        return TeamOutcome(
+            team=self.team,
+            ended=tuple(
+                Ended(launch.state, launch.strategy.name, figures_of(launch)) for launch in launches if launch.ended
+            ),
+            unfinished=sum(not launch.ended for launch in launches),
+            broken=fleet.oracle.count,
+            first_broken=tuple(fleet.oracle.broken),
+            rounds=fleet.rounds,
+            effects=fleet.effects,
+            crashes=fleet.crashes,
+            stalls=fleet.stalls,
+            refused=self.refused,
+            peak=fleet.capacity.peak,
+            quota=sum(fleet.capacity.quota.values()),
+            trace=fleet.trace(),
+            seconds=seconds,
+        )
+
+
+def _route_of(fleet: Fleet, name: str) -> str:
+    return fleet.launches.rows[name].launch.model_type
+
+
+def _old_or_new(fleet: Fleet, name: str, number: int) -> str:
+    launch = fleet.launches.rows[name].launch
+    return launch.candidate if number % 2 or not launch.baseline else launch.baseline
+
+
+def _night(hour: int) -> FreezeWindow:
+    """Six hours of every night nothing is launched that can cause a SEV0 or SEV1."""
+    schedule = Schedule(datetime(2025, 1, 1, (hour + 18) % 24), timedelta(hours=6), rrule="FREQ=DAILY")  # noqa: DTZ001
+    return FreezeWindow("freezeWindows/night", "nobody is there", schedule, tiers=("TIER0", "TIER1"), uid="night")
+
+
+def _trouble(draw: random.Random, often: float) -> Trouble:
+    """What goes wrong with a launch: mostly nothing but a lost call; now and then a bad candidate or bad machines."""
+    if not often:
+        return NO_TROUBLE
+
+    def happens(rate: float) -> bool:
+        return draw.random() < rate * often
+
+    return Trouble(
+        crash_rate=0.01 if happens(0.1) else 0.0,
+        stall_rate=0.05 if happens(0.05) else 0.0,
+        lost_rate=0.02 if happens(0.2) else 0.0,
+        agent_lost_rate=0.02 if happens(0.2) else 0.0,
+        judge_away_rate=0.2 if happens(0.05) else 0.0,
+        start_failure_rate=0.1 if happens(0.08) else 0.0,
+        mean_life_seconds=6 * 3_600.0 if happens(0.08) else None,
+        slow_termination=20.0 if happens(0.03) else 1.0,
+        failing=happens(0.02),
+        calibration=draw.choice((0.6, 1.5)) if happens(0.06) else draw.uniform(0.95, 1.05),
+        error_rate=0.08 if happens(0.03) else 0.0,
+        latency=2.5 if happens(0.03) else 1.0,
+        labels=0.0 if happens(0.02) else 1.0,
+    )
+
+
+def _ungated(policy: Policy) -> Policy:
+    """Nobody judges it."""
+    return replace(
+        policy,
+        stability_gate=replace(policy.stability_gate, disabled=True),
+        availability_gate=replace(policy.availability_gate, disabled=True),
+        evidence_gate=replace(policy.evidence_gate, disabled=True),
+    )
+
+
+def _mitigation(policy: Policy) -> Policy:
+    """As fast as capacity allows, and nobody judges or approves it."""
+    return replace(
+        _ungated(policy),
+        approval=Approval.AUTOMATIC,
+        max_step_basis_points=10_000,
+        max_steps=20,
+        bake_duration=timedelta(0),
+    )
+
+
+def _together(plan: FleetPlan, teams: Sequence[TeamOutcome], seconds: float) -> FleetOutcome:
+    digest = hashlib.sha256("".join(team.trace for team in teams).encode()).hexdigest()
+    return FleetOutcome(
+        plan=plan,
+        statistics=statistics_of([one for team in teams for one in team.ended], plan.days / 7),
+        unfinished=sum(team.unfinished for team in teams),
+        broken=sum(team.broken for team in teams),
+        first_broken=tuple(what for team in teams for what in team.first_broken)[:100],
+        rounds=sum(team.rounds for team in teams),
+        effects=sum(team.effects for team in teams),
+        crashes=sum(team.crashes for team in teams),
+        stalls=sum(team.stalls for team in teams),
+        refused=sum(team.refused for team in teams),
+        peak=sum(team.peak for team in teams),
+        quota=sum(team.quota for team in teams),
+        trace=digest,
+        seconds=seconds,
+    )
+
+
+def statistics_of(ended: Sequence[Ended], weeks: float) -> LaunchStatistics:
+    """What the launches say together, as the launcher's store adds up what it keeps of each."""
+    states = Counter(one.state for one in ended)
+    times = [one.figures.duration for one in ended if one.state is State.SUCCEEDED]
+    phases: dict[str, list[timedelta]] = {}
+    waits: dict[str, list[timedelta]] = {}
+    gates: Counter[str] = Counter()
+    for one in ended:
+        for state, took in one.figures.phases.items():
+            phases.setdefault(state.name, []).append(took)
+        for cause, took in one.figures.waits.items():
+            waits.setdefault(cause, []).append(took)
+        gates.update(one.figures.failed_gates)
+    causes = Counter(one.figures.cause for one in ended if one.figures.cause)
+    return LaunchStatistics(
+        launches=len(ended),
+        succeeded=states[State.SUCCEEDED],
+        rolled_back=states[State.ROLLED_BACK],
+        cancelled=states[State.CANCELLED],
+        failed=states[State.FAILED],
+        succeeded_per_week=states[State.SUCCEEDED] / weeks,
+        median_duration=_median(times) if times else None,
+        p90_duration=_p90(times) if times else None,
+        phases=tuple(
+            PhaseStatistics(phase, len(found), _median(found), _p90(found), sum(found, NO_TIME))
+            for phase, found in sorted(phases.items())
+        ),
+        waits=tuple(
+            WaitStatistics(cause, len(found), sum(found, NO_TIME))
+            for cause, found in sorted(waits.items(), key=lambda each: -sum(each[1], NO_TIME))
+        ),
+        causes=tuple(CauseCount(cause, count) for cause, count in causes.most_common()),
+        failed_gates=tuple(CauseCount(gate, count) for gate, count in gates.most_common()),
+        people_wait=sum((one.figures.people_wait for one in ended), NO_TIME),
+    )
+
+
+def _median(times: Sequence[timedelta]) -> timedelta:
+    return timedelta(seconds=median(time.total_seconds() for time in times))
+
+
+def _p90(times: Sequence[timedelta]) -> timedelta:
+    """A time that some launch took: the least that nine of ten do not exceed."""
+    return sorted(times)[-(-9 * len(times) // 10) - 1]
