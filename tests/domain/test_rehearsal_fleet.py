@@ -29,11 +29,9 @@ POLICY = Policy(bake_duration=timedelta(minutes=10))
 HERE = Place(FLAVOR, REGION)
 
 
-async def fleet_of(
-    *sizes: int, spare: int, seed: int = 0, future_reservations: bool = True, **behaviour: float
-) -> Fleet:
+async def fleet_of(*sizes: int, spare: int, future_reservations: bool = True, **behaviour: Any) -> Fleet:
     """Routes `modelTypes/t0`, `modelTypes/t1` … of so many replicas, each with a model `new` that needs as many."""
-    fleet = Fleet(seed=seed, spare=spare, future_reservations=future_reservations)
+    fleet = Fleet(spare=spare, future_reservations=future_reservations)
     for number, size in enumerate(sizes):
         machines = Behaviour(start_seconds=(20.0, 60.0), terminate_seconds=(5.0, 30.0))
         fleet.add_type(Route(f"modelTypes/t{number}", {REGION: size}, behaviour=replace(machines, **behaviour)))

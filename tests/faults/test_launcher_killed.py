@@ -17,7 +17,6 @@ from modelfleet import AsyncClient
 from modelfleet.errors import Cancelled, DeadlineExceeded, Unavailable
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.launcher.domain.record import Verdict
-from tests.support.chance import chosen
 from tests.support.launcher import ENDED, NEW, OLD, TARGET, Fleet, another_launcher, launcher_fleet
 from tests.support.simulated_agent import simulated_agent
 from tests.support.wait import until
@@ -25,16 +24,6 @@ from tests.support.wait import until
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
 _LEASE = 2.0
-_PLACES = (
-    "launcher.before_act.estimate:kill",
-    "launcher.after_act.reserve:kill",
-    "launcher.after_record.intent_start:kill",
-    "launcher.after_act.shift:kill",
-    "launcher.before_record.outcome:kill:6",
-    "launcher.after_act.reduce:kill:2",
-    "launcher.after_act.finalize:kill",
-    "launcher.after_act.settle:kill",
-)
 
 
 class Process:
@@ -129,21 +118,6 @@ async def _assert_all_agree(fleet: Fleet, launch: pb.Launch) -> None:
     assert (await fleet.client.registry.get_model_type(name="modelTypes/ctr")).baseline == NEW
     usage = await fleet.usage()
     assert (usage.serving_units, usage.held_units) == (8, 0)
-
-
-@pytest.mark.parametrize("failpoint", chosen(_PLACES, 3))
-async def test_a_launcher_that_is_killed_goes_on_where_it_was(
-    database_url: str, tmp_path: Path, failpoint: str, unused_tcp_port: int
-) -> None:
-    async with (
-        fleet_with_agent(database_url) as fleet,
-        process_of(fleet, tmp_path, failpoint, unused_tcp_port) as process,
-        AsyncClient(launcher=process.address) as client,
-    ):
-        await _create(client, fleet)
-        launch = await _ended(client)
-        assert process.deaths == 1, "the failpoint was never passed"
-        await _assert_all_agree(fleet, launch)
 
 
 async def test_a_holder_that_stalls_past_its_lease_can_do_nothing_more(

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 from modelfleetd.clock import ManualClock
-from modelfleetd.errors import PartUnavailable
+from modelfleetd.errors import LaunchEnded, PartUnavailable
 from modelfleetd.launcher.documents import from_document, to_document
 from modelfleetd.launcher.domain import verbs
 from modelfleetd.launcher.domain.decision import Decision, Outcome
@@ -94,6 +94,8 @@ class MemoryStore:
     told: list[Notification] = field(default_factory=list)
     # Those of the other launches on the route.
     others: list[MemoryStore] = field(default_factory=list)
+    # Told of each change as soon as it is written, before the round goes on.
+    recorded: Callable[[Launch], Awaitable[None]] | None = None
 
     def load(self) -> Launch:
         return replace(from_document(Launch, self.row), version=self.version, epoch=self.epoch)
@@ -121,6 +123,8 @@ class MemoryStore:
         if change.due is not None:
             self.due = change.due
         written = self.load()
+        if self.recorded is not None:
+            await self.recorded(written)
         self.crashes.maybe()
         return written
 
@@ -158,9 +162,13 @@ class CrashingPlatform:
     crashes: Crashes
     hang_rate: float = 0.0
     meanwhile: Callable[[], Awaitable[None]] | None = None
+    # Told of each act before it arrives.
+    reached: Callable[[], Awaitable[None]] | None = None
 
     async def apply(self, target: str, kind: TargetKind, fence: Fence, desired: DesiredServing) -> Applied:
         self.crashes.maybe()
+        if self.reached is not None:
+            await self.reached()
         if self.meanwhile is not None and self.crashes.draw.random() < self.hang_rate:
             await self.meanwhile()
         applied = await self.simulator.apply(target, kind, fence, desired)
@@ -183,8 +191,14 @@ class Books:
     # What the new model is when the launch begins.
     role: str = "CANDIDATE"
     tier: str = "TIER2"
-    # Share of the answers of capacity that are lost, and of the calls.
+    baseline: str = OLD
+    # Share of the answers of capacity that are lost, and of the calls; and one answer of registry or capacity, by its
+    # number, that surely is.
     lost_rate: float = 0.0
+    loses: int = 0
+    answers: int = 0
+    # Told of each call to registry or capacity before it arrives.
+    reached: Callable[[], Awaitable[None]] | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
     finalized: dict[str, bool] = field(default_factory=dict)
     splits: Mapping[str, Sequence[Share]] = field(default_factory=dict)
@@ -198,7 +212,7 @@ class Books:
             TYPE,
             "teams/t",
             self.tier,
-            OLD,
+            self.baseline,
             1,
             (REGION,),
             predicts=True,
@@ -216,11 +230,20 @@ class Books:
 
     async def finalize(self, model_type: str, launch: str, key: str, *, succeeded: bool, **given: Any) -> int:
         self.platform.crashes.maybe()
-        assert self.finalized.setdefault(launch, succeeded) == succeeded
+        await self._arrives()
+        attempt = given.get("attempt", 1)
+        launch += f"/attempts/{attempt}" if attempt > 1 else ""
+        if self.record(launch, succeeded) != succeeded:
+            raise LaunchEnded(launch, "ROLLED_BACK" if succeeded else "SUCCEEDED")
         if succeeded:
             self.splits, self.roles = given["splits"], given["roles"]
+        self._answers()
         self.platform.crashes.maybe()
         return 7 if succeeded else 0
+
+    def record(self, attempt: str, succeeded: bool) -> bool:
+        """How an attempt has ended, for ever: as it was recorded first."""
+        return self.finalized.setdefault(attempt, succeeded)
 
     async def estimate(self, model: str, key: str, *, keep: bool) -> Estimate:
         return Estimate("estimates/e", {REGION: (self.old if model == OLD else self.new, self.least)})
@@ -251,7 +274,9 @@ class Books:
 
     async def reserve(self, request: HoldRequest, key: str) -> Hold:
         self._may_fail()
+        await self._arrives()
         made = self.pool_in_memory.reserve(request, key)
+        self._answers()
         self._may_fail()
         return made
 
@@ -261,12 +286,16 @@ class Books:
 
     async def activate(self, reservation: str, key: str) -> None:
         self._may_fail()
+        await self._arrives()
         self.pool_in_memory.activate(reservation)
+        self._answers()
         self._may_fail()
 
     async def cancel(self, reservation: str, key: str) -> None:
         self._may_fail()
+        await self._arrives()
         self.pool_in_memory.cancel(reservation)
+        self._answers()
         self._may_fail()
 
     async def settle(
@@ -278,13 +307,26 @@ class Books:
         key: str,
     ) -> None:
         self._may_fail()
+        await self._arrives()
         self.pool_in_memory.settle(reservation, list(usages), list(kept), retain)
+        self._answers()
         self._may_fail()
 
     async def release(self, reservation: str, key: str) -> None:
         self._may_fail()
+        await self._arrives()
         self.pool_in_memory.release(reservation)
+        self._answers()
         self._may_fail()
+
+    async def _arrives(self) -> None:
+        if self.reached is not None:
+            await self.reached()
+
+    def _answers(self) -> None:
+        self.answers += 1
+        if self.answers == self.loses:
+            raise PartUnavailable("capacity")
 
     def _may_fail(self) -> None:
         """The process dies here, or the call or its answer is lost."""

@@ -246,7 +246,8 @@ class Simulator:
         """How many requests a model has answered on a target so far."""
         self.catch_up()
         known = self._targets.get(target)
-        return 0 if known is None or model not in known.counters else known.counters[model].requests
+        counted = None if known is None else known.traffic.counters.get(model)
+        return 0 if counted is None else counted.requests
 
     def catch_up(self) -> None:
         """Lets everything happen that is due by the clock."""

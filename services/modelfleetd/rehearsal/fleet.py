@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -51,7 +52,7 @@ REGION: Final = "regions/local"
 _QUIET: Final = 5.0
 _QUIETEST: Final = 600.0
 # What only others can end: whoever does wakes the launch.
-_UP_TO_OTHERS: Final = frozenset({"CapacityPromised", "AwaitingApproval", "AwaitingPeople", "RouteBusy"})
+_UP_TO_OTHERS: Final = frozenset({"AwaitingApproval", "AwaitingPeople", "RouteBusy"})
 # What is refused for want of capacity is asked for again so much after something was freed, at most.
 _AGAIN: Final = 30.0
 _SETTLE: Final = 5.0
@@ -135,6 +136,7 @@ class Fleet:
         history: int | None = None,
         pool: str = POOL,
         team: str = TEAM,
+        launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches,
     ) -> None:
         """Makes a fleet without routes.
 
@@ -146,6 +148,7 @@ class Fleet:
             history: events that are kept of each launch; None: all.
             pool: its name.
             team: whose it is.
+            launches: makes the launcher's store.
         """
         self.clock = clock or ManualClock()
         self.oracle = Oracle()
@@ -153,7 +156,7 @@ class Fleet:
         self.chance = Chance(f"{seed} accidents")
         self.capacity = MemoryCapacity(pool, {}, self.clock, future_reservations=future_reservations)
         self.stability = MemoryStability(seed, self.clock.now, self._requests)
-        self.launches = MemoryLaunches(self.clock, self.chance, history)
+        self.launches = launches(self.clock, self.chance, history)
         self.routes: dict[str, Route] = {}
         self.pool, self.team = pool, team
         self.rounds = self.crashes = self.stalls = 0
@@ -295,7 +298,7 @@ class Fleet:
         now, route = self.clock.now(), self.registry.type_of(model_type)
         launch = Launch(
             name=f"launches/{launch_id}",
-            uid=f"launches/{launch_id}",
+            uid=str(uuid.UUID(hashlib.sha256(f"{self._seed} {launch_id}".encode()).hexdigest()[:32], version=4)),
             model_type=model_type,
             candidate=candidate,
             strategy=strategy,
@@ -531,7 +534,7 @@ class Fleet:
     async def _round(self, row: Row) -> None:
         """One round, which may crash."""
         name = row.name
-        claim = self.launches.claim(name)
+        claim = await self.launches.claim(name)
         self._trouble(row)
         self.rounds += 1
         self.chance.trouble = row.trouble
@@ -603,10 +606,12 @@ class Fleet:
         waiting = launch.condition("Waiting")
         reason = waiting.reason if waiting is not None else ""
         if reason in _UP_TO_OTHERS:
+            return max(seconds, _QUIETEST if launch.reservation else 6 * _QUIETEST)
+        if reason == "CapacityPromised":
             return max(seconds, _QUIETEST)
         if reason == "Refused" and launch.state in (State.ESTIMATING, State.PREPARING) and seconds >= _AGAIN / 2:
             self._refused[launch.name] = None
-            return _QUIETEST
+            return 6 * _QUIETEST
         if reason == "Baking":
             return max(seconds, min(self._next_event(launch.model_type), self._until_judged(launch)))
         if seconds >= 1.0 or not launch.touched:

@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from statistics import median
 from typing import Final
 
+from modelfleetd.clock import ManualClock
 from modelfleetd.errors import FleetError
 from modelfleetd.launcher.domain.deadlines import NO_TIME
 from modelfleetd.launcher.domain.figures import (
@@ -35,10 +36,11 @@ from modelfleetd.launcher.domain.figures import (
 from modelfleetd.launcher.domain.freeze import FreezeWindow, Schedule
 from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.policy import Approval, Policy
-from modelfleetd.launcher.domain.states import State
+from modelfleetd.launcher.domain.states import UNCHANGED, State
 from modelfleetd.platform.simulator import Behaviour
-from modelfleetd.rehearsal.chance import NO_TROUBLE, Trouble
+from modelfleetd.rehearsal.chance import NO_TROUBLE, Chance, Trouble
 from modelfleetd.rehearsal.fleet import REGION, Fleet, Route
+from modelfleetd.rehearsal.launches import MemoryLaunches
 
 _DAY: Final = 86_400.0
 _TIERS: Final = ("TIER0", "TIER1", "TIER2", "TIER3", "TIER4")
@@ -52,6 +54,8 @@ _MACHINES: Final = Behaviour(
 # After the last launch was created, what is under way may take so much longer.
 _AFTERWARDS: Final = 14 * _DAY
 _STEPS: Final = 5
+# So long people wait for a launch to begin.
+_PATIENCE: Final = 2 * _DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +243,7 @@ class TeamRehearsal:
 
     plan: FleetPlan
     team: int
+    launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches
     fleet: Fleet = field(init=False)
     refused: int = 0
 
@@ -258,6 +263,7 @@ class TeamRehearsal:
             history=20,
             pool=f"pools/team{team}",
             team=f"teams/team{team}",
+            launches=self.launches,
         )
         for route in self._routes:
             self.fleet.add_type(route)
@@ -375,6 +381,8 @@ class TeamRehearsal:
             fleet.at_step(name, step, lambda fleet: fleet.promote(name))
         if draw.random() < 0.03 * often:
             fleet.at_step(name, step, lambda fleet: fleet.abort(name))
+        # Nobody waits for ever: what has not begun by then is given up.
+        fleet.after(_PATIENCE, lambda fleet: _give_up(fleet, name))
         if draw.random() < 0.01 * often:
             fleet.after(draw.uniform(0.0, 3_600.0), lambda fleet: fleet.abort(name, reason="not needed any more"))
         if draw.random() < 0.05 * often:
@@ -420,6 +428,11 @@ class TeamRehearsal:
             trace=fleet.trace(),
             seconds=seconds,
         )
+
+
+def _give_up(fleet: Fleet, name: str) -> None:
+    if fleet.launches.rows[name].launch.state in UNCHANGED:
+        fleet.abort(name, reason="waited for too long")
 
 
 def _route_of(fleet: Fleet, name: str) -> str:

@@ -173,10 +173,10 @@ class MemoryLaunches:
 
     # What a round does
 
-    def claim(self, name: str) -> Claim:
+    async def claim(self, name: str) -> Claim:
         """Claims a launch, with a fresh epoch."""
         row = self.rows[name]
-        row.launch = replace(row.launch, epoch=self._next_epoch())
+        row.launch = await self._claimed(row)
         self.schedule(row, LEASE_SECONDS)
         return Claim(row.launch, self._clock.now(), LEASE_SECONDS)
 
@@ -187,10 +187,10 @@ class MemoryLaunches:
         if not self._is_held(row, change.before):
             return None
         self.before_write(row.launch)
-        before, after = row.launch, change.after
-        if change.due is not None and not after.ended:
-            after = self._put_down(row, after, change.due)
-        row.launch = replace(after, version=before.version + 1, epoch=before.epoch, update_time=change.time)
+        before, after, due = row.launch, change.after, change.due
+        if due is not None and not after.ended:
+            after, due = self._put_down(row, after, due)
+        row.launch = await self._recorded(before, replace(change, after=after, due=due))
         row.told.extend(notifications(before, row.launch, change.time))
         self.say(row, *change.events)
         if after.ended:
@@ -205,7 +205,8 @@ class MemoryLaunches:
         row = self.rows[launch.name]
         if not self._is_held(row, launch):
             return False
-        row.launch = self._put_down(row, launch, due)
+        after, seconds = self._put_down(row, launch, due)
+        row.launch = await self._looked_at(after, seconds)
         return True
 
     async def is_held(self, launch: Launch) -> bool:
@@ -216,6 +217,7 @@ class MemoryLaunches:
         """Gives the lease back at once."""
         row = self.rows[launch.name]
         if row.launch.epoch == launch.epoch and not row.launch.ended:
+            await self._yielded(launch)
             self.schedule(row, SOONEST)
 
     async def leave_queue(self, launch: Launch) -> bool:
@@ -232,7 +234,7 @@ class MemoryLaunches:
             if other is not row
         ):
             return False
-        row.launch = replace(row.launch, queued=False, version=row.launch.version + 1)
+        row.launch = await self._unqueued(row.launch)
         self.schedule(row, SOONEST)
         return True
 
@@ -258,12 +260,29 @@ class MemoryLaunches:
     def _is_held(self, row: Row, launch: Launch) -> bool:
         return (row.launch.version, row.launch.epoch) == (launch.version, launch.epoch)
 
-    def _put_down(self, row: Row, launch: Launch, due: float) -> Launch:
+    def _put_down(self, row: Row, launch: Launch, due: float) -> tuple[Launch, float]:
+        """The launch as it is put down, and in how many seconds it is looked at."""
         seconds = max(SOONEST, self.patience(launch, due))
         self.schedule(row, seconds)
         if launch.watched_until is None or seconds <= due:
-            return launch
-        return replace(launch, watched_until=self._clock.now() + timedelta(seconds=seconds))
+            return launch, seconds
+        return replace(launch, watched_until=self._clock.now() + timedelta(seconds=seconds)), seconds
+
+    # How it is kept: what another store does in its own way
+
+    async def _claimed(self, row: Row) -> Launch:
+        return replace(row.launch, epoch=self._next_epoch())
+
+    async def _recorded(self, before: Launch, change: Change) -> Launch:
+        return replace(change.after, version=before.version + 1, epoch=before.epoch, update_time=change.time)
+
+    async def _looked_at(self, launch: Launch, seconds: float) -> Launch:
+        return launch
+
+    async def _unqueued(self, launch: Launch) -> Launch:
+        return replace(launch, queued=False, version=launch.version + 1)
+
+    async def _yielded(self, launch: Launch) -> None: ...
 
     def _end(self, row: Row) -> None:
         """Those that are queued behind it are looked at now."""

@@ -1,0 +1,90 @@
+"""Aborts, stalled calls and lost answers at every step of every strategy, in virtual time: properties 1 to 3 hold at
+every event, and in the end launch, registry, capacity and platform say the same. `make faults` goes through all.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from tests.support.chance import chosen
+from tests.support.steps import (
+    CASES,
+    RECYCLING,
+    ROOM,
+    Accident,
+    aborted,
+    promoted,
+    stalled,
+    unanswered,
+    undisturbed,
+    with_another_baseline,
+)
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+
+STORIES = list(product(CASES, (ROOM, RECYCLING), Accident))
+PLACES = list(product(CASES, (ROOM, RECYCLING)))
+
+
+def some(places: range, count: int) -> list[int]:
+    """A few of the places of a launch, or all of them."""
+    return chosen(places, min(count, len(places)))
+
+
+@pytest.mark.parametrize(("name", "free", "accident"), chosen(STORIES, 3))
+async def test_an_abort_after_any_change_gives_everybody_back_what_they_had(
+    name: str, free: int, accident: Accident
+) -> None:
+    case = CASES[name]
+    whole = await undisturbed(case, free, accident)
+    assert await whole.what_is_wrong() == []
+    for moment in some(range(1, whole.moments), 2):
+        assert await aborted(case, free, accident, moment) == [], (moment, whole.store.events)
+
+
+@pytest.mark.parametrize(("name", "free"), chosen(PLACES, 2))
+async def test_an_aborted_launch_that_is_begun_once_more_succeeds(name: str, free: int) -> None:
+    whole = await undisturbed(CASES[name], free)
+    for moment in some(range(1, whole.moments), 2):
+        assert await aborted(CASES[name], free, Accident.NOTHING, moment, again=True) == [], moment
+
+
+@pytest.mark.parametrize(("name", "free", "accident"), chosen(STORIES, 2))
+async def test_a_promotion_at_any_moment_skips_neither_capacity_nor_availability(
+    name: str, free: int, accident: Accident
+) -> None:
+    whole = await undisturbed(CASES[name], free, accident)
+    for moment in some(range(1, whole.moments), 2):
+        assert await promoted(CASES[name], free, accident, moment) == [], moment
+
+
+@pytest.mark.parametrize("aborts", [False, True])
+@pytest.mark.parametrize(("name", "free"), chosen(PLACES, 1))
+async def test_a_call_that_comes_through_when_the_launch_is_over_does_no_harm(
+    name: str, free: int, aborts: bool
+) -> None:
+    whole = await undisturbed(CASES[name], free)
+    for call in some(range(1, whole.calls + 1), 2):
+        assert await stalled(CASES[name], free, call, aborts=aborts) == [], call
+
+
+@pytest.mark.parametrize(("name", "free"), chosen(PLACES, 1))
+async def test_an_answer_that_is_lost_is_asked_for_again_and_nothing_is_done_twice(name: str, free: int) -> None:
+    whole = await undisturbed(CASES[name], free)
+    for answer in range(1, whole.books.answers + 1):
+        assert await unanswered(CASES[name], free, answer) == [], answer
+    for moment in some(range(1, whole.moments), 1):
+        for answer in range(1, whole.books.answers + 2):
+            assert await unanswered(CASES[name], free, answer, moment=moment) == [], (answer, moment)
+
+
+SWAPS = [name for name, case in CASES.items() if "experiment_share" not in case.given and len(case.replicas) == 1]
+
+
+@pytest.mark.parametrize(("name", "free"), chosen(list(product(SWAPS, (ROOM, RECYCLING))), 1))
+async def test_the_way_back_leads_to_the_baseline_that_was_pinned_whatever_it_is_now(name: str, free: int) -> None:
+    whole = await undisturbed(CASES[name], free, other_share=1_000)
+    for moment in some(range(1, whole.moments), 2):
+        assert await with_another_baseline(CASES[name], free, moment) == [], moment
