@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,53 @@ def test_each_shell_gets_its_script(shell: str, capsys: pytest.CaptureFixture[st
     assert f"_MODELFLEET_COMPLETE={shell}_complete" in script and "modelfleet" in script
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+# What each shell does on Tab behind `$LINE`, as far as that goes without a terminal: it loads what the command prints,
+# and calls what that has registered.
+_TAB = {
+    "bash": """
+eval "$(modelfleet completion bash)"
+read -r -a COMP_WORDS <<< "$LINE"
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+$(complete -p modelfleet | sed 's/.*-F \\([^ ]*\\).*/\\1/') modelfleet
+printf '%s\\n' "${COMPREPLY[@]}"
+""",
+    # The widgets that show what is offered need a terminal: here they print it.
+    "zsh": """
+autoload -Uz compinit && compinit -u -d $HOME/.zcompdump
+compadd() { print -l -- ${(P)${@[-1]}} }
+_describe() { print -l -- ${${(P)3}%%:*} }
+eval "$(modelfleet completion zsh)"
+words=(${(z)LINE}); CURRENT=${#words}
+${_comps[modelfleet]}
+""",
+    "fish": """
+modelfleet completion fish | source
+complete --do-complete "$LINE" | string replace --regex '\\t.*' ''
+""",
+}
+
+
+@pytest.mark.parametrize("shell", list(_TAB))
+async def test_the_real_shell_completes_verbs_and_the_names_of_launches(
+    shell: str, database_url: str, tmp_path: Path
+) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    async with launcher_fleet(database_url, old=10, new=10, launcher=True) as fleet:
+        await fleet.create("first", bake=60)
+
+        async def offered(line: str) -> list[str]:
+            path = f"{_PROGRAM.parent}{os.pathsep}{os.environ['PATH']}"
+            given = {"LINE": line, "HOME": str(tmp_path), "PATH": path, "MODELFLEET_ADDRESS": fleet.launcher.address}
+            process = await asyncio.create_subprocess_exec(
+                shell, "-c", _TAB[shell], env=os.environ | given, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            out, err = await process.communicate()
+            assert not err, err.decode()
+            return out.decode().split()
+
+        assert await offered("modelfleet launch ab") == ["abort"]
+        assert set(await offered("modelfleet launch re")) == {"reject", "resume", "retry"}
+        assert await offered("modelfleet launch describe fi") == ["first"]

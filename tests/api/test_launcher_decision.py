@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
+from modelfleet import AsyncClient
 from modelfleet.capacity.v1 import policies_pb2
 from modelfleet.common.v1 import permission_pb2
 from modelfleet.errors import PermissionDenied
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleet.registry.v1 import registry_pb2
+from modelfleet.registry.v1 import evidence_pb2, registry_pb2
 from tests.support.launcher import NEW, OLD, Fleet, launcher_fleet, refused
 from tests.support.servers import client_of
 from tests.support.wait import until
@@ -85,13 +86,59 @@ async def test_without_the_evidence_that_the_policy_asks_for_people_are_asked(da
         gain = policies_pb2.GainAgainstCost(metric="time_spent", min_gain_per_doubling=0.005)
         await with_policy(fleet, gain_against_cost=gain)
         await fleet.create()
-        waiting = await fleet.waits("AwaitingApproval")
+        waiting = await fleet.waits("EvidenceMissing")
         assert waiting.plan.policy_decision.startswith("EVIDENCE_MISSING by launchPolicies/strict")
         assert "time_spent" in waiting.summary and "other than" in waiting.summary
         async with client_of(fleet.registry, fleet.launcher, principal="dora") as dora:
             await once_known(lambda: dora.launcher.reject_launch(name=L1, reason="bring the evidence"))
         ended = await fleet.reaches(pb.Launch.CANCELLED)
         assert ended.abort.author == "dora"
+
+
+async def test_evidence_that_comes_later_is_asked_for_again_and_lets_the_launch_on(database_url: str) -> None:
+    async with launcher_fleet(database_url, old=10, new=12) as fleet:
+        gain = policies_pb2.GainAgainstCost(metric="time_spent", min_gain_per_doubling=0.005)
+        await with_policy(fleet, gain_against_cost=gain)
+        await fleet.create()
+        waiting = await fleet.waits("EvidenceMissing")
+        assert "asks again at" in waiting.summary and "CAPACITY_OWNER of teams/infra" in waiting.summary
+        # Asked before it is there: nothing changes, and nothing is kept of the question.
+        resumed = await fleet.client.launcher.resume_launch(name=L1)
+        await until(lambda: _asked_since(fleet, resumed))
+        await report(fleet.client, NEW, OLD)
+        await fleet.client.launcher.resume_launch(name=L1)
+        done = await fleet.reaches(pb.Launch.SUCCEEDED)
+        assert done.envelope.approved_by == "policy"
+        assert done.plan.policy_decision.startswith("ACCEPTED by launchPolicies/strict")
+        events = [event.type async for event in fleet.client.launcher.list_launch_events_all(name=L1)]
+        assert events.count("EvidenceFound") == 1 and events.count("Estimated") == 2
+
+
+async def _asked_since(fleet: Fleet, resumed: pb.Launch) -> bool:
+    """Whether the answer of capacity has been recorded."""
+    now = await fleet.get()
+    return now.state == pb.Launch.AWAITING_APPROVAL and now.etag != resumed.etag
+
+
+async def report(client: AsyncClient, model: str, baseline: str) -> None:
+    """Has an experiment say that one per cent more time is spent with a model."""
+    result = evidence_pb2.EvaluationResult(
+        metric="time_spent",
+        value=1.01,
+        direction=evidence_pb2.EvaluationResult.HIGHER_IS_BETTER,
+        form=evidence_pb2.EvaluationResult.RATIO,
+        relative_to="baseline",
+        interval=evidence_pb2.ConfidenceInterval(low=1.008, high=1.012),
+    )
+    made = evidence_pb2.EvaluationReport(
+        suite="ab",
+        evaluator=evidence_pb2.Evaluator(kind=evidence_pb2.Evaluator.INTERNAL),
+        baseline=baseline,
+        results=[result],
+    )
+    made.evaluate_time.GetCurrentTime()
+    made.expire_time.FromDatetime(datetime.now(UTC) + timedelta(days=30))
+    await client.registry.create_evaluation_report(parent=model, report_id="ab", evaluation_report=made)
 
 
 async def test_what_is_asked_for_by_the_launch_itself_stays_whatever_the_policy_accepts(database_url: str) -> None:

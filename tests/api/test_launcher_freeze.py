@@ -181,6 +181,16 @@ async def test_a_launch_waits_for_the_end_of_a_window_unless_somebody_lets_it_th
             )
 
 
+async def _is_paused(fleet: Fleet) -> bool:
+    """Whether a round has seen the pause."""
+    return any(condition.type == "Paused" for condition in (await fleet.get()).conditions)
+
+
+async def _is_looked_at(fleet: Fleet) -> bool:
+    """Whether a round has seen that the pause is over."""
+    return not await _is_paused(fleet)
+
+
 async def test_a_launch_goes_on_when_its_window_is_gone_and_is_aborted_inside_one(database_url: str) -> None:
     async with launcher_fleet(database_url, old=10, new=10) as fleet:
         await fleet.create(bake=0.5)
@@ -191,7 +201,11 @@ async def test_a_launch_goes_on_when_its_window_is_gone_and_is_aborted_inside_on
         share = stopped.progress[0].candidate.intended_basis_points
         assert 0 < share < 10_000
         before = len(fleet.simulator.ledger)
-        await asyncio.sleep(1)
+        # Each verb has the launch looked at anew, at least once.
+        await fleet.client.launcher.pause_launch(name="launches/l1", reason="looks at it")
+        await until(lambda: _is_paused(fleet))
+        await fleet.client.launcher.resume_launch(name="launches/l1")
+        await until(lambda: _is_looked_at(fleet))
         asked = [e for e in fleet.simulator.ledger[before:] if e.kind is EffectKind.ACCEPTED]
         assert asked == []
         await fleet.client.launcher.delete_freeze_window(name=WINDOW)

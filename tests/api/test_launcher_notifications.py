@@ -6,9 +6,11 @@ import asyncio
 import json
 import logging
 import re
+import threading
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from http.server import HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +34,16 @@ from modelfleetd.launcher.webhooks import NotTaken, Webhook, Webhooks
 from tests.api.test_launcher_readme import README
 from tests.store.test_launcher_store import NOW, insert, launch
 from tests.support.alertmanager import alertmanager
-from tests.support.launcher import launcher_fleet, refused
+from tests.support.launcher import another_launcher, launcher_fleet, refused
 from tests.support.wait import until
-from tests.support.webhook_receiver import SECRET, webhook_receiver
+from tests.support.webhook_receiver import SECRET, Receiver, webhook_receiver
 
 KIND = notifications_pb2.Notification
 
 
 def is_genuine() -> Any:
     """The README's function that verifies a request."""
-    (source,) = re.findall(r"```py\n(.*?)```", README.read_text(), re.DOTALL)
+    source, _ = re.findall(r"```py\n(.*?)```", README.read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(source, str(README), "exec"), names)
     return names["is_genuine"]
@@ -89,6 +91,53 @@ async def test_a_receiver_that_fails_and_hangs_is_told_again_with_the_same_key_u
             assert await listed("--pending") == "Everything has arrived.\n"
             with pytest.raises(NotFound):
                 await fleet.client.launcher.list_notifications(launch="launches/unheard-of")
+
+
+async def test_the_readmes_receiver_acts_once_however_often_two_launchers_tell_it(
+    database_url: str, tmp_path: Path
+) -> None:
+    """Its answers get lost: each kind of news once after it has acted, as where the launcher dies before it hears."""
+    acted: list[dict[str, Any]] = []
+    names: dict[str, Any] = {"SECRET": SECRET, "KEYS": tmp_path / "keys.db", "act": acted.append}
+    for source in re.findall(r"```py\n(.*?)```", README.read_text(), re.DOTALL):
+        exec(compile(source, str(README), "exec"), names)
+    told: list[str] = []
+
+    documented: Any = names["Receiver"]
+
+    class Lossy(documented):  # type: ignore[misc]
+        def send_response(self, code: int, message: str | None = None) -> None:
+            told.append(self.headers["Modelfleet-Key"])
+            if told.count(told[-1]) == 1:
+                raise ConnectionAbortedError
+            super().send_response(code, message)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(HTTPServer):
+        def handle_error(self, *_: object) -> None:
+            pass
+
+    server = Server(("127.0.0.1", 0), Lossy)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    receiver = Receiver(f"http://127.0.0.1:{server.server_port}/hook")
+    options = Namespace(webhooks=receiver.configuration(tmp_path), lease_seconds=2.0)
+    try:
+        async with (
+            launcher_fleet(database_url, options=options) as fleet,
+            another_launcher(fleet, options=options),
+        ):
+            await fleet.create(bake=60, policy=pb.LaunchPolicy(approval=pb.LaunchPolicy.REQUIRED))
+            await until(lambda: len(told) >= 2, 30)
+            await fleet.client.launcher.abort_launch(name="launches/l1", reason="wrong checkpoint")
+            await until(lambda: len(told) >= 4, 30)
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+    assert [one["kind"] for one in acted] == ["AWAITING_APPROVAL", "CANCELLED"]
+    assert {key: told.count(key) for key in told} == {one["key"]: 2 for one in acted}
 
 
 async def test_a_launch_is_let_on_by_the_webhook_that_it_names_as_a_gate(database_url: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -13,6 +14,7 @@ from modelfleetd.launcher.domain import gates
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.deadlines import begin_step
 from modelfleetd.launcher.domain.decide import next_action
+from modelfleetd.launcher.domain.decision import Decision, Outcome
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import Launch, Strategy, enter
 from modelfleetd.launcher.domain.observed import Observed, Seen, ShareState, share_state
@@ -20,6 +22,8 @@ from modelfleetd.launcher.domain.outcomes import (
     backoff,
     confirmed,
     estimated,
+    evidence_asked,
+    evidence_found,
     finalized,
     forgone,
     intended,
@@ -203,6 +207,35 @@ def test_a_pause_stops_the_deadline_of_an_approval() -> None:
     assert isinstance(decides(launch, T0 + 16 * day), Wait)
     late = decides(launch, T0 + 17 * day)
     assert isinstance(late, Advance) and late.event == "Rejected"
+
+
+def test_missing_evidence_is_asked_for_ever_less_often_until_the_approval_is_overdue_or_the_evidence_is_there() -> None:
+    lacks = Decision("", Outcome.EVIDENCE_MISSING, "there is no result of time_spent")
+    launch = estimates(replace(pending(), state=State.ESTIMATING, decision=lacks))
+    assert launch.state is State.AWAITING_APPROVAL
+    now, asked = T0, list[timedelta]()
+    while isinstance(action := next_action(launch, None, now), Wait | Call):
+        if isinstance(action, Call):
+            assert action.act is Act.ESTIMATE
+            asked.append(now - T0)
+            assert evidence_found(launch, lacks, now) is None
+            launch = evidence_asked(launch, now)
+        else:
+            assert action.reason == "EvidenceMissing"
+            now += timedelta(seconds=action.seconds)
+    pauses = [after - before for before, after in pairwise(asked)]
+    assert asked[0] == pauses[0] == timedelta(seconds=30) and max(pauses) <= timedelta(minutes=10)
+    assert pauses == sorted(pauses)
+    assert isinstance(action, Advance) and action.event == "Rejected"
+    assert timedelta(0) <= now - T0 - POLICY.approval_deadline <= MINUTE
+    # Somebody who has brought it does not wait; a pause holds the question back.
+    early = evidence_asked(launch, T0)
+    assert isinstance(next_action(early, None, T0), Wait)
+    assert isinstance(next_action(resume(early, "bob", T0), None, T0), Call)
+    held = pause(replace(early, evidence_time=None), "bob", "wait for me", T0)
+    assert isinstance(stays := next_action(held, None, T0), Wait) and stays.reason == "Paused"
+    found = evidence_found(early, replace(lacks, outcome=Outcome.ACCEPTED), T0)
+    assert found is not None and found.state is State.ESTIMATING
 
 
 def test_a_plan_that_waited_long_for_its_approval_is_made_again_and_stays_approved_within_its_envelope() -> None:

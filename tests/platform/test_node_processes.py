@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,25 @@ async def _serve_old(node: Node, replicas: int = 2) -> None:
 
 def _kill(process: int) -> None:
     os.kill(process, signal.SIGKILL)
+
+
+def _alive(processes: Mapping[str, int]) -> list[str]:
+    """Those that run; one that is dead has closed its connections."""
+    return [name for name, process in processes.items() if _state(process) not in ("", "Z", "X")]
+
+
+def _state(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][:1]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _half_closed(process: int) -> set[str]:
+    """A process's connections whose other end is closed, and that it has not noticed yet."""
+    rows = (row.split() for row in Path(f"/proc/{process}/net/tcp").read_text().splitlines()[1:])
+    closing = {f"socket:[{row[9]}]" for row in rows if row[3] == "08"}
+    return closing & {str(entry.readlink()) for entry in Path(f"/proc/{process}/fd").iterdir() if entry.is_symlink()}
 
 
 async def _effects(node: Node, kind: EffectKind) -> int:
@@ -165,7 +185,11 @@ async def test_envoy_takes_dead_replicas_out_while_the_agent_is_dead(node: Node)
     await _serve_old(node, replicas=3)
     async with node.caller() as caller:
         node.kill()
-        _kill(next(process for name, process in node.processes().items() if name != "envoy"))
+        processes = node.processes()
+        _kill(next(process for name, process in processes.items() if name != "envoy"))
+        # What is under way on a connection at the moment of its end may fail: it may have been answered already.
+        await until(lambda: len(_alive(processes)) == len(processes) - 1)
+        await until(lambda: not _half_closed(processes["envoy"]))
         answers = [await caller.ask() for _ in range(200)]
     assert set(answers) == {OLD}
 

@@ -11,6 +11,7 @@ from modelfleetd.clock import Clock
 from modelfleetd.errors import FleetError, RevisionMismatch
 from modelfleetd.kit.failpoint import passing
 from modelfleetd.launcher.domain import outcomes
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.launch import Launch, going_back
 from modelfleetd.launcher.domain.record import ON_PLATFORM, Act, Intent, Share
@@ -124,6 +125,15 @@ class Executor:
     async def hold(self, launch: Launch) -> Hold:
         """Says what has become of the launch's reservation."""
         return await self._world.capacity.hold(launch.reservation)
+
+    async def decide(self, launch: Launch) -> Decision | None:
+        """What the team's launch policy says of the launch's plan now. Nothing is stored.
+
+        Raises:
+            FleetError: it cannot say, or cannot be asked now.
+        """
+        assert launch.plan is not None
+        return await decide(launch, launch.plan, self._world, f"{launch.uid}/evidence", keep=False)
 
     async def why_not(self, launch: Launch, now: datetime) -> tuple[Launch, str] | None:
         """Why there is still no plan for a launch, as `perform` says it; None where there is one. Nothing is stored.

@@ -35,6 +35,7 @@ from modelfleetd.launcher.intents import intent_of
 from modelfleetd.launcher.judges import Judges
 from modelfleetd.launcher.looking import Look, look
 from modelfleetd.launcher.progress import with_progress
+from modelfleetd.launcher.remote import is_undecided
 from modelfleetd.launcher.serving import desired_from_document, desired_of, is_same, observed_of, seen_of, split_of
 from modelfleetd.launcher.store import Change, Claim, Settled, Store
 from modelfleetd.launcher.windows import Windows
@@ -270,6 +271,8 @@ class Round:
             case Judge():
                 await self._judge(seen, final=action.final)
                 return True
+            case Call(act=Act.ESTIMATE) if launch.state is State.AWAITING_APPROVAL:
+                return await self._ask_policy_again(launch)
             case Call(act=Act.ESTIMATE) if launch.retries > 0:
                 return await self._estimate_again(launch, action)
             case Apply():
@@ -284,6 +287,30 @@ class Round:
         intent = intent_of(action, launch, observation, self.now)
         await self._record(_on_the_move(outcomes.intended(launch, intent)), intent=intent)
         return await self._act(intent, action.message)
+
+    async def _ask_policy_again(self, launch: Launch) -> bool:
+        """Asks whether evidence has come that the launch policy lacked: then the plan is made anew, and decided on."""
+        try:
+            decision = await self._executor.decide(launch)
+        except FleetError as error:
+            if is_undecided(error):
+                await self._hold(f"cannot ask whether the evidence has come: {error.message}")
+                return False
+            # It lacks something else by now; what it lacked before is as good an answer until that is mended.
+            decision = launch.decision
+        after = outcomes.evidence_found(launch, decision, self.now)
+        if after is not None:
+            said = "the evidence has come that its launch policy lacked; plans again"
+            await self._record(_on_the_move(after), [self._event("EvidenceFound", said)])
+            return True
+        self.launch = outcomes.evidence_asked(launch, self.now)
+        waits = next_action(self.launch, (), self.now)
+        if isinstance(waits, Wait):
+            kept = outcomes.conditions(self.launch, waits, (), self.now)
+            watched = self.now + timedelta(seconds=waits.seconds)
+            await self._record(replace(self.launch, conditions=kept, watched_until=watched), due=waits.seconds)
+            return False
+        return True
 
     async def _estimate_again(self, launch: Launch, action: Call) -> bool:
         """Estimates for good only where there is a plan by now: each attempt would leave an intent behind."""

@@ -15,6 +15,7 @@ from modelfleetd.launcher.domain import frozen, gates, people, preemption, undo,
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.deadlines import accounted, alarm_after, ask_again, begin_step, errors_count
+from modelfleetd.launcher.domain.decision import Outcome
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import Launch, enter, going_back
 from modelfleetd.launcher.domain.observed import Seen, ShareState, in_proportion, share_state
@@ -175,11 +176,18 @@ def _await_approval(launch: Launch, now: datetime) -> Action:
     if now >= until and not launch.paused and launch.frozen is None:
         nobody = f"nobody approved it within {launch.policy.approval_deadline}"
         return Advance("Rejected", nobody, going_back(launch, "deadline", nobody, now), progress=False)
+    lacks = launch.decision is not None and launch.decision.outcome is Outcome.EVIDENCE_MISSING
+    if lacks and (launch.evidence_time is None or now >= launch.evidence_time):
+        return Call(Act.ESTIMATE, "asks whether the evidence has come that its launch policy lacked")
     who, why = "somebody", ""
     if launch.decision is not None and launch.decision.needs_approval:
         who, why = launch.decision.who, f": {launch.decision.explanation.rstrip('.')}"
     message = f"waits for {who}, other than {launch.actor}, to approve it, until {until:%F %R}{why}"
-    return Wait("AwaitingApproval", message, PEOPLE)
+    if not lacks:
+        return Wait("AwaitingApproval", message, PEOPLE)
+    assert launch.evidence_time is not None
+    again = f"waits for evidence, and asks again at {launch.evidence_time:%T}; or {message.removeprefix('waits ')}"
+    return Wait("EvidenceMissing", again, min(PEOPLE, _until(launch.evidence_time, now)))
 
 
 def _prepare(launch: Launch, now: datetime) -> Action:

@@ -94,6 +94,8 @@ class Launch:
     deadline: datetime | None = None
     # Until when somebody may approve it.
     approval_deadline: datetime | None = None
+    # When the launch policy is asked again whether the evidence that it lacked has come; None: at once.
+    evidence_time: datetime | None = None
     # When the plan was made; None where it is to be made again, since what was free is not any more.
     plan_time: datetime | None = None
     # When it means to look next; a look that comes later than that pushes the deadlines on.

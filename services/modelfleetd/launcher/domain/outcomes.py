@@ -21,7 +21,7 @@ from modelfleetd.launcher.domain import envelope as envelopes
 from modelfleetd.launcher.domain.actions import Wait
 from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.deadlines import alarm_after, postponed
-from modelfleetd.launcher.domain.decision import Decision
+from modelfleetd.launcher.domain.decision import Decision, Outcome
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.launch import Launch, enter, going_back
@@ -35,6 +35,9 @@ from modelfleetd.launcher.domain.states import State
 _MISSED: Final = timedelta(seconds=5)
 _BACKOFF: Final = (0.5, 30.0)
 _MOMENT: Final = timedelta(seconds=30)
+# Between two questions whether missing evidence has come: a part of the time that it was waited for, within these.
+_EVIDENCE_AGAIN: Final = (timedelta(seconds=30), timedelta(minutes=10))
+_EVIDENCE_PART: Final = 4
 
 
 def backoff(retries: int) -> float:
@@ -127,7 +130,7 @@ def estimated(
     launch = replace(launch, envelope=approved)
     if not approved.approved_by:
         waiting = replace(launch, approval_deadline=now + launch.policy.approval_deadline)
-        return enter(waiting, State.AWAITING_APPROVAL, now)
+        return evidence_asked(enter(waiting, State.AWAITING_APPROVAL, now), now)
     return launch if launch.state is State.PREPARING else enter(launch, State.PREPARING, now)
 
 
@@ -139,6 +142,20 @@ def decided(launch: Launch, decision: Decision | None) -> Launch:
     if not launch.names_rollback_window and decision.rollback_window is not None:
         policy = replace(policy, rollback_window=decision.rollback_window)
     return replace(launch, decision=decision, policy=policy)
+
+
+def evidence_asked(launch: Launch, now: datetime) -> Launch:
+    """The launch policy was asked and lacked evidence: it is asked again, ever less often while none comes."""
+    least, most = _EVIDENCE_AGAIN
+    waited = now - launch.phase_times[-1].start_time
+    return replace(launch, evidence_time=now + min(most, max(least, waited / _EVIDENCE_PART)), retries=0)
+
+
+def evidence_found(launch: Launch, decision: Decision | None, now: datetime) -> Launch | None:
+    """The launch as it plans again, by what its launch policy says now; None while evidence is still missing."""
+    if decision is not None and decision.outcome is Outcome.EVIDENCE_MISSING:
+        return None
+    return enter(launch, State.ESTIMATING, now)
 
 
 def _approved(launch: Launch, made: Envelope, now: datetime) -> Envelope:

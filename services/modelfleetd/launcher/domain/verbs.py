@@ -121,6 +121,9 @@ def resume(launch: Launch, author: str, now: datetime, *, any_author: bool = Fal
         for pause in launch.pause_reasons
         if preemption.is_author(pause.author) or (pause.author != author and not any_author)
     )
+    if launch.state is State.AWAITING_APPROVAL:
+        # Whoever has brought the evidence that was missing need not wait for the next question.
+        launch = replace(launch, evidence_time=None)
     gates = [pause for pause in launch.pause_reasons if pause not in left and pause.author.startswith("gate/")]
     if gates:
         # Somebody has looked at what the gate could not decide: it gets its extensions once more.

@@ -11,6 +11,7 @@ from modelfleet.launcher.v1 import launcher_pb2 as pb
 # What ends a wait that the launcher does not end by itself, or need not; the launch's id for {0}, its step for {1}.
 _ENDS: Final = {
     "AwaitingApproval": "modelfleet launch approve {0}",
+    "EvidenceMissing": "the evidence (asked at once by modelfleet launch resume {0}), or modelfleet launch approve {0}",
     "AwaitingPeople": "modelfleet launch approve {0}",
     "Baking": "itself, or by modelfleet launch skip {0} --step {1} --reason WHY",
     "Frozen": "itself, or by modelfleet launch override {0} --window WINDOW --reason WHY",
