@@ -187,7 +187,7 @@ class _Reader:
             return _Reader(node, self.problems, f"{self._path}{name}.")
         if node is not None:
             self.complain(f"{self._path}{name} must be a mapping", name)
-        mark = yaml.Mark("", 0, self.line - 1, 0, None, None)
+        mark = yaml.Mark("", 0, self.line - 1, 0, None, 0)
         return _Reader(yaml.MappingNode("tag:yaml.org,2002:map", [], mark, mark), self.problems, f"{self._path}{name}.")
 
     def each(self, name: str) -> list[_Reader]:

@@ -136,11 +136,11 @@ def _happens(accident: Accident, name: str) -> Callable[[Fleet], str]:
             begin()
             fleet.after(accident.seconds, lambda _: end())
 
-        def trouble(usual: float, unusual: float, field: str) -> None:
-            def to(rate: float) -> None:
-                row.trouble = replace(row.trouble, **{field: rate})
+        def judge_away(rate: float) -> None:
+            row.trouble = replace(row.trouble, judge_away_rate=rate)
 
-            for_a_while(lambda: to(unusual), lambda: to(usual))
+        def crashes(rate: float) -> None:
+            row.trouble = replace(row.trouble, crash_rate=rate)
 
         match accident.what:
             case "kill":
@@ -156,10 +156,10 @@ def _happens(accident: Accident, name: str) -> Callable[[Fleet], str]:
                 fleet.cut_off(TYPE, REGION, accident.seconds)
                 return f"the agent does not answer, {lasts}"
             case "judge-away":
-                trouble(row.trouble.judge_away_rate, 1.0, "judge_away_rate")
+                for_a_while(lambda: judge_away(1.0), lambda: judge_away(0.0))
                 return f"the judge does not answer, {lasts}"
             case "launcher-crashes":
-                trouble(row.trouble.crash_rate, _CRASHES, "crash_rate")
+                for_a_while(lambda: crashes(_CRASHES), lambda: crashes(0.0))
                 return f"the launcher crashes at every tenth commit or call, {lasts}"
             case "candidate-fails":
                 rates, usual = simulator.error_rates, simulator.error_rates.get(model, 0.0)
