@@ -16,7 +16,7 @@ from modelfleet.launcher.v1 import holds_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.registry.v1 import registry_pb2
 from modelfleetd.errors import StaleEpoch
-from modelfleetd.launcher.domain.launch import Verdict
+from modelfleetd.launcher.domain.record import Verdict
 from modelfleetd.platform.model import Fence, TargetKind
 from tests.support.launcher import CPU, CTR, EU, NEW, OLD, Fleet, launcher_fleet, refused
 from tests.support.servers import client_of

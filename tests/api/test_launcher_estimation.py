@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from modelfleetd.kit.db import Database
-from modelfleetd.launcher.domain.launch import Launch, PhaseTime, State, Strategy
+from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from modelfleetd.launcher.domain.record import PhaseTime
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.estimation import AT_ONCE
 from modelfleetd.launcher.store import Store
 from modelfleetd.platform.model import ServingObservation

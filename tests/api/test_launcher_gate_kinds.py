@@ -18,7 +18,7 @@ from modelfleet.launcher.v1 import gates_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.registry.v1 import evidence_pb2, registry_pb2
 from modelfleetd.clock import SystemClock
-from modelfleetd.launcher.domain.launch import Verdict
+from modelfleetd.launcher.domain.record import Verdict
 from modelfleetd.launcher.webhooks import Webhooks, read
 from tests.support.launcher import CTR, NEW, launcher_fleet, refused
 from tests.support.wait import until

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.registry.v1 import registry_pb2
-from modelfleetd.launcher.domain.launch import Verdict
+from modelfleetd.launcher.domain.record import Verdict
 from tests.support.capacity import hold
 from tests.support.launcher import CTR, EU, NEW, OLD, QUICK, TARGET, US, launcher_fleet, refused
 from tests.support.wait import until

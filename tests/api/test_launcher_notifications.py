@@ -23,8 +23,10 @@ from modelfleetd.kit.alertmanager import Alertmanager as Client
 from modelfleetd.kit.db import Database
 from modelfleetd.launcher import webhooks
 from modelfleetd.launcher.delivery import AlertDelivery, OutboxMetrics
-from modelfleetd.launcher.domain.launch import Abort, Condition, Launch, PauseReason, State, Status, Verdict, enter
+from modelfleetd.launcher.domain.launch import Launch, enter
 from modelfleetd.launcher.domain.notifications import ALERTMANAGER, Kind
+from modelfleetd.launcher.domain.record import Abort, Condition, PauseReason, Status, Verdict
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.store import Change, Store
 from modelfleetd.launcher.webhooks import NotTaken, Webhook, Webhooks
 from tests.api.test_launcher_readme import README

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelfleet.cli import main
 from modelfleet.launcher.v1 import kpis_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.launcher.domain.launch import Verdict
+from modelfleetd.launcher.domain.record import Verdict
 from tests.support.launcher import Fleet, launcher_fleet, refused
 
 

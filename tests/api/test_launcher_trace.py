@@ -7,7 +7,7 @@ from typing import Any
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.launcher.domain.launch import Verdict
+from modelfleetd.launcher.domain.record import Verdict
 from tests.support.launcher import another_launcher, launcher_fleet
 from tests.support.otlp import Collector, collector
 from tests.support.servers import client_of

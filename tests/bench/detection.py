@@ -30,9 +30,9 @@ from rich.table import Table
 
 from modelfleetd.stability.domain import slo
 from modelfleetd.stability.domain.exact import Floats, Integers
+from modelfleetd.stability.domain.judging import Verdicts
 from modelfleetd.stability.domain.slices import Slice, Slices
 from modelfleetd.stability.domain.window_verdict import Flags, Reason, Stability
-from modelfleetd.stability.domain.windows import Verdicts
 from tests.bench.figures import Figure
 from tests.support.simulated_streams import DAY, Fault, live, make_model
 from tests.support.simulated_watch import Key, begins, fires, model_slices, watch

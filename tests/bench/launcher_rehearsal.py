@@ -34,9 +34,10 @@ async def run() -> list[Figure]:
         ablations["without future reservations"] = await asyncio.to_thread(run_fleet, without, 2, _tell)
     for name, found in ablations.items():
         _show(name, found)
+    broken = float(sum(found.broken for found in ablations.values()))
     return [
-        Figure(NAMES[0], outcome.seconds, "s", target=600),
-        Figure(NAMES[1], float(sum(found.broken for found in ablations.values())), "promises", target=0),
+        Figure(name=NAMES[0], value=outcome.seconds, unit="s", target=600.0, better="lower"),
+        Figure(name=NAMES[1], value=broken, unit="promises", target=0.0, better="lower"),
     ]
 
 

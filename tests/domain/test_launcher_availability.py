@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from modelfleetd.launcher.domain.availability import SLOW_LOOKS, judge, least_increase, looked, wilson
-from modelfleetd.launcher.domain.launch import Launch, Verdict
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Observed, Seen
 from modelfleetd.launcher.domain.policy import AvailabilityGate, Policy
+from modelfleetd.launcher.domain.record import Verdict
 from tests.domain.test_launcher_decisions import at_step, baking
 
 LAUNCH = baking()

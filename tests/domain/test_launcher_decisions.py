@@ -11,21 +11,10 @@ import pytest
 from modelfleetd.errors import FleetError, QuotaExceeded, QuotaShortage, ResourceNotFound, RevisionMismatch, invalid
 from modelfleetd.launcher.domain import gates
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
+from modelfleetd.launcher.domain.deadlines import begin_step
 from modelfleetd.launcher.domain.decide import next_action
 from modelfleetd.launcher.domain.hold import Hold, HoldState
-from modelfleetd.launcher.domain.launch import (
-    Act,
-    GateVerdict,
-    Intent,
-    Launch,
-    ModelFacts,
-    PhaseTime,
-    State,
-    Strategy,
-    Verdict,
-    begin_step,
-    enter,
-)
+from modelfleetd.launcher.domain.launch import Launch, Strategy, enter
 from modelfleetd.launcher.domain.observed import Observed, Seen, ShareState, share_state
 from modelfleetd.launcher.domain.outcomes import (
     backoff,
@@ -37,8 +26,12 @@ from modelfleetd.launcher.domain.outcomes import (
     refused,
     reserved,
 )
-from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, Room, Side, make
+from modelfleetd.launcher.domain.plan import Plan
+from modelfleetd.launcher.domain.planning import Inputs, Pace, Room, make
 from modelfleetd.launcher.domain.policy import Approval, Policy, StabilityGate
+from modelfleetd.launcher.domain.record import Act, GateVerdict, Intent, ModelFacts, PhaseTime, Verdict
+from modelfleetd.launcher.domain.sides import Side
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.verbs import abort, approve, pause, resume, skip_step
 
 TYPE, CPU, EU = "modelTypes/ctr", "flavors/cpu", "regions/eu"

@@ -13,22 +13,16 @@ from hypothesis import strategies as st
 
 from modelfleetd.launcher.domain import frozen
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
+from modelfleetd.launcher.domain.deadlines import begin_step
 from modelfleetd.launcher.domain.decide import next_action
 from modelfleetd.launcher.domain.freeze import FreezeWindow, Occurrence, Schedule
 from modelfleetd.launcher.domain.frozen import Open, conflicts, looked_at
-from modelfleetd.launcher.domain.launch import (
-    Act,
-    FreezeOverride,
-    Launch,
-    PhaseTime,
-    State,
-    Strategy,
-    Verdict,
-    begin_step,
-)
+from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.observed import Seen
 from modelfleetd.launcher.domain.outcomes import looked
 from modelfleetd.launcher.domain.policy import AvailabilityGate, Policy, StabilityGate
+from modelfleetd.launcher.domain.record import Act, FreezeOverride, PhaseTime, Verdict
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.summary import sentence
 from modelfleetd.launcher.domain.verbs import abort, override_freeze, pause, resume
 from modelfleetd.launcher.domain.waves import forward

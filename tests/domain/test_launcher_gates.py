@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from modelfleetd.errors import InvalidFields, SelfApproval
 from modelfleetd.launcher.domain import gates, people
 from modelfleetd.launcher.domain.actions import Advance, Apply, Call, Judge, Wait
-from modelfleetd.launcher.domain.launch import Act, GateVerdict, Launch, State, Verdict, enter
+from modelfleetd.launcher.domain.launch import Launch, enter
 from modelfleetd.launcher.domain.policy import (
     AvailabilityGate,
     EvidenceGate,
@@ -26,6 +26,8 @@ from modelfleetd.launcher.domain.policy import (
     When,
     check,
 )
+from modelfleetd.launcher.domain.record import Act, GateVerdict, Verdict
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.verbs import approve, is_allowed, pause, reject, resume
 from tests.domain.test_launcher_decisions import MINUTE, T0, baking, decides, estimates, pending, shifting
 

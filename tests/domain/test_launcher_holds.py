@@ -14,12 +14,17 @@ from hypothesis import strategies as st
 from modelfleetd.errors import EndStateExceedsQuota, PartUnavailable, PlanInfeasible, WrongState
 from modelfleetd.launcher.domain import outcomes
 from modelfleetd.launcher.domain.actions import Advance, Call, Wait
+from modelfleetd.launcher.domain.deadlines import begin_step
 from modelfleetd.launcher.domain.decide import awaits_hold, next_action
 from modelfleetd.launcher.domain.hold import HeldPlace, Hold, HoldState, Promise
-from modelfleetd.launcher.domain.launch import Act, Launch, PhaseTime, State, Strategy, begin_step
-from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side, make
+from modelfleetd.launcher.domain.launch import Launch, Strategy
+from modelfleetd.launcher.domain.plan import Plan, RegionPlan
+from modelfleetd.launcher.domain.planning import Inputs, Pace, Room, make
 from modelfleetd.launcher.domain.policy import Policy
+from modelfleetd.launcher.domain.record import Act, PhaseTime
 from modelfleetd.launcher.domain.release import RENEW, RETRY, Told, expected_release, is_due
+from modelfleetd.launcher.domain.sides import Side
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.verbs import abort, pause
 from modelfleetd.launcher.intents import intent_of
 from modelfleetd.launcher.renewal import Renewer

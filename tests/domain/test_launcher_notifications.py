@@ -11,24 +11,12 @@ from hypothesis import strategies as st
 
 from modelfleetd.launcher.domain import verbs
 from modelfleetd.launcher.domain.actions import Wait
-from modelfleetd.launcher.domain.launch import (
-    ENDED,
-    TRANSITIONS,
-    Abort,
-    Condition,
-    Launch,
-    PauseReason,
-    PeopleWait,
-    PhaseTime,
-    State,
-    Status,
-    Strategy,
-    Verdict,
-    enter,
-)
+from modelfleetd.launcher.domain.launch import Launch, Strategy, enter
 from modelfleetd.launcher.domain.notifications import ALARM_AGAIN, Kind, Notification, Topic, notifications, over, pause
 from modelfleetd.launcher.domain.outcomes import conditions
 from modelfleetd.launcher.domain.policy import PeopleGate, Policy, StabilityGate
+from modelfleetd.launcher.domain.record import Abort, Condition, PauseReason, PeopleWait, PhaseTime, Status, Verdict
+from modelfleetd.launcher.domain.states import ENDED, TRANSITIONS, State
 from tests.support.rehearsal import Rehearsal
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from modelfleetd.errors import PlanInfeasible
 from modelfleetd.launcher.domain.envelope import Envelope, of_plan, within
-from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side, make, together
+from modelfleetd.launcher.domain.plan import Plan, RegionPlan
+from modelfleetd.launcher.domain.planning import Inputs, Pace, Room, make, together
 from modelfleetd.launcher.domain.policy import Policy
 from modelfleetd.launcher.domain.replicas import inferred_full, replicas_for, share_of
 from modelfleetd.launcher.domain.shares import agrees
+from modelfleetd.launcher.domain.sides import Side
 
 CPU, GPU = "flavors/cpu", "flavors/gpu"
 PACE, POLICY = Pace(), Policy()

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from modelfleetd.clock import ManualClock
 from modelfleetd.launcher.documents import to_document
 from modelfleetd.launcher.domain import preemption
-from modelfleetd.launcher.domain.launch import Launch, State, Strategy
+from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
 from modelfleetd.launcher.domain.replicas import replicas_for
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.platform.ledger import Promise, Violation, violations
 from modelfleetd.platform.model import EffectKind
 from tests.support.memory_pool import MemoryPool

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelfleetd.launcher.domain.launch import State, Verdict
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from modelfleetd.launcher.domain.record import Verdict
+from modelfleetd.launcher.domain.states import State
 from tests.support.rehearsal import NEW, OLD, OTHER, TARGET, Rehearsal
 
 GATED = Policy(bake_duration=timedelta(seconds=8), stability_gate=StabilityGate())

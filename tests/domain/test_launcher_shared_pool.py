@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from modelfleetd.clock import ManualClock
 from modelfleetd.launcher.domain.hold import HoldState
-from modelfleetd.launcher.domain.launch import ENDED, State
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from modelfleetd.launcher.domain.states import ENDED, State
 from tests.support.memory_pool import MemoryPool
 from tests.support.rehearsal import NEW, Rehearsal
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelfleetd.launcher.domain.launch import State, Verdict
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from modelfleetd.launcher.domain.record import Verdict
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.strategies import Strategy
 from tests.support.chance import chosen
 from tests.support.rehearsal import NEW, OLD, TARGET, Rehearsal

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfleetd.errors import PlanInfeasible
-from modelfleetd.launcher.domain.plan import Inputs, Pace, RegionPlan, Room, Side, make
+from modelfleetd.launcher.domain.plan import RegionPlan
+from modelfleetd.launcher.domain.planning import Inputs, Pace, Room, make
 from modelfleetd.launcher.domain.replicas import replicas_for
+from modelfleetd.launcher.domain.sides import Side
 from modelfleetd.launcher.domain.strategies import RULES, Goal, Strategy, check_asked, final_share, inputs_of
 
 CPU, EU = "flavors/cpu", "regions/eu"

@@ -17,7 +17,9 @@ from modelfleetd.launcher.domain.actions import Advance, Apply, Judge
 from modelfleetd.launcher.domain.attempts import COUNTED, KEPT, next_attempt
 from modelfleetd.launcher.domain.decide import next_action
 from modelfleetd.launcher.domain.holds_on_models import ModelHold, forbids, lift, stopped
-from modelfleetd.launcher.domain.launch import UNCHANGED, Abort, Act, Launch, PauseReason, State, Strategy, Verdict
+from modelfleetd.launcher.domain.launch import Launch, Strategy
+from modelfleetd.launcher.domain.record import Abort, Act, PauseReason, Verdict
+from modelfleetd.launcher.domain.states import UNCHANGED, State
 from tests.domain.test_launcher_decisions import NEW, OLD, T0, at_step, awaiting, baking, says, shifting
 
 MINUTE = timedelta(minutes=1)

@@ -14,19 +14,10 @@ from hypothesis import strategies as st
 from modelfleetd.launcher.documents import from_document, to_document
 from modelfleetd.launcher.domain import waits
 from modelfleetd.launcher.domain.figures import Figures, cause_of, figures_of
-from modelfleetd.launcher.domain.launch import (
-    Abort,
-    Condition,
-    GateVerdict,
-    Launch,
-    PhaseTime,
-    State,
-    Status,
-    Strategy,
-    Verdict,
-    enter,
-)
+from modelfleetd.launcher.domain.launch import Launch, Strategy, enter
 from modelfleetd.launcher.domain.policy import Policy
+from modelfleetd.launcher.domain.record import Abort, Condition, GateVerdict, PhaseTime, Status, Verdict
+from modelfleetd.launcher.domain.states import State
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
 REASONS = ("AwaitingApproval", "CapacityPromised", "ReplicasStarting", "Baking", "Paused")

@@ -11,9 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelfleetd.launcher.domain import waves
-from modelfleetd.launcher.domain.launch import State, Verdict
-from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side, make
+from modelfleetd.launcher.domain.plan import Plan, RegionPlan
+from modelfleetd.launcher.domain.planning import Inputs, Pace, Room, make
 from modelfleetd.launcher.domain.policy import Policy, RegionOrder, StabilityGate
+from modelfleetd.launcher.domain.record import Verdict
+from modelfleetd.launcher.domain.sides import Side
+from modelfleetd.launcher.domain.states import State
 from tests.support.regional import A, B, C, Place, RegionalRehearsal
 from tests.support.rehearsal import CPU, NEW, OLD
 

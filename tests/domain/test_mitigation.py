@@ -85,6 +85,27 @@ def test_a_candidate_is_taken_back_with_the_launch_that_brings_it_in() -> None:
     assert (back.action, back.launch) == (Action.FOLLOW_LAUNCH, "launches/l1")
 
 
+def queued(candidate: str = NEW) -> launcher_pb2.Launch:
+    """A launch that waits in line; a list of launches has the newest first, and so this before the one in flight."""
+    found = launch(launcher_pb2.Launch.PENDING)
+    found.name, found.candidate = "launches/queued", candidate
+    return found
+
+
+def test_what_is_taken_back_is_the_launch_in_flight_and_never_the_one_that_waits_behind_it() -> None:
+    baseline = response(pb.Model.BASELINE, OLD, launches=[queued(f"{CTR}/models/newer"), SHIFTING])
+    assert baseline.commands == ('modelfleet launch abort l1 --reason "…"',) and "launches/l1" in baseline.steps[2]
+    candidate = response(pb.Model.CANDIDATE, launches=[queued(), SHIFTING])
+    assert (candidate.action, candidate.launch) == (Action.ABORT_LAUNCH, "launches/l1")
+    back = response(pb.Model.BASELINE, OLD, launches=[queued(), launch(launcher_pb2.Launch.ROLLING_BACK)])
+    assert back.commands == ("modelfleet launch watch l1",)
+
+
+def test_a_launch_that_only_waits_in_line_has_done_nothing_to_a_baseline() -> None:
+    found = response(pb.Model.BASELINE, OLD, launches=[queued()])
+    assert found.commands == () and not any("launches/queued" in step for step in found.steps)
+
+
 def test_where_nobody_knows_of_launches_a_candidate_is_the_owners_matter() -> None:
     assert response(pb.Model.CANDIDATE, launches=None).action is Action.PAGE_OWNER
 

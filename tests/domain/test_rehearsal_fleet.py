@@ -1,20 +1,24 @@
-"""A fleet in virtual time: whatever goes wrong no promise is broken, the same seed has the same story, and a planted bug
-is found."""
+"""A fleet in virtual time: whatever goes wrong no promise is broken, and the same seed has the same story.
+
+A planted bug is found.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from modelfleetd.capacity.domain.ledger import Account, Entry
 from modelfleetd.capacity.domain.pool import Place
 from modelfleetd.launcher.documents import from_document, to_document
-from modelfleetd.launcher.domain.launch import Launch, State, Strategy
+from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.observed import Observed
 from modelfleetd.launcher.domain.policy import Approval, Policy
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.platform.simulator import Behaviour
 from modelfleetd.rehearsal.capacity import MemoryCapacity
 from modelfleetd.rehearsal.chance import Trouble
@@ -138,10 +142,10 @@ async def test_a_cut_of_the_quota_takes_nothing_away_and_nothing_more_is_given()
     assert fleet.outcome(second).state is State.SUCCEEDED and waited["Refused"] > timedelta(minutes=50)
 
 
-def small(**given: float) -> FleetOutcome:
+def small(**given: Any) -> FleetOutcome:
     """Two teams, with more accidents than there are in most fleets."""
     plan = FleetPlan(types=8, launches=16, days=0.3, types_of_team=4, faults=2.0)
-    return run_fleet(replace(plan, **given), processes=1)  # type: ignore[arg-type]
+    return run_fleet(replace(plan, **given), processes=1)
 
 
 def test_a_fleet_with_all_its_accidents_breaks_no_promise_and_the_same_seed_has_the_same_story() -> None:
@@ -159,7 +163,7 @@ async def test_capacity_that_is_used_before_it_is_free_is_found(monkeypatch: pyt
     # As if replicas that are terminating took nothing any more.
     slots = property(lambda seen: max(seen.desired, seen.starting + seen.available + seen.unavailable))
     monkeypatch.setattr(Observed, "slots", slots)
-    fleet = await fleet_of(40, spare=4, terminate_seconds=(300.0, 400.0))  # type: ignore[arg-type]
+    fleet = await fleet_of(40, spare=4, terminate_seconds=(300.0, 400.0))
     launch(fleet)
     await fleet.run()
     assert any("what exists fits the hold" in what for what in fleet.oracle.broken)

@@ -20,11 +20,11 @@ from modelfleetd.stability.domain.availability import (
 from modelfleetd.stability.domain.criteria import DeclaredPrediction, Limits
 from modelfleetd.stability.domain.estimates import Estimate, State
 from modelfleetd.stability.domain.fleet import FunnelStage, Metric, Role, ServiceLevel, Tier, WatchedModel
+from modelfleetd.stability.domain.judging import WindowVerdict
 from modelfleetd.stability.domain.rollup import Grouping, Row, roll_up
 from modelfleetd.stability.domain.slices import Objective, Slice
 from modelfleetd.stability.domain.standing import ModelState, Standing, stand
 from modelfleetd.stability.domain.window_verdict import Demand, Reason, Stability
-from modelfleetd.stability.domain.windows import WindowVerdict
 from tests.support.stability import NOW
 
 MINUTE = timedelta(minutes=1)

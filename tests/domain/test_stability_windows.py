@@ -12,25 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelfleetd.stability.domain import estimates
+from modelfleetd.stability.domain.choosing import SETTLING
 from modelfleetd.stability.domain.criteria import DeclaredPrediction, Limits
 from modelfleetd.stability.domain.delays import Delays, histogram, learn, prior
 from modelfleetd.stability.domain.exact import SCALE
 from modelfleetd.stability.domain.fleet import HealthyRange, Metric
+from modelfleetd.stability.domain.judging import WindowVerdict
 from modelfleetd.stability.domain.maturity import moment_of
+from modelfleetd.stability.domain.minute_series import COLUMNS, MinuteSeries, empty_series
 from modelfleetd.stability.domain.sums import Exposure, Positives, Sums
+from modelfleetd.stability.domain.window_kinds import Case
 from modelfleetd.stability.domain.window_verdict import CONFIDENCE, Reason, Stability
-from modelfleetd.stability.domain.windows import (
-    COLUMNS,
-    SETTLING,
-    Case,
-    MinuteSeries,
-    WindowVerdict,
-    decide,
-    decide_all,
-    decide_many,
-    empty_series,
-    minutes_needed,
-)
+from modelfleetd.stability.domain.windows import decide, decide_all, decide_many, minutes_needed
 from tests.support.simulated_streams import START, arrived
 
 HOUR = timedelta(hours=1)

@@ -16,6 +16,7 @@ import pytest
 
 from modelfleetd.local import demo_fleet as fleet
 from modelfleetd.local import leftovers
+from tests.support.chance import chosen
 from tests.support.memory import memory
 from tests.support.wait import until
 
@@ -65,14 +66,20 @@ async def until_said(process: asyncio.subprocess.Process, words: str) -> None:
     pytest.fail(f"it never said: {words}")
 
 
-async def test_a_good_candidate_replaces_the_baseline_and_no_request_fails(folder: Path) -> None:
-    summary = await played("replace", folder)
+# `crash` is `replace` with a launcher that dies, and has to end as that does.
+@pytest.mark.faults
+@pytest.mark.parametrize("scenario", chosen(("replace", "crash"), 1))
+async def test_a_good_candidate_replaces_the_baseline_and_no_request_fails_whoever_is_killed(
+    folder: Path, scenario: str
+) -> None:
+    summary = await played(scenario, folder)
     assert summary["state"] == "SUCCEEDED"
     assert summary["baseline"] == fleet.CANDIDATE
     assert len(summary["steps"]) >= 3  # it had to recycle
     assert summary["replicas"][fleet.CANDIDATE]["running"] == fleet.CANDIDATE_REPLICAS
     assert summary["replicas"][fleet.BASELINE]["running"] == 0
     assert any("BASELINE → RETIRED" in change for change in summary["changes"])
+    assert len(summary["kills"]) >= (4 if scenario == "crash" else 0)
 
 
 async def test_a_miscalibrated_candidate_is_sent_back_by_the_gate(folder: Path) -> None:
@@ -87,27 +94,13 @@ async def test_a_miscalibrated_candidate_is_sent_back_by_the_gate(folder: Path) 
 
 
 @pytest.mark.faults
-async def test_a_launcher_that_is_killed_in_each_phase_changes_nothing_but_the_time(folder: Path) -> None:
-    summary = await played("crash", folder)
-    assert summary["state"] == "SUCCEEDED"
-    assert summary["baseline"] == fleet.CANDIDATE
-    assert len(summary["kills"]) >= 4
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_demo_that_is_interrupted_leaves_nothing_behind(folder: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", chosen((signal.SIGINT, signal.SIGTERM, signal.SIGKILL), 1))
+async def test_a_demo_that_is_interrupted_or_killed_leaves_nothing_behind(folder: Path, number: signal.Signals) -> None:
+    if number is signal.SIGKILL and sys.platform != "linux":
+        pytest.skip("the kernel's help is Linux's")
     async with demo("replace", folder) as process:
         await until_said(process, "3. Traffic")
         process.send_signal(number)
         await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == 130
-        assert leftovers.processes_of(folder) == []
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
-async def test_a_demo_that_is_killed_leaves_nothing_behind(folder: Path) -> None:
-    async with demo("replace", folder) as process:
-        await until_said(process, "3. Traffic")
-        process.kill()
-        await process.communicate()
-        await until(lambda: leftovers.processes_of(folder) == [], 60, every=0.2)
+        assert process.returncode == (-number if number is signal.SIGKILL else 130)
+        await until(lambda: leftovers.processes_of(folder) == [], 60 if number is signal.SIGKILL else 0, every=0.2)

@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+import pytest_asyncio
 
 from modelfleet import AsyncClient, ModelfleetError
 from modelfleet.registry.v1 import registry_pb2
@@ -29,7 +30,7 @@ from modelfleetd.local.front_door import SERVICES
 from tests.support.memory import memory
 from tests.support.wait import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.xdist_group("up")]
 
 _PARTS = ("postgres", "front-door", "registry", "capacity", "launcher", "stability", "node")
 _REGISTRY = SERVICES["registry"]
@@ -86,6 +87,14 @@ async def up(folder: Path, **environment: str) -> AsyncIterator[Running]:
         await asyncio.to_thread(leftovers.end, folder)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[Running]:
+    """An `up` for the tests that leave one running."""
+    with tempfile.TemporaryDirectory(prefix="modelfleet-tests-", dir=memory()) as path:
+        async with up(Path(path)) as running:
+            yield running
+
+
 async def refusal(*flags: str) -> tuple[int, str]:
     process = await spawn(*flags)
     _, said = await asyncio.wait_for(process.communicate(), 60)
@@ -103,72 +112,95 @@ async def answers(client: AsyncClient) -> bool:
     return False
 
 
-async def test_everything_answers_on_one_port_and_ctrl_c_leaves_no_process(folder: Path) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_everything_answers_on_one_port(shared: Running) -> None:
+    async with AsyncClient(shared.address) as client:
+        (region,) = (await client.registry.list_regions()).regions
+        assert region.name == "regions/local"
+        assert region.agent_address == f"127.0.0.1:{shared.ready['ports']['node']}"
+        await client.registry.create_team(team_id="answered", team=registry_pb2.Team(on_call="mei"))
+        assert (await client.capacity.list_pools()).pools == []
+        assert (await client.launcher.list_launches()).launches == []
+        async with contextlib.aclosing(client.registry.watch_revisions(after_revision=0)) as revisions:
+            assert (await anext(revisions)).current_revision == 2
+    agent = AsyncPlatform(shared.address)
+    assert (await agent.get_agent()).region == "regions/local"
+    await agent.close()
+    assert set(shared.processes) == set(_PARTS)
+
+
+async def test_ctrl_c_leaves_no_process_and_after_it_or_a_kill_the_next_up_continues(folder: Path) -> None:
     async with up(folder) as running:
         async with AsyncClient(running.address) as client:
-            (region,) = (await client.registry.list_regions()).regions
-            assert region.name == "regions/local"
-            assert region.agent_address == f"127.0.0.1:{running.ready['ports']['node']}"
             await client.registry.create_team(team_id="kept", team=registry_pb2.Team(on_call="mei"))
-            assert (await client.capacity.list_pools()).pools == []
-            assert (await client.launcher.list_launches()).launches == []
-            async with contextlib.aclosing(client.registry.watch_revisions(after_revision=0)) as revisions:
-                assert (await anext(revisions)).current_revision == 2
-        agent = AsyncPlatform(running.address)
-        assert (await agent.get_agent()).region == "regions/local"
-        await agent.close()
-
-        assert set(running.processes) == {
-            "postgres",
-            "front-door",
-            "registry",
-            "capacity",
-            "launcher",
-            "stability",
-            "node",
-        }
         assert len(leftovers.processes_of(folder)) > len(running.processes)  # the node's proxy, the database's workers
         assert await running.stop() == 0
         assert leftovers.processes_of(folder) == []
         assert not (folder / "run" / "status.json").exists()
 
-    async with up(folder) as running, AsyncClient(running.address) as client:
-        assert (await client.registry.get_team(name="teams/kept")).on_call == "mei"
-        assert await running.stop(signal.SIGTERM) == 0
-
-
-async def test_a_part_that_dies_is_started_again_and_the_others_go_on(folder: Path) -> None:
-    async with up(folder) as running, AsyncClient(running.address) as client:
-        for part in ("registry", "postgres", "front-door"):
-            before = running.processes[part]
-            os.kill(before, signal.SIGKILL)
-            await until(functools.partial(replaced, running, part, before), 30)
-            await until(functools.partial(answers, client), 30, every=0.1)
-        assert await running.stop() == 0
-
-
-async def test_after_a_kill_the_next_up_cleans_and_continues(folder: Path) -> None:
     async with up(folder) as running:
         async with AsyncClient(running.address) as client:
-            await client.registry.create_team(team_id="kept", team=registry_pb2.Team())
+            assert (await client.registry.get_team(name="teams/kept")).on_call == "mei"
+            await client.registry.create_team(team_id="killed", team=registry_pb2.Team())
         running.process.kill()
         await running.process.wait()
         async with up(folder) as again, AsyncClient(again.address) as client:
-            assert (await client.registry.get_team(name="teams/kept")).name == "teams/kept"
+            assert (await client.registry.get_team(name="teams/killed")).name == "teams/killed"
             assert again.ready["ports"]["node"] == running.ready["ports"]["node"]
-            assert await again.stop() == 0
+            assert await again.stop(signal.SIGTERM) == 0
         assert leftovers.processes_of(folder) == []
 
 
-async def test_a_second_up_on_the_folder_and_a_taken_port_are_refused_in_one_line(folder: Path) -> None:
-    async with up(folder) as running:
-        port = str(running.ready["ports"]["front_door"])
-        status, said = await refusal("--data-dir", str(folder), "--port", str(free_port()))
-        assert (status, said.count("\n")) == (1, 1)
-        assert f"running on {folder} already (process {running.process.pid})" in said
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_second_up_on_the_folder_and_a_taken_port_are_refused_in_one_line(
+    shared: Running, folder: Path
+) -> None:
+    port = str(shared.ready["ports"]["front_door"])
+    status, said = await refusal("--data-dir", str(shared.folder), "--port", str(free_port()))
+    assert (status, said.count("\n")) == (1, 1)
+    assert f"running on {shared.folder} already (process {shared.process.pid})" in said
 
-        status, said = await refusal("--data-dir", str(folder / "other"), "--port", port)
-        assert (status, said) == (1, f"modelfleetd up: Port {port} is in use: choose another one with --port.\n")
+    status, said = await refusal("--data-dir", str(folder), "--port", port)
+    assert (status, said) == (1, f"modelfleetd up: Port {port} is in use: choose another one with --port.\n")
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_front_door_answers_only_to_this_machine_and_its_own_pages(shared: Running) -> None:
+    async with httpx.AsyncClient(base_url=f"http://{shared.address}") as http:
+        path, body = f"/{_REGISTRY}/ListRegions", b"\0\0\0\0\0"
+        web = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
+        ours = await http.post(path, content=body, headers=web)
+        assert ours.status_code == 200
+        assert b"grpc-status:0" in ours.content
+        same = await http.post(path, content=body, headers={**web, "origin": f"http://localhost:{shared.address[-4:]}"})
+        assert b"grpc-status:0" in same.content
+        foreign = await http.post(path, content=body, headers={**web, "origin": "https://example.com"})
+        assert b"grpc-status:0" not in foreign.content
+        assert "access-control-allow-origin" not in foreign.headers
+        assert (await http.post(path, content=body, headers={**web, "host": "example.com"})).status_code == 404
+        preflight = {"origin": "https://example.com", "access-control-request-method": "POST"}
+        assert "access-control-allow-origin" not in (await http.options(path, headers=preflight)).headers
+
+        async with grpc.aio.insecure_channel(shared.address) as channel:
+            nowhere: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+                "/modelfleet.registry.v9.RegistryService/GetTeam"
+            )
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await nowhere(b"", timeout=5)
+            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+# The last one on the shared system: what it leaves has been started again.
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_part_that_dies_is_started_again_and_the_others_go_on(shared: Running) -> None:
+    async with AsyncClient(shared.address) as client:
+        for part in ("registry", "postgres", "front-door"):
+            before = shared.processes[part]
+            os.kill(before, signal.SIGKILL)
+            await until(functools.partial(replaced, shared, part, before), 30)
+            await until(functools.partial(answers, client), 30, every=0.1)
+    assert await shared.stop() == 0
+    assert leftovers.processes_of(shared.folder) == []
 
 
 async def test_a_database_of_ones_own_replaces_the_embedded_one(folder: Path, empty_database_url: str) -> None:
@@ -189,31 +221,3 @@ async def test_a_database_that_does_not_answer_is_said_in_one_line(folder: Path)
     (line,) = said.splitlines()
     assert "The database could not be prepared" in line
     assert leftovers.processes_of(folder) == []
-
-
-async def test_the_front_door_answers_only_to_this_machine_and_its_own_pages(folder: Path) -> None:
-    async with up(folder) as running, httpx.AsyncClient(base_url=f"http://{running.address}") as http:
-        path, body = f"/{_REGISTRY}/ListRegions", b"\0\0\0\0\0"
-        web = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
-        ours = await http.post(path, content=body, headers=web)
-        assert ours.status_code == 200
-        assert b"grpc-status:0" in ours.content
-        same = await http.post(
-            path, content=body, headers={**web, "origin": f"http://localhost:{running.address[-4:]}"}
-        )
-        assert b"grpc-status:0" in same.content
-        foreign = await http.post(path, content=body, headers={**web, "origin": "https://example.com"})
-        assert b"grpc-status:0" not in foreign.content
-        assert "access-control-allow-origin" not in foreign.headers
-        assert (await http.post(path, content=body, headers={**web, "host": "example.com"})).status_code == 404
-        preflight = {"origin": "https://example.com", "access-control-request-method": "POST"}
-        assert "access-control-allow-origin" not in (await http.options(path, headers=preflight)).headers
-
-        async with grpc.aio.insecure_channel(running.address) as channel:
-            nowhere: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
-                "/modelfleet.registry.v9.RegistryService/GetTeam"
-            )
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await nowhere(b"", timeout=5)
-            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
-        assert await running.stop() == 0

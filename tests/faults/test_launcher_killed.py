@@ -16,7 +16,7 @@ import pytest
 from modelfleet import AsyncClient
 from modelfleet.errors import Cancelled, DeadlineExceeded, Unavailable
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.launcher.domain.launch import Verdict
+from modelfleetd.launcher.domain.record import Verdict
 from tests.support.chance import chosen
 from tests.support.launcher import ENDED, NEW, OLD, TARGET, Fleet, another_launcher, launcher_fleet
 from tests.support.simulated_agent import simulated_agent

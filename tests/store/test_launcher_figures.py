@@ -13,7 +13,9 @@ import pytest
 
 from modelfleetd.kit.db import Database
 from modelfleetd.launcher.domain.figures import Asked, GroupBy, LaunchStatistics, figures_of
-from modelfleetd.launcher.domain.launch import Abort, Launch, PhaseTime, State, Strategy
+from modelfleetd.launcher.domain.launch import Launch, Strategy
+from modelfleetd.launcher.domain.record import Abort, PhaseTime
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.waits import Waits
 from modelfleetd.launcher.store import Change, Store
 from modelfleetd.launcher.store.figures import statistics_query

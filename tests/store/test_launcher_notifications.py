@@ -13,8 +13,10 @@ from modelfleetd.kit.alertmanager import RESOLVED_KEPT
 from modelfleetd.kit.db import Database
 from modelfleetd.launcher.domain import verbs
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import Abort, Condition, Launch, State, Status, enter
+from modelfleetd.launcher.domain.launch import Launch, enter
 from modelfleetd.launcher.domain.notifications import ALERTMANAGER, TRIED, DeliveryState, Kind, Outgoing
+from modelfleetd.launcher.domain.record import Abort, Condition, Status
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.store import Change, Store
 from tests.store.test_launcher_store import NOW, insert, launch
 

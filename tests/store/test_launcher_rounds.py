@@ -14,8 +14,10 @@ import pytest
 from modelfleetd.clock import SystemClock
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.db import Database
-from modelfleetd.launcher.domain.launch import Act, Intent, Launch, PhaseTime, State, Strategy
+from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.policy import Policy
+from modelfleetd.launcher.domain.record import Act, Intent, PhaseTime
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.reconciler import Reconciler
 from modelfleetd.launcher.round import Round
 from modelfleetd.launcher.store import Change, Claim, Store

@@ -14,8 +14,10 @@ import pytest
 from modelfleetd.errors import ResourceExists, RouteBusy
 from modelfleetd.kit.db import Database
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import Act, Intent, Launch, PhaseTime, State, Strategy, enter
+from modelfleetd.launcher.domain.launch import Launch, Strategy, enter
 from modelfleetd.launcher.domain.policy import Policy
+from modelfleetd.launcher.domain.record import Act, Intent, PhaseTime
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.store import Change, Settled, Store
 from modelfleetd.launcher.store.launches import page_query
 from modelfleetd.launcher.store.rounds import CLAIM

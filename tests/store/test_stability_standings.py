@@ -13,10 +13,10 @@ from modelfleetd.stability.domain.availability import Availability, Availability
 from modelfleetd.stability.domain.criteria import Limits
 from modelfleetd.stability.domain.estimates import Estimate, State
 from modelfleetd.stability.domain.fleet import Metric
+from modelfleetd.stability.domain.judging import WindowVerdict
 from modelfleetd.stability.domain.maturity import minute_of
 from modelfleetd.stability.domain.standing import ModelState, Standing
 from modelfleetd.stability.domain.window_verdict import Demand, Reason, Stability
-from modelfleetd.stability.domain.windows import WindowVerdict
 from modelfleetd.stability.store import standings
 from tests.support.stability import NOW
 

@@ -23,8 +23,8 @@ from modelfleetd.kit.app import Service
 from modelfleetd.kit.db import Database
 from modelfleetd.launcher import app, migrations
 from modelfleetd.launcher.clients import CapacityClient, RegistryClient, StabilityClient
-from modelfleetd.launcher.domain.launch import Verdict
 from modelfleetd.launcher.domain.policy import StabilityGate
+from modelfleetd.launcher.domain.record import Verdict
 from modelfleetd.launcher.observer import Observer
 from modelfleetd.launcher.ports import Judgement, World
 from modelfleetd.launcher.store import Store

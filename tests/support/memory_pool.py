@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from modelfleetd.clock import Clock
 from modelfleetd.errors import QuotaExceeded, QuotaShortage, ResourceExists, WrongState
 from modelfleetd.launcher.domain.hold import HeldPlace, Hold, HoldState, Promise
-from modelfleetd.launcher.domain.plan import Room
+from modelfleetd.launcher.domain.planning import Room
 from modelfleetd.launcher.ports import HeldUnits, HoldRequest, UsedUnits
 
 TIME_TO_LIVE = timedelta(hours=1)

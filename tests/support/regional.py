@@ -13,9 +13,11 @@ from modelfleetd.errors import PartUnavailable
 from modelfleetd.launcher.documents import to_document
 from modelfleetd.launcher.domain import verbs
 from modelfleetd.launcher.domain.hold import Hold, HoldState
-from modelfleetd.launcher.domain.launch import Launch, PhaseTime, State, Strategy
-from modelfleetd.launcher.domain.plan import Room
+from modelfleetd.launcher.domain.launch import Launch, Strategy
+from modelfleetd.launcher.domain.planning import Room
 from modelfleetd.launcher.domain.policy import Policy, RegionOrder, StabilityGate
+from modelfleetd.launcher.domain.record import PhaseTime
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.ports import Estimate, HeldUnits, HoldRequest, TypeFacts, UsedUnits, World
 from modelfleetd.platform.ledger import Promise, Violation, violations
 from modelfleetd.platform.model import (

@@ -17,11 +17,13 @@ from modelfleetd.launcher.domain import verbs
 from modelfleetd.launcher.domain.decision import Decision, Outcome
 from modelfleetd.launcher.domain.frozen import Open
 from modelfleetd.launcher.domain.hold import Hold, HoldState
-from modelfleetd.launcher.domain.launch import Launch, ModelFacts, PhaseTime, Share, State, Strategy, Verdict
+from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.notifications import Notification, notifications
-from modelfleetd.launcher.domain.plan import Room
+from modelfleetd.launcher.domain.planning import Room
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from modelfleetd.launcher.domain.record import ModelFacts, PhaseTime, Share, Verdict
 from modelfleetd.launcher.domain.replicas import replicas_for
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.judges import Judges
 from modelfleetd.launcher.ports import (

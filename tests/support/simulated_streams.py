@@ -22,7 +22,7 @@ from modelfleetd.stability.domain.criteria import DeclaredPrediction, Limits
 from modelfleetd.stability.domain.exact import Floats
 from modelfleetd.stability.domain.fleet import hour_of_week
 from modelfleetd.stability.domain.maturity import AGE_BOUNDS, MINUTE_MICROS, moment_of
-from modelfleetd.stability.domain.windows import MinuteSeries
+from modelfleetd.stability.domain.minute_series import MinuteSeries
 
 DAY: Final = 1440
 # 2025-03-03 00:00 UTC, a Monday.

@@ -17,10 +17,12 @@ from modelfleetd.stability.domain.delays import Delays, histogram, learn
 from modelfleetd.stability.domain.exact import Floats, Integers
 from modelfleetd.stability.domain.fleet import HealthyRange, Metric
 from modelfleetd.stability.domain.history import COLUMNS, History
+from modelfleetd.stability.domain.judging import Verdicts
+from modelfleetd.stability.domain.minute_series import MinuteSeries
 from modelfleetd.stability.domain.ranges import propose_model
 from modelfleetd.stability.domain.slices import Slice, Slices
 from modelfleetd.stability.domain.window_verdict import Flags, Stability
-from modelfleetd.stability.domain.windows import MinuteSeries, Verdicts, decide_all
+from modelfleetd.stability.domain.windows import decide_all
 from tests.support.simulated_streams import DAY, START, Fault, Life, Model, cut, joined
 
 _STEP = 5

@@ -19,9 +19,9 @@ from modelfleetd.stability.domain.fleet import (
     WatchedModel,
     completed,
 )
+from modelfleetd.stability.domain.judging import WindowVerdict
 from modelfleetd.stability.domain.standing import ModelState, Standing
 from modelfleetd.stability.domain.window_verdict import Demand, Reason, Stability
-from modelfleetd.stability.domain.windows import WindowVerdict
 from tests.support.stability import NOW
 
 LEVEL = completed(ServiceLevel(0.0, 0.0, 0.0, 0.0, 0.0), Tier.TIER2)

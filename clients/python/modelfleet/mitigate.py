@@ -142,7 +142,7 @@ def _experiment(case: Case, model: str) -> _Decision:
 
 def _meanwhile(case: Case, model: str) -> list[str]:
     """What becomes of the launch that is active on the route."""
-    moving = _first(case, lambda launch: not _is_mitigation(launch) and launch.state != launcher_pb2.Launch.PENDING)
+    moving = _first(case, lambda launch: not _is_mitigation(launch) and _has_begun(launch))
     if moving is None:
         return []
     if _goes_back(moving) or moving.state == launcher_pb2.Launch.FINALIZING:
@@ -158,7 +158,8 @@ def _meanwhile(case: Case, model: str) -> list[str]:
 def _baseline(case: Case) -> _Decision:
     steps = [f"It is the baseline of {short(case.model_type.name)}: never simply turn it off.", _page(case)]
     commands = []
-    moving = _first(case, lambda launch: not _goes_back(launch))
+    # What waits behind it has moved nothing yet.
+    moving = _first(case, lambda launch: _has_begun(launch) and not _goes_back(launch))
     if case.launches is None:
         steps.append("Whether a launch is in flight is not known.")
     elif moving is not None:
@@ -203,7 +204,13 @@ def _follow(launch: launcher_pb2.Launch, step: str) -> _Decision:
 
 
 def _first(case: Case, fits: Callable[[launcher_pb2.Launch], bool]) -> launcher_pb2.Launch | None:
-    return next((launch for launch in case.launches or () if fits(launch)), None)
+    """The first launch that fits; one that has begun before those that wait in line behind it."""
+    launches = sorted(case.launches or (), key=lambda launch: not _has_begun(launch))
+    return next(filter(fits, launches), None)
+
+
+def _has_begun(launch: launcher_pb2.Launch) -> bool:
+    return launch.state != launcher_pb2.Launch.PENDING
 
 
 def _ends(launch: launcher_pb2.Launch) -> bool:

@@ -131,7 +131,8 @@ class _AsyncService(_Service):
         async def unary(request: Any = None, /, *, timeout: float | None = None, **fields: Any) -> Any:
             message = request if method.streams_requests else method.build(request, fields)
             try:
-                return await method.call(channel, message, timeout)
+                with channel.options.around(method.path):
+                    return await method.call(channel, message, timeout)
             except grpc.aio.AioRpcError as error:
                 raise from_rpc_error(error, method.path) from error
 

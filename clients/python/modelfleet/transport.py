@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -96,6 +97,10 @@ class Tls:
         return tuple(Path(path).stat().st_mtime for path in (self.ca, self.cert, self.key) if path)
 
 
+def _nothing(path: str) -> AbstractContextManager[None]:  # noqa: ARG001
+    return nullcontext()
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How calls are made, whatever their method."""
@@ -108,6 +113,8 @@ class Options:
     attempts: int = DEFAULT_ATTEMPTS
     # Seconds that are left for what the call is part of; None: nothing limits it.
     remaining: Callable[[], float | None] = lambda: None
+    # Entered around every call that is no stream, with the method's path.
+    around: Callable[[str], AbstractContextManager[None]] = _nothing
 
     def limit(self, timeout: float) -> float:
         """Returns how long a call may take: not longer than what it is part of."""

@@ -22,7 +22,6 @@ from modelfleetd.capacity.store.reservations import Live
 from modelfleetd.capacity.wire import reservations as wire
 from modelfleetd.errors import FleetError, LaunchEnded, Overloaded, QuotaExceeded, ResourceExists
 from modelfleetd.kit.db import Collision, Connection, Database
-from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import Answered, again, answer_of, known, remember
 from modelfleetd.kit.turns import Turns
 
@@ -86,10 +85,8 @@ class Admissions:
 
         async def work(conn: Connection) -> None:
             await _Batch(conn, arrivals).commit()
-            failpoint("capacity.before_commit")
 
         await self._database.run(work)
-        failpoint("capacity.after_commit")
 
     async def _take_over(self, arrival: Arrival) -> None:
         """Holds one with what another one kept for a rollback; where that does not do, it is not handed over."""

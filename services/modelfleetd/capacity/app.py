@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lease-seconds",
         type=float,
-        default=LEASE_SECONDS,
+        default=float(os.environ.get("MODELFLEET_LEASE_SECONDS", LEASE_SECONDS)),
         help="how long a load test stays with a process that does not answer any more",
     )
 

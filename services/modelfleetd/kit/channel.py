@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 
 from modelfleet import AsyncClient
 from modelfleet.services import AsyncPlatform
 from modelfleet.transport import DEFAULT_TIMEOUT, Metadata, Options, Tls, identity
 from modelfleetd.errors import PartUnavailable
-from modelfleetd.kit import deadline
+from modelfleetd.kit import deadline, failpoint
 from modelfleetd.kit.auth import PrincipalKind
 from modelfleetd.kit.call import find_call
 from modelfleetd.kit.config import ServiceConfig, is_loopback
@@ -44,6 +45,8 @@ class Outbound:
         self._identity = _identity(service, config)
         # A caller repeats its call anyway: repeating here as often would multiply the load on what is down.
         self._options = Options(tls, DEFAULT_TIMEOUT, self.metadata, attempts=2, remaining=deadline.remaining)
+        if failpoint.is_active():
+            self._options = replace(self._options, around=lambda path: _passing(service, path))
         self._platforms: dict[str, AsyncPlatform] = {}
         for name in ("registry", "capacity", "launcher", "stability"):
             self._expect_encryption(getattr(config, f"{name}_address"), f"--{name}-address")
@@ -87,6 +90,10 @@ class Outbound:
         await self.client.close()
         for agent in self._platforms.values():
             await agent.close()
+
+
+def _passing(service: str, path: str) -> AbstractContextManager[None]:
+    return failpoint.passing(service, "call", path.rpartition("/")[2])
 
 
 def _tls(config: ServiceConfig) -> Tls | None:

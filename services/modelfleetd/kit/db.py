@@ -17,6 +17,8 @@ import asyncpg
 
 from modelfleetd.errors import DeadlinePassed, PartUnavailable
 from modelfleetd.kit import deadline
+from modelfleetd.kit.call import find_call
+from modelfleetd.kit.failpoint import failpoint
 
 # A row: columns by name, as asyncpg.Record gives them.
 Record: TypeAlias = Mapping[str, Any]
@@ -78,8 +80,15 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
 class Database:
     """A pool of connections to one schema. Made by `Database.open`."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, schema: str = "") -> None:
         self._pool = pool
+        self._schema = schema
+
+    @staticmethod
+    def _place() -> str:
+        """What commits, as failpoints call it: the method that is called, or `own` for the service itself."""
+        call = find_call()
+        return "own" if call is None else call.method.path.rpartition("/")[2]
 
     @classmethod
     async def open(cls, url: str, schema: str, *, max_size: int = 10) -> Self:
@@ -102,7 +111,7 @@ class Database:
             },
         )
         await pool
-        return cls(pool)
+        return cls(pool, schema)
 
     async def close(self) -> None:
         """Closes every connection; statements that are under way get a few seconds."""
@@ -129,12 +138,17 @@ class Database:
             mode = " READ ONLY" if readonly else ""
             limit_ms = max(1, int(_time_left() * 1000))
             await conn.execute(f"BEGIN ISOLATION LEVEL {level}{mode}; SET LOCAL statement_timeout = {limit_ms}")
+            place = None if readonly else self._place()
             try:
                 yield conn
+                if place is not None:
+                    failpoint(f"{self._schema}.before_commit.{place}")
             except BaseException:
                 await _rollback(conn)
                 raise
             await conn.execute("COMMIT")
+            if place is not None:
+                failpoint(f"{self._schema}.after_commit.{place}")
 
     async def run(
         self, work: Callable[[Connection], Awaitable[T]], *, isolation: str | None = None, attempts: int = 5

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lease-seconds",
         type=float,
-        default=LEASE_SECONDS,
+        default=float(os.environ.get("MODELFLEET_LEASE_SECONDS", LEASE_SECONDS)),
         help="how long a launch stays with a process that does not answer any more; a round takes at most half of it",
     )
     parser.add_argument(

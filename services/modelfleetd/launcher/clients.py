@@ -25,9 +25,9 @@ from modelfleetd.kit.codec import (
 from modelfleetd.launcher.domain.criteria import Declared
 from modelfleetd.launcher.domain.decision import Approver, Decision, Outcome
 from modelfleetd.launcher.domain.hold import HeldPlace, Hold, HoldState, Promise
-from modelfleetd.launcher.domain.launch import ModelFacts, Share, Verdict
-from modelfleetd.launcher.domain.plan import Room
+from modelfleetd.launcher.domain.planning import Room
 from modelfleetd.launcher.domain.policy import Criterion, StabilityGate
+from modelfleetd.launcher.domain.record import ModelFacts, Share, Verdict
 from modelfleetd.launcher.ports import (
     Estimate,
     HeldUnits,

@@ -16,15 +16,17 @@ from modelfleetd.errors import (
     PlanInfeasible,
     invalid,
 )
-from modelfleetd.launcher.domain import plan as plans
-from modelfleetd.launcher.domain import replicas, waves
+from modelfleetd.launcher.domain import planning, replicas, waves
 from modelfleetd.launcher.domain.beside import lent_to
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.hold import HoldState
-from modelfleetd.launcher.domain.launch import Launch, ModelFacts
-from modelfleetd.launcher.domain.plan import Inputs, Pace, Plan, RegionPlan, Room, Side
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.plan import Plan, RegionPlan
+from modelfleetd.launcher.domain.planning import Inputs, Pace, Room
 from modelfleetd.launcher.domain.policy import Criterion
+from modelfleetd.launcher.domain.record import ModelFacts
+from modelfleetd.launcher.domain.sides import Side
 from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share, inputs_of
 from modelfleetd.launcher.domain.words import percent
 from modelfleetd.launcher.intents import items_of
@@ -334,7 +336,7 @@ def _plan(
     names = tuple(found.name if found else "" for found in (needs.rising, needs.falling))
     of_candidate, of_baseline = names if launch.candidate == launch.rising else names[::-1]
     in_order = waves.ordered(planned, launch.policy.region_order)
-    return plans.together(in_order, pace, candidate_estimate=of_candidate, baseline_estimate=of_baseline)
+    return planning.together(in_order, pace, candidate_estimate=of_candidate, baseline_estimate=of_baseline)
 
 
 def _all_of(lacking: Sequence[PlanInfeasible]) -> PlanInfeasible:
@@ -349,11 +351,11 @@ def _all_of(lacking: Sequence[PlanInfeasible]) -> PlanInfeasible:
 def _region_plan(inputs: Inputs, pace: Pace, *, patient: bool) -> RegionPlan:
     """The plan of a region: also a patient launch waits only where it has to."""
     try:
-        return plans.make(inputs, pace)
+        return planning.make(inputs, pace)
     except PlanInfeasible:
         if not patient:
             raise
-        return plans.make(inputs, pace, patient=True)
+        return planning.make(inputs, pace, patient=True)
 
 
 def _where(model: str, type_: TypeFacts, seen: Mapping[str, ServingObservation]) -> tuple[str, ...]:
@@ -467,7 +469,7 @@ async def _rooms(
         for side in (new, *([old] if old else [])):
             place = (side.flavor, region)
             wanted[place] = wanted.get(place, 0) + side.units * max(1, side.running, side.full, side.least)
-        for flavor, units in plans.units_at_end(_inputs(launch, region, new, old)).items():
+        for flavor, units in planning.units_at_end(_inputs(launch, region, new, old)).items():
             ends[flavor, region] = units
     items = [HeldUnits(flavor, region, units, ends[flavor, region]) for (flavor, region), units in wanted.items()]
     rooms = await world.capacity.room(launch.pool, launch.name, items, _models(sides), takes_over=launch.takes_over)

@@ -9,10 +9,11 @@ from typing import Any
 
 from modelfleetd.clock import Clock
 from modelfleetd.errors import FleetError, RevisionMismatch
-from modelfleetd.kit.failpoint import failpoint
+from modelfleetd.kit.failpoint import passing
 from modelfleetd.launcher.domain import outcomes
 from modelfleetd.launcher.domain.hold import Hold
-from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, Intent, Launch, Share, going_back
+from modelfleetd.launcher.domain.launch import Launch, going_back
+from modelfleetd.launcher.domain.record import ON_PLATFORM, Act, Intent, Share
 from modelfleetd.launcher.estimation import decide, estimate, target_of
 from modelfleetd.launcher.ports import HeldUnits, HoldRequest, UsedUnits, World
 from modelfleetd.launcher.remote import is_undecided
@@ -52,11 +53,8 @@ class Executor:
         Raises:
             StaleEpoch: somebody else has claimed the launch since.
         """
-        failpoint("launcher.before_observe")
         platform = await self.platform(launch, region)
-        observation = await platform.observe(target_of(launch.model_type), epoch)
-        failpoint("launcher.after_observe")
-        return observation
+        return await platform.observe(target_of(launch.model_type), epoch)
 
     async def perform(self, launch: Launch, intent: Intent, now: datetime) -> tuple[Launch, str]:
         """Does what an intent says. Returns the launch after it, and the outcome in a word or a sentence.
@@ -65,7 +63,6 @@ class Executor:
             FleetError: nobody knows whether it happened (`is_undecided`), or it is not ours to do (StaleEpoch).
         """
         act = intent.act
-        failpoint(f"launcher.before_act.{act.value}")
         try:
             after = await (self._apply if act in ON_PLATFORM else self._call)(launch, intent, now)
         except RevisionMismatch as error:
@@ -74,14 +71,14 @@ class Executor:
             if is_undecided(error) or error.reason == "STALE_EPOCH":
                 raise
             return outcomes.refused(launch, act, error, now), f"refused: {outcomes.advice(error)}"
-        failpoint(f"launcher.after_act.{act.value}")
         return after, "done"
 
     async def _apply(self, launch: Launch, intent: Intent, now: datetime) -> Launch:
         platform = await self.platform(launch, intent.region)
         desired = desired_from_document(intent.content["desired"])
         fence = Fence(launch.epoch, intent.key)
-        await platform.apply(target_of(launch.model_type), TargetKind.ROUTE, fence, desired)
+        with passing("launcher", "act", intent.act.value):
+            await platform.apply(target_of(launch.model_type), TargetKind.ROUTE, fence, desired)
         return outcomes.confirmed(launch)
 
     async def _call(self, launch: Launch, intent: Intent, now: datetime) -> Launch:

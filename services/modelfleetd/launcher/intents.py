@@ -8,8 +8,9 @@ from typing import Any
 
 from modelfleetd.launcher.domain import preemption
 from modelfleetd.launcher.domain.actions import Apply, Call
-from modelfleetd.launcher.domain.launch import Act, Intent, Launch
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan
+from modelfleetd.launcher.domain.record import Act, Intent
 from modelfleetd.launcher.serving import desired_of, desired_to_document
 from modelfleetd.names import LAUNCH
 from modelfleetd.platform.model import ServingObservation

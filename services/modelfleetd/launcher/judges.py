@@ -7,8 +7,10 @@ from typing import Any
 
 from modelfleetd.errors import FleetError
 from modelfleetd.launcher.domain import availability, gates
-from modelfleetd.launcher.domain.launch import STABILITY, Launch, State, Verdict
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Seen
+from modelfleetd.launcher.domain.record import STABILITY, Verdict
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.ports import Judgement, World
 
 

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from modelfleetd.launcher.domain.criteria import Declared
 from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.hold import Hold
-from modelfleetd.launcher.domain.launch import ModelFacts, Share, Verdict
-from modelfleetd.launcher.domain.plan import Room
+from modelfleetd.launcher.domain.planning import Room
 from modelfleetd.launcher.domain.policy import StabilityGate
+from modelfleetd.launcher.domain.record import ModelFacts, Share, Verdict
 from modelfleetd.platform.base import Platform
 from modelfleetd.platform.model import ServingObservation
 

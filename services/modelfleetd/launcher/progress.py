@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.changes import replace
-from modelfleetd.launcher.domain.launch import Launch, RegionProgress, Share, SideProgress, State
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Observed, Seen
 from modelfleetd.launcher.domain.plan import RegionPlan
+from modelfleetd.launcher.domain.record import RegionProgress, Share, SideProgress
+from modelfleetd.launcher.domain.states import State
 
 
 def with_progress(launch: Launch, seen: Seen, split: tuple[Share, ...]) -> Launch:

@@ -16,7 +16,7 @@ from typing import Final
 from modelfleetd.clock import Clock
 from modelfleetd.errors import FleetError, StaleEpoch
 from modelfleetd.kit import deadline
-from modelfleetd.kit.failpoint import failpoint
+from modelfleetd.kit.failpoint import passing
 from modelfleetd.kit.telemetry import within_trace
 from modelfleetd.launcher import spans
 from modelfleetd.launcher.domain import availability, frozen, gates, outcomes, preemption, waits, waves
@@ -25,8 +25,10 @@ from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.decide import SOON, awaits_hold, next_action
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.hold import Hold, HoldState
-from modelfleetd.launcher.domain.launch import ON_PLATFORM, Act, GateVerdict, Intent, Launch, State
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Seen
+from modelfleetd.launcher.domain.record import ON_PLATFORM, Act, GateVerdict, Intent
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.words import listed
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.intents import intent_of
@@ -384,11 +386,9 @@ class Round:
                 launch = functools.reduce(availability.looked, seen, launch)
             else:
                 questions.append((gate, None))
-        failpoint("launcher.before_judge")
         answers = await asyncio.gather(
             *(self._ask(launch, gate, region, started, final=final) for gate, region in questions)
         )
-        failpoint("launcher.after_judge")
         verdicts = [verdict for verdict, _ in answers]
         after = gates.judged(launch, verdicts, final=final, now=self.now)
         events = [
@@ -501,9 +501,8 @@ class Round:
             time=self.now,
         )
         what = f"intent_{intent.act.value}" if intent else "outcome" if settled else "change"
-        failpoint(f"launcher.before_record.{what}")
-        written = await self._store.record(change)
-        failpoint(f"launcher.after_record.{what}")
+        with passing("launcher", "record", what):
+            written = await self._store.record(change)
         if written is None:
             raise LostClaim
         self.launch = self._before = written

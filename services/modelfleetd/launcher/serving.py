@@ -12,8 +12,9 @@ from modelfleet.common.v1 import serving_pb2
 from modelfleet.platform.v1 import platform_pb2
 from modelfleetd.kit.codec import from_proto
 from modelfleetd.launcher.domain.actions import Apply
-from modelfleetd.launcher.domain.launch import Launch, ModelFacts, Share
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Observed, Seen
+from modelfleetd.launcher.domain.record import ModelFacts, Share
 from modelfleetd.platform import wire
 from modelfleetd.platform.model import (
     DesiredModel,

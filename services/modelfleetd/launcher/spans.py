@@ -13,7 +13,9 @@ from typing import Any
 
 from modelfleetd.kit.trace import Ids
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import ENDED, GateVerdict, Intent, Launch, State, Verdict
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.record import GateVerdict, Intent, Verdict
+from modelfleetd.launcher.domain.states import ENDED, State
 from modelfleetd.names import LAUNCH
 
 Span = Mapping[str, Any]

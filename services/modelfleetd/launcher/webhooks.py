@@ -22,8 +22,8 @@ import httpx
 import yaml
 
 from modelfleetd.clock import Clock
-from modelfleetd.launcher.domain.launch import Verdict
 from modelfleetd.launcher.domain.notifications import ALERTMANAGER, Audience, Kind
+from modelfleetd.launcher.domain.record import Verdict
 from modelfleetd.launcher.ports import Judgement
 from modelfleetd.names import ID_EXPECTATION, is_id
 

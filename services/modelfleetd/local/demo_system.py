@@ -41,6 +41,12 @@ class System:
         """Returns the id of the process that supervises all others."""
         return int(self._status()["pid"])
 
+    @property
+    def ports(self) -> dict[str, int]:
+        """Returns where each part listens, on this machine."""
+        ports: dict[str, int] = self._status()["ports"]
+        return ports
+
     def _status(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):
             status: dict[str, Any] = json.loads(self.directory.status.read_text())

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
+from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.node.domain import Latency
 
 _TIMEOUT = 5.0
@@ -93,6 +94,7 @@ class Admin:
     async def _get(self, target: str) -> str:
         try:
             async with asyncio.timeout(_TIMEOUT):
+                failpoint("node.before_call.envoy")
                 reader, writer = await asyncio.open_unix_connection(self._path)
                 try:
                     writer.write(f"GET {target} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
@@ -101,6 +103,7 @@ class Admin:
                     writer.close()
         except (OSError, TimeoutError) as problem:
             raise ProxyUnreachable(str(problem)) from problem
+        failpoint("node.after_call.envoy")
         head, _, body = answer.partition(b"\r\n\r\n")
         if head.split()[1:2] != [b"200"]:
             raise ProxyUnreachable(head.decode(errors="replace").partition("\r\n")[0])

@@ -141,6 +141,6 @@ def _traffic_address(text: str, store: Store, *, exposed: bool) -> tuple[str, in
     if known is None:
         with socket.create_server((host, 0)) as free:
             known = str(free.getsockname()[1])
-        with store.transaction():
+        with store.transaction("traffic_port"):
             store.remember("traffic_port", known)
     return host, int(known)

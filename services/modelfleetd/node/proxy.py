@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from modelfleetd.kit.failpoint import passing
 from modelfleetd.node import envoy_config, processes
 from modelfleetd.node.admin import Admin, Cluster, ProxyUnreachable, Statistics
 from modelfleetd.node.domain import Process
@@ -164,7 +165,8 @@ class Proxy:
         """Replaces a file at once; renaming onto it is what Envoy watches for."""
         temporary = self._folder / f"{name}.new"
         temporary.write_text(content)
-        temporary.rename(self._folder / name)
+        with passing("node", "call", "envoy_file"):
+            temporary.rename(self._folder / name)
         self._written[name] = content
 
 

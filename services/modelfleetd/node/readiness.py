@@ -6,6 +6,7 @@ import grpc
 
 from modelfleet.inference.v2 import open_inference_pb2 as pb
 from modelfleet.inference.v2 import open_inference_pb2_grpc as rpc
+from modelfleetd.kit.failpoint import passing
 
 _TIMEOUT = 2.0
 
@@ -37,7 +38,8 @@ class Readiness:
     async def ready(self) -> bool:
         """Whether it says that it serves the model type. A server that only knows ServerReady is believed that."""
         try:
-            answer = await self._stub.ModelReady(pb.ModelReadyRequest(name=self._model_type), timeout=_TIMEOUT)
+            with passing("node", "call", "ModelReady"):
+                answer = await self._stub.ModelReady(pb.ModelReadyRequest(name=self._model_type), timeout=_TIMEOUT)
             return bool(answer.ready)
         except grpc.aio.AioRpcError as problem:
             if problem.code() is not grpc.StatusCode.UNIMPLEMENTED:

@@ -140,7 +140,7 @@ class Reconciler:
             raise NotAcknowledged("it waits to be started again")
         self._envoy_started = self._clock.monotonic()
         process = self._proxy.start()
-        with self._store.transaction():
+        with self._store.transaction("envoy"):
             self._store.save_process("envoy", process)
         _log.info("Envoy runs as process %d", process.pid)
         self._adopt(process)

@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 
 from modelfleetd import names
+from modelfleetd.kit.failpoint import passing
 from modelfleetd.node import domain, processes
 from modelfleetd.node.domain import Phase, Process, Replica, Target
 from modelfleetd.node.readiness import Readiness
@@ -57,14 +58,15 @@ class Replicas:
         with reservation:
             replica = self._state.intend(target, model, port)
             try:
-                process = processes.start(
-                    domain.command_of(replica),
-                    owner=f"{self._state.agent_id}/{replica.uid}",
-                    folder=self._work,
-                    log=self._logs / f"{replica.uid}.log",
-                    environment=replica.spec.environment,
-                    inherit=[reservation],
-                )
+                with passing("node", "call", "start_replica"):
+                    process = processes.start(
+                        domain.command_of(replica),
+                        owner=f"{self._state.agent_id}/{replica.uid}",
+                        folder=self._work,
+                        log=self._logs / f"{replica.uid}.log",
+                        environment=replica.spec.environment,
+                        inherit=[reservation],
+                    )
             except OSError as problem:
                 _log.warning("%s cannot be started: %s", replica.uid, problem)
                 self._state.gone(replica.uid, f"cannot be started: {problem.strerror}")
@@ -99,7 +101,8 @@ class Replicas:
     def terminate(self, replica: Replica) -> None:
         """Tells a replica to end."""
         if replica.process is not None:
-            processes.end(replica.process, signal.SIGTERM)
+            with passing("node", "call", "end_replica"):
+                processes.end(replica.process, signal.SIGTERM)
 
     def kill(self, replica: Replica) -> None:
         """Ends a replica that does not end by itself."""

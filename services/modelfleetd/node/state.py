@@ -63,7 +63,7 @@ class State:
         self._clock = clock
         self._find_command = find_command
         self._numbers = itertools.count(1)
-        with store.transaction():
+        with store.transaction("life"):
             self.agent_id = store.agent_id()
             # Uids are unique for ever: each life of the agent has its own number.
             life = int(store.fact("lives") or 0) + 1
@@ -96,7 +96,7 @@ class State:
             generation=known.generation + 1,
             floor=max(known.floor, fence.epoch),
         )
-        with self._store.transaction():
+        with self._store.transaction("accepted"):
             effect = self._store.append(
                 self._clock.now(), after, EffectKind.ACCEPTED, epoch=fence.epoch, key=fence.key, desired=desired
             )
@@ -149,7 +149,7 @@ class State:
             Phase.READY: EffectKind.REPLICA_FAILED,
             Phase.AVAILABLE: EffectKind.REPLICA_LOST,
         }
-        with self._store.transaction():
+        with self._store.transaction("replica_ended"):
             if replica.phase in by_itself:
                 self._store.append(now, target, by_itself[replica.phase], replica=replica, message=message)
             self._store.append(now, target, EffectKind.REPLICA_TERMINATED, replica=replica, message=message)
@@ -177,7 +177,7 @@ class State:
         if shares != known.acknowledged:
             after = replace(after, acknowledged=shares, split_time=now)
             counts = {key: count.split() for key, count in self._counts.items() if key[0] == target}
-        with self._store.transaction():
+        with self._store.transaction("shares_acknowledged"):
             if shares != known.acknowledged:
                 self._store.append(now, after, EffectKind.SHARES_ACKNOWLEDGED, shares=shares)
             self._store.save_target(after)
@@ -203,7 +203,7 @@ class State:
             if more and name in self.targets
         ]
         if counts or targets:
-            with self._store.transaction():
+            with self._store.transaction("counts"):
                 for (target, model), count in counts.items():
                     self._store.save_count(target, model, count)
                 for known in targets:
@@ -223,7 +223,7 @@ class State:
 
     def _write(self, replica: Replica, effect: EffectKind | None = None, message: str = "") -> None:
         target = self.targets[replica.target]
-        with self._store.transaction():
+        with self._store.transaction(effect.name.lower() if effect else replica.phase.name.lower()):
             self._store.save_replica(replica)
             if effect is not None:
                 self._store.append(self._clock.now(), target, effect, replica=replica, message=message)
@@ -233,7 +233,7 @@ class State:
         if epoch <= target.floor:
             return
         after = replace(target, floor=epoch)
-        with self._store.transaction():
+        with self._store.transaction("floor_raised"):
             self._store.save_target(after)
             self._store.append(self._clock.now(), after, EffectKind.FLOOR_RAISED, epoch=epoch)
         self.targets[target.name] = after

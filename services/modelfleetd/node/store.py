@@ -18,6 +18,7 @@ from pathlib import Path
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.platform.v1 import platform_pb2 as pb
 from modelfleetd.kit.codec import from_proto, to_proto
+from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.node.domain import Count, Phase, Process, Replica, Target
 from modelfleetd.platform import wire
 from modelfleetd.platform.model import (
@@ -146,15 +147,21 @@ class Store:
         self._db.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All of it becomes durable at the end, or, on an exception, none."""
+    def transaction(self, what: str) -> Iterator[None]:
+        """All of it becomes durable at the end, or, on an exception, none.
+
+        Args:
+            what: becomes durable, as failpoints call it.
+        """
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            failpoint(f"node.before_commit.{what}")
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+        failpoint(f"node.after_commit.{what}")
 
     # Facts: what the agent remembers of itself
 

@@ -223,7 +223,7 @@ class Tap:
         # An Envoy that began anew counts from nothing.
         more = given_up - before if given_up >= before else given_up
         if given_up != before:
-            with self._store.transaction():
+            with self._store.transaction("recording"):
                 self._store.remember(_GIVEN_UP, str(given_up))
         copied = max(self.percents().values(), default=1) * 10
         for each in self._active.values():
@@ -239,7 +239,7 @@ class Tap:
         )
 
     def _save(self, plan: RecordingPlan, status: RecordingStatus) -> None:
-        with self._store.transaction():
+        with self._store.transaction("recording"):
             self._store.save_recording(plan, status, self._clock.now())
 
 

@@ -14,7 +14,6 @@ from google.protobuf.empty_pb2 import Empty
 
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.kit.db import Connection
-from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import known
 from modelfleetd.kit.turns import Turns
 from modelfleetd.registry import wire
@@ -189,8 +188,6 @@ class Writer:
             for write in writes:
                 await batch.add(write)
             await batch.append(self._store, conn)
-            failpoint("registry.before_commit")
-        failpoint("registry.after_commit")
         # Reads that follow on this replica see the writes: only what is committed gets here.
         for revision in batch.revisions:
             self._follower.apply(revision)

@@ -36,7 +36,7 @@ from modelfleetd.clock import Clock
 from modelfleetd.errors import LaunchEnded, ResourceExists, ResourceNotFound
 from modelfleetd.launcher.domain.hold import HeldPlace, Hold, HoldState
 from modelfleetd.launcher.domain.hold import Promise as TheirPromise
-from modelfleetd.launcher.domain.plan import Room as TheirRoom
+from modelfleetd.launcher.domain.planning import Room as TheirRoom
 from modelfleetd.launcher.ports import HeldUnits, HoldRequest, UsedUnits
 
 _STATES: Final[Mapping[State, HoldState]] = {state: HoldState[state.name] for state in State}

@@ -21,8 +21,10 @@ from modelfleetd.errors import FleetError
 from modelfleetd.launcher.domain import summary, verbs
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.freeze import FreezeWindow
-from modelfleetd.launcher.domain.launch import Launch, PhaseTime, Share, State, Strategy
+from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
+from modelfleetd.launcher.domain.record import PhaseTime, Share
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.judges import Judges
 from modelfleetd.launcher.ports import World

@@ -23,6 +23,7 @@ from statistics import median
 from typing import Final
 
 from modelfleetd.errors import FleetError
+from modelfleetd.launcher.domain.deadlines import NO_TIME
 from modelfleetd.launcher.domain.figures import (
     CauseCount,
     Figures,
@@ -32,8 +33,9 @@ from modelfleetd.launcher.domain.figures import (
     figures_of,
 )
 from modelfleetd.launcher.domain.freeze import FreezeWindow, Schedule
-from modelfleetd.launcher.domain.launch import NO_TIME, Launch, State, Strategy
+from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.policy import Approval, Policy
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.platform.simulator import Behaviour
 from modelfleetd.rehearsal.chance import NO_TROUBLE, Trouble
 from modelfleetd.rehearsal.fleet import REGION, Fleet, Route

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from modelfleetd.launcher.domain.launch import Launch, State
-from modelfleetd.launcher.domain.plan import RegionPlan, Side
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.plan import RegionPlan
+from modelfleetd.launcher.domain.sides import Side
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.serving import split_of
 from modelfleetd.names import LAUNCH
 from modelfleetd.platform.ledger import Promise, Walk

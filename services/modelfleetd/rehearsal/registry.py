@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from modelfleetd.errors import LaunchEnded, ReferenceNotFound
-from modelfleetd.launcher.domain.launch import Share
+from modelfleetd.launcher.domain.record import Share
 from modelfleetd.registry.domain.criticality import CriticalityRequest
 from modelfleetd.registry.domain.evidence import EvidenceHead
 from modelfleetd.registry.domain.resource import Tier

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelfleetd.launcher.domain.launch import Verdict
+from modelfleetd.launcher.domain.record import Verdict
 from modelfleetd.launcher.ports import Judgement
 from modelfleetd.stability.domain.criteria import Criterion, Limits
 from modelfleetd.stability.domain.exact import SCALE

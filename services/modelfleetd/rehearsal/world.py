@@ -13,9 +13,9 @@ from modelfleetd.errors import PartUnavailable
 from modelfleetd.launcher.domain.criteria import Declared
 from modelfleetd.launcher.domain.decision import Decision, Outcome
 from modelfleetd.launcher.domain.hold import Hold
-from modelfleetd.launcher.domain.launch import ModelFacts, Share, Verdict
-from modelfleetd.launcher.domain.plan import Room
+from modelfleetd.launcher.domain.planning import Room
 from modelfleetd.launcher.domain.policy import StabilityGate
+from modelfleetd.launcher.domain.record import ModelFacts, Share, Verdict
 from modelfleetd.launcher.ports import (
     Estimate,
     HeldUnits,

@@ -24,11 +24,11 @@ from modelfleetd.stability.board import Board
 from modelfleetd.stability.domain.availability import Interval, Report, judged, since
 from modelfleetd.stability.domain.delays import Delays
 from modelfleetd.stability.domain.fleet import WatchedFleet, WatchedModel
+from modelfleetd.stability.domain.judging import WindowVerdict
 from modelfleetd.stability.domain.looks import Looks, Pair, decide_looks, looks_at
 from modelfleetd.stability.domain.maturity import minute_of, moment_of
 from modelfleetd.stability.domain.slices import Objective, Slice
 from modelfleetd.stability.domain.standing import Standing, stand
-from modelfleetd.stability.domain.windows import WindowVerdict
 from modelfleetd.stability.fleet import Fleet
 from modelfleetd.stability.recent import Recent
 from modelfleetd.stability.store import slices, standings

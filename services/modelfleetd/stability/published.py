@@ -18,12 +18,12 @@ from modelfleetd.stability.budgets import BudgetKeeper
 from modelfleetd.stability.domain.availability import AvailabilityState
 from modelfleetd.stability.domain.budget import Budgets, objectives_of
 from modelfleetd.stability.domain.fleet import FunnelStage, Metric, Tier, WatchedModel
+from modelfleetd.stability.domain.judging import WindowVerdict
 from modelfleetd.stability.domain.maturity import minute_of, moment_of
 from modelfleetd.stability.domain.slices import Objective, Slice
 from modelfleetd.stability.domain.slo import PAIRS, WINDOWS, Response, target_of
 from modelfleetd.stability.domain.standing import ModelState, Standing
 from modelfleetd.stability.domain.window_verdict import Stability
-from modelfleetd.stability.domain.windows import WindowVerdict
 
 MOST_MODELS: Final = 2000
 # Older evaluations say nothing about now.

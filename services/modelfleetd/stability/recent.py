@@ -22,8 +22,8 @@ import numpy.typing as npt
 from modelfleetd.kit.db import Connection, Database
 from modelfleetd.stability.domain.exact import SCALE, Floats
 from modelfleetd.stability.domain.looks import WIDE, Pair, Reach
+from modelfleetd.stability.domain.minute_series import MinuteSeries
 from modelfleetd.stability.domain.points import Span
-from modelfleetd.stability.domain.windows import MinuteSeries
 from modelfleetd.stability.store import minutes
 from modelfleetd.stability.store.minutes import SUMS, Rows, Seen
 

@@ -7,18 +7,21 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from google.protobuf.json_format import MessageToJson, ParseDict, ParseError
 
-from modelfleet import errors, ledger
+from modelfleet import errors
 from modelfleet.cli import render
 from modelfleet.cli.parameters import POINT, Point
 from modelfleet.cli.session import Session, with_session
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.registry.v1.history_pb2 import Checkpoint
 from modelfleet.wording import count
+
+if TYPE_CHECKING:
+    from modelfleet import ledger
 
 Describe = Callable[[pb.ResourceChange], str]
 # Between attempts while the registry is away.
@@ -162,6 +165,9 @@ def verify(session: Session, known: Path | None, save: Path | None) -> int:
     Without a checkpoint this finds whatever does not fit together. A checkpoint from before, kept where nobody can
     change it, also finds a history that was written anew so that it fits, or cut off at its end.
     """
+    # Brings numpy, which no other command of the noun needs.
+    from modelfleet import ledger
+
     must_contain = None if known is None else read_checkpoint(known)
     with render.progress("verifying revisions", None) as advance:
         messages = _counted(session.client.registry.read_history(with_state=True), advance)

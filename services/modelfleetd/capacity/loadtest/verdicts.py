@@ -13,7 +13,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
 
 from modelfleetd.capacity.domain.loadtest import DEFAULT_CERTIFICATION_REQUESTS, Outcome, Stoppers
 from modelfleetd.capacity.loadtest.histogram import Histogram
@@ -126,6 +125,9 @@ def interval(counts: NDArray[np.int64], batch: int, error: float = 1 - CONFIDENC
         batch: requests in each.
         error: probability that the truth lies outside: half of it above, half below.
     """
+    # Takes longer to import than all else of the service, which mostly runs no load test.
+    from scipy.special import ndtri, stdtrit
+
     student, normal = stdtrit(_BATCHES - 1, 1 - error / 2), ndtri(1 - error / 2)
     requests = batch * len(counts)
     share = float(counts.sum()) / requests

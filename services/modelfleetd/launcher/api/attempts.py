@@ -8,7 +8,6 @@ from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.errors import RouteBusy
 from modelfleetd.kit import paging
 from modelfleetd.kit.db import Connection
-from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
 from modelfleetd.launcher.api.base import Context, caller
 from modelfleetd.launcher.api.creating import Creating
@@ -27,10 +26,8 @@ class Attempts(Creating):
             if (before := await answered(conn, request, pb.Launch)) is not None:
                 return before
         planned = await self._can_be_retried(request)
-        failpoint("launcher.before_verb.Retried")
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, lambda: self._retry(conn, request, planned))
-        failpoint("launcher.after_verb.Retried")
         self._wake()
         self._notifier.changed(request.name)
         return answer

@@ -19,8 +19,9 @@ from modelfleetd.launcher import spans
 from modelfleetd.launcher.domain import frozen
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.holds_on_models import forbids
-from modelfleetd.launcher.domain.launch import UNCHANGED, Launch, State
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.release import expected_release
+from modelfleetd.launcher.domain.states import UNCHANGED, State
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.ports import World
 from modelfleetd.launcher.store import Store

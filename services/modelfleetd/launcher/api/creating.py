@@ -20,14 +20,15 @@ from modelfleetd.errors import (
 )
 from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.db import Connection
-from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import answered, once
 from modelfleetd.launcher.api.base import Context, caller
 from modelfleetd.launcher.api.holds import Holding
 from modelfleetd.launcher.domain import envelope, outcomes, policy, preemption, strategies, verbs
 from modelfleetd.launcher.domain.criteria import resolved
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import FreezeOverride, Launch, PhaseTime, State, Strategy
+from modelfleetd.launcher.domain.launch import Launch, Strategy
+from modelfleetd.launcher.domain.record import FreezeOverride, PhaseTime
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.estimation import decide, estimate
 from modelfleetd.launcher.wire import launches as wire
 from modelfleetd.launcher.wire.policy import policy_from_proto, strategy_from_proto
@@ -66,10 +67,8 @@ class Creating(Holding):
             launch = await self._planned(launch, keep_plan=request.validate_only)
         if request.validate_only:
             return await self._with_conflicts(wire.launch_to_proto(launch, (), self._clock.now()), launch)
-        failpoint("launcher.before_verb.Created")
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, lambda: self._create(conn, launch, queue=request.queue))
-        failpoint("launcher.after_verb.Created")
         self._wake()
         return answer
 

@@ -21,7 +21,7 @@ from modelfleetd.launcher.api.base import Context, caller
 from modelfleetd.launcher.api.steering import Steering
 from modelfleetd.launcher.domain import verbs
 from modelfleetd.launcher.domain.freeze import FreezeWindow, next_occurrence
-from modelfleetd.launcher.domain.launch import FreezeOverride
+from modelfleetd.launcher.domain.record import FreezeOverride
 from modelfleetd.launcher.wire import freeze as wire
 from modelfleetd.names import FREEZE_WINDOW
 

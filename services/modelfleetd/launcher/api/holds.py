@@ -9,7 +9,6 @@ from modelfleet.launcher.v1 import holds_pb2 as pb
 from modelfleetd.errors import ResourceExists
 from modelfleetd.kit import paging
 from modelfleetd.kit.db import Connection
-from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import once
 from modelfleetd.launcher.api.base import Base, Context, caller
 from modelfleetd.launcher.domain import verbs
@@ -73,10 +72,8 @@ class HoldsOnModels(Holding):
             await self._put_on_hold(conn, hold)
             return hold_to_proto(hold)
 
-        failpoint("launcher.before_verb.Held")
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Hold, act)
-        failpoint("launcher.after_verb.Held")
         self._wake()
         return answer
 
@@ -90,8 +87,5 @@ class HoldsOnModels(Holding):
                 await self._store.put_lifted(conn, lifted)
             return hold_to_proto(lifted)
 
-        failpoint("launcher.before_verb.Lifted")
         async with self._store.transaction() as conn:
-            answer = await once(conn, request, pb.Hold, act)
-        failpoint("launcher.after_verb.Lifted")
-        return answer
+            return await once(conn, request, pb.Hold, act)

@@ -12,13 +12,13 @@ from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.errors import FleetError, RoleMissing
 from modelfleetd.kit import deadline
 from modelfleetd.kit.auth import Role, current_principal
-from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.kit.idempotency import once
 from modelfleetd.launcher.api.base import Base, Context, caller
 from modelfleetd.launcher.domain import verbs, waves
 from modelfleetd.launcher.domain.decision import Approver
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import Launch, State
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.looking import look
 from modelfleetd.launcher.wire import launches as wire
 
@@ -137,10 +137,8 @@ class Steering(Base):
                 taken = after if fence else None
             return wire.launch_to_proto(after, (), now)
 
-        failpoint(f"launcher.before_verb.{event}")
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, act)
-        failpoint(f"launcher.after_verb.{event}")
         if taken is not None:
             await self._fence(taken)
         self._wake()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from modelfleetd.launcher.domain.launch import Act, Launch
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.record import Act
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from modelfleetd.launcher.domain.launch import Launch, PhaseTime, State
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.record import PhaseTime
+from modelfleetd.launcher.domain.states import State
 
 # What was asked for, by whom, and which launch it is. Everything else of a launch is of one attempt.
 KEPT: Final = frozenset(

@@ -19,9 +19,10 @@ from datetime import timedelta
 from typing import Final
 
 from modelfleetd.launcher.domain.changes import replace
-from modelfleetd.launcher.domain.launch import Launch, Verdict
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Observed, Seen
 from modelfleetd.launcher.domain.policy import AvailabilityGate
+from modelfleetd.launcher.domain.record import Verdict
 from modelfleetd.launcher.domain.shares import FULL
 from modelfleetd.launcher.domain.words import count
 

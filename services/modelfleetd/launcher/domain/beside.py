@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from modelfleetd.launcher.domain.observed import Observed
-from modelfleetd.launcher.domain.plan import Lent, RegionPlan, Side
+from modelfleetd.launcher.domain.plan import RegionPlan
+from modelfleetd.launcher.domain.sides import Lent, Side
 
 
 @dataclass(frozen=True, slots=True)

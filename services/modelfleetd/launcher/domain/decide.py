@@ -14,23 +14,14 @@ from typing import Final
 from modelfleetd.launcher.domain import frozen, gates, people, preemption, undo, waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Judge, Wait
 from modelfleetd.launcher.domain.changes import replace
+from modelfleetd.launcher.domain.deadlines import accounted, alarm_after, ask_again, begin_step, errors_count
 from modelfleetd.launcher.domain.hold import HoldState
-from modelfleetd.launcher.domain.launch import (
-    UNCHANGED,
-    Act,
-    Launch,
-    State,
-    accounted,
-    alarm_after,
-    ask_again,
-    begin_step,
-    enter,
-    errors_count,
-    going_back,
-)
+from modelfleetd.launcher.domain.launch import Launch, enter, going_back
 from modelfleetd.launcher.domain.observed import Seen, ShareState, in_proportion, share_state
 from modelfleetd.launcher.domain.outcomes import reservation_gone
-from modelfleetd.launcher.domain.plan import Side
+from modelfleetd.launcher.domain.record import Act
+from modelfleetd.launcher.domain.sides import Side
+from modelfleetd.launcher.domain.states import UNCHANGED, State
 from modelfleetd.launcher.domain.words import be, count, listed, percent, span
 
 # Seconds until the next look, while something is expected any moment, and while only time passes.

@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd.errors import FieldViolation, InvalidFields
-from modelfleetd.launcher.domain.launch import ENDED, NO_TIME, Launch, State
+from modelfleetd.launcher.domain.deadlines import NO_TIME
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.states import ENDED, State
 from modelfleetd.launcher.domain.waits import PEOPLE
 
 DEFAULT_SPAN: Final = timedelta(weeks=4)

@@ -9,8 +9,11 @@ from typing import Final
 
 from modelfleetd.launcher.domain.actions import Action, Apply, Call, Wait
 from modelfleetd.launcher.domain.changes import replace
+from modelfleetd.launcher.domain.deadlines import accounted
 from modelfleetd.launcher.domain.freeze import FreezeWindow, Occurrence, occurrences
-from modelfleetd.launcher.domain.launch import Act, Frozen, Launch, State, accounted
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.record import Act, Frozen
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.words import span
 
 # What a window may hold back. A launch that is queued has no deadline yet, and one that finalises has risen already.

@@ -21,22 +21,12 @@ from typing import Final
 
 from modelfleetd.launcher.domain.actions import Action, Judge, Wait
 from modelfleetd.launcher.domain.changes import replace
-from modelfleetd.launcher.domain.launch import (
-    STABILITY,
-    Asked,
-    GateVerdict,
-    Launch,
-    PauseReason,
-    Point,
-    State,
-    Verdict,
-    accounted,
-    ask_again,
-    going_back,
-    postponed,
-)
+from modelfleetd.launcher.domain.deadlines import accounted, ask_again, postponed
+from modelfleetd.launcher.domain.launch import Launch, going_back
 from modelfleetd.launcher.domain.outcomes import backoff
 from modelfleetd.launcher.domain.policy import When
+from modelfleetd.launcher.domain.record import STABILITY, Asked, GateVerdict, PauseReason, Point, Verdict
+from modelfleetd.launcher.domain.states import State
 
 AVAILABILITY: Final = "availability"
 EVIDENCE: Final = "evidence"

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from modelfleetd.launcher.domain.launch import UNCHANGED, Launch, going_back
+from modelfleetd.launcher.domain.launch import Launch, going_back
+from modelfleetd.launcher.domain.states import UNCHANGED
 from modelfleetd.launcher.domain.strategies import Goal, Strategy
 
 

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 from modelfleetd.launcher.domain import summary
-from modelfleetd.launcher.domain.launch import ENDED, Launch, State
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.states import ENDED, State
 
 # The receiver that `--alertmanager-url` configures.
 ALERTMANAGER: Final = "alertmanager"

@@ -20,26 +20,16 @@ from modelfleetd.errors import (
 from modelfleetd.launcher.domain import envelope as envelopes
 from modelfleetd.launcher.domain.actions import Wait
 from modelfleetd.launcher.domain.changes import replace
+from modelfleetd.launcher.domain.deadlines import alarm_after, postponed
 from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.hold import Hold, HoldState
-from modelfleetd.launcher.domain.launch import (
-    ON_PLATFORM,
-    Act,
-    Condition,
-    Intent,
-    Launch,
-    ModelFacts,
-    State,
-    Status,
-    alarm_after,
-    enter,
-    going_back,
-    postponed,
-)
+from modelfleetd.launcher.domain.launch import Launch, enter, going_back
 from modelfleetd.launcher.domain.observed import Seen, ShareState, share_state
 from modelfleetd.launcher.domain.plan import Plan
 from modelfleetd.launcher.domain.policy import Approval
+from modelfleetd.launcher.domain.record import ON_PLATFORM, Act, Condition, Intent, ModelFacts, Status
+from modelfleetd.launcher.domain.states import State
 
 # A look that comes so much later than planned was missed: deadlines do not count that time.
 _MISSED: Final = timedelta(seconds=5)

@@ -13,16 +13,12 @@ from typing import Final
 from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Wait
 from modelfleetd.launcher.domain.changes import replace
-from modelfleetd.launcher.domain.launch import (
-    Launch,
-    PeopleApproval,
-    PeopleWait,
-    State,
-    accounted,
-    going_back,
-)
+from modelfleetd.launcher.domain.deadlines import accounted
+from modelfleetd.launcher.domain.launch import Launch, going_back
 from modelfleetd.launcher.domain.policy import PeopleGate
+from modelfleetd.launcher.domain.record import PeopleApproval, PeopleWait
 from modelfleetd.launcher.domain.shares import FULL
+from modelfleetd.launcher.domain.states import State
 
 # How often people's answers are looked for; verbs wake the launch at once.
 _LOOK: Final = 60.0

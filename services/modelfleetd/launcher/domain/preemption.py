@@ -14,27 +14,17 @@ from datetime import datetime
 from typing import Final
 
 from modelfleetd.errors import PlanInfeasible
-from modelfleetd.launcher.domain import plan as plans
-from modelfleetd.launcher.domain import waves
+from modelfleetd.launcher.domain import planning, waves
 from modelfleetd.launcher.domain.actions import Call, Wait
 from modelfleetd.launcher.domain.beside import Beside
+from modelfleetd.launcher.domain.deadlines import accounted, begin_step, postponed
 from modelfleetd.launcher.domain.hold import HoldState
-from modelfleetd.launcher.domain.launch import (
-    ON_PLATFORM,
-    UNCHANGED,
-    Act,
-    Launch,
-    PauseReason,
-    Share,
-    State,
-    accounted,
-    begin_step,
-    enter,
-    going_back,
-    postponed,
-)
+from modelfleetd.launcher.domain.launch import Launch, enter, going_back
 from modelfleetd.launcher.domain.observed import Observed
-from modelfleetd.launcher.domain.plan import Inputs, Pace, RegionPlan, Room
+from modelfleetd.launcher.domain.plan import RegionPlan
+from modelfleetd.launcher.domain.planning import Inputs, Pace, Room
+from modelfleetd.launcher.domain.record import ON_PLATFORM, Act, PauseReason, Share
+from modelfleetd.launcher.domain.states import UNCHANGED, State
 from modelfleetd.launcher.domain.strategies import final_share
 
 # What is there of each model, by region and model.
@@ -238,7 +228,7 @@ def _steps_left(launch: Launch, region: RegionPlan, seen: Mapping[str, Observed]
         launch.strategy, both=both, present=present, target=launch.target_share, holdout=launch.holdout_share
     )
     target = share if launch.raises_candidate else both - share
-    found = plans.make(Inputs(region.region, rising, falling, room, target=target), _pace(launch))
+    found = planning.make(Inputs(region.region, rising, falling, room, target=target), _pace(launch))
     return replace(region, steps=found.steps)
 
 

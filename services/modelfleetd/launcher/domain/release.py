@@ -8,8 +8,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from modelfleetd.launcher.domain import waves
+from modelfleetd.launcher.domain.deadlines import NO_TIME
 from modelfleetd.launcher.domain.hold import HoldState
-from modelfleetd.launcher.domain.launch import NO_TIME, Launch, State
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.states import State
 
 # A holder is missed once nothing was heard of it for ten minutes: this leaves two attempts that may fail.
 RENEW: Final = timedelta(minutes=3)

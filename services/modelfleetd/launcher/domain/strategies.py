@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from modelfleetd.errors import FieldViolation
-from modelfleetd.launcher.domain.plan import Inputs
+from modelfleetd.launcher.domain.planning import Inputs
 from modelfleetd.launcher.domain.shares import FULL
 
 # The most that an old baseline may keep as HOLDOUT.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from modelfleetd.launcher.domain import waves
-from modelfleetd.launcher.domain.launch import Launch, State
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.words import count, percent, span
 
 

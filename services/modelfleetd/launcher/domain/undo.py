@@ -12,11 +12,15 @@ from typing import Final
 from modelfleetd.launcher.domain import waves
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Call, Wait
 from modelfleetd.launcher.domain.changes import replace
-from modelfleetd.launcher.domain.launch import Act, Launch, State, alarm_after, enter
+from modelfleetd.launcher.domain.deadlines import alarm_after
+from modelfleetd.launcher.domain.launch import Launch, enter
 from modelfleetd.launcher.domain.observed import OBSERVING, Observed, Seen, in_proportion
-from modelfleetd.launcher.domain.plan import RegionPlan, Side
+from modelfleetd.launcher.domain.plan import RegionPlan
+from modelfleetd.launcher.domain.record import Act
 from modelfleetd.launcher.domain.replicas import share_of
 from modelfleetd.launcher.domain.shares import LOW_TRAFFIC, agrees
+from modelfleetd.launcher.domain.sides import Side
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.words import be, count, listed, percent
 
 SOON: Final = 0.2

@@ -10,18 +10,10 @@ from typing import Final
 from modelfleetd.errors import EtagMismatch, SelfApproval, StepMovedOn, WrongState, invalid
 from modelfleetd.launcher.domain import people, preemption
 from modelfleetd.launcher.domain.attempts import next_attempt
-from modelfleetd.launcher.domain.launch import (
-    ENDED,
-    FreezeOverride,
-    Launch,
-    PauseReason,
-    Promotion,
-    State,
-    Strategy,
-    accounted,
-    going_back,
-    postponed,
-)
+from modelfleetd.launcher.domain.deadlines import accounted, postponed
+from modelfleetd.launcher.domain.launch import Launch, Strategy, going_back
+from modelfleetd.launcher.domain.record import FreezeOverride, PauseReason, Promotion
+from modelfleetd.launcher.domain.states import ENDED, State
 
 _STEERED: Final = frozenset(
     {State.PENDING, State.ESTIMATING, State.AWAITING_APPROVAL, State.PREPARING, State.SHIFTING, State.FINALIZING}

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 from modelfleetd.launcher.domain.changes import replace
 
 if TYPE_CHECKING:
-    from modelfleetd.launcher.domain.launch import Condition, GateVerdict, Launch
+    from modelfleetd.launcher.domain.launch import Launch
+    from modelfleetd.launcher.domain.record import Condition, GateVerdict
 
 PAUSED: Final = "Paused"
 # The causes that are up to people: approvals, and gates that ask people.

@@ -12,10 +12,11 @@ from typing import Final
 
 from modelfleetd.launcher.domain.actions import Action, Advance, Apply, Wait
 from modelfleetd.launcher.domain.changes import replace
-from modelfleetd.launcher.domain.launch import Launch, State
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Seen
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan
 from modelfleetd.launcher.domain.policy import RegionOrder
+from modelfleetd.launcher.domain.states import State
 
 # Whoever looks knows better what stands in the way, and when it is worth looking again.
 UNSEEN: Final = Wait("PartUnavailable", "waits until every region can be observed", 1.0)

@@ -8,7 +8,8 @@ from dataclasses import replace
 from modelfleetd.errors import ResourceNotFound
 from modelfleetd.kit.db import Connection, Database
 from modelfleetd.launcher.documents import from_document
-from modelfleetd.launcher.domain.launch import GateVerdict, Launch
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.record import GateVerdict
 from modelfleetd.launcher.store.launches import VERDICTS_SHOWN
 from modelfleetd.launcher.store.rows import COLUMNS, body_of, id_of, launch_of
 from modelfleetd.names import ATTEMPT, LAUNCH

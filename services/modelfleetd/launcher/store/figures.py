@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from modelfleetd.kit.db import Database, Record
+from modelfleetd.launcher.domain.deadlines import NO_TIME
 from modelfleetd.launcher.domain.figures import (
     MOST_GROUPS,
     Asked,
@@ -17,7 +18,8 @@ from modelfleetd.launcher.domain.figures import (
     WaitStatistics,
     figures_of,
 )
-from modelfleetd.launcher.domain.launch import NO_TIME, Launch, State
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.states import State
 
 _GROUPS: Final[Mapping[GroupBy | None, str]] = {
     None: "''",

@@ -14,7 +14,8 @@ from modelfleetd.kit.db import Connection
 from modelfleetd.launcher.documents import from_document
 from modelfleetd.launcher.domain import preemption
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import GateVerdict, Launch
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.record import GateVerdict
 from modelfleetd.launcher.store.notifications import Notifications
 from modelfleetd.launcher.store.rows import COLUMNS, body_of, id_of, launch_of
 from modelfleetd.names import LAUNCH

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import asyncpg
 
+from modelfleetd.kit.failpoint import failpoint, passing
 from modelfleetd.launcher.documents import to_document
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.store.figures import figures_row
@@ -75,7 +76,10 @@ class Rounds(Launches):
 
     async def claim(self, holder: str, lease: float, limit: int) -> list[Claim]:
         """Claims launches that are due, the longest due first, each with a fresh epoch."""
+        failpoint("launcher.before_commit.claim")
         rows = await self._database.fetch(CLAIM, limit, holder, lease)
+        if rows:
+            failpoint("launcher.after_commit.claim")
         return [Claim(launch_of(row), row["now"], lease) for row in rows]
 
     async def record(self, change: Change) -> Launch | None:
@@ -106,16 +110,17 @@ class Rounds(Launches):
 
     async def watched(self, launch: Launch, due: float) -> bool:
         """Gives the lease back where nothing changed but what was observed: no new version. False as in `record`."""
-        tag = await self._database.execute(
-            """UPDATE launches SET lease_holder = NULL, lease_expire_time = NULL, body = body || $4,
-                   next_due_time = now() + make_interval(secs => $5)
-               WHERE id = $1 AND version = $2 AND epoch = $3""",
-            id_of(launch),
-            launch.version,
-            launch.epoch,
-            looks_of(launch),
-            due,
-        )
+        with passing("launcher", "commit", "watched"):
+            tag = await self._database.execute(
+                """UPDATE launches SET lease_holder = NULL, lease_expire_time = NULL, body = body || $4,
+                       next_due_time = now() + make_interval(secs => $5)
+                   WHERE id = $1 AND version = $2 AND epoch = $3""",
+                id_of(launch),
+                launch.version,
+                launch.epoch,
+                looks_of(launch),
+                due,
+            )
         return tag == "UPDATE 1"
 
     async def is_held(self, launch: Launch) -> bool:
@@ -130,12 +135,13 @@ class Rounds(Launches):
 
     async def yield_lease(self, launch: Launch) -> None:
         """Gives the lease back at once, whatever the version: somebody's verb came in between."""
-        await self._database.execute(
-            """UPDATE launches SET lease_holder = NULL, lease_expire_time = NULL, next_due_time = now()
-               WHERE id = $1 AND epoch = $2 AND end_time IS NULL""",
-            id_of(launch),
-            launch.epoch,
-        )
+        with passing("launcher", "commit", "yield_lease"):
+            await self._database.execute(
+                """UPDATE launches SET lease_holder = NULL, lease_expire_time = NULL, next_due_time = now()
+                   WHERE id = $1 AND epoch = $2 AND end_time IS NULL""",
+                id_of(launch),
+                launch.epoch,
+            )
 
     async def leave_queue(self, launch: Launch) -> bool:
         """Makes a queued launch the active one of its route, where it is first in the queue and the route is free. A
@@ -144,18 +150,19 @@ class Rounds(Launches):
         if launch.mitigates:
             return await self._take_precedence(launch)
         try:
-            found = await self._database.fetchval(
-                """UPDATE launches l SET queued = false, version = version + 1, lease_holder = NULL,
-                       lease_expire_time = NULL, next_due_time = now()
-                   WHERE id = $1 AND version = $2 AND epoch = $3 AND queued
-                     AND NOT EXISTS (SELECT 1 FROM launches o WHERE o.model_type = l.model_type
-                                     AND o.end_time IS NULL
-                                     AND (NOT o.queued OR o.mitigation OR o.number < l.number))
-                   RETURNING true""",
-                id_of(launch),
-                launch.version,
-                launch.epoch,
-            )
+            with passing("launcher", "commit", "leave_queue"):
+                found = await self._database.fetchval(
+                    """UPDATE launches l SET queued = false, version = version + 1, lease_holder = NULL,
+                           lease_expire_time = NULL, next_due_time = now()
+                       WHERE id = $1 AND version = $2 AND epoch = $3 AND queued
+                         AND NOT EXISTS (SELECT 1 FROM launches o WHERE o.model_type = l.model_type
+                                         AND o.end_time IS NULL
+                                         AND (NOT o.queued OR o.mitigation OR o.number < l.number))
+                       RETURNING true""",
+                    id_of(launch),
+                    launch.version,
+                    launch.epoch,
+                )
         except asyncpg.UniqueViolationError:
             return False
         return bool(found)

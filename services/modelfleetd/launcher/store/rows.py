@@ -10,7 +10,8 @@ from typing import Any
 from modelfleetd.kit.db import Record
 from modelfleetd.launcher.documents import from_document, to_document
 from modelfleetd.launcher.domain.events import Event
-from modelfleetd.launcher.domain.launch import GateVerdict, Intent, Launch
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.record import GateVerdict, Intent
 from modelfleetd.names import LAUNCH
 
 COLUMNS = "id, state, queued, version, epoch, body, update_time"

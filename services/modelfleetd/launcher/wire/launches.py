@@ -13,9 +13,10 @@ from modelfleetd.launcher.domain import gates, summary, verbs
 from modelfleetd.launcher.domain.envelope import Envelope
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.frozen import Conflict
-from modelfleetd.launcher.domain.launch import GateVerdict, Launch
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan, Step
 from modelfleetd.launcher.domain.policy import Approval
+from modelfleetd.launcher.domain.record import GateVerdict
 from modelfleetd.launcher.domain.release import times_of
 from modelfleetd.names import ATTEMPT, LAUNCH
 

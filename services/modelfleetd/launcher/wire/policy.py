@@ -9,7 +9,8 @@ from modelfleet.launcher.v1 import gates_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.errors import FieldViolation, InvalidFields, invalid
 from modelfleetd.kit.codec import duration_from_proto, from_proto
-from modelfleetd.launcher.domain.launch import NO_TIME, Strategy
+from modelfleetd.launcher.domain.deadlines import NO_TIME
+from modelfleetd.launcher.domain.launch import Strategy
 from modelfleetd.launcher.domain.policy import (
     Approval,
     AvailabilityGate,

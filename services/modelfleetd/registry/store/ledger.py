@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.kit.codec import timestamp_from_proto
 from modelfleetd.kit.db import Connection, Database, Record
+from modelfleetd.kit.failpoint import passing
 from modelfleetd.kit.idempotency import Answered
 from modelfleetd.registry.domain.revisions import StoredChange, StoredRevision, state_left
 from modelfleetd.registry.store.evidence import EvidenceStore
@@ -76,6 +77,19 @@ WITH sized AS (
 {_REVISION} WHERE number >= $1 AND number <= (SELECT last FROM batch) ORDER BY number
 """
 _MOST_BYTES = 8 << 20
+
+
+_KEEP_SERVING = """
+WITH put AS (
+    INSERT INTO serving_status (model_type, region, observe_time, status)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::bytea[])
+    ON CONFLICT (model_type, region) DO UPDATE
+    SET observe_time = excluded.observe_time, status = excluded.status
+    WHERE serving_status.observe_time < excluded.observe_time
+    RETURNING 1
+)
+SELECT count(*) FROM put
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,23 +238,14 @@ class Store:
         """Writes statuses, at most one a route, where they are newer than what is known. Returns how many were."""
         # In one order, so that no two calls deadlock.
         ordered = sorted(statuses, key=lambda status: (status.model_type, status.region))
-        stored: int = await self._database.fetchval(
-            """
-            WITH put AS (
-                INSERT INTO serving_status (model_type, region, observe_time, status)
-                SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::bytea[])
-                ON CONFLICT (model_type, region) DO UPDATE
-                SET observe_time = excluded.observe_time, status = excluded.status
-                WHERE serving_status.observe_time < excluded.observe_time
-                RETURNING 1
+        with passing("registry", "commit", "ReportServing"):
+            stored: int = await self._database.fetchval(
+                _KEEP_SERVING,
+                [status.model_type for status in ordered],
+                [status.region for status in ordered],
+                [timestamp_from_proto(status.observe_time) for status in ordered],
+                [status.SerializeToString(deterministic=True) for status in ordered],
             )
-            SELECT count(*) FROM put
-            """,
-            [status.model_type for status in ordered],
-            [status.region for status in ordered],
-            [timestamp_from_proto(status.observe_time) for status in ordered],
-            [status.SerializeToString(deterministic=True) for status in ordered],
-        )
         return stored
 
     async def serving(self, model_type: str, after: tuple[str, str] | None, limit: int) -> list[pb.ServingStatus]:

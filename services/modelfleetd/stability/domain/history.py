@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from modelfleetd.stability.domain.exact import Floats, Integers
 from modelfleetd.stability.domain.fleet import HOURS_OF_WEEK
-from modelfleetd.stability.domain.windows import MinuteSeries
+from modelfleetd.stability.domain.minute_series import MinuteSeries
 
 Flags = npt.NDArray[np.bool_]
 

@@ -14,17 +14,13 @@ import numpy as np
 from modelfleetd.stability.domain.criteria import DeclaredPrediction
 from modelfleetd.stability.domain.delays import Delays
 from modelfleetd.stability.domain.fleet import HealthyRange, Metric, Role, WatchedModel
+from modelfleetd.stability.domain.judging import WindowVerdict
 from modelfleetd.stability.domain.maturity import DELIVERY, completion
+from modelfleetd.stability.domain.minute_series import MinuteSeries, empty_series
 from modelfleetd.stability.domain.points import Span
+from modelfleetd.stability.domain.window_kinds import Case
 from modelfleetd.stability.domain.window_verdict import Flags
-from modelfleetd.stability.domain.windows import (
-    Case,
-    MinuteSeries,
-    WindowVerdict,
-    decide_many,
-    empty_series,
-    minutes_needed,
-)
+from modelfleetd.stability.domain.windows import decide_many, minutes_needed
 
 Pair: TypeAlias = tuple[str, str]  # a model and a prediction
 

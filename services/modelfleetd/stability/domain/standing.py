@@ -11,9 +11,9 @@ from typing import Final
 
 from modelfleetd.stability.domain.availability import NOT_OBSERVED, Availability, AvailabilityState, Interval
 from modelfleetd.stability.domain.fleet import Metric, WatchedModel
+from modelfleetd.stability.domain.judging import WindowVerdict
 from modelfleetd.stability.domain.slices import Objective, Slice
 from modelfleetd.stability.domain.window_verdict import Stability, verdict_of_model
-from modelfleetd.stability.domain.windows import WindowVerdict
 from modelfleetd.stability.domain.words import count
 
 

@@ -13,10 +13,10 @@ from modelfleetd.stability.domain.availability import Availability, Availability
 from modelfleetd.stability.domain.criteria import Limits
 from modelfleetd.stability.domain.estimates import Estimate, State
 from modelfleetd.stability.domain.fleet import Metric
+from modelfleetd.stability.domain.judging import WindowVerdict
 from modelfleetd.stability.domain.maturity import micros, minute_of, moment_of
 from modelfleetd.stability.domain.standing import ModelState, Standing
 from modelfleetd.stability.domain.window_verdict import Demand, Reason, Stability
-from modelfleetd.stability.domain.windows import WindowVerdict
 
 _STATE = "SELECT minute, revision, holder, expire_time <= now() AS is_free FROM evaluation"
 _CLAIM = """

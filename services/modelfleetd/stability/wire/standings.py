@@ -11,9 +11,9 @@ from modelfleet.registry.v1 import registry_pb2
 from modelfleet.stability.v1 import stability_pb2 as pb
 from modelfleetd.kit.codec import timestamp_from_proto, timestamp_to_proto, to_proto
 from modelfleetd.stability.domain.availability import Availability, AvailabilityState, Report
+from modelfleetd.stability.domain.judging import WindowVerdict
 from modelfleetd.stability.domain.rollup import Group, Row
 from modelfleetd.stability.domain.standing import ModelState
-from modelfleetd.stability.domain.windows import WindowVerdict
 
 _AVAILABLE, _UNAVAILABLE = AvailabilityState.AVAILABLE, AvailabilityState.UNAVAILABLE
 
