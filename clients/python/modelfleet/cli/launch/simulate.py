@@ -41,7 +41,7 @@ def simulate(session: Session, file: str, seed: int | None, seeds: int, ablation
     """
     if path is not None:
         _check_picture(path)
-    text = click.get_text_stream("stdin").read(_MOST_BYTES + 1) if file == "-" else ""
+    text = sys.stdin.read(_MOST_BYTES + 1) if file == "-" else ""
     found, status = _run(file, text, seed, seeds, ablations=ablations)
     if not session.is_table:
         render.dump(session, found)
@@ -256,7 +256,7 @@ def _show_fleet(found: Mapping[str, Any]) -> None:
 
 
 def _waited(run: Mapping[str, Any], *causes: str) -> float:
-    return sum(each["total_duration"] for each in run["statistics"]["waits"] if each["cause"] in causes)
+    return sum(float(each["total_duration"]) for each in run["statistics"]["waits"] if each["cause"] in causes)
 
 
 def _time(seconds: float | None) -> str:
