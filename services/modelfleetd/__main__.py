@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, Command] = {
     "launcher": Command("modelfleetd.launcher.app", "launches: from approval to the new baseline, or back"),
     "stability": Command("modelfleetd.stability.app", "calibration and normalized entropy, and verdicts on them"),
     "node": Command("modelfleetd.node.app", "platform agent of one machine: replicas as processes behind Envoy"),
+    "simulate": Command("modelfleetd.rehearsal.command", "rehearse a launch or a fleet in virtual time"),
     "migrate": Command("modelfleetd.migrate", "bring the database's schemas up to date"),
 }
 

@@ -162,7 +162,8 @@ def test_everything_of_a_launch_is_either_kept_by_a_new_attempt_or_made_afresh()
     known = {field.name for field in fields(Launch)}
     fresh = {
         "state", "queued", "behind", "baseline", "expected_revision", "candidate_facts", "baseline_facts", "lowers",
-        "gated", "plan", "envelope", "step", "undoing", "weight_time", "deadline", "approval_deadline", "plan_time", "evidence_time",
+        "gated", "plan", "envelope", "step", "undoing", "weight_time", "deadline", "approval_deadline", "plan_time",
+        "evidence_time",
         "watched_until", "reservation", "hold", "reserve_time", "told_release", "activated", "touched",
         "splits", "agents", "forgone", "settled", "revision", "retries", "conditions", "pause_reasons",
         "waits", "frozen",

@@ -123,3 +123,103 @@ async def test_a_lost_answer_leaves_an_act_that_is_repeated_without_effect() -> 
             continue
         raise AssertionError("the answer was not lost")
     assert [effect.key for effect in platform.ledger if effect.key] == ["a"]
+
+
+async def _served(behaviour: Behaviour, replicas: int = 2) -> tuple[ManualClock, Simulator]:
+    """A target on which OLD serves everything."""
+    clock = ManualClock()
+    platform = Simulator(clock, seed=3, behaviour=behaviour)
+    await platform.apply(TARGET, TargetKind.ROUTE, Fence(1, "a"), serving({OLD: replicas, NEW: replicas}))
+    await clock.advance(5)
+    shares = {OLD: 10_000}
+    await platform.apply(TARGET, TargetKind.ROUTE, Fence(1, "b"), serving({OLD: replicas, NEW: replicas}, shares))
+    await clock.advance(60)
+    return clock, platform
+
+
+async def test_a_replica_for_which_no_machine_comes_stays_in_its_start_until_one_does() -> None:
+    clock = ManualClock()
+    platform = Simulator(clock)
+    platform.pending_models.add(OLD)
+    await platform.apply(TARGET, TargetKind.ROUTE, Fence(1, "a"), serving({OLD: 3}))
+    await clock.advance(100_000)
+    seen = (await platform.observe(TARGET)).model(OLD)
+    assert (seen.starting_replicas, seen.available_replicas) == (3, 0)
+    assert seen.message == "3 replicas wait for a machine"
+    platform.settle_starts()
+    await clock.advance(10)
+    assert (await platform.observe(TARGET)).model(OLD).available_replicas == 3
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    lost=st.floats(0, 0.5),
+    delay=st.floats(0, 5),
+    looks=st.floats(0, 3),
+    slow=st.floats(0, 0.5),
+)
+async def test_a_swap_keeps_every_promise_when_effects_are_late_or_lost_and_looks_are_old(
+    seed: int, lost: float, delay: float, looks: float, slow: float
+) -> None:
+    behaviour = Behaviour(
+        lost_effect_rate=lost,
+        effect_delay_seconds=(0.0, delay),
+        looks_every_seconds=looks,
+        slow_termination_rate=slow,
+        slow_terminate_seconds=(10.0, 20.0),
+        pending_rate=0.1,
+        pending_seconds=(5.0, 20.0),
+    )
+    assert violations(await _swap(seed, behaviour), [_promise()]) == []
+
+
+async def test_traffic_follows_its_weights_late_and_evenly() -> None:
+    clock, platform = await _served(Behaviour(requests_per_second=10_000, traffic_lag_seconds=100))
+    both = serving({OLD: 2, NEW: 2}, {NEW: 10_000})
+    await platform.apply(TARGET, TargetKind.ROUTE, Fence(1, "c"), both)
+    await clock.advance(50)
+    seen = await platform.observe(TARGET)
+    # Until now a quarter of the requests on average.
+    assert seen.model(NEW).acknowledged_basis_points == 10_000
+    assert abs(seen.model(NEW).observed_basis_points - 2_500) < 100
+    await clock.advance(150)
+    later = await platform.observe(TARGET)
+    moved = later.model(OLD).requests - seen.model(OLD).requests
+    assert abs(moved - 10_000 * 50 / 4) < 2_500
+
+
+async def test_latency_and_errors_grow_with_the_load_of_a_replica() -> None:
+    async def at(carried: float) -> tuple[float, float]:
+        clock, platform = await _served(Behaviour(requests_per_second=1_000, replica_requests_per_second=carried))
+        await clock.advance(60)
+        seen = (await platform.observe(TARGET)).model(OLD)
+        assert seen.latency_p50_ms is not None
+        return seen.latency_p50_ms, seen.errors_since_split / seen.requests_since_split
+
+    assert (await at(1_000)) == (10.0, 0.0)
+    idle, busy, beyond = await at(1e6), await at(550), await at(400)
+    assert idle[0] < 5.1 and 50 < busy[0] < 60 and busy[1] == 0
+    assert beyond[0] == 100 and abs(beyond[1] - 0.2) < 0.01
+
+
+async def test_counters_that_cannot_be_read_grow_old() -> None:
+    clock, platform = await _served(Behaviour(measures_every_seconds=10))
+    platform.measures = False
+    before = await platform.observe(TARGET)
+    await clock.advance(45)
+    after = await platform.observe(TARGET)
+    assert before.statistics_age is not None and after.statistics_age is not None
+    assert after.statistics_age.total_seconds() == before.statistics_age.total_seconds() + 45
+    assert after.model(OLD).requests == before.model(OLD).requests
+
+
+async def test_how_often_somebody_looks_changes_nothing_about_what_happens() -> None:
+    async def ledger(looks: int) -> list[Effect]:
+        clock, platform = await _served(Behaviour(mean_life_seconds=50, start_failure_rate=0.2))
+        for _ in range(looks):
+            await clock.advance(200 / looks)
+            await platform.observe(TARGET)
+        return platform.ledger
+
+    assert await ledger(1) == await ledger(50)

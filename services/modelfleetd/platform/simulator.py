@@ -246,8 +246,11 @@ class Simulator:
         """How many requests a model has answered on a target so far."""
         self.catch_up()
         known = self._targets.get(target)
-        counted = None if known is None else known.traffic.counters.get(model)
-        return 0 if counted is None else counted.requests
+        if known is None:
+            return 0
+        self._serve(known)
+        counters = known.traffic.counters.get(model)
+        return 0 if counters is None else counters.requests
 
     def catch_up(self) -> None:
         """Lets everything happen that is due by the clock."""
@@ -296,16 +299,6 @@ class Simulator:
         for target in self._targets.values():
             for replica in [r for r in target.everything(Phase.STARTING) if r.pending]:
                 self._begin(target, replica)
-
-    def answered(self, target: str, model: str) -> tuple[int, int]:
-        """How many requests for a model have come so far, and how many of these failed."""
-        self.catch_up()
-        known = self._targets.get(target)
-        if known is None:
-            return 0, 0
-        self._serve(known)
-        counters = known.traffic.counters.get(model)
-        return (counters.requests, counters.errors) if counters else (0, 0)
 
     # What happens
 

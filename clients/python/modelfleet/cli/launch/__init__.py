@@ -9,6 +9,7 @@ from modelfleet.cli.launch.freeze import freeze
 from modelfleet.cli.launch.hold import group as hold
 from modelfleet.cli.launch.notifications import notifications
 from modelfleet.cli.launch.show import attempts, describe, events, list_launches, watch
+from modelfleet.cli.launch.simulate import simulate
 from modelfleet.cli.launch.stats import stats
 from modelfleet.cli.launch.verbs import abort, approve, override, pause, promote, reject, resume, retry, rollback, skip
 from modelfleet.cli.session import FleetGroup
@@ -20,7 +21,7 @@ def group() -> None:
 
 
 for command in (
-    plan, create, list_launches, describe, watch, events, pause, resume, skip, abort, approve, reject,
+    plan, simulate, create, list_launches, describe, watch, events, pause, resume, skip, abort, approve, reject,
     promote, retry, rollback, attempts, hold,
     override, freeze, stats, notifications,
 ):  # fmt: skip
