@@ -307,7 +307,7 @@ async def test_what_is_typed_says_what_to_type_next(
         await fleet.create(gate=True)
         await fleet.reaches(pb.Launch.ROLLED_BACK)
         refusal = await run("promote", "l1", "--reason", "it is fine")
-        assert "ROLLED_BACK" in refusal and "RetryLaunch (engineer, owner)" in refusal
+        assert "ROLLED_BACK" in refusal and "allowed now: retry (engineer, owner)" in refusal
         fleet.judge.verdicts = [Verdict.PASS]
         said = await run("retry", "l1", "--reason", "labels are right now")
         assert "attempt 2 begins" in said and "modelfleet launch attempts l1" in said
