@@ -64,7 +64,7 @@ def test_an_exact_server_is_bracketed_to_five_percent_and_certified_below() -> N
     assert [round(plan.qps) for plan in plans[:4]] == [100, 110, 128, 164]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(maximum=st.floats(1.0, 1e5), start=st.floats(0.1, 10.0))
 def test_the_bracket_only_narrows_and_always_holds_the_maximum(maximum: float, start: float) -> None:
     search, brackets = Search(maximum * start, STOPPERS), []
@@ -182,7 +182,7 @@ def test_a_generator_that_is_too_slow_tells_the_highest_rate_that_was_kept(start
     assert not any(plan.certification for plan in plans)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(start=st.floats(100.0, 1200.0), spare=st.floats(1.0, 3.0))
 def test_a_rate_that_cannot_be_sent_does_not_keep_a_search_from_a_maximum_below(start: float, spare: float) -> None:
     # A bracket of 5% that is kept by the generator too.

@@ -20,7 +20,7 @@ def histogram_of(latencies_ms: list[float]) -> Histogram:
     return made
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(LATENCIES, st.floats(0.01, 100.0))
 def test_a_percentile_is_that_of_the_sorted_latencies_to_a_thousandth(
     latencies: list[float], percentile: float
@@ -30,7 +30,7 @@ def test_a_percentile_is_that_of_the_sorted_latencies_to_a_thousandth(
     assert histogram_of(latencies).percentile_ms(percentile) == pytest.approx(exact, rel=0.001, abs=0.0005)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(LATENCIES, LATENCIES)
 def test_merging_is_recording_together(some: list[float], others: list[float]) -> None:
     merged = histogram_of(some)
@@ -39,7 +39,7 @@ def test_merging_is_recording_together(some: list[float], others: list[float]) -
     assert len(merged) == len(some) + len(others)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(LATENCIES, st.integers(1, 1 << 40))
 def test_what_is_encoded_is_decoded(latencies: list[float], often: int) -> None:
     made = histogram_of(latencies)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfleetd.errors import InvalidFields
@@ -62,13 +62,11 @@ def trees(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-@settings(deadline=None)
 @given(trees(COMPARISONS))
 def test_what_is_printed_is_parsed_as_the_same(tree: Node) -> None:
     assert parse(str(tree)) == tree
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="abANDORT .:=<>!\"'()\\-*,\n", max_size=30))
 def test_any_text_is_a_filter_or_is_told_where_it_is_none(text: str) -> None:
     try:
@@ -281,7 +279,6 @@ def test_all_wrong_comparisons_are_named_at_once() -> None:
     assert all(each.path == "filter" for each in raised.value.violations)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="ab*", max_size=12), st.text(alphabet="ab", max_size=12))
 def test_wildcards_fit_as_they_do_in_a_shell(pattern: str, text: str) -> None:
     test = Restriction(Field("text"), "", Operator.LIKE, pattern + "*").test()
@@ -300,7 +297,6 @@ RESTRICTIONS = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(trees(RESTRICTIONS.map(parse)), st.sampled_from([ENTRY, NOTHING]))
 def test_a_whole_expression_is_what_its_parts_make_it(tree: Any, entry: Mapping[str, Any]) -> None:
     def said(node: Node) -> bool:

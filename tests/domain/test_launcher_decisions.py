@@ -203,7 +203,7 @@ def test_a_pause_stops_the_deadline_of_an_approval() -> None:
     day = timedelta(days=1)
     launch = resume(pause(awaiting(), "bob", "holidays", T0 + day), "bob", T0 + 11 * day)
     # The launch's own deadline began with it and is as long.
-    launch = replace(launch, deadline=None)
+    launch = replace(launch)
     assert isinstance(decides(launch, T0 + 16 * day), Wait)
     late = decides(launch, T0 + 17 * day)
     assert isinstance(late, Advance) and late.event == "Rejected"

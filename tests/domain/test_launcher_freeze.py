@@ -38,7 +38,7 @@ PARTS = {
     "YEARLY": ["BYMONTH=12", "BYWEEKNO=1,20", "BYYEARDAY=1,-1,60", "BYDAY=1MO", "BYMONTH=11;BYDAY=4TH"],
 }
 MOST = {"DAILY": 30, "WEEKLY": 8, "MONTHLY": 6, "YEARLY": 2}
-DRAWN = settings(max_examples=40, deadline=None)
+DRAWN = settings(max_examples=40)
 
 
 @st.composite

@@ -326,7 +326,7 @@ async def rehearse(rehearsal: Rehearsal, after: float, lasts: float) -> tuple[da
     return start, start + timedelta(seconds=lasts)
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**16),
     after=st.floats(0, 40),

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfleetd.errors import EndStateExceedsQuota, PartUnavailable, PlanInfeasible, WrongState
@@ -268,7 +268,6 @@ def test_a_settlement_names_what_is_kept_and_keeps_nothing_where_nothing_is_need
     assert (content["retain"], content["retain_seconds"]) == ([], 0)
 
 
-@settings(deadline=None)
 @given(
     old=st.integers(2, 600),
     new=st.integers(2, 600),

@@ -58,7 +58,7 @@ def told(before: Launch, after: Launch) -> list[Notification]:
     return notifications(before, after, NOW)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_each_end_each_pause_and_each_wait_for_people_is_told_exactly_once(data: st.DataObject) -> None:
     launch, sent, expected = LAUNCH, list[Notification](), list[tuple[Kind, str]]()
@@ -92,7 +92,7 @@ def test_each_end_each_pause_and_each_wait_for_people_is_told_exactly_once(data:
     assert len({one.key for one in sent}) == len(sent)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(list(State)), st.sets(st.sampled_from(AUTHORS)), st.sets(st.sampled_from(AUTHORS)), st.data())
 def test_what_begins_and_what_is_over_make_up_the_difference(
     state: State, paused_before: set[str], paused_after: set[str], data: st.DataObject

@@ -171,7 +171,7 @@ async def test_an_experiment_ends_at_any_moment_of_a_launch_which_goes_on_and_su
     assert incident.launch.launch.preempted_by == ""
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**32),
     old=st.integers(6, 24),

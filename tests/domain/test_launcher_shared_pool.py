@@ -219,7 +219,7 @@ async def test_capacity_that_does_not_answer_renewals_holds_up_no_launch() -> No
     assert only.launch.state.name == "SUCCEEDED"
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**32),
     sizes=st.lists(st.tuples(st.integers(4, 16), st.integers(4, 16)), min_size=2, max_size=3),

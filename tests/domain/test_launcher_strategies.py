@@ -172,7 +172,7 @@ async def test_an_abort_at_any_step_gives_everybody_back_what_they_had(name: str
     assert booked(rehearsal) == rehearsal.running and rehearsal.settled in ("released", "cancelled", "")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(list(STORIES)),
     seed=st.integers(0, 2**32),

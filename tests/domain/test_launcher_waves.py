@@ -249,7 +249,7 @@ async def test_an_act_of_which_nobody_knows_keeps_no_other_region_from_going_bac
     assert await rehearsal.serves(OLD) == {region: place.old for region, place in TWO.items()}
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=6, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     order=st.sampled_from(RegionOrder),
     three=st.booleans(),

@@ -107,7 +107,7 @@ def test_colours_are_only_there_when_they_are_asked_for() -> None:
 _VALUES = st.one_of(st.floats(allow_nan=True, allow_infinity=True, width=32), st.sampled_from([0.0, -1.0, 1e-30, 1e30]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     points=st.lists(st.tuples(_VALUES, _VALUES), max_size=12),
     kind=st.sampled_from(["line", "steps", "points"]),

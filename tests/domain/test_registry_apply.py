@@ -87,7 +87,7 @@ def content(ledger: LedgerOf) -> dict[str, object]:
 START: Sequence[AnyResource] = (team(), region(), model_type("t0"))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(a_step(), max_size=12))
 def test_a_set_leaves_what_its_steps_leave_one_by_one_and_is_refused_where_one_of_them_is(steps: list[Step]) -> None:
     one_by_one, at_once = LedgerOf(*START), LedgerOf(*START)
@@ -111,7 +111,7 @@ def test_a_set_leaves_what_its_steps_leave_one_by_one_and_is_refused_where_one_o
     assert content(at_once) == content(one_by_one)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(a_step(), max_size=12))
 def test_what_is_thought_of_answers_like_what_is_written(steps: list[Step]) -> None:
     written = LedgerOf(*START)

@@ -424,4 +424,4 @@ class Criticality(RuleBasedStateMachine):
 
 
 TestCriticality = Criticality.TestCase
-TestCriticality.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestCriticality.settings = settings(max_examples=40, stateful_step_count=25)

@@ -446,7 +446,7 @@ some_rules = st.builds(
     st.sampled_from([0, 5]),
     st.sampled_from([None, 2]),
 )
-some = settings(max_examples=100, deadline=None)
+some = settings(max_examples=100)
 
 
 @some

@@ -72,14 +72,14 @@ def content(block: Block) -> tuple[Any, Any, int]:
     return block.entry.document, {entry.name: entry.document for entry in block.entries[1:]}, block.revision
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(types, models, st.integers(1, 10**9))
 def test_what_is_written_is_what_is_read(data: dict[str, Any], below: dict[str, dict[str, Any]], revision: int) -> None:
     document, documents = typed(data), modelled(below)
     assert content(read(file_text(MODEL_TYPE, TYPE, document, documents, revision))) == (document, documents, revision)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(types, models, types, models, st.sampled_from(["", "# a remark\n", "\n"]))
 def test_a_file_that_is_brought_up_to_date_says_what_is_new_and_keeps_the_lines_of_what_stays(
     old: dict[str, Any],
@@ -180,7 +180,7 @@ def test_aliases_that_unfold_without_end_and_nesting_without_end_are_told_and_no
 # What is to be done.
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(types, types, types)
 def test_who_changed_what_is_told_field_by_field(
     base: dict[str, Any], ledger: dict[str, Any], file: dict[str, Any]

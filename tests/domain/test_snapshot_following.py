@@ -198,7 +198,7 @@ def written(ops: list[tuple[list[str], int]]) -> Registry:
     return registry
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), ops=writes, more=writes, chosen=st.sampled_from([[], ["a"], [TYPES[1], "c"]]))
 def test_whenever_pages_are_read_readers_see_one_revision_after_the_other(
     data: st.DataObject, ops: list[Any], more: list[Any], chosen: list[str]
@@ -222,7 +222,7 @@ def test_whenever_pages_are_read_readers_see_one_revision_after_the_other(
     assert not any(isinstance(step, Ask) and step.method.startswith("list") for step in steps[:2]), "it goes on"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), ops=writes, more=writes, kept=st.integers(0, 12))
 def test_what_was_compacted_or_lost_meanwhile_makes_it_load_again(
     data: st.DataObject, ops: list[Any], more: list[Any], kept: int

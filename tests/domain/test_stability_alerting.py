@@ -223,7 +223,7 @@ def test_who_is_on_call_now_is_told() -> None:
     assert "grace (team feed)" in course.only.response
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     runs=st.lists(st.tuples(st.integers(1, 90), st.sampled_from(list(Slice))), min_size=1, max_size=8),
     tier=st.sampled_from(list(Tier)),

@@ -40,7 +40,7 @@ _PROPERTIES = (
 
 
 @given(st.lists(window, min_size=1, max_size=6), st.sampled_from([0.9, 0.99]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_columns_hold_what_each_window_has_alone(sums: list[Sums], confidence: float) -> None:
     metrics = Metrics(windows_of(sums), confidence)
     pairs: tuple[tuple[Estimates, Callable[[Sums, float], Estimate]], ...] = (

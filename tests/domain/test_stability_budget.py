@@ -51,7 +51,7 @@ def same(one: History, other: History) -> None:
 
 
 @given(st.integers(0, 1000), MINUTES, st.lists(st.integers(0, 900), min_size=1, max_size=6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_minute_by_minute_is_the_same_as_all_at_once(seed: int, minute: int, steps: list[int]) -> None:
     slos = ["slos/a", "slos/b"]
     written = world(seed, slos)
@@ -63,7 +63,7 @@ def test_minute_by_minute_is_the_same_as_all_at_once(seed: int, minute: int, ste
 
 
 @given(st.integers(0, 1000), MINUTES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_what_is_kept_is_what_was_written(seed: int, minute: int) -> None:
     written = world(seed, ["slos/a"])
     found = whole(written, ["slos/a"], minute)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfleet import columns
@@ -76,7 +76,6 @@ def test_the_first_reason_that_applies_is_the_one_that_counts() -> None:
 
 
 @given(st.binary(max_size=40), st.binary(max_size=40), st.binary(max_size=40), st.binary(max_size=6))
-@settings(deadline=None)
 def test_any_bytes_are_rows_or_an_error_that_names_its_columns(
     times: bytes, scores: bytes, weights: bytes, index: bytes
 ) -> None:
@@ -93,7 +92,6 @@ def test_any_bytes_are_rows_or_an_error_that_names_its_columns(
 
 
 @given(st.lists(st.tuples(*[st.integers(-(2**63), 2**63 - 1)] * 2, st.integers(0, 2), st.integers(0, 1)), max_size=30))
-@settings(deadline=None)
 def test_repeated_examples_leave_the_preferred_one(drawn: list[tuple[int, int, int, int]]) -> None:
     doubled = drawn + drawn[::3]
     high, low, series, label = np.array(doubled, dtype=np.int64).reshape(-1, 4).T.copy()
@@ -135,7 +133,6 @@ def test_times_may_run_five_minutes_ahead() -> None:
 
 
 @given(windows, moments)
-@settings(deadline=None)
 def test_minutes_mature_when_their_last_event_has_waited_long_enough(window: timedelta, now: datetime) -> None:
     first = mature_before(now, window)
     assert matures_at(first - 1, window) <= now < matures_at(first, window)
@@ -143,7 +140,6 @@ def test_minutes_mature_when_their_last_event_has_waited_long_enough(window: tim
 
 
 @given(windows, moments, st.floats(0, 1))
-@settings(deadline=None)
 def test_what_waits_lies_on_a_shelf_that_is_looked_at_and_is_not_dropped_too_soon(
     window: timedelta, now: datetime, age: float
 ) -> None:

@@ -30,7 +30,7 @@ rows = st.lists(
 
 
 @given(rows)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sums_are_those_of_plain_integers(given_rows: list[Row]) -> None:
     by_key: dict[tuple[int, int, int], list[Row]] = {}
     for row in given_rows:
@@ -41,13 +41,13 @@ def test_sums_are_those_of_plain_integers(given_rows: list[Row]) -> None:
 
 
 @given(rows)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bins_are_those_of_plain_integers(given_rows: list[Row]) -> None:
     assert bin_totals(summarise_examples(examples(given_rows))) == bin_oracle(given_rows)
 
 
 @given(rows, st.randoms(use_true_random=False), st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_permutation_and_no_batching_changes_a_bit(given_rows: list[Row], random: object, batches: int) -> None:
     shuffled = list(given_rows)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -60,7 +60,7 @@ def test_no_permutation_and_no_batching_changes_a_bit(given_rows: list[Row], ran
 
 
 @given(rows)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_labels_that_come_late_end_in_the_sums_of_labels_known_at_once(given_rows: list[Row]) -> None:
     batch = examples(given_rows)
     at_once = summarise_examples(batch)

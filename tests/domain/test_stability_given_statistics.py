@@ -66,7 +66,7 @@ def sums_of(found: GivenStatistics) -> Any:
 
 
 @given(rows, st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_producers_sums_are_the_services_to_the_last_bit(given_rows: list[Row], weighted: bool) -> None:
     batch = examples(given_rows, weighted=weighted)
     found, refusals = decode_statistics(raw(made(batch)), NOW)
@@ -77,7 +77,7 @@ def test_a_producers_sums_are_the_services_to_the_last_bit(given_rows: list[Row]
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=40), st.integers(0, 2**32))
 @example([100.0, 0.0, 0.0], 1902072)  # a loss at its bound, of a small weight: the change is a small negative sum
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_logits_too(logits: list[float], seed: int) -> None:
     rng = np.random.default_rng(seed)
     size = len(logits)
@@ -101,7 +101,7 @@ def test_the_producers_losses_are_the_services() -> None:
 
 
 @given(rows, st.integers(1, 6), st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_producers_sums_do_not_depend_on_how_it_added_them_up(given_rows: list[Row], parts: int, random: Any) -> None:
     shuffled = list(given_rows)
     random.shuffle(shuffled)
@@ -228,7 +228,6 @@ def test_rows_of_one_place_are_added_up_and_rows_are_numbered_through() -> None:
 
 
 @given(st.dictionaries(st.sampled_from([f.name for f in statistics_pb2.ExposureRows.DESCRIPTOR.fields]), st.binary()))
-@settings(deadline=None)
 def test_any_bytes_are_rows_or_an_error_that_names_its_columns(sent: dict[str, bytes]) -> None:
     wrong: list[str] = []
     try:
@@ -280,7 +279,6 @@ def halves(ids: Any) -> tuple[Any, Any]:
 
 
 @given(st.lists(st.binary(min_size=16, max_size=16), min_size=1), st.integers(1, 1000))
-@settings(deadline=None)
 def test_producers_and_the_service_choose_the_same_requests(ids: list[bytes], permille: int) -> None:
     chosen = columns.sampled(ids, permille)
     assert chosen.tolist() == sampled(*halves(np.array(ids, dtype="V16")), permille).tolist()

@@ -48,7 +48,7 @@ def part(history: History, first: int, end: int) -> History:
 
 
 @given(seed=SEEDS, scale=st.sampled_from([0.25, 3.0]))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_a_model_that_is_miscalibrated_by_a_factor_has_its_range_moved_by_it(seed: int, scale: float) -> None:
     history = simulated(seed=seed, season=0.1)
     moved = of_sums(history.column("examples"), history.column("expected"), history.column("observed"))
@@ -61,7 +61,7 @@ def test_a_model_that_is_miscalibrated_by_a_factor_has_its_range_moved_by_it(see
 
 
 @given(seed=SEEDS, data=st.data())
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_the_order_of_weeks_hardly_matters(seed: int, data: st.DataObject) -> None:
     history = simulated(seed=seed, season=0.1)
     order = data.draw(st.permutations(range(4)))
@@ -74,7 +74,7 @@ def test_the_order_of_weeks_hardly_matters(seed: int, data: st.DataObject) -> No
 
 
 @given(seed=SEEDS)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_more_history_of_the_same_kind_makes_no_range_much_wider(seed: int) -> None:
     history = simulated(seed=seed, days=28)
     week, all_ = proposed(part(history, 0, 7 * DAY), terms(width=60)), proposed(history, terms(width=60))
@@ -82,7 +82,7 @@ def test_more_history_of_the_same_kind_makes_no_range_much_wider(seed: int) -> N
 
 
 @given(seed=SEEDS)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_fewer_false_alarms_and_a_stricter_objective_take_a_wider_range(seed: int) -> None:
     history = simulated(seed=seed, days=14)
     reaches = [reach_of(proposed(history, terms(width=60, pages=pages))) for pages in (0.01, 0.1, 1.0)]

@@ -77,7 +77,7 @@ def by_the_book(slices: Slices, target: float) -> list[BurnRate]:
 
 
 @given(histories(), TARGETS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_burn_rates_are_those_of_the_definition(slices: Slices, target: float) -> None:
     for ours, expected in zip(burn_rates(slices, target), by_the_book(slices, target), strict=True):
         assert replace(ours, long_burn_rate=None, short_burn_rate=None) == replace(
@@ -91,7 +91,7 @@ def test_burn_rates_are_those_of_the_definition(slices: Slices, target: float) -
 
 
 @given(st.lists(histories(600), min_size=1, max_size=5), TARGETS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_replay_says_at_each_minute_what_was_said_then(rows: list[Slices], target: float) -> None:
     length = min(map(len, rows))
     matrix = np.stack([row[:length] for row in rows])
@@ -103,14 +103,14 @@ def test_a_replay_says_at_each_minute_what_was_said_then(rows: list[Slices], tar
 
 
 @given(arrays(np.uint8, (4, 400), elements=st.integers(0, 3)), TARGETS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_subjects_do_not_influence_each_other(matrix: Slices, target: float) -> None:
     together = burning(matrix, np.full(4, target))
     assert [together.of(row) for row in range(4)] == [burn_rates(matrix[row], target) for row in range(4)]
 
 
 @given(histories(), TARGETS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_minutes_beyond_the_longest_window_change_nothing(slices: Slices, target: float) -> None:
     older = minutes((LONGEST_WINDOW, Slice.BAD))
     padded = np.concatenate([np.zeros(max(0, LONGEST_WINDOW - len(slices)), dtype=np.uint8), slices])
@@ -118,7 +118,7 @@ def test_minutes_beyond_the_longest_window_change_nothing(slices: Slices, target
 
 
 @given(histories(), TARGETS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_minute_that_was_bad_rather_than_good_never_stops_an_alert(slices: Slices, target: float) -> None:
     worse = np.where(slices == Slice.GOOD, np.uint8(Slice.BAD), slices)
     for before, after in zip(burn_rates(slices, target), burn_rates(worse, target), strict=True):
@@ -157,7 +157,7 @@ def test_total_failure_pages_within_minutes(target: float, page_after: int) -> N
 
 
 @given(st.integers(1, 2), st.integers(0, 3 * DAY), TARGETS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_blip_of_two_minutes_never_fires(length: int, before: int, target: float) -> None:
     blip = minutes((before, Slice.GOOD), (length, Slice.BAD), (3 * DAY, Slice.GOOD))
     assert not any(firing(blip, target, response).any() for response in Response)
@@ -221,7 +221,7 @@ def test_no_minute_counted_is_no_budget_rather_than_a_whole_one() -> None:
 
 
 @given(histories(), TARGETS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_is_left_and_what_is_burnt_say_the_same(slices: Slices, target: float) -> None:
     counted = tally(slices)
     left = counted.budget_left(target)
@@ -231,7 +231,7 @@ def test_what_is_left_and_what_is_burnt_say_the_same(slices: Slices, target: flo
 
 
 @given(histories(), histories())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_tallies_add_up_and_coverage_counts_the_same_minutes(one: Slices, other: Slices) -> None:
     both = np.concatenate([one, other])
     assert tally(one) + tally(other) == tally(both)

@@ -220,7 +220,7 @@ def test_examples_that_are_sent_with_their_labels_may_be_late_by_the_attribution
 
 
 @given(st.integers(0, 3 * 10080), st.integers(5, 1440))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_limits_are_those_of_the_range_at_the_end_of_the_window(minute: int, width: int) -> None:
     factors = tuple(np.random.default_rng(1).uniform(0.5, 1.5, 168).tolist())
     healthy = replace(VOLUME, hour_of_week_factors=factors, window=timedelta(minutes=width))
@@ -264,7 +264,7 @@ def _sums(made: MinuteSeries, start: int, end: int) -> Sums:
 
 
 @given(st.integers(0, 10_000), st.sampled_from([5, 30, 60]), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_value_and_its_interval_are_those_of_the_metrics(seed: int, width: int, weighted: bool) -> None:
     made = noisy(seed, waits=False, weighted=weighted)
     for metric, formula in (
@@ -282,7 +282,7 @@ def test_the_value_and_its_interval_are_those_of_the_metrics(seed: int, width: i
 
 
 @given(st.integers(0, 10_000), st.sampled_from(list(Metric)), st.sampled_from([5, 20, 120]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_replay_says_at_each_minute_what_was_said_then(seed: int, metric: Metric, width: int) -> None:
     made = noisy(seed)
     healthy = HealthyRange("click", metric, 0.9, 1.1, window=timedelta(minutes=width))
@@ -307,7 +307,7 @@ def test_what_rounding_leaves_of_no_positive_is_no_positive() -> None:
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=5))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_many_are_decided_as_each_alone(seeds: list[int]) -> None:
     alone = [noisy(seed, waits=seed % 2 == 0) for seed in seeds]
     together = MinuteSeries(NOW - 400, *(np.stack([getattr(one, name) for one in alone]) for name in COLUMNS))
@@ -330,7 +330,7 @@ def test_many_are_decided_as_each_alone(seeds: list[int]) -> None:
 
 
 @given(st.integers(0, 10_000), st.sampled_from(list(Metric)))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_minutes_before_those_needed_change_nothing(seed: int, metric: Metric) -> None:
     made = noisy(seed)
     healthy = HealthyRange("click", metric, 0.9, 1.1, window=timedelta(minutes=30))

@@ -63,14 +63,14 @@ def written(fleet: Fleet) -> LedgerOf:
     return ledger
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(fleets)
 def test_a_registry_takes_every_entry_in_the_order_of_the_fleet(fleet: Fleet) -> None:
     ledger = written(fleet)
     assert len(ledger.every(ModelType)) == fleet.types
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(fleets, st.integers(1, 60))
 def test_the_same_seed_gives_the_same_and_a_smaller_fleet_is_the_beginning(fleet: Fleet, fewer: int) -> None:
     smaller = generate(min(fewer, fleet.types), fleet.models_per_type, fleet.seed)
@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_and_a_smaller_fleet_is_the_beginning(fleet
     assert list(another.model_types()) != types
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(fleets)
 def test_everything_says_that_it_is_synthetic(fleet: Fleet) -> None:
     types = list(fleet.model_types())
@@ -103,7 +103,7 @@ def test_everything_says_that_it_is_synthetic(fleet: Fleet) -> None:
     assert not is_synthetic(pb.Team(labels={"synthetic": "false"}))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(fleets)
 def test_funnels_lead_from_sourcing_to_late_ranking_without_circles(fleet: Fleet) -> None:
     seen: dict[str, pb.ModelType] = {}
@@ -120,7 +120,7 @@ def test_funnels_lead_from_sourcing_to_late_ranking_without_circles(fleet: Fleet
     assert len(seen) == fleet.types
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(fleets)
 def test_ids_fit_the_naming_scheme_that_comes_with_them(fleet: Fleet) -> None:
     scheme = fleet.naming_scheme()

@@ -231,7 +231,7 @@ def place(of: Incident, others: list[Incident]) -> int:
     return next(at for at, found in enumerate(rank([of, *others], NOW)) if found is of)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(incidents(), max_size=6, unique_by=lambda each: each.model), st.randoms())
 def test_the_order_does_not_depend_on_the_order_in_which_they_come(found: list[Incident], rng: random.Random) -> None:
     shuffled = list(found)
@@ -241,7 +241,7 @@ def test_the_order_does_not_depend_on_the_order_in_which_they_come(found: list[I
     assert levels == sorted(levels)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(incidents(), st.lists(incidents(), max_size=3))
 def test_whatever_makes_an_incident_worse_never_puts_it_later(one: Incident, others: list[Incident]) -> None:
     tier = int(one.criticality.counted[-1])

@@ -206,7 +206,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(claim=st.sampled_from(["sub", "groups", "exp", "iss", "aud", "nbf", "iat", "jti"]), value=JSON)
 def test_whatever_a_signed_token_holds_it_is_accepted_or_no_identity(issuer: Issuer, claim: str, value: Any) -> None:
     with contextlib.suppress(IdentityMissing):

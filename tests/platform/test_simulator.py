@@ -83,7 +83,7 @@ async def test_the_same_seed_gives_the_same_trace_and_another_seed_another() -> 
     assert first != other
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), life=st.sampled_from([None, 100.0, 400.0]), failing=st.floats(0, 0.3))
 async def test_the_ledger_is_sound_whatever_befalls_the_machines(seed: int, life: float | None, failing: float) -> None:
     behaviour = Behaviour(mean_life_seconds=life, start_failure_rate=failing, lost_answer_rate=0.1)
@@ -151,7 +151,7 @@ async def test_a_replica_for_which_no_machine_comes_stays_in_its_start_until_one
     assert (await platform.observe(TARGET)).model(OLD).available_replicas == 3
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 2**32),
     lost=st.floats(0, 0.5),

@@ -67,7 +67,7 @@ def test_files_are_partitioned_by_model_type_and_hour(tmp_path: Path) -> None:
     assert facts[b"modelfleet.digest"].decode() == digest_of([b"a"])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     writers=st.lists(
         st.lists(st.tuples(st.integers(NOON, NOON + 3 * HOUR), st.binary(max_size=8)), max_size=12),

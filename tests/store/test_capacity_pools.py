@@ -408,9 +408,7 @@ def test_two_rows_say_what_the_rule_says_whatever_is_cut_moved_reserved_and_sett
         try:
             run_state_machine_as_test(
                 Organisations,
-                settings=settings(
-                    max_examples=15, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck)
-                ),
+                settings=settings(max_examples=15, stateful_step_count=16, suppress_health_check=list(HealthCheck)),
             )
         finally:
             runner.run(Organisations.database.close())

@@ -253,9 +253,7 @@ def test_reservations_do_what_a_dictionary_says_and_the_books_always_agree(datab
         try:
             run_state_machine_as_test(
                 Reservations,
-                settings=settings(
-                    max_examples=10, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-                ),
+                settings=settings(max_examples=10, stateful_step_count=25, suppress_health_check=list(HealthCheck)),
             )
         finally:
             runner.run(Reservations.database.close())

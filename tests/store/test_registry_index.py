@@ -216,7 +216,7 @@ def listed(snapshot: Snapshot, collection: str, text: str, order: Order, size: i
         after = found.position(page[-1], order)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(steps, st.data())
 def test_a_list_holds_what_looking_at_every_entry_finds(steps: list[Any], data: st.DataObject) -> None:
     everything, changed = Everything(), Snapshot()
@@ -261,7 +261,7 @@ def of_the_type(everything: Everything, said: Said) -> Said:
     return lambda m: said(everything.entries[m.name.rpartition("/models/")[0]])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(schemas, max_size=4), st.data())
 def test_attributes_can_be_filtered_by_while_a_schema_says_so(made: list[Any], data: st.DataObject) -> None:
     everything, snapshot = Everything(), Snapshot()
@@ -321,7 +321,7 @@ def _is(m: Any, role: int, flavor: str, site: str) -> bool:
     return (m.role, m.serving_spec.flavor, m.labels["site"]) == (role, f"flavors/{flavor}", site)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.one_of(types, models, schemas), max_size=12), st.data())
 def test_what_is_read_from_the_database_is_filtered_as_what_is_indexed(made: list[Any], data: st.DataObject) -> None:
     everything, snapshot = Everything(), Snapshot()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfleet.registry.v1 import registry_pb2 as pb
@@ -93,7 +93,6 @@ def revision_of(edits: Edits, number: int, previous: bytes) -> pb.Revision:
     return wire.revision_of(StoredRevision.following(previous, number, header, changes))
 
 
-@settings(deadline=None)
 @given(operations)
 async def test_the_snapshot_knows_what_looking_at_everything_finds(steps: list[tuple[str, Any]]) -> None:
     plain, snapshot = LedgerOf(), Snapshot()

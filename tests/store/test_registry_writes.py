@@ -29,7 +29,7 @@ from tests.support.registry import START, LedgerOf, team
 from tests.support.registry_calls import request_id
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(operations)
 def test_a_ledger_with_edits_on_top_is_the_ledger_after_them(steps: list[tuple[str, Any]]) -> None:
     """Each decision on an overlay is the one on the state after everything before it."""
@@ -84,7 +84,7 @@ async def test_who_comes_while_others_are_at_work_is_served_together_and_in_orde
     assert batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(st.sampled_from(["well", "fails", "leaves", "leaves at work"]), min_size=1, max_size=12), st.integers(1, 4)
 )
