@@ -367,7 +367,6 @@ def test_the_line_keeps_its_rules_whatever_happens(database_url: str) -> None:
                 settings=settings(
                     max_examples=8,
                     stateful_step_count=25,
-                    deadline=None,
                     derandomize=True,
                     suppress_health_check=list(HealthCheck),
                 ),
