@@ -131,7 +131,7 @@ def test_pauses_name_their_authors_and_the_command_that_ends_them() -> None:
     paused = launch(pause_reasons=[pb.PauseReason(author="gate/stability", reason="no verdict after 3 extensions")])
     paused.pause_reasons[0].time.FromDatetime(NOW - timedelta(hours=2))
     for field in ("deadline_time", "step_deadline_time", "expected_end_time"):
-        paused.ClearField(field)  # type: ignore[arg-type]
+        paused.ClearField(field)
     words = " ".join(drawn(live.Frame(paused, NOW)).split())
     assert "paused by gate/stability for 2h, since 12:05:00: no verdict after 3 extensions" in words
     assert "modelfleet launch resume l1 --any-author" in words
