@@ -88,4 +88,4 @@ def test_the_first_requests_of_a_dataset_are_told_of(tmp_path: Path) -> None:
     assert counts == {"< 0.1 ms": 2, "< 1 ms": 0, "< 10 ms": 1, "< 100 ms": 0, "< 1 s": 0, "≥ 1 s": 2}
     lines = list(looked.lines())
     assert lines[0].startswith("first 6 requests: ")
-    assert lines[1].startswith("recorded at 1.7/s over 3.0s")
+    assert lines[1].startswith("recorded at 1.7/s over 3s")

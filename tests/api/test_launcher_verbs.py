@@ -94,7 +94,7 @@ async def test_a_second_launch_on_a_route_is_refused_by_name_or_waits_its_turn(d
         await fleet.create("second", queue=True)
         queued = await fleet.waits("RouteBusy", "launches/second")
         assert queued.state == pb.Launch.PENDING
-        assert queued.summary.startswith("Is queued behind launches/first."), "it names what it waits for"
+        assert queued.summary.startswith("Is queued behind launches/first"), "it names what it waits for"
         await fleet.create("third", queue=True)
         await fleet.client.launcher.abort_launch(name="launches/third", reason="not needed")
         await fleet.reaches(pb.Launch.CANCELLED, "launches/third")

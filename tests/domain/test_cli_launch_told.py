@@ -45,6 +45,21 @@ def test_a_wrong_field_is_told_under_the_name_of_its_option() -> None:
     )
 
 
+def test_what_a_share_must_be_is_told_as_its_option_takes_it() -> None:
+    wrong = (
+        Violation("launch.target_share_basis_points", "must be 1 to 9,999 with RAMP: 1 for nobody"),
+        Violation("launch.holdout_share_basis_points", "must be 0 to 5,000"),
+        Violation("launch.policy.max_steps", "must be 1 to 100"),
+    )
+    context = click.Context(group.commands["create"], info_name="create")
+    with context, pytest.raises(click.UsageError) as raised, told_in_flags(FLAGS):
+        raise InvalidArgument("wrong", violations=wrong)
+    assert raised.value.message == (
+        "--share: must be 0.01% to 99.99% with RAMP: 1 for nobody; --holdout: must be 0% to 50%; "
+        "--max-steps: must be 1 to 100"
+    )
+
+
 @pytest.mark.parametrize("field", FLAGS)
 def test_every_field_that_an_option_is_named_for_exists_and_so_does_the_option(field: str) -> None:
     def reaches(descriptor: object, path: list[str]) -> bool:

@@ -29,7 +29,7 @@ def launch(**fields: object) -> pb.Launch:
         actor="alice",
         attempt=1,
         current_step=3,
-        summary="Step 3 of 5 in us (60 % for the candidate). Bakes step 3 until 14:08:00 (for 2 min).",
+        summary="Step 3 of 5 in us (60 % for the candidate). Bakes step 3 until 14:08:00 (since 14:03:00).",
         allowed_verbs=["PauseLaunch (engineer, owner, oncall)", "SkipLaunchStep (owner, oncall)"],
         trace_id="0" * 32,
     )
@@ -99,7 +99,7 @@ def test_a_picture_says_where_it_is_what_it_waits_for_and_what_is_left(width: in
     assert "waits Baking for 2m, since 14:03:00; ends by itself, or by modelfleet launch skip l1 --step 3" in words
     assert "eu ✓20% ✓40% ✓60% ✓80% ✓100%" in words, "the region before is done"
     assert "us ✓20% ✓40% ▶60% ·80% ·100%" in words
-    assert "60% for the candidate" in words and "59.2% of 10,000 requests, 3 failed" in words
+    assert "60% for the candidate" in words and "59.2%; 10,000 requests so far, 3 failed" in words
     assert "24 of 26 available, 26 exist" in words and "20 of 20 available, 29 exist, 9 to end" in words
     assert "5 of 60 units are free" in words
     assert "✓ stability in us PASS at step 3, 30s ago: click: calibration 1.01" in words
@@ -130,9 +130,14 @@ def test_colours_are_for_terminals_alone() -> None:
 def test_pauses_name_their_authors_and_the_command_that_ends_them() -> None:
     paused = launch(pause_reasons=[pb.PauseReason(author="gate/stability", reason="no verdict after 3 extensions")])
     paused.pause_reasons[0].time.FromDatetime(NOW - timedelta(hours=2))
+    for field in ("deadline_time", "step_deadline_time", "expected_end_time"):
+        paused.ClearField(field)
     words = " ".join(drawn(live.Frame(paused, NOW)).split())
     assert "paused by gate/stability for 2h, since 12:05:00: no verdict after 3 extensions" in words
-    assert "modelfleet launch resume l1 --any-author" in words and "its deadlines stand still" in words
+    assert "modelfleet launch resume l1 --any-author" in words
+    assert "expected end and deadlines stand still while it is paused" in words
+    described = " ".join("".join(drawn(part) for part in explain.describe_parts(paused, ())).split())
+    assert "deadline stands still while it is paused, and so does the expected end" in described
 
 
 def test_the_way_back_is_shown_at_the_step_that_it_is_at() -> None:
@@ -145,7 +150,7 @@ def test_the_way_back_is_shown_at_the_step_that_it_is_at() -> None:
 def test_without_a_terminal_only_what_is_new_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     def updates() -> Iterator[pb.Launch]:
         for minutes in (2, 3, 4):
-            yield launch(summary=f"Step 3 of 5 in us. Bakes step 3 (for {minutes} min).")
+            yield launch(summary=f"Step 3 of 5 in us. Bakes step 3, look {minutes}.")
         yield launch(current_step=4, summary="Step 4 of 5 in us.")
         yield launch(state=pb.Launch.SUCCEEDED, summary="Succeeded after 1 h.")
 
@@ -153,7 +158,7 @@ def test_without_a_terminal_only_what_is_new_is_a_line(capsys: pytest.CaptureFix
     assert last is not None and last.state == pb.Launch.SUCCEEDED
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(maxsplit=1)[1] for line in lines] == [
-        "SHIFTING Step 3 of 5 in us. Bakes step 3 (for 2 min).",
+        "SHIFTING Step 3 of 5 in us. Bakes step 3, look 2.",
         "SHIFTING Step 4 of 5 in us.",
         "SUCCEEDED Succeeded after 1 h.",
     ]
@@ -165,6 +170,7 @@ def test_an_explanation_begins_with_the_sentence_and_has_its_sections(width: int
     parts = [drawn(part, width) for part in explain.describe_parts(launch(), [event] * 31)]
     shown = "".join(parts)
     assert shown.startswith("Step 3 of 5 in us (60 % for the candidate).")
+    assert "The wait ends by itself, or by modelfleet launch skip l1 --step 3 --reason WHY." in " ".join(shown.split())
     titles = [line for line in shown.splitlines() if re.fullmatch(r"[A-Z][a-z ]+", line)]
     assert titles == ["What people may do", "What serves", "Plan", "Gates", "Time", "What happened"]
     words = " ".join(shown.split())
@@ -184,3 +190,32 @@ def test_in_a_pipe_no_line_of_a_launch_is_filled_up_with_blanks(capsys: pytest.C
         render.console().print(part)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 10 and [line for line in lines if line != line.rstrip()] == []
+
+
+def test_the_first_model_of_a_route_has_no_row_of_a_baseline_and_promises_no_rollback() -> None:
+    first = launch(state=pb.Launch.SHIFTING)
+    for plan in first.plan.regions:
+        plan.old_replicas_full = 0
+    first.baseline = ""
+    assert "20 of 20 available" not in drawn(live.Frame(first, NOW))
+    assert "baseline" not in drawn(live.Frame(first, NOW))
+    assert "rollback" not in "".join(drawn(part) for part in view.plan_parts(first))
+    for plan in first.plan.regions:
+        plan.old_model = "modelTypes/ctr/models/old"
+    assert "capacity for a rollback is kept for no time" in "".join(drawn(part) for part in view.plan_parts(first))
+
+
+def test_a_picture_that_is_higher_than_the_terminal_leaves_out_the_figures_of_its_gates() -> None:
+    def at(height: int) -> str:
+        console = Console(width=80, height=height, force_terminal=True, color_system=None)
+        with console.capture() as captured:
+            console.print(live.Frame(launch(), NOW))
+        return captured.get()
+
+    assert "click.positives 420" in at(40)
+    low = at(20)
+    assert "click.positives 420" not in low and low.startswith("new replaces old of ctr") and "stability" in low
+
+
+def test_what_a_computation_leaves_of_zero_is_told_as_zero() -> None:
+    assert live.figures_of(pb.GateVerdict(figures={"low": 6.9e-18, "high": 0.012})) == "high 0.012, low 0"

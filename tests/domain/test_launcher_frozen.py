@@ -182,7 +182,7 @@ def test_only_launches_in_scope_without_an_override_of_this_very_window_are_held
 def test_of_several_windows_the_one_that_closes_last_is_named() -> None:
     launch = freeze(preparing(), T0, opened(of=window("short")), opened(lasts=2 * HOUR, of=window("long")))
     assert launch.frozen is not None and launch.frozen.freeze_window == "freezeWindows/long"
-    assert sentence(launch, T0).startswith("Reserves capacity.")
+    assert sentence(launch, T0) == "Reserves capacity; since 00:00:00."
 
 
 def test_nothing_is_begun_just_before_a_window_that_would_land_inside_it() -> None:

@@ -18,6 +18,7 @@ from modelfleetd.launcher.domain.launch import Launch, Strategy, enter
 from modelfleetd.launcher.domain.policy import Policy
 from modelfleetd.launcher.domain.record import Abort, Condition, GateVerdict, PhaseTime, Status, Verdict
 from modelfleetd.launcher.domain.states import State
+from modelfleetd.launcher.domain.summary import sentence
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
 REASONS = ("AwaitingApproval", "CapacityPromised", "ReplicasStarting", "Baking", "Paused")
@@ -159,3 +160,12 @@ def test_a_state_that_was_entered_again_is_one_phase() -> None:
         State.ESTIMATING: timedelta(minutes=4),
         State.AWAITING_APPROVAL: timedelta(minutes=2),
     }
+
+
+def test_a_sentence_names_the_moment_since_which_so_it_stays_true_wherever_it_is_kept() -> None:
+    waiting = launch(conditions=(Condition("Waiting", Status.TRUE, "Queued", "waits for launches/l0 to end", BEGAN),))
+    soon, tomorrow = BEGAN + timedelta(seconds=70), BEGAN + timedelta(days=1)
+    assert sentence(launch(), soon) == "Is about to begin; since 00:00:00."
+    assert sentence(waiting, BEGAN) == sentence(waiting, soon)
+    assert sentence(waiting, soon).endswith("Waits for launches/l0 to end (since 00:00:00).")
+    assert sentence(waiting, tomorrow).endswith("Waits for launches/l0 to end (since 2026-03-01 00:00).")

@@ -34,9 +34,9 @@ def percent(basis_points: int) -> str:
 
 
 def seconds(value: float) -> str:
-    """Returns a span of time as people say it: 0.4 s, 12 s, 3m 12s, 2h 5m, 3d 4h."""
+    """Returns a span of time as people say it: 0.4s, 7s, 12s, 3m 12s, 2h 5m, 3d 4h."""
     if value < 10:
-        return f"{max(value, 0):.1f}s"
+        return f"{max(value, 0):.1f}".removesuffix(".0") + "s"
     whole = round(value)
     for unit, size, smaller, smaller_size in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
         if whole >= size:

@@ -105,8 +105,8 @@ class Supervisor:
                 return
             pause = _FIRST_PAUSE if time.monotonic() - began > _STEADY_SECONDS else pause
             self._say(
-                f"{program.name} ended with {_describe(status)} ({kept.log.last_line()[:200]}); "
-                f"starting it again in {pause:.1f} s"
+                f"{program.name} ended with {_describe(status)}; starting it again in {pause:.1f} s; "
+                f"it said last: {kept.log.last_line()[:200]}"
             )
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

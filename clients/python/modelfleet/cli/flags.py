@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import click
 
 from modelfleet.errors import FailedPrecondition, InvalidArgument, Violation
+from modelfleet.wording import percent
 
 
 @contextmanager
@@ -48,7 +49,15 @@ def _in_flags(wrong: Violation, flags: Mapping[str, str]) -> str:
         path = path.rpartition(".")[0]
     if last := re.search(r"\[(\d+)\]$", path):
         index = f"number {int(last[1]) + 1} "
-    return f"{flags[_without_indices(path)] if path else wrong.field}: {index}{wrong.description}"
+    return f"{flags[_without_indices(path)] if path else wrong.field}: {index}{_in_shares(wrong)}"
+
+
+def _in_shares(wrong: Violation) -> str:
+    """What is wrong with a field; of a share the numbers that it must be are in percent, as its option takes them."""
+    if not _without_indices(wrong.field).endswith("_basis_points"):
+        return wrong.description
+    demanded, colon, why = wrong.description.partition(":")
+    return re.sub(r"(?<= )\d[\d,]*", lambda number: percent(int(number[0].replace(",", ""))), demanded) + colon + why
 
 
 def _without_indices(field: str) -> str:

@@ -296,7 +296,7 @@ def _demands(launch: Launch, gate: Gate) -> str:
 
 def _availability(launch: Launch) -> str:
     gate = launch.policy.availability_gate
-    latency = f"; 99th percentile of latency at most {gate.max_latency_p99_increase:.0%} above the baseline's"
+    latency = f"; 99th percentile of latency at most {gate.max_latency_p99_increase * 100:g} % above the baseline's"
     limit = f" and at most {gate.max_latency_p99_ms:g} ms" if gate.max_latency_p99_ms else ""
     return (
         f"error rate at most {gate.max_error_rate_increase_basis_points / 100:g} points above the baseline's and at "

@@ -21,7 +21,7 @@ def sentence(launch: Launch, now: datetime) -> str:
         waits = launch.condition("Waiting")
         holds = f"holds until {launch.preempted_by} has ended"
         message = waits.message if waits is not None and waits.reason == "Preempted" else holds
-        return f"{where} {message[:1].upper()}{message[1:]} (for {_lasts(now, launch.pause_reasons[-1].time)})."
+        return f"{where} {message[:1].upper()}{message[1:]} ({_since(launch.pause_reasons[-1].time, now)})."
     paused = launch.condition("Paused")
     if paused is not None and launch.pause_reasons and launch.state is not State.ROLLING_BACK:
         first = launch.pause_reasons[0]
@@ -29,14 +29,14 @@ def sentence(launch: Launch, now: datetime) -> str:
         command = f"modelfleet launch resume {launch.name.rpartition('/')[2]}"
         everybody = " --any-author" if first.author.startswith("gate/") else ""
         return (
-            f"{where} Paused for {_lasts(now, first.time)} by {first.author}: {first.reason.rstrip('.')}. "
+            f"{where} Paused {_since(first.time, now)} by {first.author}: {first.reason.rstrip('.')}. "
             f"It goes on after: {command}{everybody}."
         )
     waiting = launch.condition("Waiting")
     if waiting is None:
-        return f"{where} Since {_lasts(now, since)}."
+        return f"{where.removesuffix('.')}; {_since(since, now)}."
     message = waiting.message[:1].upper() + waiting.message[1:]
-    return f"{where} {message} (for {_lasts(now, waiting.since)})."
+    return f"{where} {message} ({_since(waiting.since, now)})."
 
 
 def _where(launch: Launch) -> str:
@@ -71,7 +71,7 @@ def _where(launch: Launch) -> str:
 
 def _ended(launch: Launch) -> str:
     assert launch.end_time is not None
-    took = _lasts(launch.end_time, launch.begin_time)
+    took = span(launch.end_time - launch.begin_time)
     if launch.state is State.SUCCEEDED:
         return f"Succeeded after {took}; revision {launch.revision} of the registry says so."
     why = f", by {launch.abort.author}: {launch.abort.reason.rstrip('.')}" if launch.abort else ""
@@ -79,5 +79,6 @@ def _ended(launch: Launch) -> str:
     return f"{word} after {took}{why}."
 
 
-def _lasts(now: datetime, since: datetime) -> str:
-    return span(now - since)
+def _since(moment: datetime, now: datetime) -> str:
+    """A time of day, with the day where it is not today's: it stays true in whatever shows or keeps the sentence."""
+    return f"since {moment:%T}" if moment.date() == now.date() else f"since {moment:%F %R}"

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from modelfleet.cli import render
 from modelfleet.cli.launch import live, view
-from modelfleet.cli.launch.advice import commands
+from modelfleet.cli.launch.advice import commands, ends_by
 from modelfleet.cli.launch.freeze_view import override_parts
 from modelfleet.cli.launch.gates import latest
 from modelfleet.cli.launch.notifications import COLUMNS as NOTIFICATION_COLUMNS
@@ -19,6 +19,7 @@ from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import notifications_pb2
 
 _VERDICTS, _EVENTS = 10, 30
+_STILL = "stands still while it is paused, and so does the expected end"
 ATTEMPT_COLUMNS: list[render.Column] = [
     ("ATTEMPT", lambda m: str(m.launch.attempt)),
     ("STATE", lambda m: render.enum(m.launch, "state")),
@@ -38,6 +39,7 @@ def describe_parts(
 ) -> Iterator[RenderableType]:
     """A launch in sections, each with its title; those that have nothing to say are left out."""
     yield Text(launch.summary, style="bold")
+    yield from _ends(launch)
     yield Text("")
     yield render.facts(_facts(launch))
     yield from override_parts(launch)
@@ -50,6 +52,14 @@ def describe_parts(
     yield from _section("Time", _phases(launch))
     yield from _section("Notifications", _table(NOTIFICATION_COLUMNS, told))
     yield from _section("What happened", _events(launch, events))
+
+
+def _ends(launch: pb.Launch) -> Iterator[RenderableType]:
+    """What people can type to end the wait; of a pause the summary says it."""
+    for condition in launch.conditions:
+        ends = ends_by(launch, condition.reason) if condition.type == "Waiting" and not launch.pause_reasons else ""
+        if ends:
+            yield Text(f"The wait ends by {ends}.")
 
 
 def _section(title: str, parts: Iterable[RenderableType]) -> Iterator[RenderableType]:
@@ -77,7 +87,7 @@ def _facts(launch: pb.Launch) -> list[tuple[str, str]]:
         ("gives way to", launch.preempted_by),
         ("revision", str(launch.revision or "")),
         ("expected end", render.clock(launch.expected_end_time)),
-        ("deadline", render.clock(launch.deadline_time)),
+        ("deadline", _STILL if live.stands_still(launch) else render.clock(launch.deadline_time)),
         ("trace", launch.trace_id),
     ]
 
@@ -104,6 +114,7 @@ def _serving(launch: pb.Launch) -> Iterator[RenderableType]:
         ]
         for region in launch.progress
         for label, side in ((first, region.candidate), ("baseline", region.baseline))
+        if side is region.candidate or launch.baseline
     ]
     if rows:
         headers = ["REGION", "SIDE", "INTENDED", "OBSERVED", "AVAILABLE", "EXIST", "HOLD FREE", "REQUESTS", "FAILED"]
@@ -139,6 +150,8 @@ def _approval(launch: pb.Launch) -> Iterator[RenderableType]:
         return
     if envelope.approved_by:
         yield Text(f"approved by {envelope.approved_by} at {render.clock(envelope.approve_time)}")
+    elif launch.state in view.ENDED:
+        yield Text("nobody approved it")
     else:
         yield Text(f"nobody has approved it yet; {launch.actor}, who asked for it, may not")
     for line in view.envelope_parts(launch):

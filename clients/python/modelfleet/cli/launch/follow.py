@@ -60,4 +60,7 @@ def followed(session: Session, name: str) -> pb.Launch | None:
 def watch_to_end(session: Session, name: str) -> None:
     last = followed(session, name) if session.is_table else stream(session, updates_of(session, name))
     if last is not None and last.state != pb.Launch.SUCCEEDED:
-        raise click.ClickException(f"{name} ended as {render.enum(last, 'state')}. {last.summary}".strip())
+        # Why is in what was shown last.
+        raise click.ClickException(
+            f"{name} ended as {render.enum(last, 'state')}; more: modelfleet launch describe {render.short(name)}"
+        )

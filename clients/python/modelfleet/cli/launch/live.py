@@ -22,6 +22,8 @@ _LABEL, _LEAST_BAR, _MOST_BAR = 11, 16, 50
 # What stands beside a bar.
 _BESIDE = 42
 _REFRESHES = 2
+# What a computation leaves of zero.
+_NOISE = 1e-12
 _PASSING = {pb.Launch.FINALIZING, pb.Launch.SUCCEEDED}
 _BACK = {pb.Launch.ROLLING_BACK, pb.Launch.ROLLED_BACK}
 _VERDICTS = {
@@ -40,7 +42,13 @@ class Frame:
         self._now = now or datetime.now(UTC)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draws it in the room there is."""
+        """Draws it in the room there is: where it would be higher than the terminal, without the figures of gates."""
+        whole = Group(*self._parts(options, figures=True))
+        lines = len(console.render_lines(whole, options.update(height=None), pad=False))
+        fits = not console.is_terminal or lines < console.height
+        yield whole if fits else Group(*self._parts(options, figures=False))
+
+    def _parts(self, options: ConsoleOptions, *, figures: bool) -> Iterator[RenderableType]:
         launch, now = self._launch, self._now
         bar = max(_LEAST_BAR, min(_MOST_BAR, options.max_width - _LABEL - _BESIDE))
         yield _head(launch, now)
@@ -52,7 +60,7 @@ class Frame:
             progress = next((found for found in launch.progress if found.region == plan.region), None)
             if progress is not None and (_step_of(launch, plan) <= len(plan.steps) or launch.state in _BACK):
                 yield _serving(launch, plan, progress, bar)
-        yield from _gates(launch, now)
+        yield from _gates(launch, now, figures=figures)
         if launch.state not in view.ENDED:
             yield from _left(launch, now)
 
@@ -149,17 +157,18 @@ def _serving(launch: pb.Launch, plan: pb.RegionPlan, progress: pb.RegionProgress
     grid.add_row(
         "observed",
         _share_bar(new.observed_basis_points, width) if seen else "",
-        f"{render.percent(new.observed_basis_points)} {_requests(new, old)}" if seen else "no requests yet",
+        f"{render.percent(new.observed_basis_points)}; {_requests(new, old)}" if seen else "no requests yet",
     )
-    for label, side in ((mine, new), ("baseline", old)):
+    for label, side in ((mine, new), ("baseline", old)) if launch.baseline else ((mine, new),):
         grid.add_row(label, _replica_bar(side, most, width), _replicas(side))
     grid.add_row("hold", "", f"{progress.free_units} of {plan.hold_units} units are free")
     return grid
 
 
 def _requests(new: pb.SideProgress, old: pb.SideProgress) -> str:
+    """How many there were at all: the share beside it is of those since the split."""
     failed = new.errors + old.errors
-    return f"of {new.requests + old.requests:,} requests" + (f", {failed:,} failed" if failed else "")
+    return f"{new.requests + old.requests:,} requests so far" + (f", {failed:,} failed" if failed else "")
 
 
 def _replicas(side: pb.SideProgress) -> str:
@@ -184,10 +193,11 @@ def _replica_bar(side: pb.SideProgress, most: int, width: int) -> Text:
 
 def figures_of(verdict: pb.GateVerdict) -> str:
     """The figures of a verdict, by name: `click.calibration 1.01, click.positives 420`."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in sorted(verdict.figures.items()))
+    figures = sorted(verdict.figures.items())
+    return ", ".join(f"{name} {value if abs(value) > _NOISE else 0:.4g}" for name, value in figures)
 
 
-def _gates(launch: pb.Launch, now: datetime) -> Iterator[RenderableType]:
+def _gates(launch: pb.Launch, now: datetime, *, figures: bool) -> Iterator[RenderableType]:
     """Each gate with what it said last, how long ago, and its figures."""
     last = {(verdict.gate, verdict.region): verdict for verdict in launch.gate_verdicts}
     if not last:
@@ -205,7 +215,7 @@ def _gates(launch: pb.Launch, now: datetime) -> Iterator[RenderableType]:
             (render.enum(verdict, "verdict"), style),
             f" at step {verdict.step}, {ago} ago{dry}: {verdict.explanation}",
         )
-        if verdict.figures:
+        if figures and verdict.figures:
             yield Text(f"  {figures_of(verdict)}", style="dim")
 
 
@@ -222,11 +232,17 @@ def _left(launch: pb.Launch, now: datetime) -> Iterator[RenderableType]:
     ):
         if launch.HasField(field):  # type: ignore[arg-type]
             left.append(f"{what} {_until(getattr(launch, field), now)}")
-    if launch.pause_reasons:
-        left.append("its deadlines stand still")
+    if stands_still(launch):
+        left.append("expected end and deadlines stand still while it is paused")
     if left:
         yield Text("")
         yield Text.assemble((_label("left"), "bold"), " · ".join(left))
+
+
+def stands_still(launch: pb.Launch) -> bool:
+    """Whether a pause holds back what it would be due until."""
+    going = launch.state not in view.ENDED and launch.state != pb.Launch.ROLLING_BACK
+    return going and bool(launch.pause_reasons) and not launch.HasField("deadline_time")
 
 
 def _until(stamp: Timestamp, now: datetime) -> str:
@@ -261,10 +277,13 @@ def follow(updates: Iterable[pb.Launch]) -> pb.Launch | None:
     last: pb.Launch | None = None
     if not sys.stdout.isatty():
         said: tuple[object, ...] = ()
+        printed = ""
         for last in updates:
-            if _line(last) != said:
-                said = _line(last)
-                print(f"{datetime.now(UTC):%H:%M:%S} {render.enum(last, 'state')} {last.summary}", flush=True)
+            text = f"{render.enum(last, 'state')} {last.summary}"
+            if _line(last) != said and text != printed:
+                print(f"{datetime.now(UTC):%H:%M:%S} {text}", flush=True)
+                printed = text
+            said = _line(last)
         return last
 
     def draw() -> RenderableType:

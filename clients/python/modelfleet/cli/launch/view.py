@@ -118,9 +118,16 @@ def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
         yield Text("no gate judges it")
     yield Text(
         f"cost per hour {plan.cost_before:.2f} → {plan.cost_after:.2f}, at the peak {plan.cost_peak:.2f}; "
-        f"expected to take {render.duration(plan.expected_duration) or 'no time'}, and capacity for a rollback is "
-        f"kept for {render.duration(launch.policy.rollback_window) or 'no time'} after it"
+        f"expected to take {render.duration(plan.expected_duration) or 'no time'}{_afterwards(launch)}"
     )
+
+
+def _afterwards(launch: pb.Launch) -> str:
+    """What is kept for a rollback; of the first model of a route nothing is, since there is nothing to go back to."""
+    if not any(region.old_model for region in launch.plan.regions):
+        return ""
+    kept = render.duration(launch.policy.rollback_window) or "no time"
+    return f", and capacity for a rollback is kept for {kept} after it"
 
 
 def _region_parts(region: pb.RegionPlan, new: str, old: str) -> Iterator[RenderableType]:
