@@ -17,12 +17,21 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelfleet import AsyncClient
 from modelfleet.launcher.v1 import freeze_pb2, holds_pb2, kpis_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.clock import SystemClock
 from modelfleetd.errors import StaleEpoch
 from modelfleetd.kit.db import Database
 from modelfleetd.platform.model import Applied, DesiredServing, EffectKind, Fence, ServingObservation, TargetKind
 from modelfleetd.platform.simulator import Simulator
-from tests.support.launcher import ENDED, NEW, OLD, TARGET, Fleet, Platforms, another_launcher, launcher_fleet
+from tests.support.launcher import (
+    ENDED,
+    NEW,
+    OLD,
+    TARGET,
+    Fleet,
+    Platforms,
+    WrongClock,
+    another_launcher,
+    launcher_fleet,
+)
 from tests.support.servers import client_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
@@ -35,19 +44,6 @@ _BAKE = timedelta(seconds=1)
 _DEADLINE = timedelta(minutes=10)
 # A round's time is the database's when it was asked, counted on: early by no answer, late by the answer's way.
 _NEAR = timedelta(seconds=1)
-
-
-class WrongClock(SystemClock):
-    """The machine's clock as it goes where somebody has set it wrong; its monotonic one began some other time."""
-
-    def __init__(self, off: timedelta) -> None:
-        self._off = off
-
-    def now(self) -> datetime:
-        return super().now() + self._off
-
-    def monotonic(self) -> float:
-        return super().monotonic() + 10 * self._off.total_seconds()
 
 
 class Stalling(Simulator):
