@@ -53,6 +53,19 @@ QUICK = Behaviour(
 SPEC = ServingSpec(command=("serve", "{port}"), flavor=CPU)
 
 
+class WrongClock(SystemClock):
+    """The machine's clock as it goes where somebody has set it wrong; its monotonic one began some other time."""
+
+    def __init__(self, off: timedelta) -> None:
+        self._off = off
+
+    def now(self) -> datetime:
+        return super().now() + self._off
+
+    def monotonic(self) -> float:
+        return super().monotonic() + 10 * self._off.total_seconds()
+
+
 @dataclass
 class Platforms:
     """The agents, by address; each is simulated."""

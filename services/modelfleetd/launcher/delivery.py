@@ -115,7 +115,7 @@ class AlertDelivery:
 
     async def _tell(self) -> None:
         lasting = await self._store.lasting_alerts(RESOLVED_KEPT)
-        now = self._clock.now()
+        now = await self._store.now()
         for begin in range(0, len(lasting), MOST_POSTED):
             part = lasting[begin : begin + MOST_POSTED]
             failpoint("launcher.before_alert")
@@ -141,10 +141,12 @@ class OutboxMetrics:
         self._clock = clock
         self._receivers = tuple(receivers)
         self._backlog: Mapping[str, Backlog] = {}
+        # When that was counted, by the monotonic clock.
+        self._counted = 0.0
 
     async def count(self) -> None:
         """Counts what waits."""
-        self._backlog = await self._store.backlog()
+        self._counted, self._backlog = self._clock.monotonic(), await self._store.backlog()
 
     def publish(self) -> Callable[[], None]:
         """Has Prometheus told with everything else that this process tells it; returns how to end that."""
@@ -166,9 +168,9 @@ class OutboxMetrics:
             "How long the oldest notification has been waiting for a receiver",
             labels=("receiver",),
         )
-        now, backlog = self._clock.now(), self._backlog
+        since, backlog = self._clock.monotonic() - self._counted, self._backlog
         for receiver in {*self._receivers, *backlog}:
             waits = backlog.get(receiver)
             pending.add_metric((receiver,), waits.pending if waits else 0)
-            oldest.add_metric((receiver,), max(0.0, (now - waits.oldest).total_seconds()) if waits else 0.0)
+            oldest.add_metric((receiver,), max(0.0, waits.oldest) + since if waits else 0.0)
         yield from (pending, oldest)

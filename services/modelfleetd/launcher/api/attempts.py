@@ -38,7 +38,7 @@ class Attempts(Creating):
         if not launch.ended:
             # Refused below, unless the same call has begun the attempt meanwhile.
             return launch
-        again = verbs.retry(launch, caller(), self._clock.now())
+        again = verbs.retry(launch, caller(), await self._store.now())
         await self._expect_no_hold(again)
         type_ = await self._world.registry.model_type(again.model_type)
         await self._expect_pool(again.pool, type_.team)
@@ -79,14 +79,15 @@ class Attempts(Creating):
     async def GetAttempt(self, request: pb.GetAttemptRequest, context: Context) -> pb.Attempt:
         launch, is_present = await self._store.attempt(request.name)
         verdicts = await self._store.verdicts_of_attempts(launch.name, [launch.attempt])
-        return wire.attempt_to_proto(launch, verdicts.get(launch.attempt, ()), self._clock.now(), is_present=is_present)
+        now = await self._store.now()
+        return wire.attempt_to_proto(launch, verdicts.get(launch.attempt, ()), now, is_present=is_present)
 
     async def ListAttempts(self, request: pb.ListAttemptsRequest, context: Context) -> pb.ListAttemptsResponse:
         page = paging.read(request, int)
         before = int(page.position[0]) if page.position else None
         found = await self._store.attempts(request.parent, before=before, limit=page.size + 1)
         verdicts = await self._store.verdicts_of_attempts(request.parent, [launch.attempt for launch, _ in found])
-        now = self._clock.now()
+        now = await self._store.now()
         shown, token = page.answer(
             found,
             lambda row: (row[0].attempt,),

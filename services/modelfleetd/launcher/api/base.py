@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from datetime import datetime
 from typing import Final, TypeAlias
 
 import grpc
@@ -55,13 +56,24 @@ class Base(launcher_pb2_grpc.LauncherServiceServicer):
         *,
         traced: bool = False,
     ) -> None:
+        """Makes the servicer.
+
+        Args:
+            store: with the launches. What time it is, it says: launchers whose clocks differ write, decide and show
+                the same.
+            world: what launches act on.
+            wake: has due launches looked for now.
+            notifier: tells watchers.
+            clock: of the machine, for how long something was kept.
+            roles: of callers.
+            traced: whether spans are kept.
+        """
         self._store = store
         self._roles = roles
         self._traced = traced
         self._world = world
         self._wake = wake
         self._notifier = notifier
-        self._clock = clock
         self._executor = Executor(world, clock)
         self._windows = Windows(store, clock)
 
@@ -84,15 +96,14 @@ class Base(launcher_pb2_grpc.LauncherServiceServicer):
             await self._store.trace(conn, spans.of_verb(launch, event, current_ids()))
 
     async def _shown(self, launch: Launch) -> pb.Launch:
-        verdicts = await self._store.verdicts([launch.name])
-        made = wire.launch_to_proto(launch, verdicts.get(launch.name, ()), self._clock.now())
-        return await self._with_conflicts(made, launch)
+        verdicts, now = await self._store.verdicts([launch.name]), await self._store.now()
+        made = wire.launch_to_proto(launch, verdicts.get(launch.name, ()), now)
+        return await self._with_conflicts(made, launch, now)
 
-    async def _with_conflicts(self, made: pb.Launch, launch: Launch) -> pb.Launch:
+    async def _with_conflicts(self, made: pb.Launch, launch: Launch, now: datetime) -> pb.Launch:
         """Adds to the plan the freeze windows that are open, or open before the launch is done."""
         if launch.plan is None or launch.state not in _PLANNED:
             return made
-        now = self._clock.now()
         end = expected_release(replace(launch, frozen=None), now)
         needs = launch.plan.expected_duration if end is None else end - now
         for conflict in frozen.conflicts(launch, await self._windows.all(), now, needs):

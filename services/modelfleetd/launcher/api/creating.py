@@ -66,7 +66,8 @@ class Creating(Holding):
             await self._expect_bookings(launch)
             launch = await self._planned(launch, keep_plan=request.validate_only)
         if request.validate_only:
-            return await self._with_conflicts(wire.launch_to_proto(launch, (), self._clock.now()), launch)
+            now = await self._store.now()
+            return await self._with_conflicts(wire.launch_to_proto(launch, (), now), launch, now)
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, lambda: self._create(conn, launch, queue=request.queue))
         self._wake()
@@ -120,7 +121,7 @@ class Creating(Holding):
             raise invalid("launch.candidate", "must not be the baseline already")
         replaced = await self._replaced(asked) if strategy is Strategy.ROLL_BACK else None
         serves = type_.shares.get(asked.candidate, frozenset()) if strategy.rule.where_it_serves else frozenset[str]()
-        now = self._clock.now()
+        now = await self._store.now()
         overrides = await self._overrides(asked, type_.team, now)
         return Launch(
             name=LAUNCH.format(launch_id),
@@ -261,7 +262,7 @@ class Creating(Holding):
 
     async def _planned(self, launch: Launch, *, keep_plan: bool) -> Launch:
         """Makes the plan as the launch itself will: whatever stands in its way is said to the caller at once."""
-        found = await estimate(launch, self._world, f"{launch.uid}/plan", self._clock.now(), keep=False)
+        found = await estimate(launch, self._world, f"{launch.uid}/plan", await self._store.now(), keep=False)
         if not keep_plan:
             return launch
         decision = await decide(launch, found.plan, self._world, f"{launch.uid}/plan", keep=False)
@@ -295,7 +296,7 @@ class Creating(Holding):
             launch = replace(launch, queued=True, behind=ahead, baseline="")
         await self._expect_no_hold(launch, conn)
         if launch.mitigates:
-            launch = await self._store.with_precedence(conn, launch, launch.create_time)
+            launch = await self._store.with_precedence(conn, launch, await self._store.now(conn))
             if launch.queued:
                 launch = replace(launch, baseline="", beside=None)
         await self._store.insert(conn, launch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
@@ -34,7 +35,7 @@ class Freezing(Steering):
     async def GetFreezeWindow(
         self, request: freeze_pb2.GetFreezeWindowRequest, context: Context
     ) -> freeze_pb2.FreezeWindow:
-        return self._shown_window(await self._store.get_freeze_window(request.name))
+        return wire.window_to_proto(await self._store.get_freeze_window(request.name), await self._store.now())
 
     async def ListFreezeWindows(
         self, request: freeze_pb2.ListFreezeWindowsRequest, context: Context
@@ -42,10 +43,12 @@ class Freezing(Steering):
         page = paging.read(request, str)
         after = str(page.position[0]) if page.position else ""
         found: Sequence[FreezeWindow] = await self._store.freeze_windows(after=after)
+        now = await self._store.now()
         if request.active_only:
-            now = self._clock.now()
             found = [window for window in found if next_occurrence(window.schedule, now) is not None]
-        shown, token = page.answer(found[: page.size + 1], lambda window: (window.name,), self._shown_window)
+        shown, token = page.answer(
+            found[: page.size + 1], lambda window: (window.name,), lambda window: wire.window_to_proto(window, now)
+        )
         return freeze_pb2.ListFreezeWindowsResponse(freeze_windows=shown, next_page_token=token)
 
     async def CreateFreezeWindow(
@@ -57,13 +60,14 @@ class Freezing(Steering):
         wanted = wire.window_from_proto(request.freeze_window, name, str(uuid.uuid4()), caller())
         await self._expect_keeper(wanted, "CreateFreezeWindow")
         await self._check_teams(wanted)
+        now = await self._store.now()
         if request.validate_only:
             if await self._store.find_freeze_window(name) is not None:
                 raise ResourceExists(name)
-            return self._shown_window(wanted)
+            return wire.window_to_proto(wanted, now)
 
         async def act() -> freeze_pb2.FreezeWindow:
-            return self._shown_window(await self._store.insert_freeze_window(conn, wanted))
+            return wire.window_to_proto(await self._store.insert_freeze_window(conn, wanted), now)
 
         async with self._store.transaction() as conn:
             return await once(conn, request, freeze_pb2.FreezeWindow, act)
@@ -73,21 +77,21 @@ class Freezing(Steering):
     ) -> freeze_pb2.FreezeWindow:
         if (before := await self._before(request, freeze_pb2.FreezeWindow)) is not None:
             return before
-        given = request.freeze_window
+        given, now = request.freeze_window, await self._store.now()
         current = await self._store.get_freeze_window(given.name)
         await self._expect_keeper(current, "UpdateFreezeWindow")
-        wanted = self._changed(current, request)
+        wanted = _changed(current, request, now)
         await self._expect_keeper(wanted, "UpdateFreezeWindow")
         await self._check_teams(wanted)
         if request.validate_only:
             if given.etag and given.etag != current.etag:
                 raise EtagMismatch(current.name, given.etag, current.etag)
-            return self._shown_window(wanted)
+            return wire.window_to_proto(wanted, now)
 
         async def act() -> freeze_pb2.FreezeWindow:
             locked = await self._locked(conn, current, given.etag)
-            written = await self._store.update_freeze_window(conn, self._changed(locked, request))
-            return self._shown_window(written)
+            written = await self._store.update_freeze_window(conn, _changed(locked, request, now))
+            return wire.window_to_proto(written, now)
 
         async with self._store.transaction() as conn:
             return await once(conn, request, freeze_pb2.FreezeWindow, act)
@@ -137,13 +141,6 @@ class Freezing(Steering):
             raise EtagMismatch(seen.name, seen.etag, locked.etag)
         return locked
 
-    def _changed(self, current: FreezeWindow, request: freeze_pb2.UpdateFreezeWindowRequest) -> FreezeWindow:
-        wanted = updated(self._shown_window(current), request.freeze_window, request.update_mask, wire.FIELDS)
-        return wire.window_from_proto(wanted, current.name, current.uid, current.actor)
-
-    def _shown_window(self, window: FreezeWindow) -> freeze_pb2.FreezeWindow:
-        return wire.window_to_proto(window, self._clock.now())
-
     async def _expect_keeper(self, window: FreezeWindow, method: str) -> None:
         """Expects an OWNER of every team of its scope; of a window for all teams, an ADMIN."""
         if not window.teams:
@@ -154,3 +151,8 @@ class Freezing(Steering):
     async def _check_teams(self, window: FreezeWindow) -> None:
         for index, team in enumerate(window.teams):
             await self._world.registry.check_team(team, f"freeze_window.teams[{index}]")
+
+
+def _changed(current: FreezeWindow, request: freeze_pb2.UpdateFreezeWindowRequest, now: datetime) -> FreezeWindow:
+    wanted = updated(wire.window_to_proto(current, now), request.freeze_window, request.update_mask, wire.FIELDS)
+    return wire.window_from_proto(wanted, current.name, current.uid, current.actor)

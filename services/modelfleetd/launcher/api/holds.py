@@ -63,12 +63,13 @@ class HoldsOnModels(Holding):
         MODEL.parse(request.hold.model, "hold.model")
         reason = verbs.check_reason(request.hold.reason, "hold.reason")
         await self._world.registry.model(request.hold.model, "hold.model")
-        hold = _new_hold(request.hold.model, reason, caller(), self._clock.now(), hold_id=hold_id)
+        model, who = request.hold.model, caller()
 
         async def act() -> pb.Hold:
-            before = await self._store.lock_hold_on(conn, hold.model)
+            before = await self._store.lock_hold_on(conn, model)
             if before is not None:
                 raise ResourceExists(before.name)
+            hold = _new_hold(model, reason, who, await self._store.now(conn), hold_id=hold_id)
             await self._put_on_hold(conn, hold)
             return hold_to_proto(hold)
 

@@ -27,7 +27,7 @@ class Launches(Base):
             before=before, limit=page.size + 1, model_type=request.model_type, active_only=request.active_only
         )
         verdicts = await self._store.verdicts([launch.name for _, launch in rows])
-        now = self._clock.now()
+        now = await self._store.now()
         shown, token = page.answer(
             rows,
             lambda row: (row[0],),

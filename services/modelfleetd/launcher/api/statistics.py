@@ -13,5 +13,5 @@ class Statistics(Base):
     async def GetLaunchStatistics(
         self, request: pb.GetLaunchStatisticsRequest, context: Context
     ) -> pb.GetLaunchStatisticsResponse:
-        asked = wire.asked(request, self._clock.now())
+        asked = wire.asked(request, await self._store.now())
         return wire.answer(await self._store.statistics(asked), asked)

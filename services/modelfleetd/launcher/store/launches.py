@@ -54,6 +54,13 @@ class Launches(Notifications):
         """Gives a connection with an open transaction, for verbs."""
         return self._database.transaction()
 
+    async def now(self, conn: Connection | None = None) -> datetime:
+        """What time it is by the database's clock, which all launchers share; with a transaction, now and not when it
+        began.
+        """
+        found: datetime = await (conn or self._database).fetchval("SELECT clock_timestamp()")
+        return found
+
     async def insert(self, conn: Connection, launch: Launch) -> None:
         """Stores a new launch. One that is not queued goes past nobody: not past those that are queued, either. Only a
         mitigation goes past those that are none (`with_precedence`).

@@ -69,7 +69,8 @@ class Backlog:
     """What waits to be delivered to one receiver."""
 
     pending: int
-    oldest: datetime
+    # For how long the oldest of it has been waiting, in seconds.
+    oldest: float
 
 
 def telling(first: int) -> str:
@@ -243,7 +244,8 @@ class Notifications:
     async def backlog(self) -> dict[str, Backlog]:
         """What waits to be delivered, by receiver."""
         rows = await self._database.fetch(
-            """SELECT receiver, count(*) AS pending, min(create_time) AS oldest FROM notifications
+            """SELECT receiver, count(*) AS pending, extract(epoch FROM now() - min(create_time))::float8 AS oldest
+               FROM notifications
                WHERE state = 'PENDING' GROUP BY receiver"""
         )
         return {row["receiver"]: Backlog(row["pending"], row["oldest"]) for row in rows}
