@@ -26,6 +26,7 @@ from modelfleet.plot import Chart, Limit, Series
 _MOST_BYTES: Final = 4 << 20
 # Its exit status where the file cannot be rehearsed, or not in that way.
 _REFUSED: Final = 2
+_INTERRUPTED: Final = 130
 
 
 @click.command("simulate")
@@ -97,10 +98,12 @@ def _run(wishes: Sequence[str], text: str) -> tuple[dict[str, Any], int]:
                 process.stdin.close()
             said = _follow(process.stderr)
             status = process.wait()
-        except BaseException as error:
+        except KeyboardInterrupt:
             _end(process)
-            if isinstance(error, KeyboardInterrupt):
-                click.echo("modelfleet: the rehearsal was interrupted; nothing that runs was touched", err=True)
+            click.echo("modelfleet: the rehearsal was interrupted; nothing that runs was touched", err=True)
+            raise click.exceptions.Exit(_INTERRUPTED) from None
+        except BaseException:
+            _end(process)
             raise
         finally:
             reading.join()
@@ -162,7 +165,8 @@ def _show_launch(found: Mapping[str, Any]) -> None:
     click.echo(f"\n{launch['outcome']}" + ("" if launch["ended"] else " It had not ended after eight days."))
     phases = ", ".join(f"{each['state'].lower()} {_clock(each['seconds'])}" for each in launch["phases"])
     click.echo(f"took {_clock(launch['seconds'])}: {phases}")
-    click.echo(f"peak {launch['peak_units']:,} of the {launch['hold_units']:,} units that it held")
+    held = f"of the {launch['hold_units']:,} units that it held" if launch["hold_units"] else "units; it held none"
+    click.echo(f"peak {launch['peak_units']:,} {held}")
     _promises(launch["broken_promises"], launch["effects"])
     click.echo(f"trace {launch['trace'][:16]}")
     if len(seeds) > 1:
