@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -69,10 +68,8 @@ def test_what_there_is_not_is_refused_before_anything_runs(
 
 async def test_a_plan_of_the_launcher_is_rehearsed(database_url: str) -> None:
     async with launcher_fleet(database_url, old=2, new=2, spare=2) as fleet:
-        plan = await _piped(
-            ["plan", "ctr/new", "--pool", "feed", "--bake", "1m", "--max-step", "50%", "--deadline", "2h"]
-            + ["--approval", "--no-stability-gate", "--address", fleet.launcher.address, "-o", "json"]
-        )
+        options = "--pool feed --bake 1m --max-step 50% --deadline 2h --approval --no-stability-gate -o json".split()
+        plan = await _piped(["plan", "ctr/new", *options, "--address", fleet.launcher.address])
         found = json.loads(await _piped(["simulate", "-", "-o", "json"], plan))
     assert found["assumed"] | {"notes": []} == {
         "old": 2, "new": 2, "spare": 2, "start_seconds": [20, 60], "drain_seconds": [5, 30], "bake_seconds": 60,
@@ -98,12 +95,10 @@ def test_an_interrupt_ends_everything_with_one_line(
     file.write_text(FLEET)
     totals: list[int | None] = []
 
-    @contextlib.contextmanager
-    def interrupted(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    def interrupted(what: str, total: int | None) -> NoReturn:
         """Somebody presses Ctrl-C as soon as it runs; alone, it would take hours."""
         totals.append(total)
         raise KeyboardInterrupt
-        yield
 
     monkeypatch.setattr(render, "progress", interrupted)
     assert main(["launch", "simulate", str(file)]) == 130

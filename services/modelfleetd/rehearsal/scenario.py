@@ -424,7 +424,7 @@ def _units(region: pb.RegionPlan) -> int:
 def _left_out(launch: pb.Launch, region: pb.RegionPlan, policy: Policy) -> Iterator[str]:
     """What a plan demands that a rehearsal does not have, and what it does instead."""
     yield "machines, traffic and labels are as usual: a plan does not know them"
-    if launch.plan.needs_approval:
+    if launch.plan.needs_approval or policy.approval is Approval.REQUIRED:
         yield "the approval is not waited for"
     for people in policy.people_gates:
         share = f"{people.after_share_basis_points / 100:g} %"
