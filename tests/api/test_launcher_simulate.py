@@ -68,8 +68,8 @@ def test_what_there_is_not_is_refused_before_anything_runs(
 
 async def test_a_plan_of_the_launcher_is_rehearsed(database_url: str) -> None:
     async with launcher_fleet(database_url, old=2, new=2, spare=2) as fleet:
-        options = "--pool feed --bake 1m --max-step 50% --deadline 2h --approval --no-stability-gate -o json".split()
-        plan = await _piped(["plan", "ctr/new", *options, "--address", fleet.launcher.address])
+        wishes = ["--pool", "feed", "--bake", "1m", "--max-step", "50%", "--approval", "--no-stability-gate"]
+        plan = await _piped(["plan", "ctr/new", *wishes, "--address", fleet.launcher.address, "-o", "json"])
         found = json.loads(await _piped(["simulate", "-", "-o", "json"], plan))
     assert found["assumed"] | {"notes": []} == {
         "old": 2, "new": 2, "spare": 2, "start_seconds": [20, 60], "drain_seconds": [5, 30], "bake_seconds": 60,
