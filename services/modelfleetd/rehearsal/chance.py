@@ -31,6 +31,7 @@ class Trouble:
         error_rate: share of the candidate's requests that fail.
         latency: of the candidate over that of other models.
         labels: share of the positives whose labels arrive.
+        label_delay_seconds: how much later than they are due.
     """
 
     crash_rate: float = 0.0
@@ -46,6 +47,7 @@ class Trouble:
     error_rate: float = 0.0
     latency: float = 1.0
     labels: float = 1.0
+    label_delay_seconds: float = 0.0
 
 
 NO_TROUBLE = Trouble()

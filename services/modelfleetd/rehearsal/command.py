@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, help="instead of that in the file")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from the first one on (a launch only)")
     parser.add_argument("--ablations", action="store_true", help="a fleet also without what makes it frugal")
+    parser.add_argument("--plot", action="store_true", help="refuse what has no picture, a fleet")
     parser.add_argument("--processes", type=int, default=2, help="that share the work of a fleet")
     parser.add_argument("--progress", action="store_true", help="tell standard error how far it is")
     given = parser.parse_args(argv)
@@ -50,6 +51,10 @@ def main(argv: Sequence[str]) -> int:
         for problem in error.problems:
             sys.stderr.write(f"{given.file}: {problem}\n")
         return 2
+    refused = _refused(scenario, given)
+    if refused:
+        sys.stderr.write(f"{given.file}: {refused}\n")
+        return 2
     # Losses are what is rehearsed: nobody needs to be warned of them.
     logging.getLogger("modelfleetd.launcher").setLevel(logging.CRITICAL)
     try:
@@ -59,6 +64,17 @@ def main(argv: Sequence[str]) -> int:
     json.dump(found, sys.stdout, ensure_ascii=False)
     sys.stdout.write("\n")
     return 1 if broken else 0
+
+
+def _refused(scenario: Scenario | FleetPlan, given: argparse.Namespace) -> str:
+    """What is asked for that there is not; empty where there is."""
+    if isinstance(scenario, Scenario):
+        return "this is a launch; --ablations is for a `fleet:`" if given.ablations else ""
+    if given.plot:
+        return "this is a fleet, which has a table; --plot is for one launch"
+    if given.seeds > 1:
+        return "this is a fleet, of many launches; --seeds is for one launch, and --seed S takes another seed"
+    return ""
 
 
 def _text(file: str) -> str:
@@ -77,6 +93,7 @@ def _launches(scenario: Scenario, given: argparse.Namespace) -> tuple[dict[str, 
     first: dict[str, Any] = {}
     seeds: list[dict[str, Any]] = []
     broken = 0
+    _tell(given, done=0, total=given.seeds)
     for number in range(given.seeds):
         report = asyncio.run(rehearse(replace(scenario, seed=scenario.seed + number)))
         first = first or as_data(report)
@@ -92,13 +109,14 @@ def _launches(scenario: Scenario, given: argparse.Namespace) -> tuple[dict[str, 
             }
         )
         _tell(given, done=number + 1, total=given.seeds)
-    assumed = {
+    assumed: dict[str, Any] = {
         "old": scenario.old,
         "new": scenario.new,
         "spare": scenario.spare,
         "start_seconds": list(scenario.machines.start_seconds),
         "drain_seconds": list(scenario.machines.terminate_seconds),
         "bake_seconds": scenario.policy.bake_duration.total_seconds(),
+        "notes": list(scenario.notes),
     }
     return {"kind": "launch", "assumed": assumed, "launch": first, "seeds": seeds}, broken
 
@@ -112,6 +130,7 @@ def _fleet(plan: FleetPlan, given: argparse.Namespace) -> tuple[dict[str, Any], 
     broken = 0
     total = sum(each.teams for _, each in plans)
     before = 0
+    _tell(given, done=0, total=total)
     for name, each in plans:
 
         def told(progress: Progress, before: int = before) -> None:

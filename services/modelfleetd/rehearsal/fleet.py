@@ -324,7 +324,8 @@ class Fleet:
             launch = self._ahead(launch)
         elif busy:
             launch = replace(launch, queued=True, baseline="")
-        self.stability.model(candidate, trouble.calibration, trouble.labels)
+        delay = timedelta(seconds=trouble.label_delay_seconds)
+        self.stability.model(candidate, trouble.calibration, trouble.labels, delay)
         self.launches.insert(launch, trouble)
         return launch.name
 

@@ -8,18 +8,30 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
 
 import yaml
+from google.protobuf import json_format
 
+from modelfleet.launcher.v1 import launcher_pb2 as pb
+from modelfleetd.errors import FleetError, InvalidFields
 from modelfleetd.launcher.domain.launch import Strategy
-from modelfleetd.launcher.domain.policy import Policy, StabilityGate, default_rollback_window
+from modelfleetd.launcher.domain.policy import (
+    Approval,
+    AvailabilityGate,
+    Policy,
+    StabilityGate,
+    check,
+    default_rollback_window,
+)
+from modelfleetd.launcher.wire.policy import policy_from_proto
 from modelfleetd.platform.simulator import Behaviour
 from modelfleetd.rehearsal.chance import Trouble
 from modelfleetd.rehearsal.fleet_plan import FleetPlan
+from modelfleetd.rehearsal.stability import CRITERION_WORDS
 
 ACCIDENTS: Final = (
     "kill",
@@ -36,6 +48,13 @@ STRATEGIES: Final = {
     "replace-baseline": Strategy.REPLACE_BASELINE,
     "start-experiment": Strategy.START_EXPERIMENT,
 }
+# Fields of the policy that a scenario has under another name.
+_FIELDS: Final = {
+    "max_step_basis_points": "step",
+    "bake_duration": "bake",
+    "launch_deadline": "deadline",
+}
+_USUAL_TIER: Final = "TIER2"
 _TIERS: Final = ("TIER0", "TIER1", "TIER2", "TIER3", "TIER4")
 _MOST: Final = 1_000_000
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -102,12 +121,14 @@ class Scenario:
     strategy: Strategy = Strategy.REPLACE_BASELINE
     share: int = 0
     holdout: int = 0
-    tier: str = "TIER2"
+    tier: str = _USUAL_TIER
     policy: Policy = field(default_factory=Policy)
     machines: Behaviour = field(default_factory=Behaviour)
     trouble: Trouble = field(default_factory=Trouble)
     accidents: tuple[Accident, ...] = ()
     people: tuple[PersonsAct, ...] = ()
+    # What it was made from says, and the rehearsal does otherwise; told before anything else.
+    notes: tuple[str, ...] = ()
 
 
 def parse(text: str, seed: int | None = None) -> Scenario | FleetPlan:
@@ -230,7 +251,7 @@ def _read_launch(reader: _Reader, seed: int | None) -> Scenario:
     strategy = launch.take("strategy", _one_of(STRATEGIES), f"one of {', '.join(STRATEGIES)}", "replace-baseline")
     share = launch.take("share", share_of, "a share, such as 20%", 0)
     holdout = launch.take("holdout", share_of, "a share, such as 2%", 0)
-    tier = launch.take("tier", _one_of(_TIERS), f"one of {', '.join(_TIERS)}", "TIER2")
+    tier = launch.take("tier", _one_of(_TIERS), f"one of {', '.join(_TIERS)}", _USUAL_TIER)
     if strategy == "start-experiment" and not share:
         launch.complain("launch.share is missing; an experiment ends at a share, such as 20%", "strategy")
     if strategy == "replace-baseline" and share:
@@ -242,9 +263,18 @@ def _read_launch(reader: _Reader, seed: int | None) -> Scenario:
         max_steps=launch.take("max_steps", _whole(1, 100), "1 to 100", 20),
         bake_duration=timedelta(seconds=launch.take("bake", seconds_of, "a time, such as 5m", 300.0)),
         step_deadline=timedelta(seconds=launch.take("step_deadline", seconds_of, "a time, such as 10m", 600.0)),
+        launch_deadline=timedelta(seconds=launch.take("deadline", seconds_of, "a time, such as 7d", 7 * 86_400.0)),
         rollback_window=default_rollback_window(tier),
         stability_gate=StabilityGate(disabled=not launch.take("stability_gate", _flag, "true or false", True)),
+        availability_gate=AvailabilityGate(disabled=not launch.take("availability_gate", _flag, "true or false", True)),
     )
+    try:
+        check(policy)
+    except InvalidFields as error:
+        for violation in error.violations:
+            field = violation.path.rpartition(".")[2]
+            name = _FIELDS.get(field, field)
+            launch.complain(f"launch.{name} {violation.description}", name)
     launch.end()
     machines = _read_machines(reader.section("machines"))
     trouble = _read_candidate(reader.section("candidate"), machines)
@@ -299,6 +329,7 @@ def _read_candidate(reader: _Reader, machines: tuple[Behaviour, float, float | N
         error_rate=reader.take("errors", _rate, "a share of its requests, such as 2%", 0.0),
         latency=reader.take("latency", _number(0.01, 1_000), "times that of the old model, such as 1.5", 1.0),
         labels=reader.take("labels", _rate, "the share of the labels that arrive, such as 80%", 1.0),
+        label_delay_seconds=reader.take("labels_late", seconds_of, "how much later they arrive, such as 10m", 0.0),
     )
     reader.end()
     return trouble
@@ -360,36 +391,56 @@ def _of_plan(found: Mapping[str, Any], seed: int | None) -> Scenario:
         problems.append(Problem(1, f"plans of {strategy} cannot be rehearsed; those of {', '.join(STRATEGIES)} can"))
     if problems:
         raise ScenarioInvalid(problems)
-    (region,), given = regions, found.get("policy") or {}
-    tier = str(found.get("tier") or "TIER2")
     try:
-        policy = Policy(
-            max_step_basis_points=int(given.get("max_step_basis_points", 2_000)),
-            max_steps=int(given.get("max_steps", 20)),
-            bake_duration=_plain(given, "bake_duration", 300.0),
-            step_deadline=_plain(given, "step_deadline", 600.0),
-            rollback_window=_plain(given, "rollback_window", default_rollback_window(tier).total_seconds()),
-            stability_gate=StabilityGate(disabled=bool((given.get("stability_gate") or {}).get("disabled"))),
-        )
-        return Scenario(
-            old=int(region["old_replicas_full"]),
-            new=int(region["new_replicas_full"]),
-            spare=int(region.get("free_units", region.get("extra_units", 0))),
-            seed=seed or 0,
-            strategy=STRATEGIES[strategy],
-            share=int(found.get("target_share_basis_points", 0)) if strategy == "start-experiment" else 0,
-            holdout=int(found.get("holdout_share_basis_points", 0)),
-            tier=tier if tier in _TIERS else "TIER2",
-            policy=policy,
-            machines=Behaviour(start_seconds=(20.0, 60.0), terminate_seconds=(5.0, 30.0)),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        launch = json_format.ParseDict(dict(found), pb.Launch())
+        policy = policy_from_proto(launch.policy, _USUAL_TIER, STRATEGIES[strategy])
+        check(policy)
+    except (json_format.ParseError, FleetError, ValueError) as error:
         said = f"the plan cannot be read ({error}); give what `modelfleet launch plan … -o json` prints"
         raise ScenarioInvalid([Problem(1, said)]) from None
+    (region,) = launch.plan.regions
+    if min(region.old_replicas_full, region.new_replicas_full) < 1:
+        raise ScenarioInvalid([Problem(1, "the plan has no replicas of one of its models: there is nothing to swap")])
+    return Scenario(
+        old=region.old_replicas_full,
+        new=region.new_replicas_full,
+        spare=region.free_units // _units(region),
+        seed=seed or 0,
+        strategy=STRATEGIES[strategy],
+        share=launch.target_share_basis_points,
+        holdout=launch.holdout_share_basis_points,
+        policy=replace(policy, approval=Approval.AUTOMATIC, webhook_gates=(), people_gates=()),
+        machines=Behaviour(start_seconds=(20.0, 60.0), terminate_seconds=(5.0, 30.0)),
+        notes=tuple(_left_out(launch, region, policy)),
+    )
 
 
-def _plain(given: Mapping[str, Any], name: str, usual: float) -> timedelta:
-    return timedelta(seconds=float(str(given.get(name, usual)).removesuffix("s")))
+def _units(region: pb.RegionPlan) -> int:
+    """Units that a replica takes, of the model whose replicas take more."""
+    found = (step.peak_units / max(1, step.old_replicas_before + step.new_replicas) for step in region.steps)
+    return max(1, math.ceil(max(found, default=1.0)))
+
+
+def _left_out(launch: pb.Launch, region: pb.RegionPlan, policy: Policy) -> Iterator[str]:
+    """What a plan demands that a rehearsal does not have, and what it does instead."""
+    yield "machines, traffic and labels are as usual: a plan does not know them"
+    if launch.plan.needs_approval or policy.approval is Approval.REQUIRED:
+        yield "the approval is not waited for"
+    for people in policy.people_gates:
+        share = f"{people.after_share_basis_points / 100:g} %"
+        yield f"people are not waited for who are asked before more than {share} ({people.reason})"
+    for webhook in policy.webhook_gates:
+        yield f"the webhook {webhook.webhook} is not asked ({webhook.when.name.lower().replace('_', ' ')})"
+    if not policy.evidence_gate.disabled:
+        yield "the evidence gate passes: no evidence is looked at"
+    if not policy.stability_gate.disabled and policy.stability_gate.criteria:
+        yield f"the stability gate does not judge by the plan's criteria, but {CRITERION_WORDS}"
+    if len(region.holds) > 1:
+        yield "both models run on one flavor, with the room of both of the plan's"
+    if _units(region) > 1:
+        yield f"a replica takes one unit, and the room is that of replicas of {_units(region)} units"
+    if launch.plan.freeze_conflicts or launch.freeze_overrides:
+        yield "no freeze window holds"
 
 
 def seconds_of(text: str) -> float:

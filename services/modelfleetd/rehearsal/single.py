@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.launcher.domain.notifications import Kind
 from modelfleetd.platform.model import Effect, EffectKind
 from modelfleetd.rehearsal.fleet import FLAVOR, REGION, Fleet, Route
 from modelfleetd.rehearsal.scenario import Accident, Moment, PersonsAct, Scenario
@@ -18,6 +19,8 @@ _LOOK: Final = 60.0
 # A launch that has not ended by then is told as it is.
 _LONGEST: Final = 8 * 86_400.0
 _CRASHES: Final = 0.1
+# Of what people are told: what waits for them.
+_ASKS: Final = frozenset({Kind.PAUSED, Kind.NEEDS_ATTENTION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Something that happened: an event of the launch, an accident, or what somebody did."""
+    """Something that happened: an event of the launch, an accident, what somebody did, or what people were told."""
 
     seconds: float
     kind: str
@@ -105,6 +108,17 @@ async def rehearse(scenario: Scenario) -> Report:
     lines += [
         Line((event.time - began).total_seconds(), "event", event.step, f"{event.type}: {event.message}")
         for event in outcome.events
+    ]
+    # What its history does not say: that it waits for people.
+    lines += [
+        Line(
+            (told.create_time - began).total_seconds(),
+            "told",
+            0,
+            f"people are told: {told.message}",
+        )
+        for told in fleet.launches.rows[name].told
+        if told.kind in _ASKS
     ]
     points = _points(fleet.simulator(TYPE).ledger, began, new)
     return Report(

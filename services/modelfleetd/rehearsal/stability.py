@@ -1,8 +1,9 @@
 """The judge in memory: stability's own verdicts on sufficient statistics of what the simulated models answered.
 
 Every request is one prediction, at the base rate times what the model is miscalibrated by; its label comes when the
-attribution window and its slack are over, and before that it waits. All predictions of a model are alike, so that the
-sums over any number of them are exact.
+attribution window and its slack are over, and before that it waits. A label that is later still, or lost, is missing
+where it is due, and the judge cannot know. All predictions of a model are alike, so that the sums over any number of
+them are exact.
 """
 
 from __future__ import annotations
@@ -28,21 +29,27 @@ BASE_RATE: Final = 0.05
 WINDOW: Final = timedelta(minutes=4)
 _PREDICTION: Final = "click"
 _CRITERION: Final = Criterion(_PREDICTION, calibration=Limits(0.8, 1.25), min_positives=100)
+CRITERION_WORDS: Final = "one prediction's calibration: 0.8 to 1.25 with 100 positives"
 # Above this many, a normal draw is as good as a binomial one.
 _NORMAL_FROM: Final = 30
 
 
 @dataclass(slots=True)
 class _Model:
-    """What one model has predicted: requests so far at moments, and the positives among those that have matured."""
+    """What one model has predicted: requests so far at moments, and the positives among those that have matured.
+
+    `labelled` are those of the matured whose labels have come.
+    """
 
     calibration: float = 1.0
     labels: float = 1.0
+    delay: timedelta = timedelta(0)
     times: list[datetime] = field(default_factory=list)
     requests: list[int] = field(default_factory=list)
     since: datetime | None = None
     before: int = 0
     matured: int = 0
+    labelled: int = 0
     positives: int = 0
 
 
@@ -62,9 +69,16 @@ class MemoryStability:
         self._models: dict[str, _Model] = {}
         self._draws: dict[str, random.Random] = {}
 
-    def model(self, name: str, calibration: float, labels: float) -> None:
-        """Says what a model is like from now on."""
-        self._models[name] = _Model(calibration, labels)
+    def model(self, name: str, calibration: float, labels: float, delay: timedelta = timedelta(0)) -> None:
+        """Says what a model is like from now on.
+
+        Args:
+            name: of the model.
+            calibration: what it predicts over what happens.
+            labels: the share of the positives whose labels come at all.
+            delay: how much later than they are due they come.
+        """
+        self._models[name] = _Model(calibration, labels, delay)
         self._draws[name] = random.Random(f"{self._seed} {name}")
 
     def look(self, name: str) -> None:
@@ -84,13 +98,15 @@ class MemoryStability:
         self.look(name)
         known, now = self._models[name], self._now()
         if known.since != since:
-            known.since, known.matured, known.positives = since, 0, 0
+            known.since, known.matured, known.labelled, known.positives = since, 0, 0, 0
             known.before = _at(known, since)
         edge = max(since, moment_of(mature_before(now, WINDOW)))
         matured = max(known.matured, _at(known, edge) - known.before)
+        come = max(since, moment_of(mature_before(now - known.delay, WINDOW)))
+        labelled = min(matured, max(known.labelled, _at(known, come) - known.before))
         rate = BASE_RATE * known.labels
-        known.positives += _binomial(self._draws[name], matured - known.matured, rate)
-        known.matured = matured
+        known.positives += _binomial(self._draws[name], labelled - known.labelled, rate)
+        known.matured, known.labelled = matured, labelled
         waiting = known.requests[-1] - known.before - matured
         predicted = min(0.999, BASE_RATE * known.calibration)
         first = mature_before(now, WINDOW) if waiting else None

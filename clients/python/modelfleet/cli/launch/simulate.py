@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import threading
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any, Final
 
 import click
 
 from modelfleet.cli import render
-from modelfleet.cli.session import Session, with_session
+from modelfleet.cli.launch.told import with_session
+from modelfleet.cli.session import Session
 from modelfleet.plot import Chart, Limit, Series
 
 _MOST_BYTES: Final = 4 << 20
+# Its exit status where the file cannot be rehearsed, or not in that way.
+_REFUSED: Final = 2
+_INTERRUPTED: Final = 130
 
 
 @click.command("simulate")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--seed", type=click.IntRange(0), help="Instead of that in the file.")
 @click.option(
-    "--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many seeds: says how they end."
+    "--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many: says how a launch ends."
 )
 @click.option("--ablations", is_flag=True, help="A fleet also without recycling and without future reservations.")
-@click.option("--plot", "path", metavar="FILE", help="Write the picture into a .png or .svg file too.")
+@click.option("--plot", "path", metavar="FILE", help="Write the picture of a launch into a .png or .svg file.")
 @with_session
 def simulate(session: Session, file: str, seed: int | None, seeds: int, ablations: bool, path: str | None) -> None:
     """Rehearse a launch in virtual time before making it.
@@ -42,17 +49,17 @@ def simulate(session: Session, file: str, seed: int | None, seeds: int, ablation
     if path is not None:
         _check_picture(path)
     text = sys.stdin.read(_MOST_BYTES + 1) if file == "-" else ""
-    found, status = _run(file, text, seed, seeds, ablations=ablations)
+    wishes = ["--seed", str(seed)] if seed is not None else []
+    wishes += [f"--{name}" for name, wanted in (("ablations", ablations), ("plot", path is not None)) if wanted]
+    found, status = _run([file, "--seeds", str(seeds), *wishes], text)
     if not session.is_table:
         render.dump(session, found)
     elif found["kind"] == "fleet":
         _show_fleet(found)
     else:
         _show_launch(found)
-    if path is not None and found["kind"] == "launch":
+    if path is not None:
         render.picture(_charts(found["launch"]), path)
-    elif path is not None:
-        raise click.UsageError("--plot is for one launch; a fleet has a table")
     if status:
         raise click.exceptions.Exit(status)
 
@@ -66,38 +73,74 @@ def _check_picture(path: str) -> None:
         raise click.UsageError(f"--plot: {error}") from None
 
 
-def _run(file: str, text: str, seed: int | None, seeds: int, *, ablations: bool) -> tuple[dict[str, Any], int]:
+def _run(wishes: Sequence[str], text: str) -> tuple[dict[str, Any], int]:
     """Runs the rehearsal in a process of its own: the client has nothing of the services in it."""
-    command = [sys.executable, "-m", "modelfleetd", "simulate", file, "--seeds", str(seeds), "--progress"]
-    command += ["--seed", str(seed)] if seed is not None else []
-    command += ["--ablations"] if ablations else []
+    command = [sys.executable, "-m", "modelfleetd", "simulate", *wishes, "--progress"]
+    # In a group of its own, so that it ends as a whole, with those that share its work, and has nothing to say then.
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        process_group=0,
     ) as process:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-        said: list[str] = []
         answer: list[str] = []
         # Both ends are read at once: neither pipe may fill up.
         reading = threading.Thread(target=lambda out: answer.append(out.read()), args=(process.stdout,))
         reading.start()
         try:
-            process.stdin.write(text)
-            process.stdin.close()
-            with render.progress("rehearses", None if seeds == 1 else seeds) as advance:
-                for line in process.stderr:
-                    if line.startswith('{"done"'):
-                        advance(1)
-                    else:
-                        said.append(line.rstrip())
+            # Whoever finds a mistake before it has read everything says it, and does not read on.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(text)
+                process.stdin.close()
+            said = _follow(process.stderr)
             status = process.wait()
+        except KeyboardInterrupt:
+            _end(process)
+            click.echo("modelfleet: the rehearsal was interrupted; nothing that runs was touched", err=True)
+            raise click.exceptions.Exit(_INTERRUPTED) from None
         except BaseException:
-            process.terminate()
+            _end(process)
             raise
         finally:
             reading.join()
+    if status == _REFUSED:
+        # Everything that is wrong, each on a line of its own.
+        for line in said:
+            click.echo(f"modelfleet: {line}", err=True)
+        raise click.exceptions.Exit(1)
     if status not in (0, 1) or not answer or not answer[0].strip():
         raise click.ClickException("\n".join(said[-20:]) or "the rehearsal ended without an answer")
     return json.loads(answer[0]), status
+
+
+def _follow(lines: Iterable[str]) -> list[str]:
+    """Shows how far it is; returns what else it says."""
+    said: list[str] = []
+    done: int | None = None
+    with contextlib.ExitStack() as shown:
+        for line in lines:
+            if not line.startswith('{"done"'):
+                said.append(line.rstrip())
+                continue
+            told = json.loads(line)
+            if done is None:
+                # Of one launch nobody knows how long it takes.
+                total = told["total"] if told["total"] > 1 else None
+                advance = shown.enter_context(render.progress("rehearses", total))
+                done = 0
+            advance(told["done"] - done)
+            done = told["done"]
+    return said
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 # One launch
@@ -108,8 +151,11 @@ def _show_launch(found: Mapping[str, Any]) -> None:
     start, drain = assumed["start_seconds"], assumed["drain_seconds"]
     click.echo(
         f"{assumed['old']} replicas become {assumed['new']} with {assumed['spare']} to spare; a replica starts in "
-        f"{_between(start)} and ends in {_between(drain)}; seed {launch['seed']}\n"
+        f"{_between(start)} and ends in {_between(drain)}; seed {launch['seed']}"
     )
+    for note in assumed["notes"]:
+        click.echo(f"not as planned: {note}")
+    click.echo()
     rows = [
         [_clock(line["seconds"]), str(line["step"] or ""), *_serving(launch["served"], line["seconds"]), _said(line)]
         for line in _news(launch["timeline"])
@@ -119,7 +165,8 @@ def _show_launch(found: Mapping[str, Any]) -> None:
     click.echo(f"\n{launch['outcome']}" + ("" if launch["ended"] else " It had not ended after eight days."))
     phases = ", ".join(f"{each['state'].lower()} {_clock(each['seconds'])}" for each in launch["phases"])
     click.echo(f"took {_clock(launch['seconds'])}: {phases}")
-    click.echo(f"peak {launch['peak_units']:,} of the {launch['hold_units']:,} units that it held")
+    held = f"of the {launch['hold_units']:,} units that it held" if launch["hold_units"] else "units; it held none"
+    click.echo(f"peak {launch['peak_units']:,} {held}")
     _promises(launch["broken_promises"], launch["effects"])
     click.echo(f"trace {launch['trace'][:16]}")
     if len(seeds) > 1:
