@@ -49,8 +49,10 @@ POOL: Final = "pools/rehearsal"
 FLAVOR: Final = "flavors/cpu"
 REGION: Final = "regions/local"
 # Looks at which nothing can have changed are left out, for so long at most.
-_QUIET: Final = 5.0
+_QUIET: Final = 30.0
 _QUIETEST: Final = 600.0
+# While nothing happens on a route the gates of a bake are asked so often; at its end in any case.
+_JUDGED: Final = 120.0
 # What only others can end: whoever does wakes the launch.
 _UP_TO_OTHERS: Final = frozenset({"AwaitingApproval", "AwaitingPeople", "RouteBusy"})
 # What is refused for want of capacity is asked for again so much after something was freed, at most.
@@ -614,22 +616,26 @@ class Fleet:
             self._refused[launch.name] = None
             return 6 * _QUIETEST
         if reason == "Baking":
-            return max(seconds, min(self._next_event(launch.model_type), self._until_judged(launch)))
+            return max(seconds, min(self._next_event(launch.model_type, _QUIETEST), self._until_judged(launch)))
+        if reason == "Frozen":
+            return max(seconds, self._next_event(launch.model_type, _QUIETEST))
         if seconds >= 1.0 or not launch.touched:
             return seconds
         return max(seconds, min(self._next_event(launch.model_type), _QUIET if seconds >= 0.2 else seconds))
 
     def _until_judged(self, launch: Launch) -> float:
         """Seconds until the gates of a bake are asked again, or it ends."""
-        times = [time for time in (launch.step.next_judge, launch.bake_end) if time is not None]
-        return (min(times) - self.clock.now()).total_seconds() if times else 0.0
+        end, judge, now = launch.bake_end, launch.step.next_judge, self.clock.now()
+        if end is None:
+            return (judge - now).total_seconds() if judge is not None else 0.0
+        return min(_JUDGED, (end - now).total_seconds())
 
-    def _next_event(self, model_type: str) -> float:
-        """Seconds until something happens on a route; a second where nothing is due but requests."""
+    def _next_event(self, model_type: str, quiet: float = 1.0) -> float:
+        """Seconds until something happens on a route, `_QUIETEST` at most; `quiet` where only requests are due."""
         now = self.clock.monotonic()
         found = [self._simulators[model_type, region].next_event for region in self.routes[model_type].needs]
         times = [due - now + SOONEST for due in found if due is not None]
-        return max(SOONEST, min(times)) if times else 1.0
+        return min(_QUIETEST, max(SOONEST, min(times))) if times else quiet
 
     def _free_again(self) -> None:
         """Who was refused for want of capacity asks again soon."""
