@@ -226,7 +226,7 @@ async def test_a_hanging_call_that_comes_through_after_the_lease_does_no_harm() 
     assert rehearsal.hung > 2
 
 
-@settings(max_examples=30, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**32),
     old=st.integers(4, 60),
