@@ -96,9 +96,18 @@ class MemoryStore:
     others: list[MemoryStore] = field(default_factory=list)
     # Told of each change as soon as it is written, before the round goes on.
     recorded: Callable[[Launch], Awaitable[None]] | None = None
+    # The row that was read last, and what it says: it is read more often than written.
+    _read: tuple[Any, Launch] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._read = self.row, from_document(Launch, self.row)
 
     def load(self) -> Launch:
-        return replace(from_document(Launch, self.row), version=self.version, epoch=self.epoch)
+        row, launch = self._read
+        if row is not self.row:
+            launch = from_document(Launch, self.row)
+            self._read = self.row, launch
+        return replace(launch, version=self.version, epoch=self.epoch)
 
     @property
     def state(self) -> State:

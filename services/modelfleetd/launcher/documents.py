@@ -9,28 +9,19 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+# Types of fields that need nothing done, as annotations name them.
+_PLAIN: Final = frozenset({"str", "int", "float", "bool", str, int, float, bool})
 
 
 def to_document(value: Any) -> Any:
     """Returns what JSON can hold of a value: enums by name, times as ISO 8601, spans in microseconds."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: to_document(getattr(value, name)) for name in _fields(type(value))}
-    match value:
-        case enum.Enum():
-            return value.name
-        case datetime():
-            return value.isoformat()
-        case timedelta():
-            return value // timedelta(microseconds=1)
-        case tuple() | list():
-            return [to_document(item) for item in value]
-        case Mapping():
-            return {str(key): to_document(item) for key, item in value.items()}
-        case _:
-            return value
+    kind: Any = type(value)
+    return _writer(kind)(value)
 
 
 def from_document(kind: type[T], document: Any) -> T:
@@ -40,8 +31,38 @@ def from_document(kind: type[T], document: Any) -> T:
 
 
 @functools.cache
-def _fields(kind: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))
+def _writer(kind: Any) -> Callable[[Any], Any]:
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_writer(kind)
+    if issubclass(kind, enum.Enum):
+        return lambda value: value.name
+    if issubclass(kind, datetime):
+        return datetime.isoformat
+    if issubclass(kind, timedelta):
+        return lambda value: value // _MICROSECOND
+    if issubclass(kind, tuple | list):
+        return lambda value: [to_document(item) for item in value]
+    if issubclass(kind, Mapping):
+        return lambda value: {str(key): to_document(item) for key, item in value.items()}
+    return _as_it_is
+
+
+def _dataclass_writer(kind: Any) -> Callable[[Any], Any]:
+    names = [field.name for field in dataclasses.fields(kind)]
+    # Most fields of a launch are as JSON has them.
+    others = [field.name for field in dataclasses.fields(kind) if field.type not in _PLAIN]
+
+    def write(value: Any) -> Any:
+        document = {name: getattr(value, name) for name in names}
+        for name in others:
+            document[name] = to_document(document[name])
+        return document
+
+    return write
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 @functools.cache
@@ -66,14 +87,19 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
         return lambda document: timedelta(microseconds=document)
     if kind is float:
         return float
-    return lambda document: document
+    return _as_it_is
 
 
 def _dataclass_reader(kind: Any) -> Callable[[Any], Any]:
     hints = typing.get_type_hints(kind)
     readers = {field.name: _reader(hints[field.name]) for field in dataclasses.fields(kind)}
+    others = [(name, take) for name, take in readers.items() if take is not _as_it_is]
 
     def read(document: Any) -> Any:
-        return kind(**{name: take(document[name]) for name, take in readers.items() if name in document})
+        given = {name: document[name] for name in readers if name in document}
+        for name, take in others:
+            if name in given:
+                given[name] = take(given[name])
+        return kind(**given)
 
     return read
