@@ -19,7 +19,7 @@ from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleetd.errors import InvalidFields
 from modelfleetd.kit import filter as filters
 from modelfleetd.kit.ordering import Order
-from modelfleetd.registry import index
+from modelfleetd.registry import columns, row_masks
 from modelfleetd.registry.api.base import fits_of
 from modelfleetd.registry.snapshot import MODEL_TYPES, MODELS_OF_ALL, Snapshot, models_of
 
@@ -31,8 +31,8 @@ Said = Callable[[Any], bool]
 def _few_are_many() -> Iterator[None]:
     """Lets a handful of entries go every way that otherwise takes hundreds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index, "_MOST_SPARSE", 2)
-        patch.setattr(index, "_FIRST_CHUNK", 2)
+        patch.setattr(columns, "_MOST_SPARSE", 2)
+        patch.setattr(row_masks, "_FIRST_CHUNK", 2)
         yield
 
 
@@ -279,8 +279,8 @@ def test_attributes_can_be_filtered_by_while_a_schema_says_so(made: list[Any], d
 
 
 def test_thousands_of_entries_are_found_as_a_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "_MOST_SPARSE", 256)
-    monkeypatch.setattr(index, "_FIRST_CHUNK", 1024)
+    monkeypatch.setattr(columns, "_MOST_SPARSE", 256)
+    monkeypatch.setattr(row_masks, "_FIRST_CHUNK", 1024)
     chance = random.Random(7)
 
     def model(number: int) -> pb.Model:
