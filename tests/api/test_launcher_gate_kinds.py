@@ -20,7 +20,7 @@ from modelfleet.registry.v1 import evidence_pb2, registry_pb2
 from modelfleetd.clock import SystemClock
 from modelfleetd.launcher.domain.record import Verdict
 from modelfleetd.launcher.webhooks import Webhooks, read
-from tests.support.launcher import CTR, NEW, launcher_fleet, refused
+from tests.support.launcher import CTR, NEW, TARGET, launcher_fleet, refused
 from tests.support.wait import until
 
 SECRET = "a secret of more than sixteen bytes"
@@ -77,6 +77,8 @@ async def test_a_candidate_that_answers_worse_than_its_baseline_goes_back(databa
             fleet.simulator.error_rates[NEW] = 0.2
         else:
             fleet.simulator.latencies[NEW] = 50.0
+            # Enough on both sides in the shortest of intervals: latencies of few requests are not compared.
+            fleet.simulator.traffic(TARGET, 50_000)
         policy = pb.LaunchPolicy(stability_gate=pb.StabilityGate(max_extensions=20))
         await fleet.create(bake=1, policy=policy)
         launch = await fleet.reaches(pb.Launch.ROLLED_BACK, timeout=60)
