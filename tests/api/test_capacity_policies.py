@@ -359,7 +359,7 @@ async def test_the_command_line_shows_what_was_decided_and_why(
         said = await run("decide", "ctr/new", "--pool", "feed", "--policy", "careful", "--launch", "l1")
         assert "NEEDS_APPROVAL by launchPolicies/careful: It costs 250 an hour after 125 before" in said
         assert "may approve: APPROVER of teams/feed, CAPACITY_OWNER of teams/feed" in said
-        assert "kept 2h, 0% of the old replicas warm" in said
+        assert "what a rollback needs is kept for: 2h" in said
         name = said.rsplit("kept as launchDecisions/", 1)[1].strip()
         listed = await run("decision", "list", "ctr/new")
         assert name in listed and "careful" in listed and "l1" in listed

@@ -11,6 +11,7 @@ import pytest
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleet.cli import main
 from tests.support.capacity import NEW, OLD, POOL, capacity_fleet, hold, make_pool, uses
+from tests.support.wait import until
 
 RESERVATION = ("capacity", "reservation")
 
@@ -61,10 +62,10 @@ async def test_one_that_waits_is_listed_followed_and_held_when_the_other_is_sett
         assert "SETTLED" in await run("settle", first["name"], "--uses", "ctr/new:cpu@eu=420")
         assert (await fleet.usage()).retained_units == 0
 
-        async with asyncio.timeout(20):
-            while "No" not in (listed_now := await run("list", "--waiting")):
-                await asyncio.sleep(0.1)
-        assert listed_now == "Nobody waits.\n"
+        async def nobody_waits() -> bool:
+            return await run("list", "--waiting") == "Nobody waits.\n"
+
+        await until(nobody_waits, timeout=20, every=0.1)
         for verb in ("cancel", "watch"):
             said = await run(verb, waits["name"])
             assert "CANCELLED  Cancelled by " in said and said.endswith("; 100 units are free again.\n")

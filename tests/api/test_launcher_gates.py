@@ -67,6 +67,7 @@ async def _traffic(fleet: Fleet, score: float) -> None:
                     label=CLICKED,
                 )
             )
+        # The pace of the traffic; nothing waits for it.
         await asyncio.sleep(0.2)
 
 

@@ -186,12 +186,11 @@ def test_everything_that_is_wrong_with_a_policy_is_named_at_once() -> None:
             gain_against_cost=GainAgainstCost("Time Spent", 0.0, max_loss=float("nan"), max_evidence_age=timedelta()),
             approvers=(PolicyApprover(Role.ENGINEER), PolicyApprover(None)),
             rollback_window=timedelta(days=8),
-            warm_share_basis_points=10_001,
         )
     assert [violation.path.removeprefix("launch_policy.") for violation in refused.value.violations] == [
         "team", "description", "gain_against_cost.metric", "gain_against_cost.min_gain_per_doubling",
         "gain_against_cost.max_loss", "gain_against_cost.max_evidence_age", "approvers[0].role", "approvers[1].role",
-        "rollback_window", "warm_share_basis_points",
+        "rollback_window",
     ]  # fmt: skip
     with pytest.raises(InvalidFields) as without:
         policy()

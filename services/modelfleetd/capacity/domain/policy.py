@@ -91,7 +91,6 @@ class LaunchPolicy:
         team_default: whether it applies where neither launch nor model type name a policy.
         approvers: who may approve what the rule does not accept; empty: APPROVER and CAPACITY_OWNER of the team.
         rollback_window: how long a launch keeps what a rollback needs; None: by the tier.
-        warm_share_basis_points: of the old model's replicas that go on running in that time.
 
     Raises:
         InvalidFields: names every field that is wrong.
@@ -106,7 +105,6 @@ class LaunchPolicy:
     gain_against_cost: GainAgainstCost | None = None
     approvers: tuple[PolicyApprover, ...] = ()
     rollback_window: timedelta | None = None
-    warm_share_basis_points: int = 0
     uid: str = ""
     etag: str = ""
     create_time: datetime | None = None
@@ -149,8 +147,6 @@ def _wrong(policy: LaunchPolicy) -> Iterator[FieldViolation]:
             yield violation(f"approvers[{index}].role", f"must be one of {accepted}")
     if policy.rollback_window is not None and not timedelta() <= policy.rollback_window <= timedelta(days=7):
         yield violation("rollback_window", "must be 0 to 7 d")
-    if not 0 <= policy.warm_share_basis_points <= BASIS_POINTS:
-        yield violation("warm_share_basis_points", f"must be 0 to {BASIS_POINTS:,}")
 
 
 def _wrong_gain(gain: GainAgainstCost) -> Iterator[FieldViolation]:

@@ -19,7 +19,6 @@ from modelfleetd.kit.db import Connection, Record
 _WRITTEN = (
     "team", "description", "team_default", "rule", "max_cost_ratio", "tolerance_basis_points", "metric",
     "min_gain_per_doubling", "max_loss", "max_evidence_age", "approver_roles", "approver_teams", "rollback_window",
-    "warm_share_basis_points",
 )  # fmt: skip
 _COLUMNS = f"""name, uid::text, {", ".join(_WRITTEN)}, create_time, update_time,
     substr(md5(uid::text || version::text), 1, 16) AS etag"""
@@ -155,7 +154,6 @@ def _values(policy: LaunchPolicy) -> list[object]:
         [approver.role.value for approver in policy.approvers if approver.role],
         [approver.team for approver in policy.approvers],
         policy.rollback_window,
-        policy.warm_share_basis_points,
     ]
 
 
@@ -170,7 +168,6 @@ def _policy(row: Record) -> LaunchPolicy:
         team_default=row["team_default"],
         approvers=tuple(PolicyApprover(Role(role), team) for role, team in approvers),
         rollback_window=row["rollback_window"],
-        warm_share_basis_points=row["warm_share_basis_points"],
         create_time=row["create_time"],
         update_time=row["update_time"],
         **_rule(row),

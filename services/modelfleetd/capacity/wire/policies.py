@@ -17,7 +17,7 @@ from modelfleetd.kit.codec import from_proto, timestamp_to_proto, to_proto
 POLICY_FIELDS = frozenset(
     {
         "team", "description", "team_default", "free_within_quota", "no_regression", "gain_against_cost", "approvers",
-        "rollback_window", "warm_share_basis_points",
+        "rollback_window",
     }
 )  # fmt: skip
 

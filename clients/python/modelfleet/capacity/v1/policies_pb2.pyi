@@ -39,7 +39,6 @@ class LaunchPolicy(_message.Message):
     GAIN_AGAINST_COST_FIELD_NUMBER: _builtins.int
     APPROVERS_FIELD_NUMBER: _builtins.int
     ROLLBACK_WINDOW_FIELD_NUMBER: _builtins.int
-    WARM_SHARE_BASIS_POINTS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
@@ -53,10 +52,6 @@ class LaunchPolicy(_message.Message):
     """What it is for. At most 1000 characters."""
     team_default: _builtins.bool
     """Whether it applies to every launch of the team whose model type names no policy. At most one a team."""
-    warm_share_basis_points: _builtins.int
-    """Share of the old model's replicas that go on running without traffic during the rollback window, in basis points, so that
-    a rollback is immediate. 0 (default) to 10,000.
-    """
     etag: _builtins.str
     """Changes with every change; send it back to be refused when somebody else was faster."""
     @_builtins.property
@@ -102,14 +97,13 @@ class LaunchPolicy(_message.Message):
         gain_against_cost: Global___GainAgainstCost | None = ...,
         approvers: _abc.Iterable[Global___PolicyApprover] | None = ...,
         rollback_window: _duration_pb2.Duration | None = ...,
-        warm_share_basis_points: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "free_within_quota", b"free_within_quota", "gain_against_cost", b"gain_against_cost", "no_regression", b"no_regression", "rollback_window", b"rollback_window", "rule", b"rule", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "create_time", b"create_time", "description", b"description", "etag", b"etag", "free_within_quota", b"free_within_quota", "gain_against_cost", b"gain_against_cost", "name", b"name", "no_regression", b"no_regression", "rollback_window", b"rollback_window", "rule", b"rule", "team", b"team", "team_default", b"team_default", "uid", b"uid", "update_time", b"update_time", "warm_share_basis_points", b"warm_share_basis_points"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "create_time", b"create_time", "description", b"description", "etag", b"etag", "free_within_quota", b"free_within_quota", "gain_against_cost", b"gain_against_cost", "name", b"name", "no_regression", b"no_regression", "rollback_window", b"rollback_window", "rule", b"rule", "team", b"team", "team_default", b"team_default", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["free_within_quota", "no_regression", "gain_against_cost"]  # noqa: Y015
     _WhichOneofArgType_rule: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015

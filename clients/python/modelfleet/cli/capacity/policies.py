@@ -114,8 +114,8 @@ def _show(session: Session, made: pb.LaunchDecision) -> None:
         click.echo(f"may approve: {_approvers(made.approvers)}")
     rows = [[v.id, f"{v.value:.6g}", v.unit, _shown(v.source), render.clock(v.time)[:16]] for v in made.values]
     render.console().print(render.table(["VALUE", "IS", "UNIT", "SOURCE", "AS OF"], rows))
-    kept, warm = render.duration(made.policy.rollback_window) or "0s", made.policy.warm_share_basis_points
-    click.echo(f"after the launch, for a rollback: kept {kept}, {render.percent(warm)} of the old replicas warm")
+    kept = render.duration(made.policy.rollback_window) or "no time"
+    click.echo(f"after the launch, what a rollback needs is kept for: {kept}")
     for warning in made.warnings:
         click.echo(f"note: {warning}", err=True)
 
