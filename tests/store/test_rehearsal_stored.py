@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from modelfleetd.kit.db import Database
+from modelfleetd.rehearsal.fleet import Parts
 from modelfleetd.rehearsal.fleet_plan import FleetPlan, TeamOutcome, TeamRehearsal
 from tests.support.stored_launches import StoredLaunches, virtual_database
 
@@ -23,7 +24,8 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 async def both(plan: FleetPlan, database: Database) -> tuple[TeamOutcome, TeamOutcome, TeamRehearsal]:
     """One team, in memory and on the store."""
-    in_memory, stored = TeamRehearsal(plan, 0), TeamRehearsal(plan, 0, partial(StoredLaunches, database))
+    parts = Parts(launches=partial(StoredLaunches, database))
+    in_memory, stored = TeamRehearsal(plan, 0), TeamRehearsal(plan, 0, parts=parts)
     await in_memory.run()
     await stored.run()
     return in_memory.outcome(0.0), stored.outcome(0.0), stored

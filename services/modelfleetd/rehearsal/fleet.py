@@ -94,6 +94,19 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """What keeps a fleet's launches, models and units, and answers the launcher; by default all in memory."""
+
+    launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches
+    registry: Callable[[], MemoryRegistry] = MemoryRegistry
+    capacity: Callable[..., MemoryCapacity] = MemoryCapacity
+    world: Callable[[MemoryRegistry, MemoryCapacity, MemoryStability, Chance, str], MemoryWorld] = MemoryWorld
+
+
+IN_MEMORY: Final = Parts()
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchOutcome:
     """What has become of a launch.
 
@@ -138,7 +151,7 @@ class Fleet:
         history: int | None = None,
         pool: str = POOL,
         team: str = TEAM,
-        launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches,
+        parts: Parts = IN_MEMORY,
     ) -> None:
         """Makes a fleet without routes.
 
@@ -150,21 +163,21 @@ class Fleet:
             history: events that are kept of each launch; None: all.
             pool: its name.
             team: whose it is.
-            launches: makes the launcher's store.
+            parts: that it is made of.
         """
         self.clock = clock or ManualClock()
         self.oracle = Oracle()
-        self.registry = MemoryRegistry()
+        self.registry = parts.registry()
         self.chance = Chance(f"{seed} accidents")
-        self.capacity = MemoryCapacity(pool, {}, self.clock, future_reservations=future_reservations)
+        self.capacity = parts.capacity(pool, {}, self.clock, future_reservations=future_reservations)
         self.stability = MemoryStability(seed, self.clock.now, self._requests)
-        self.launches = launches(self.clock, self.chance, history)
+        self.launches = parts.launches(self.clock, self.chance, history)
         self.routes: dict[str, Route] = {}
         self.pool, self.team = pool, team
         self.rounds = self.crashes = self.stalls = 0
         self._seed = seed
         self._spare = spare
-        self._world = MemoryWorld(self.registry, self.capacity, self.stability, self.chance, team)
+        self._world = parts.world(self.registry, self.capacity, self.stability, self.chance, team)
         ports: Any = self._world
         self._ports = World(ports, ports, ports, ports)
         self._executor = Executor(self._ports, self.clock)
