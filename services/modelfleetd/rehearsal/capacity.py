@@ -173,10 +173,10 @@ class MemoryCapacity:
         self.catch_up()
         found, now = self._get(name), self._clock.now()
         found.require_live()
-        expires = now + found.time_to_live
+        expires = found.expire_time if found.activate_time else now + found.time_to_live
         told = found.expected_release_time if release is None else release
         self._put(replace(found, renew_time=now, expire_time=expires, expected_release_time=told))
-        if found.activate_time is None:
+        if expires is not None and found.activate_time is None:
             heapq.heappush(self._due, (expires, name))
 
     def activate(self, name: str) -> None:
@@ -185,7 +185,8 @@ class MemoryCapacity:
         found = self._get(name)
         found.require(State.SETTLED)
         if found.activate_time is None:
-            self._put(replace(found, activate_time=self._clock.now()))
+            now = self._clock.now()
+            self._put(replace(found, activate_time=now, renew_time=now))
 
     def cancel(self, name: str) -> None:
         """Raises WrongState where it was activated or has been settled."""

@@ -97,6 +97,7 @@ class Route:
 class Parts:
     """What keeps a fleet's launches, models and units, and answers the launcher; by default all in memory."""
 
+    clock: Callable[[], ManualClock] = ManualClock
     launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches
     registry: Callable[[], MemoryRegistry] = MemoryRegistry
     capacity: Callable[..., MemoryCapacity] = MemoryCapacity
@@ -165,7 +166,7 @@ class Fleet:
             team: whose it is.
             parts: that it is made of.
         """
-        self.clock = clock or ManualClock()
+        self.clock = clock or parts.clock()
         self.oracle = Oracle()
         self.registry = parts.registry()
         self.chance = Chance(f"{seed} accidents")
