@@ -1,6 +1,5 @@
 """The launches of a fleet in virtual time, in the launcher's own store on PostgreSQL.
 
-`now()` of its connections is the fleet's time: a function of that name stands before PostgreSQL's own in their path.
 What the rounds get is what the store gives back, through rows and documents; what the store in memory would have given
 is held against it.
 """
@@ -23,31 +22,13 @@ from modelfleetd.launcher.store.rounds import CLAIM
 from modelfleetd.launcher.store.rows import id_of, launch_of
 from modelfleetd.rehearsal.chance import Chance, Trouble
 from modelfleetd.rehearsal.launches import MemoryLaunches, Row
+from tests.support.virtual_time import VirtualTime, unhurried
 
-_VIRTUAL = """
-CREATE SCHEMA virtual;
-CREATE TABLE virtual.clock (time timestamptz NOT NULL);
-INSERT INTO virtual.clock VALUES (pg_catalog.now());
-CREATE FUNCTION virtual.now() RETURNS timestamptz STABLE LANGUAGE sql AS 'SELECT time FROM virtual.clock';
-CREATE FUNCTION virtual.clock_timestamp() RETURNS timestamptz STABLE LANGUAGE sql AS 'SELECT time FROM virtual.clock';
-"""
 # The fleet's time is a float, the database's whole microseconds.
 _ROUNDING = timedelta(milliseconds=1)
-_PATH = "virtual, launcher, pg_catalog"
 # The statement of every claim, for the one launch that is due.
 _CLAIM_ONE = CLAIM.replace("WHERE end_time IS NULL", "WHERE id = $4 AND end_time IS NULL")
 assert _CLAIM_ONE != CLAIM
-
-
-async def virtual_database(url: str) -> Database:
-    """A database of the launcher whose time is told it."""
-    plain = await Database.open(url, "launcher", max_size=1)
-    try:
-        async with plain.transaction() as conn:
-            await conn.execute(_VIRTUAL)
-    finally:
-        await plain.close()
-    return await Database.open(url, _PATH, max_size=2)
 
 
 class StoredLaunches(MemoryLaunches):
@@ -58,11 +39,14 @@ class StoredLaunches(MemoryLaunches):
         statements: that the store was asked for.
     """
 
-    def __init__(self, database: Database, clock: ManualClock, chance: Chance, history: int | None) -> None:
+    def __init__(
+        self, database: Database, time: VirtualTime, clock: ManualClock, chance: Chance, history: int | None
+    ) -> None:
         super().__init__(clock, chance, history)
         self.differences: list[str] = []
         self.statements = 0
-        self._time = clock
+        self._now = clock.now
+        self._time = time
         self._database = database
         self._store = Store(database)
         # What people have done since the last round, each with its time.
@@ -78,7 +62,7 @@ class StoredLaunches(MemoryLaunches):
     def put(self, after: Launch, said: str, *, fence: bool = False, anew: bool = False) -> None:
         assert not anew
         super().put(after, said, fence=fence)
-        event = Event("Verb", said, self._time.now(), after.step.number)
+        event = Event("Verb", said, self._now(), after.step.number)
 
         async def put(conn: Connection) -> None:
             before, _ = await self._store.lock(conn, after.name)
@@ -93,34 +77,33 @@ class StoredLaunches(MemoryLaunches):
         self._later(lambda conn: conn.execute(again, id_of(self.rows[name].launch)))
 
     def _later(self, act: Callable[[Connection], Awaitable[Any]]) -> None:
-        self._undone.append((self._time.now(), act))
+        self._undone.append((self._now(), act))
 
     async def catch_up(self) -> None:
         """Does what people have done, and tells the database what time it is."""
         while self._undone:
             time, act = self._undone.popleft()
-            await self._set(time)
+            await self._time.set(time)
             async with self._database.transaction() as conn:
                 await act(conn)
             self.statements += 1
-        await self._set(self._time.now())
-
-    async def _set(self, time: datetime) -> None:
-        await self._database.execute("UPDATE virtual.clock SET time = $1", time)
+        await self._time.set(self._now())
 
     # What a round does
 
+    @unhurried
     async def _claimed(self, row: Row) -> Launch:
         await self.catch_up()
-        await self._set(self._time.now() + _ROUNDING)
+        await self._time.set(self._now() + _ROUNDING)
         name = id_of(row.launch)
         lease = LEASE_SECONDS - 2 * _ROUNDING.total_seconds()
         found = await self._database.fetch(_CLAIM_ONE, 1, "a rehearsal", lease, name)
         self.statements += 1
         if not found:
-            raise AssertionError(f"{row.name} is due at {self._time.now()}, and the store does not give it")
+            raise AssertionError(f"{row.name} is due at {self._now()}, and the store does not give it")
         return self._same(row.launch, launch_of(found[0]))
 
+    @unhurried
     async def _recorded(self, before: Launch, change: Change) -> Launch:
         await self.catch_up()
         self.statements += 1
@@ -129,6 +112,7 @@ class StoredLaunches(MemoryLaunches):
             raise AssertionError(f"{before.name}: the store refuses what is written by version {before.version}")
         return self._same(change.after, written)
 
+    @unhurried
     async def _looked_at(self, launch: Launch, seconds: float) -> Launch:
         await self.catch_up()
         self.statements += 1
@@ -136,6 +120,7 @@ class StoredLaunches(MemoryLaunches):
             raise AssertionError(f"{launch.name}: the store refuses a look by version {launch.version}")
         return launch
 
+    @unhurried
     async def _unqueued(self, launch: Launch) -> Launch:
         await self.catch_up()
         self.statements += 1
@@ -150,11 +135,13 @@ class StoredLaunches(MemoryLaunches):
             raise AssertionError(f"{launch.name}: the store keeps it in the queue")
         return replace(launch, queued=False, version=launch.version + 1)
 
+    @unhurried
     async def _yielded(self, launch: Launch) -> None:
         await self.catch_up()
         self.statements += 1
         await self._store.yield_lease(launch)
 
+    @unhurried
     async def get(self, name: str) -> Launch:
         await self.catch_up()
         return self._same(await super().get(name), await self._store.get(name))

@@ -31,6 +31,7 @@ from modelfleetd.capacity.domain.reservation import (
 )
 from modelfleetd.capacity.domain.room import room_of
 from modelfleetd.capacity.domain.settlement import Settlement, settle
+from modelfleetd.capacity.domain.simulation import simulate
 from modelfleetd.capacity.domain.waiting import NEWEST, Claim, Line, Prospect, Release, release_time, reservation_of
 from modelfleetd.clock import Clock
 from modelfleetd.errors import LaunchEnded, ResourceExists, ResourceNotFound
@@ -86,7 +87,7 @@ class MemoryCapacity:
         self._reservations: dict[str, Reservation] = {}
         # Of these, the ones that decisions look at: what waits, what is held, and what is kept for rollbacks.
         self._open: dict[str, Reservation] = {}
-        self._answers: dict[str, str] = {}
+        self._answers: dict[str, Hold] = {}
         self._of_launch: dict[tuple[str, int], str] = {}
         self._due: list[tuple[datetime, str]] = []
         self._prospects: dict[str, Prospect] | None = None
@@ -119,39 +120,35 @@ class MemoryCapacity:
 
     def foresee(self, request: HoldRequest) -> Hold | None:
         """What a reservation would be answered; None where it would never be held."""
-        prospect = self._foreseen(request)
+        simulation, now = simulate(_asked(request), (), lambda _: self._foreseen(request)), self._clock.now()
+        prospect, message = simulation.prospect, simulation.explain(now)
         if prospect.fits:
-            return Hold("", HoldState.HELD)
+            return Hold("", HoldState.HELD, message=message)
         if not (self._future and prospect.can_wait):
             return None
-        now = self._clock.now()
-        return Hold(
-            "",
-            HoldState.PENDING,
-            promises=_promises(prospect),
-            time=prospect.expected_time(now),
-            message=prospect.explain(now),
-        )
+        time = prospect.expected_time(now)
+        return Hold("", HoldState.PENDING, promises=_promises(prospect), time=time, message=message)
 
     def reserve(self, request: HoldRequest, key: str) -> Hold:
         """Reserves, or gets into line. Raises QuotaExceeded, EndStateExceedsQuota, ResourceExists, LaunchEnded."""
         self.catch_up()
         if key in self._answers:
-            return self.hold(self._answers[key])
-        asked = _asked(request)
+            return self._answers[key]
+        self._answers[key] = made = self.hold(self._reserve(_asked(request)))
+        return made
+
+    def _reserve(self, asked: Asked) -> str:
         self._expect_new(asked)
         name = f"reservations/r{len(self._reservations) + 1}"
         if asked.takes_over and self._take_over(asked, name):
-            self._answers[key] = name
-            return self.hold(name)
+            return name
         claim = self._claim(name, NEWEST, asked)
         line = self._line()
         prospect = line.prospect_of(claim)
         if not prospect.fits and not (self._future and prospect.can_wait):
             raise prospect.admission.refusal(self._future)
         self._make(prospect)
-        self._answers[key] = name
-        return self.hold(name)
+        return name
 
     def hold(self, name: str) -> Hold:
         """What has become of a reservation."""
@@ -176,10 +173,10 @@ class MemoryCapacity:
         self.catch_up()
         found, now = self._get(name), self._clock.now()
         found.require_live()
-        expires = now + found.time_to_live
+        expires = found.expire_time if found.activate_time else now + found.time_to_live
         told = found.expected_release_time if release is None else release
         self._put(replace(found, renew_time=now, expire_time=expires, expected_release_time=told))
-        if found.activate_time is None:
+        if expires is not None and found.activate_time is None:
             heapq.heappush(self._due, (expires, name))
 
     def activate(self, name: str) -> None:
@@ -188,7 +185,8 @@ class MemoryCapacity:
         found = self._get(name)
         found.require(State.SETTLED)
         if found.activate_time is None:
-            self._put(replace(found, activate_time=self._clock.now()))
+            now = self._clock.now()
+            self._put(replace(found, activate_time=now, renew_time=now))
 
     def cancel(self, name: str) -> None:
         """Raises WrongState where it was activated or has been settled."""

@@ -29,12 +29,12 @@ from modelfleetd.launcher.round import Round
 from modelfleetd.launcher.store import Store
 from modelfleetd.launcher.windows import Windows
 from modelfleetd.rehearsal.capacity import Oversold
-from modelfleetd.rehearsal.chance import NO_TROUBLE, Chance, Crash
-from modelfleetd.rehearsal.launches import MemoryLaunches, Row
+from modelfleetd.rehearsal.chance import NO_TROUBLE, Crash
+from modelfleetd.rehearsal.launches import Row
 from modelfleetd.rehearsal.looks import Looks
 from modelfleetd.rehearsal.oracle import Oracle, disagreements
 from modelfleetd.rehearsal.routes import Route
-from modelfleetd.rehearsal.team import POOL, TEAM, Team
+from modelfleetd.rehearsal.team import IN_MEMORY, POOL, TEAM, Parts, Team
 
 _SETTLE: Final = 5.0
 
@@ -82,7 +82,7 @@ class Fleet(Team):
         history: int | None = None,
         pool: str = POOL,
         team: str = TEAM,
-        launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches,
+        parts: Parts = IN_MEMORY,
     ) -> None:
         """Makes a fleet without routes; for what it is made of see `Team`."""
         super().__init__(
@@ -93,7 +93,7 @@ class Fleet(Team):
             history=history,
             pool=pool,
             team=team,
-            launches=launches,
+            parts=parts,
         )
         self.oracle = Oracle()
         self.rounds = self.crashes = self.stalls = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -31,6 +32,20 @@ TEAM: Final = "teams/rehearsal"
 POOL: Final = "pools/rehearsal"
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What keeps a team's launches, models and units, and answers the launcher; by default all in memory."""
+
+    clock: Callable[[], ManualClock] = ManualClock
+    launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches
+    registry: Callable[[], MemoryRegistry] = MemoryRegistry
+    capacity: Callable[..., MemoryCapacity] = MemoryCapacity
+    world: Callable[[MemoryRegistry, MemoryCapacity, MemoryStability, Chance, str], MemoryWorld] = MemoryWorld
+
+
+IN_MEMORY: Final = Parts()
+
+
 class Team:
     """Routes of one team on one pool; nothing happens by itself here (`fleet.Fleet` has that).
 
@@ -55,7 +70,7 @@ class Team:
         history: int | None = None,
         pool: str = POOL,
         team: str = TEAM,
-        launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches,
+        parts: Parts = IN_MEMORY,
     ) -> None:
         """Makes a team without routes.
 
@@ -67,16 +82,16 @@ class Team:
             history: events that are kept of each launch; None: all.
             pool: its name.
             team: whose it is.
-            launches: makes the launcher's store.
+            parts: that it is made of.
         """
-        self.clock = clock or ManualClock()
+        self.clock = clock or parts.clock()
         self.chance = Chance(f"{seed} accidents")
-        self.registry = MemoryRegistry()
-        self.capacity = MemoryCapacity(pool, {}, self.clock, future_reservations=future_reservations)
-        self.launches = launches(self.clock, self.chance, history)
+        self.registry = parts.registry()
+        self.capacity = parts.capacity(pool, {}, self.clock, future_reservations=future_reservations)
+        self.launches = parts.launches(self.clock, self.chance, history)
         self.pool, self.team = pool, team
         self.stability = MemoryStability(seed, self.clock.now, self._requests)
-        self.world = MemoryWorld(self.registry, self.capacity, self.stability, self.chance, team)
+        self.world = parts.world(self.registry, self.capacity, self.stability, self.chance, team)
         self.routes = Routes(seed, self.clock, self.world, self.chance)
         self._seed = seed
         self._spare = spare

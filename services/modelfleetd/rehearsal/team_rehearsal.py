@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelfleetd.clock import ManualClock
 from modelfleetd.errors import FleetError
 from modelfleetd.launcher.domain.figures import figures_of
 from modelfleetd.launcher.domain.freeze import FreezeWindow, Schedule
@@ -17,12 +15,12 @@ from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.policy import Approval, Policy
 from modelfleetd.launcher.domain.states import UNCHANGED, State
 from modelfleetd.platform.simulator import Behaviour
-from modelfleetd.rehearsal.chance import NO_TROUBLE, Chance, Trouble
+from modelfleetd.rehearsal.chance import NO_TROUBLE, Trouble
 from modelfleetd.rehearsal.fleet import Fleet
 from modelfleetd.rehearsal.fleet_outcome import Ended, TeamOutcome
 from modelfleetd.rehearsal.fleet_plan import FleetPlan
-from modelfleetd.rehearsal.launches import MemoryLaunches
 from modelfleetd.rehearsal.routes import REGION, Route
+from modelfleetd.rehearsal.team import IN_MEMORY, Parts
 
 _DAY: Final = 86_400.0
 _TIERS: Final = ("TIER0", "TIER1", "TIER2", "TIER3", "TIER4")
@@ -42,11 +40,17 @@ _PATIENCE: Final = 2 * _DAY
 
 @dataclass
 class TeamRehearsal:
-    """One team of a plan: its fleet, the launches that its people create, and what they do to them."""
+    """One team of a plan: its fleet, the launches that its people create, and what they do to them.
+
+    Attributes:
+        first: so many of its launches alone, as they come; None: all.
+        parts: that its fleet is made of.
+    """
 
     plan: FleetPlan
     team: int
-    launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches
+    first: int | None = None
+    parts: Parts = IN_MEMORY
     fleet: Fleet = field(init=False)
     refused: int = 0
 
@@ -66,7 +70,7 @@ class TeamRehearsal:
             history=20,
             pool=f"pools/team{team}",
             team=f"teams/team{team}",
-            launches=self.launches,
+            parts=self.parts,
         )
         for route in self._routes:
             self.fleet.add_type(route)
@@ -82,7 +86,7 @@ class TeamRehearsal:
         """Lets the days pass, and then what is under way come to its end."""
         await self.fleet.start()
         count, end = self.plan.launches_in(self.team), self.plan.days * _DAY
-        for number in range(count):
+        for number in range(count if self.first is None else min(self.first, count)):
             draw = random.Random(f"{self.plan.seed} {self.team} {number}")
             at = (number + draw.random()) * end / count
             self.fleet.at(at, functools.partial(self._create, number, draw))
