@@ -139,6 +139,7 @@ class Fleet:
         pool: str = POOL,
         team: str = TEAM,
         launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches,
+        world: Callable[[MemoryRegistry, MemoryCapacity, MemoryStability, Chance, str], MemoryWorld] = MemoryWorld,
     ) -> None:
         """Makes a fleet without routes.
 
@@ -151,6 +152,7 @@ class Fleet:
             pool: its name.
             team: whose it is.
             launches: makes the launcher's store.
+            world: makes what stands between the launcher and everybody else.
         """
         self.clock = clock or ManualClock()
         self.oracle = Oracle()
@@ -164,7 +166,7 @@ class Fleet:
         self.rounds = self.crashes = self.stalls = 0
         self._seed = seed
         self._spare = spare
-        self._world = MemoryWorld(self.registry, self.capacity, self.stability, self.chance, team)
+        self._world = world(self.registry, self.capacity, self.stability, self.chance, team)
         ports: Any = self._world
         self._ports = World(ports, ports, ports, ports)
         self._executor = Executor(self._ports, self.clock)
@@ -212,6 +214,12 @@ class Fleet:
         max_qps = {region: carries(replicas) for region, replicas in needs.items()}
         self._world.models[name] = Trained(name, spec, max_qps, route.startup)
         return name
+
+    def measure(self, model: str, needs: Mapping[str, int]) -> None:
+        """Has capacity find anew how many replicas a model needs for its whole route, by region."""
+        trained = self._world.models[model]
+        max_qps = {region: carries(replicas) for region, replicas in needs.items()}
+        self._world.models[model] = replace(trained, max_qps=max_qps)
 
     async def start(self) -> None:
         """Has every baseline serve its whole route, and books what that takes."""
@@ -344,13 +352,15 @@ class Fleet:
         there = tuple(region for region in found.regions if region in serves)
         return there if strategy.rule.where_it_serves and there else found.regions
 
-    def verb(self, name: str, act: Callable[[Launch], Launch], said: str) -> str:
-        """Does what a person does to a launch. Returns why it was refused; empty where it was done."""
+    def verb(self, name: str, act: Callable[[Launch], Launch], said: str, *, fence: bool = False) -> str:
+        """Does what a person does to a launch, `fence` where whoever holds it is overtaken by that. Returns why it was
+        refused; empty where it was done.
+        """
         try:
             after = act(self.launches.rows[name].launch)
         except FleetError as error:
             return error.message
-        self.launches.put(after, said)
+        self.launches.put(after, said, fence=fence)
         return ""
 
     def pause(self, name: str, author: str = "bob", reason: str = "a look") -> str:
@@ -377,8 +387,8 @@ class Fleet:
 
     def abort(self, name: str, author: str = "oncall", reason: str = "it looks bad") -> str:
         """Somebody aborts a launch."""
-        now = self.clock.now()
-        return self.verb(name, lambda launch: verbs.abort(launch, author, reason, now), f"{author} aborts it: {reason}")
+        now, said = self.clock.now(), f"{author} aborts it: {reason}"
+        return self.verb(name, lambda launch: verbs.abort(launch, author, reason, now), said, fence=True)
 
     def approve(self, name: str, author: str = "carol") -> str:
         """Somebody approves what the launch asks for."""
