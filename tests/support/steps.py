@@ -139,6 +139,8 @@ _EVEN: Mapping[str, Sequence[int]] = {OLD: (12,), NEW: (12,)}
 _SWAPPED = {NEW: "BASELINE", OLD: "RETIRED"}
 _BACK = {OLD: "BASELINE", NEW: "RETIRED"}
 _KEPT = replace(_AT_ONCE, rollback_window=timedelta(hours=1))
+# Nobody waits for long for what is kept for a rollback.
+_BRIEF = replace(_QUICK, rollback_window=timedelta(minutes=2))
 _REGIONS: Mapping[str, Sequence[int]] = {OLD: (9, 5), NEW: (8, 5)}
 
 CASES: Mapping[str, Case] = {
@@ -225,11 +227,13 @@ _BESIDE = {
 
 INCIDENTS: Mapping[str, Incident] = {
     "an experiment ends while the baseline is replaced": Incident(
-        Case(_creates(Strategy.REPLACE_BASELINE), {}, {}, _THREE, _experiment(2_000, OTHER)), _ends_other, _BESIDE
+        Case(_creates(Strategy.REPLACE_BASELINE, policy=_BRIEF), {}, {}, _THREE, _experiment(2_000, OTHER)),
+        _ends_other,
+        _BESIDE,
     ),
     "an experiment ends while the baseline is replaced region by region": Incident(
         Case(
-            _creates(Strategy.REPLACE_BASELINE, policy=replace(_QUICK, region_order=RegionOrder.ONE_BY_ONE)),
+            _creates(Strategy.REPLACE_BASELINE, policy=replace(_BRIEF, region_order=RegionOrder.ONE_BY_ONE)),
             {},
             {},
             {**_REGIONS, OTHER: (8, 5)},
@@ -242,18 +246,25 @@ INCIDENTS: Mapping[str, Incident] = {
     ),
     "the last launch is taken back while the next one is on its way": Incident(
         Case(
-            _creates(Strategy.REPLACE_BASELINE, OTHER),
+            _creates(Strategy.REPLACE_BASELINE, OTHER, _BRIEF),
             {},
             {},
             _THREE,
             _after(NEW, Strategy.REPLACE_BASELINE, _KEPT),
+            least=8,
         ),
         _takes_back_too,
-        {(False, False): {NEW: 10_000}, (True, False): {OTHER: 10_000}, (False, True): {OLD: 10_000}},
+        # Where the next one could not be held up any more, what people wanted back serves after it.
+        {
+            (False, False): {NEW: 10_000},
+            (True, False): {OTHER: 10_000},
+            (False, True): {OLD: 10_000},
+            (True, True): {OLD: 10_000},
+        },
     ),
     "the last launch is taken back while an experiment starts": Incident(
         Case(
-            _creates(Strategy.START_EXPERIMENT, OTHER, target_share=2_000),
+            _creates(Strategy.START_EXPERIMENT, OTHER, _BRIEF, target_share=2_000),
             {},
             {},
             _THREE,
@@ -634,7 +645,10 @@ class Course:
             wrong += self._outcomes(row.launch)
         ends = succeeded[self.name], succeeded.get("launches/m", False)
         if "launches/m" in succeeded and not ends[1] and "launches/m" not in self.aborted | self.late:
-            wrong.append(f"nobody aborted the mitigation, and it is {self.launch_of('launches/m').state.name}")
+            refused = self.launch_of("launches/m").abort
+            # What finds no room beside what the launch holds says so, instead of waiting for it.
+            if self._free >= ROOM or refused is None or refused.author != "capacity":
+                wrong.append(f"the mitigation is {self.launch_of('launches/m').state.name}: {refused}")
         for region in self.case.regions:
             wrong += self._serves(f"in the end in {region}", region, incident.ends.get(ends, {}))
         return wrong
