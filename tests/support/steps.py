@@ -20,6 +20,7 @@ from modelfleetd.capacity.domain.reservation import LIVE
 from modelfleetd.capacity.domain.reservation import State as Held
 from modelfleetd.errors import FleetError, PartUnavailable, WrongState
 from modelfleetd.launcher.domain import waves
+from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.policy import Policy, RegionOrder, StabilityGate
 from modelfleetd.launcher.domain.record import Act
@@ -27,7 +28,7 @@ from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.strategies import Strategy
 from modelfleetd.launcher.executor import Executor
 from modelfleetd.launcher.looking import look
-from modelfleetd.launcher.ports import HeldUnits, Hold, HoldRequest, TypeFacts, UsedUnits, World
+from modelfleetd.launcher.ports import HeldUnits, HoldRequest, TypeFacts, UsedUnits, World
 from modelfleetd.launcher.reconciler import LEASE_SECONDS
 from modelfleetd.launcher.store import Change
 from modelfleetd.platform.base import Platform
@@ -650,7 +651,13 @@ class Course:
             if self._free >= ROOM or refused is None or refused.author != "capacity":
                 wrong.append(f"the mitigation is {self.launch_of('launches/m').state.name}: {refused}")
         for region in self.case.regions:
-            wrong += self._serves(f"in the end in {region}", region, incident.ends.get(ends, {}))
+            shares, has = incident.ends.get(ends, {}), self._desired(region)
+            needs = {model: self.case.needed(model, region, share) for model, share in shares.items()}
+            # Where the launch has gone back, its baseline keeps what it was given meanwhile: R_min at least, for a part.
+            more = _LEAST if ends == (False, True) else 0
+            if all(needs[model] <= has.get(model, 0) <= needs[model] + more for model in needs):
+                needs = has
+            wrong += self._serves(f"in the end in {region}", region, shares, needs)
         return wrong
 
     def _disagreements(self, launch: Launch) -> list[str]:
@@ -658,7 +665,7 @@ class Course:
         succeeded = launch.state is State.SUCCEEDED
         return [
             *(each for region in self.case.regions for each in self._different(region, launch)),
-            *_differ("roles", self._roles(), [self.roles | self.case.roles if succeeded else self.roles]),
+            *_differ("roles", self._roles(), [{**self.roles, **self.case.roles} if succeeded else self.roles]),
             *self._outcomes(launch),
         ]
 
