@@ -653,7 +653,7 @@ class Course:
         for region in self.case.regions:
             shares, has = incident.ends.get(ends, {}), self._desired(region)
             needs = {model: self.case.needed(model, region, share) for model, share in shares.items()}
-            # Where the launch has gone back, its baseline keeps what it was given meanwhile: R_min at least, for a part.
+            # Where the launch has gone back its baseline keeps what it was given meanwhile, for a part R_min at least.
             more = _LEAST if ends == (False, True) else 0
             if all(needs[model] <= has.get(model, 0) <= needs[model] + more for model in needs):
                 needs = has
