@@ -11,8 +11,10 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from modelfleetd.capacity.domain.pool import Place
 from modelfleetd.launcher.domain import decide, shares, undo
 from modelfleetd.launcher.domain.actions import Action, Wait
+from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.observed import Observed, Seen, ShareState
 from modelfleetd.launcher.domain.record import Intent
@@ -26,9 +28,10 @@ from modelfleetd.launcher.store import Change
 from modelfleetd.platform import rules
 from modelfleetd.platform.model import ServingObservation
 from modelfleetd.platform.simulator import Simulator
+from modelfleetd.rehearsal.capacity import MemoryCapacity
+from modelfleetd.rehearsal.launches import MemoryLaunches
+from modelfleetd.rehearsal.registry import MemoryRegistry
 from tests.support.chance import chosen
-from tests.support.memory_pool import MemoryPool
-from tests.support.rehearsal import Books, MemoryStore
 from tests.support.steps import (
     CASES,
     ROOM,
@@ -98,11 +101,13 @@ def _floor_not_raised(patch: Patch) -> None:
 
 
 def _late_finalisation(patch: Patch) -> None:
-    def record(self: Books, attempt: str, succeeded: bool) -> bool:
-        self.finalized[attempt] = succeeded
-        return succeeded
+    finalize = MemoryRegistry.finalize
 
-    patch.setattr(Books, "record", record)
+    def whoever_comes(self: MemoryRegistry, model_type: str, launch: str, **given: Any) -> int:
+        self._ended.pop(launch, None)
+        return finalize(self, model_type, launch, **given)
+
+    patch.setattr(MemoryRegistry, "finalize", whoever_comes)
 
 
 def _freed_too_early(patch: Patch) -> None:
@@ -145,12 +150,12 @@ def _new_key_on_each_try(patch: Patch) -> None:
 
 
 def _record_of_anybody(patch: Patch) -> None:
-    record = MemoryStore.record
+    record = MemoryLaunches.record
 
-    async def unchecked(self: MemoryStore, change: Change) -> Launch | None:
-        return await record(self, replace(change, before=self.load()))
+    async def unchecked(self: MemoryLaunches, change: Change) -> Launch | None:
+        return await record(self, replace(change, before=self.rows[change.after.name].launch))
 
-    patch.setattr(MemoryStore, "record", unchecked)
+    patch.setattr(MemoryLaunches, "record", unchecked)
 
 
 def _intent_forgotten(patch: Patch) -> None:
@@ -185,32 +190,33 @@ def _replicas_not_awaited(patch: Patch) -> None:
 
 
 def _settled_twice(patch: Patch) -> None:
-    settle = MemoryPool.settle
+    settle = MemoryCapacity.settle
 
-    def again(self: MemoryPool, name: str, usages: Sequence[UsedUnits], *given: Any) -> None:
-        if not self.reservations[name].outcome:
-            settle(self, name, usages, *given)
-            return
-        for usage in usages:
-            self._book(self.reservations[name].request.launch, usage.model, usage.units)
+    def again(self: MemoryCapacity, name: str, usages: Iterable[UsedUnits], *given: Any) -> None:
+        known, booked = self.hold(name).state is HoldState.SETTLED, list(usages)
+        settle(self, name, booked, *given)
+        if known:
+            for one in booked:
+                _book_once_more(self, one.model, Place(one.flavor, one.region), one.units)
 
-    patch.setattr(MemoryPool, "settle", again)
+    patch.setattr(MemoryCapacity, "settle", again)
 
 
 def _released_twice(patch: Patch) -> None:
-    release = MemoryPool.release
+    release = MemoryCapacity.release
 
-    def again(self: MemoryPool, name: str) -> None:
-        found = self.reservations[name]
-        moved, released = dict(found.moved), bool(found.outcome)
-        if released:
-            for model, units in self._moved.items():  # type: ignore[attr-defined]
-                self._book(found.request.launch, model, units)
-            return
-        self._moved = moved  # type: ignore[attr-defined]
+    def again(self: MemoryCapacity, name: str) -> None:
+        known, moved = self.hold(name).state is HoldState.SETTLED, self._reservations[name].moved
         release(self, name)
+        if known:
+            for one in moved:
+                _book_once_more(self, one.model, Place(one.flavor, one.region), one.units)
 
-    patch.setattr(MemoryPool, "release", again)
+    patch.setattr(MemoryCapacity, "release", again)
+
+
+def _book_once_more(capacity: MemoryCapacity, model: str, place: Place, units: int) -> None:
+    capacity.book(model, place, capacity.booked(model, place) + units)
 
 
 @dataclass(frozen=True)
@@ -233,7 +239,7 @@ BUGS = {
     "late finalisation accepted": Bug(
         "The registry believes whoever calls last: a launch that went back is recorded as done.",
         _late_finalisation,
-        _stalls((12, 13)),
+        _stalls((9, 10)),
     ),
     "capacity freed too early": Bug(
         "Replicas that still end count as gone: others get their capacity while they have it.",

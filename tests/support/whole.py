@@ -108,25 +108,40 @@ class Whole:
         await self.client.registry.create_model(
             parent=TYPE, model_id=model.rsplit("/", 1)[1], model=registry_pb2.Model(serving_spec=spec)
         )
+        await self.certify(model, replicas)
+
+    async def certify(self, model: str, replicas: int) -> None:
+        """Has it measured that the whole route needs so many replicas of a model."""
         carries = _PEAK_QPS / (_UTILIZATION * (1 - _LOSS) * (replicas - 0.4))
         await self.client.capacity.create_certificate(
             certificate=capacity_pb2.Certificate(model=model, flavor=FLAVOR, max_qps=carries, note="for a test")
         )
 
-    async def launch(self, model: str, launch_id: str, *, max_step: int = 10_000, bake: float = 0.0) -> str:
-        """Starts a launch without a stability gate; gives its name."""
+    async def launch(
+        self,
+        model: str,
+        launch_id: str,
+        *,
+        strategy: launcher_pb2.Launch.Strategy.ValueType = launcher_pb2.Launch.REPLACE_BASELINE,
+        target: int = 0,
+        max_step: int = 10_000,
+        bake: float = 0.0,
+        window: float = 0.0,
+    ) -> str:
+        """Starts a launch without a stability gate; gives its name. Times in seconds, shares in basis points."""
         policy = launcher_pb2.LaunchPolicy(
             max_step_basis_points=max_step, stability_gate=launcher_pb2.StabilityGate(disabled=True)
         )
         policy.bake_duration.FromTimedelta(timedelta(seconds=bake))
-        policy.rollback_window.FromTimedelta(timedelta(0))
+        policy.rollback_window.FromTimedelta(timedelta(seconds=window))
         policy.step_deadline.FromTimedelta(timedelta(minutes=2))
         made = await self.client.launcher.create_launch(
             launch_id=launch_id,
             launch=launcher_pb2.Launch(
                 model_type=TYPE,
                 candidate=model,
-                strategy=launcher_pb2.Launch.REPLACE_BASELINE,
+                strategy=strategy,
+                target_share_basis_points=target,
                 pool=POOL,
                 policy=policy,
             ),
@@ -178,6 +193,11 @@ class Whole:
         """What a launch did against LAUNCH.md's properties 1 to 3, by the ledger from a position on."""
         (plan,) = launch.plan.regions
         full = {launch.candidate: plan.new_replicas_full, launch.baseline: plan.old_replicas_full}
+        if launch.strategy == launcher_pb2.Launch.RESIZE:
+            # One that is to grow is not charged for having been short.
+            first = next(effect.desired for effect in reversed((await self.effects())[:after]) if effect.desired)
+            running = {model.model: model.replicas for model in first.models}
+            full = {model: min(full.get(model, replicas), replicas) for model, replicas in running.items()}
 
         def required(model: str, share: int) -> int:
             return 0 if share == 0 else max(2, -(-full[model] * share // 10_000))

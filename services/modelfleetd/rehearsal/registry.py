@@ -116,6 +116,11 @@ class MemoryRegistry:
         self._ended.setdefault(launch, {})[asked.counted] = (asked.outcome, asked.digest(), revision)
         return revision
 
+    def outcome(self, launch: str, attempt: int = 1) -> Outcome | None:
+        """How an attempt of a launch has ended; None where it has not."""
+        ended = self._ended.get(launch, {}).get(attempt)
+        return None if ended is None else ended[0]
+
     def split(self, model_type: str, region: str) -> dict[str, int]:
         """Basis points of a route's models by the ledger."""
         found = next((split for split in self._types[model_type].splits if split.region == region), None)

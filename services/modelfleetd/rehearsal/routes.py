@@ -99,6 +99,11 @@ class Routes:
         self._world.models[name] = Trained(name, spec, max_qps, route.startup)
         return name
 
+    def measure(self, model: str, needs: Mapping[str, int]) -> None:
+        """Has it that a model needs so many replicas from now on."""
+        max_qps = {region: carries(replicas) for region, replicas in needs.items()}
+        self._world.models[model] = replace(self._world.models[model], max_qps=max_qps)
+
     def serving(self, route: Route, region: str) -> int:
         """Replicas of the baseline that serve the whole route."""
         return max(2, self._world.models[route.model(route.baseline)].needs(region))

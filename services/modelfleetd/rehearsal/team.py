@@ -110,6 +110,10 @@ class Team:
         self.registry.create_model(model_type, name)
         return name
 
+    def measure(self, model: str, needs: Mapping[str, int]) -> None:
+        """Has capacity find anew how many replicas a model needs for its whole route, by region."""
+        self.routes.measure(model, needs)
+
     async def start(self) -> None:
         """Has every baseline serve its whole route, and books what that takes."""
         await self.routes.start()
@@ -232,13 +236,15 @@ class Team:
         there = tuple(region for region in found.regions if region in serves)
         return there if strategy.rule.where_it_serves and there else found.regions
 
-    def verb(self, name: str, act: Callable[[Launch], Launch], said: str) -> str:
-        """Does what a person does to a launch. Returns why it was refused; empty where it was done."""
+    def verb(self, name: str, act: Callable[[Launch], Launch], said: str, *, fence: bool = False) -> str:
+        """Does what a person does to a launch, `fence` where whoever holds it is overtaken by that. Returns why it was
+        refused; empty where it was done.
+        """
         try:
             after = act(self.launches.rows[name].launch)
         except FleetError as error:
             return error.message
-        self.launches.put(after, said)
+        self.launches.put(after, said, fence=fence)
         return ""
 
     def pause(self, name: str, author: str = "bob", reason: str = "a look") -> str:
@@ -265,8 +271,8 @@ class Team:
 
     def abort(self, name: str, author: str = "oncall", reason: str = "it looks bad") -> str:
         """Somebody aborts a launch."""
-        now = self.clock.now()
-        return self.verb(name, lambda launch: verbs.abort(launch, author, reason, now), f"{author} aborts it: {reason}")
+        now, said = self.clock.now(), f"{author} aborts it: {reason}"
+        return self.verb(name, lambda launch: verbs.abort(launch, author, reason, now), said, fence=True)
 
     def approve(self, name: str, author: str = "carol") -> str:
         """Somebody approves what the launch asks for."""
