@@ -37,7 +37,7 @@ class Case:
     shown: tuple[str, ...]
 
     @property
-    def state(self) -> launcher_pb2.Launch.State:
+    def state(self) -> launcher_pb2.Launch.State.ValueType:
         """How its launch ends."""
         return launcher_pb2.Launch.ROLLED_BACK if self.flags else launcher_pb2.Launch.SUCCEEDED
 
