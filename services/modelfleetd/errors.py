@@ -207,9 +207,9 @@ class UriTaken(FleetError, code=Code.ALREADY_EXISTS):
 
 
 class EtagMismatch(FleetError, code=Code.ABORTED):
-    def __init__(self, resource: str, etag: str, current: str) -> None:
-        message = f"{resource} was changed by somebody else; read it again, apply the change, send the new etag."
-        super().__init__(message, resource=resource, etag=etag, current_etag=current)
+    def __init__(self, resource: str, etag: str, current: str, why: str = "") -> None:
+        why = why or "was changed by somebody else; read it again, apply the change, send the new etag"
+        super().__init__(f"{resource} {why}.", resource=resource, etag=etag, current_etag=current)
 
 
 class RouteBusy(FleetError, code=Code.ABORTED):

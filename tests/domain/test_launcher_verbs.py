@@ -114,8 +114,12 @@ def test_every_verb_says_who_may_call_it() -> None:
 def test_a_verb_that_names_something_else_is_refused_for_that() -> None:
     with pytest.raises(StepMovedOn):
         verbs.skip_step(in_state(State.SHIFTING), BOB, 4)
-    with pytest.raises(EtagMismatch):
-        verbs.approve(in_state(State.AWAITING_APPROVAL), BOB, "sha256:other", T0)
+    waiting = in_state(State.AWAITING_APPROVAL)
+    assert waiting.envelope is not None
+    with pytest.raises(EtagMismatch) as raised:
+        verbs.approve(waiting, BOB, "sha256:other", T0)
+    for word in ("another one than sha256:other", "modelfleet launch describe l)", waiting.envelope.digest):
+        assert word in raised.value.message
 
 
 # Promotion

@@ -204,7 +204,10 @@ def approve(launch: Launch, author: str, digest: str, now: datetime) -> Launch:
     if author in (launch.actor, launch.retried_by):
         raise SelfApproval(author)
     if digest != launch.envelope.digest:
-        raise EtagMismatch(f"the envelope of {launch.name}", digest, launch.envelope.digest)
+        current = launch.envelope.digest
+        look = f"modelfleet launch describe {launch.name.rpartition('/')[2]}"
+        why = f"is another one than {digest}: read what it asks for now ({look}), and approve that, which is {current}"
+        raise EtagMismatch(f"the envelope of {launch.name}", digest, current, why)
     if launch.state is not State.AWAITING_APPROVAL:
         return people.let_on(launch, author, now)
     return replace(launch, envelope=replace(launch.envelope, approved_by=author, approve_time=now))
