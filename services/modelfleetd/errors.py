@@ -207,9 +207,9 @@ class UriTaken(FleetError, code=Code.ALREADY_EXISTS):
 
 
 class EtagMismatch(FleetError, code=Code.ABORTED):
-    def __init__(self, resource: str, etag: str, current: str) -> None:
-        message = f"{resource} was changed by somebody else; read it again, apply the change, send the new etag."
-        super().__init__(message, resource=resource, etag=etag, current_etag=current)
+    def __init__(self, resource: str, etag: str, current: str, why: str = "") -> None:
+        why = why or "was changed by somebody else; read it again, apply the change, send the new etag"
+        super().__init__(f"{resource} {why}.", resource=resource, etag=etag, current_etag=current)
 
 
 class RouteBusy(FleetError, code=Code.ABORTED):
@@ -318,8 +318,10 @@ class StepMovedOn(FleetError, code=Code.FAILED_PRECONDITION):
 
 class PlanInfeasible(FleetError, code=Code.FAILED_PRECONDITION):
     def __init__(self, why: str, *, missing_units: int, flavor: str, region: str, when: str = "") -> None:
-        message = f"No plan fits: {why}; it lacks {missing_units} units of {flavor} in {region}"
-        message += f"; {when}." if when else "."
+        # Nothing is missing where it is the number of steps, or the time, that does not fit.
+        units = "1 unit" if missing_units == 1 else f"{missing_units} units"
+        lacks = f"it lacks {units} of {flavor} in {region}" if missing_units else ""
+        message = "; ".join(part for part in (f"No plan fits: {why}", lacks, when) if part) + "."
         super().__init__(message, subject=flavor, why=why, missing_units=missing_units, flavor=flavor, region=region)
 
 

@@ -71,6 +71,8 @@ async def test_launches_that_ended_leave_their_figures(database_url: str, capsys
         assert [(count.cause, count.count) for count in whole.failed_gates] == [("stability", 1)]
         assert cancelled.HasField("end_time") and back.HasField("end_time")
 
+        assert done.team == "teams/feed"
+
         (team,) = await _statistics(fleet, group_by=kpis_pb2.GetLaunchStatisticsRequest.TEAM)
         assert (team.group, team.launches) == ("teams/feed", 3)
         assert not await _statistics(

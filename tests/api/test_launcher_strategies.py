@@ -77,6 +77,7 @@ async def test_a_model_lives_through_every_strategy_and_everybody_agrees_after_e
     before = (await fleet.client.registry.get_model_type(name=CTR)).revision
     launch = await done(fleet, asked("RESIZE"))
     await agree(fleet, {OLD: 1_000, NEW: 9_000}, {OLD: 5, NEW: 36}, {OLD: "HOLDOUT", NEW: "BASELINE"})
+    assert launch.summary.endswith("; capacity has booked its replicas."), "the registry has nothing to say of it"
     assert launch.revision == before == (await fleet.client.registry.get_model_type(name=CTR)).revision
     await certify(fleet.client, OLD, 70)
     await done(fleet, asked("RESIZE", OLD))

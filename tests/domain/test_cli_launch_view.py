@@ -140,6 +140,35 @@ def test_pauses_name_their_authors_and_the_command_that_ends_them() -> None:
     assert "deadline stands still while it is paused, and so does the expected end" in described
 
 
+def test_a_pause_of_a_mitigation_ends_with_that_and_not_by_resuming() -> None:
+    gate = pb.PauseReason(author="gate/stability", reason="no verdict")
+    held = launch(pause_reasons=[pb.PauseReason(author="mitigation/m1", reason="ends an experiment"), gate])
+    words = " ".join(drawn(live.Frame(held, NOW)).split())
+    assert "ends an experiment; ends by the end of launches/m1, not by resume" in words
+    assert "no verdict; ends by modelfleet launch resume l1 --any-author" in words
+
+
+def test_an_override_names_the_window_that_is_in_the_way() -> None:
+    override = "OverrideLaunchFreeze (approver, owner)"
+    frozen = launch(allowed_verbs=[override])
+    frozen.conditions[0].reason = "Frozen"
+    assert "--window WINDOW" in " ".join(drawn(live.Frame(frozen, NOW)).split())
+    frozen.plan.freeze_conflicts.add(freeze_window="freezeWindows/old", overridden=True)
+    frozen.plan.freeze_conflicts.add(freeze_window="freezeWindows/holidays")
+    for parts in ([live.Frame(frozen, NOW)], explain.describe_parts(frozen, ())):
+        words = " ".join("".join(drawn(part) for part in parts).split())
+        assert "modelfleet launch override l1 --window holidays --reason WHY" in words
+
+
+def test_a_plan_that_waits_says_that_its_duration_begins_after_the_wait_and_that_nothing_bakes() -> None:
+    plan = launch()
+    plan.plan.wait = "waits for 1 unit of cpu in eu that launches/x frees at about 14:30"
+    plan.plan.expected_duration.FromTimedelta(timedelta(seconds=9))
+    words = " ".join("".join(drawn(part) for part in view.plan_parts(plan)).split())
+    assert "expected to take 9s once it need not wait any more" in words
+    assert "no step bakes" in words and "no time" not in words
+
+
 def test_the_way_back_is_shown_at_the_step_that_it_is_at() -> None:
     back = launch(state=pb.Launch.ROLLING_BACK, abort=pb.Abort(author="bob", reason="wrong checkpoint"))
     back.progress[1].candidate.intended_basis_points = 2_000
@@ -202,7 +231,7 @@ def test_the_first_model_of_a_route_has_no_row_of_a_baseline_and_promises_no_rol
     assert "rollback" not in "".join(drawn(part) for part in view.plan_parts(first))
     for plan in first.plan.regions:
         plan.old_model = "modelTypes/ctr/models/old"
-    assert "capacity for a rollback is kept for no time" in "".join(drawn(part) for part in view.plan_parts(first))
+    assert "no capacity is kept for a rollback" in "".join(drawn(part) for part in view.plan_parts(first))
 
 
 def test_a_picture_that_is_higher_than_the_terminal_leaves_out_the_figures_of_its_gates() -> None:

@@ -86,6 +86,15 @@ def test_only_what_somebody_has_paused_is_offered_to_be_resumed_and_only_once_to
     paused = verbs.pause(launch, BOB, "a look", T0)
     assert "ResumeLaunch" in offered(paused)
     assert "PromoteLaunch" not in offered(verbs.promote(launch, BOB, "it is fine", T0))
+    assert "AbortLaunch" in offered(paused) and "AbortLaunch" not in offered(verbs.abort(launch, BOB, "bad", T0))
+
+
+def test_whoever_has_paused_nothing_resumes_nothing() -> None:
+    paused = verbs.pause(shifting(), BOB, "a look", T0)
+    assert verbs.resume(paused, ALICE, T0 + MINUTE) == paused
+    assert verbs.resume(shifting(), ALICE, T0 + MINUTE, any_author=True) == shifting()
+    waits = replace(in_state(State.AWAITING_APPROVAL), evidence_time=T0 + MINUTE)
+    assert verbs.resume(waits, ALICE, T0).evidence_time is None, "what is missing is asked for at once"
 
 
 def test_the_same_pause_once_more_changes_nothing_and_another_reason_replaces_the_first() -> None:
@@ -114,8 +123,12 @@ def test_every_verb_says_who_may_call_it() -> None:
 def test_a_verb_that_names_something_else_is_refused_for_that() -> None:
     with pytest.raises(StepMovedOn):
         verbs.skip_step(in_state(State.SHIFTING), BOB, 4)
-    with pytest.raises(EtagMismatch):
-        verbs.approve(in_state(State.AWAITING_APPROVAL), BOB, "sha256:other", T0)
+    waiting = in_state(State.AWAITING_APPROVAL)
+    assert waiting.envelope is not None
+    with pytest.raises(EtagMismatch) as raised:
+        verbs.approve(waiting, BOB, "sha256:other", T0)
+    for word in ("another one than sha256:other", "modelfleet launch describe l)", waiting.envelope.digest):
+        assert word in raised.value.message
 
 
 # Promotion

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import modelfleetd.launcher
 from modelfleetd.launcher.documents import from_document, to_document
 from modelfleetd.launcher.domain import waits
 from modelfleetd.launcher.domain.figures import Figures, cause_of, figures_of
@@ -147,6 +150,17 @@ def test_only_verdicts_that_were_enforced_fail_a_gate() -> None:
 def test_a_rollback_is_counted_by_the_kind_of_who_asked_for_it(author: str, cause: str) -> None:
     assert cause_of(launch(abort=Abort(author, "because", BEGAN))) == cause
     assert cause_of(launch()) == ""
+
+
+def test_no_rollback_that_the_launcher_itself_begins_is_counted_as_a_persons() -> None:
+    authors = set()
+    for file in Path(modelfleetd.launcher.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "going_back":
+                authors |= {part.value for part in ast.walk(node.args[1]) if isinstance(part, ast.Constant)}
+    assert {"plan", "capacity", "registry", "gate/"} <= authors
+    for author in authors:
+        assert cause_of(launch(abort=Abort(author, "because", BEGAN))) == author
 
 
 def test_a_state_that_was_entered_again_is_one_phase() -> None:

@@ -19,7 +19,7 @@ MOST_SPAN: Final = timedelta(days=400)
 MOST_GROUPS: Final = 1_000
 MOST_SURFACE: Final = 63
 # Those that turn a launch round and are nobody; whoever else does is a person.
-_NOBODY: Final = frozenset({"deadline", "availability", "platform", "registry"})
+_NOBODY: Final = frozenset({"availability", "capacity", "deadline", "plan", "platform", "registry"})
 # Those that are named by what they are: `mitigation/launches/x`, `holds/x`.
 _NAMED: Final[Mapping[str, str]] = {"mitigation": "mitigation", "holds": "hold"}
 

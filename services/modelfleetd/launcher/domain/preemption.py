@@ -167,7 +167,8 @@ def lifted(launch: Launch, mitigation: Launch, seen: Models, now: datetime) -> t
     try:
         regions = tuple(_steps_left(launch, r, seen[r.region]) for r in restored)
     except PlanInfeasible as infeasible:
-        return going_back(launch, "plan", f"what is left of it does not fit any more: {infeasible.message}", now), ended
+        why = f"what is left of it does not fit what it holds, which never grows: {infeasible.message}"
+        return going_back(launch, "plan", why, now), ended
     if all(r.wave for r in regions):
         regions = waves.ordered(regions, launch.policy.region_order)
     plan = replace(plan, regions=regions)

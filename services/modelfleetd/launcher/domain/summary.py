@@ -61,7 +61,8 @@ def _where(launch: Launch) -> str:
                 return f"Resizes the {plan.candidate.called} in {where} to {replicas}."
             return f"Step {step.number} of {len(plan.steps)} in {where} ({share} for the {plan.candidate.called})."
         case State.FINALIZING:
-            return "Every step is done; writes roles and split to the registry."
+            writes = "writes roles and split to the registry" if launch.rule.swaps else "settles its capacity"
+            return f"Every step is done; {writes}."
         case State.ROLLING_BACK:
             assert launch.abort is not None
             return f"Rolls back, by {launch.abort.author}: {launch.abort.reason.rstrip('.')}."
@@ -73,6 +74,8 @@ def _ended(launch: Launch) -> str:
     assert launch.end_time is not None
     took = span(launch.end_time - launch.begin_time)
     if launch.state is State.SUCCEEDED:
+        if not launch.rule.swaps:
+            return f"Succeeded after {took}; capacity has booked its replicas."
         return f"Succeeded after {took}; revision {launch.revision} of the registry says so."
     why = f", by {launch.abort.author}: {launch.abort.reason.rstrip('.')}" if launch.abort else ""
     word = {State.ROLLED_BACK: "Rolled back", State.CANCELLED: "Cancelled"}.get(launch.state, "Failed")

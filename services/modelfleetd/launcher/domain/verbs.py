@@ -71,12 +71,14 @@ def is_allowed(launch: Launch, verb: str) -> bool:
 
 
 def _is_idle(launch: Launch, verb: str) -> bool:
-    """Whether a verb is taken and changes nothing: nobody has paused what is resumed, or it is promoted already."""
+    """Whether a verb is taken and changes nothing: nobody has paused what is resumed, or it is promoted or aborted already."""
     match verb:
         case "ResumeLaunch":
             return all(preemption.is_author(pause.author) for pause in launch.pause_reasons)
         case "PromoteLaunch":
             return launch.promoted is not None
+        case "AbortLaunch":
+            return launch.abort is not None
         case _:
             return False
 
@@ -112,15 +114,20 @@ def pause(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
 
 
 def resume(launch: Launch, author: str, now: datetime, *, any_author: bool = False) -> Launch:
-    """Removes the author's reason to pause, or everybody's. The time that it was paused does not count."""
+    """Removes the author's reason to pause, or everybody's. The time that it was paused does not count. Where there is no
+    such reason, and no evidence that could be asked for again, nothing changes.
+    """
     _check_state(launch, "ResumeLaunch")
-    launch = accounted(launch, now)
     # A mitigation's goes with its end only.
     left = tuple(
         pause
         for pause in launch.pause_reasons
         if preemption.is_author(pause.author) or (pause.author != author and not any_author)
     )
+    asks_again = launch.state is State.AWAITING_APPROVAL and launch.evidence_time is not None
+    if left == launch.pause_reasons and not asks_again:
+        return launch
+    launch = accounted(launch, now)
     if launch.state is State.AWAITING_APPROVAL:
         # Whoever has brought the evidence that was missing need not wait for the next question.
         launch = replace(launch, evidence_time=None)
@@ -204,7 +211,10 @@ def approve(launch: Launch, author: str, digest: str, now: datetime) -> Launch:
     if author in (launch.actor, launch.retried_by):
         raise SelfApproval(author)
     if digest != launch.envelope.digest:
-        raise EtagMismatch(f"the envelope of {launch.name}", digest, launch.envelope.digest)
+        current = launch.envelope.digest
+        look = f"modelfleet launch describe {launch.name.rpartition('/')[2]}"
+        why = f"is another one than {digest}: read what it asks for now ({look}), and approve that, which is {current}"
+        raise EtagMismatch(f"the envelope of {launch.name}", digest, current, why)
     if launch.state is not State.AWAITING_APPROVAL:
         return people.let_on(launch, author, now)
     return replace(launch, envelope=replace(launch.envelope, approved_by=author, approve_time=now))

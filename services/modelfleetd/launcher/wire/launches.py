@@ -56,6 +56,8 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         allowed_verbs=verbs.allowed(launch),
         freeze_overrides=[to_proto(override, gates_pb2.FreezeOverride) for override in launch.freeze_overrides],
         preempted_by="" if launch.ended else launch.preempted_by,
+        team=launch.team,
+        surface=launch.surface,
     )
     if launch.end_time is not None:
         made.end_time.CopyFrom(timestamp_to_proto(launch.end_time))

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from modelfleet.cli import render
 from modelfleet.cli.launch import view
-from modelfleet.cli.launch.advice import ends_by
+from modelfleet.cli.launch.advice import ends_by, pause_ends_by
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
@@ -89,10 +89,9 @@ def _waits(launch: pb.Launch, now: datetime) -> Iterator[Text]:
     if any(condition.type == "NeedsAttention" for condition in launch.conditions):
         yield Text("needs attention: it does not get on by itself", style="bold red")
     for why in launch.pause_reasons:
-        command = ends_by(launch, "Paused")
         yield Text.assemble(
             (_label("paused"), "bold yellow"),
-            f"by {why.author} {_since(why.time, now)}: {why.reason}; ends by {command}",
+            f"by {why.author} {_since(why.time, now)}: {why.reason}; ends by {pause_ends_by(launch, why)}",
         )
     if launch.HasField("abort") and launch.state not in view.ENDED:
         yield Text.assemble((_label("goes back"), "bold yellow"), f"by {launch.abort.author}: {launch.abort.reason}")

@@ -8,6 +8,7 @@ import click
 
 from modelfleet.cli import completion, render
 from modelfleet.cli.launch import view
+from modelfleet.cli.launch.advice import is_mitigation
 from modelfleet.cli.launch.follow import followed, launch_name, watch_to_end
 from modelfleet.cli.launch.freeze_view import FREEZE_WINDOW
 from modelfleet.cli.launch.told import with_session
@@ -43,6 +44,9 @@ def pause(session: Session, launch: str, reason: str) -> None:
 def resume(session: Session, launch: str, any_author: bool) -> None:
     """Remove your reason to pause; the launch goes on when none is left."""
     found = session.client.launcher.resume_launch(name=launch_name(launch), any_author=any_author)
+    held = [why.author for why in found.pause_reasons if is_mitigation(why)]
+    if held:
+        raise click.ClickException(f"{found.name} stays paused, by {', '.join(held)}; that goes with its end only")
     if found.pause_reasons and not any_author:
         others = ", ".join(why.author for why in found.pause_reasons)
         raise click.ClickException(

@@ -112,13 +112,15 @@ def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
         yield Text(f"launch policy: {plan.policy_decision}")
     if plan.needs_approval:
         yield Text("somebody else has to approve it before anything is reserved", style="yellow")
-    yield Text(f"each step bakes for {render.duration(launch.policy.bake_duration) or 'no time'}")
+    bake = render.duration(launch.policy.bake_duration)
+    yield Text(f"each step bakes for {bake}" if bake else "no step bakes")
     yield from (Text(f"gate  {gate}") for gate in plan.gates)
     if not plan.gates:
         yield Text("no gate judges it")
+    after = " once it need not wait any more" if plan.wait else ""
     yield Text(
         f"cost per hour {plan.cost_before:.2f} → {plan.cost_after:.2f}, at the peak {plan.cost_peak:.2f}; "
-        f"expected to take {render.duration(plan.expected_duration) or 'no time'}{_afterwards(launch)}"
+        f"expected to take {render.duration(plan.expected_duration) or 'no time'}{after}{_afterwards(launch)}"
     )
 
 
@@ -126,7 +128,9 @@ def _afterwards(launch: pb.Launch) -> str:
     """What is kept for a rollback; of the first model of a route nothing is, since there is nothing to go back to."""
     if not any(region.old_model for region in launch.plan.regions):
         return ""
-    kept = render.duration(launch.policy.rollback_window) or "no time"
+    kept = render.duration(launch.policy.rollback_window)
+    if not kept:
+        return "; no capacity is kept for a rollback"
     return f", and capacity for a rollback is kept for {kept} after it"
 
 

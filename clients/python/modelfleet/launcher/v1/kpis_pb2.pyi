@@ -184,8 +184,8 @@ class LaunchStatistics(_message.Message):
 
     @_builtins.property
     def causes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CauseCount]:
-        """Rollbacks and cancellations by cause, most first: the author's kind, as `gate/stability`, `availability`, `deadline`,
-        `platform`, `registry`, `mitigation`, `hold`, `person`.
+        """Rollbacks and cancellations by cause, most first: the author's kind, as `gate/stability`, `availability`, `capacity`,
+        `deadline`, `plan`, `platform`, `registry`, `mitigation`, `hold`, `person`.
         """
 
     @_builtins.property
