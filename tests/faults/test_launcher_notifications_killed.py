@@ -10,13 +10,16 @@ from modelfleet import AsyncClient
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import notifications_pb2
 from tests.faults.test_launcher_killed import _answers, _create, _ended, fleet_with_agent, process_of
+from tests.support.chance import chosen
 from tests.support.wait import until
 from tests.support.webhook_receiver import webhook_receiver
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
+_DEATHS = [("launcher.before_tell:kill", 1), ("launcher.after_tell:kill", 2)]
 
-@pytest.mark.parametrize(("failpoint", "requests"), [("launcher.before_tell:kill", 1), ("launcher.after_tell:kill", 2)])
+
+@pytest.mark.parametrize(("failpoint", "requests"), chosen(_DEATHS, 1))
 async def test_what_was_written_reaches_people_though_the_launcher_dies_before_or_after_it_is_delivered(
     database_url: str, tmp_path: Path, failpoint: str, requests: int, unused_tcp_port: int
 ) -> None:

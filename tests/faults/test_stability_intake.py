@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from tests.support.chance import chosen
 from tests.support.postgres import Postgres
 from tests.support.processes import registry_process, stability_process
 from tests.support.stability_load import Load, register, stability_at, stored
@@ -20,7 +21,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 _PRODUCERS = 6
 
 
-@pytest.mark.parametrize("place", ["stability.before_commit", "stability.after_commit"])
+@pytest.mark.parametrize("place", chosen(["stability.before_commit", "stability.after_commit"], 1))
 async def test_a_service_that_dies_at_a_commit_loses_nothing_and_counts_nothing_twice(
     database_url: str, place: str
 ) -> None:
