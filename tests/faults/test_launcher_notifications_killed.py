@@ -16,7 +16,9 @@ from tests.support.webhook_receiver import webhook_receiver
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
 
-@pytest.mark.parametrize(("failpoint", "requests"), [("launcher.before_tell:kill", 1), ("launcher.after_tell:kill", 2)])
+@pytest.mark.parametrize(
+    ("failpoint", "requests"), [("launcher.before_call.webhook:kill", 1), ("launcher.after_call.webhook:kill", 2)]
+)
 async def test_what_was_written_reaches_people_though_the_launcher_dies_before_or_after_it_is_delivered(
     database_url: str, tmp_path: Path, failpoint: str, requests: int, unused_tcp_port: int
 ) -> None:
