@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, Command] = {
     "stability": Command("modelfleetd.stability.app", "calibration and normalized entropy, and verdicts on them"),
     "node": Command("modelfleetd.node.app", "platform agent of one machine: replicas as processes behind Envoy"),
     "simulate": Command("modelfleetd.rehearsal.command", "rehearse a launch or a fleet in virtual time"),
+    "failpoints": Command("modelfleetd.kit.places_command", "places where tests let a process die, by name"),
     "migrate": Command("modelfleetd.migrate", "bring the database's schemas up to date"),
 }
 

@@ -16,7 +16,7 @@ from tests.support.webhook_receiver import webhook_receiver
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
-_DEATHS = [("launcher.before_tell:kill", 1), ("launcher.after_tell:kill", 2)]
+_DEATHS = [("launcher.before_call.webhook:kill", 1), ("launcher.after_call.webhook:kill", 2)]
 
 
 @pytest.mark.parametrize(("failpoint", "requests"), chosen(_DEATHS, 1))

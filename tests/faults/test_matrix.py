@@ -1,7 +1,7 @@
 """Every accident at every place of a launch's path, on real processes, PostgreSQL and Envoy.
 
-One system stays up for each worker; one launch after another takes its only route to the next model, or is aborted on
-the way there, while one accident happens at one place.
+One system stays up for each worker, and requests come in all the while; one launch after another takes its only route
+to the next model, or goes back on the way there, while one accident happens at one place.
 """
 
 from __future__ import annotations
@@ -9,24 +9,25 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from itertools import product
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 import pytest_asyncio
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.kit.places import PLACES, Way
-from tests.support.accidents import ACTIONS, Arena, arena
+from tests.support.accidents import ACTIONS, ENDED, REFUSING, THIRD, Arena, arena, dry_run, ungated
 from tests.support.chance import SEED, chosen
-from tests.support.wait import until
 from tests.support.whole import NEW, OLD
 
 # Each worker has a system of its own; a few cases share one.
 _SYSTEMS = 3 if os.environ.get("MODELFLEET_FAULTS") == "all" else 1
+_MOST_PAUSES = 10
 _ENDING = ("intent_finalize", "intent_settle", "FinalizeLaunch", "SettleReservation")
-_REPLICAS = {OLD: 3, NEW: 4}
+_REPLICAS = {OLD: 3, NEW: 4, THIRD: 3}
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
 
@@ -66,7 +67,11 @@ async def _system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Are
 
 @pytest.mark.parametrize(("place", "action"), _cases())
 async def test_a_launch_ends_as_it_was_to_whatever_happens_wherever(system: Arena, place: str, action: str) -> None:
-    await _launch(system, PLACES[place], [(place, action)])
+    way = PLACES[place]
+    if way is Way.BACK and action in ("kill", "drop"):
+        # There are two reasons to go back, and one way.
+        way = Way.ABORTED
+    await _launch(system, way, [(place, action)])
 
 
 @pytest.mark.parametrize("accidents", _pairs())
@@ -76,26 +81,22 @@ async def test_two_accidents_in_one_launch(system: Arena, accidents: list[tuple[
 
 async def _launch(system: Arena, way: Way, accidents: list[tuple[str, str]]) -> None:
     before = len(await system.everything.effects())
-    candidate = NEW if system.serving == OLD else OLD
-    happening = asyncio.create_task(_befall(system, accidents))
+    story = _Story(system, _befall(system, accidents))
     try:
-        match way:
-            case Way.FORWARD:
-                launch = await system.ended(await system.start(candidate, bake=0))
-                system.serving = candidate if launch.state == pb.Launch.SUCCEEDED else system.serving
-                expected = pb.Launch.SUCCEEDED
-            case Way.BACK:
-                launch = await _back(system, candidate)
-                expected = pb.Launch.ROLLED_BACK
-        await asyncio.wait({happening}, timeout=20)
-        assert happening.done(), f"{accidents}: the failpoint was never passed"
-        await happening
+        launches = await story.tell(way)
+        await asyncio.wait({story.happening}, timeout=20)
+        assert story.happening.done(), f"{accidents}: the failpoint was never passed"
+        await story.happening
     finally:
-        happening.cancel()
+        story.happening.cancel()
         system.disarm()
-    assert launch.state == expected, launch.summary
-    await system.assert_promises_kept(launch, before)
+    for launch, expected in launches:
+        assert launch.state == expected, launch.summary
+        if launch.state == pb.Launch.SUCCEEDED:
+            system.serving = launch.candidate
+        await system.assert_promises_kept(launch, before)
     await system.assert_all_agree(system.serving, _REPLICAS[system.serving])
+    system.assert_no_request_failed()
 
 
 async def _befall(system: Arena, accidents: list[tuple[str, str]]) -> None:
@@ -103,14 +104,100 @@ async def _befall(system: Arena, accidents: list[tuple[str, str]]) -> None:
         await system.befall(place, action)
 
 
-async def _back(system: Arena, candidate: str) -> pb.Launch:
-    """A launch that is aborted once it has all of the traffic, while it is still watched."""
-    name = await system.start(candidate, bake=1.0)
+_Told: TypeAlias = list[tuple[pb.Launch, "pb.Launch.State.ValueType"]]
 
-    async def is_last_step() -> bool:
-        found = await system.find(name)
-        return found is not None and found.current_step >= 2
 
-    await until(is_last_step, timeout=90)
-    await system.abort(name)
-    return await system.ended(name)
+class _Story:
+    """One launch, or two on one route, while accidents happen. Says how each ended, and how it was to end."""
+
+    def __init__(self, system: Arena, accidents: Coroutine[Any, Any, None]) -> None:
+        self._system = system
+        # The next models, other than the one that serves.
+        self._next, self._after = [model for model in (NEW, OLD, THIRD) if model != system.serving][:2]
+        self.happening = asyncio.create_task(accidents)
+
+    async def tell(self, way: Way) -> _Told:
+        """Has a launch go a way."""
+        match way:
+            case Way.FORWARD:
+                return await self._through(self._system.start(self._next, bake=0))
+            case Way.JUDGED:
+                return await self._through(self._system.start(self._next, bake=1.5, policy=dry_run()))
+            case Way.ANEW:
+                self._system.begin_everything_anew()
+                return await self._through(self._system.start(self._next, bake=0))
+            case Way.ABORTED:
+                return await self._aborted()
+            case Way.BACK:
+                return await self._refused()
+            case Way.QUEUED:
+                return await self._queued()
+            case Way.WAITED:
+                return await self._waited()
+            case Way.CANCELLED:
+                return await self._cancelled()
+            case Way.STEERED:
+                return await self._steered()
+
+    async def _through(self, start: Coroutine[Any, Any, str]) -> _Told:
+        return [(await self._system.ended(await start), pb.Launch.SUCCEEDED)]
+
+    async def _aborted(self) -> _Told:
+        """Aborted once it has all of the traffic, while it is still watched."""
+        name = await self._system.start(self._next, bake=1.0)
+        await self._system.reaches(name, lambda launch: launch.current_step >= 2 or launch.state in ENDED)
+        await self._system.abort(name)
+        return [(await self._system.ended(name), pb.Launch.ROLLED_BACK)]
+
+    async def _refused(self) -> _Told:
+        """The candidate answers nothing: the gate of availability sends the launch back."""
+        policy = ungated()
+        policy.availability_gate.min_requests = 5
+        launch = await self._system.ended(await self._system.start(REFUSING, bake=1.5, policy=policy))
+        return [(launch, pb.Launch.ROLLED_BACK)]
+
+    async def _queued(self) -> _Told:
+        names = [
+            await self._system.start(self._next, bake=0.5, queue=True),
+            await self._system.start(self._after, bake=0, queue=True),
+        ]
+        return [(await self._system.ended(name), pb.Launch.SUCCEEDED) for name in names]
+
+    async def _waited(self) -> _Told:
+        async with self._system.crowded() as leave:
+            name = await self._system.start(self._next, bake=0)
+            await self._system.reaches(name, _is_in_line)
+            await leave()
+            return [(await self._system.ended(name), pb.Launch.SUCCEEDED)]
+
+    async def _cancelled(self) -> _Told:
+        async with self._system.crowded():
+            name = await self._system.start(self._next, bake=0)
+            await self._system.reaches(name, _is_in_line)
+            await self._system.abort(name)
+            launch = await self._system.ended(name)
+            # Whoever frees the rest would pass the same places.
+            await asyncio.wait({self.happening}, timeout=20)
+            return [(launch, pb.Launch.CANCELLED)]
+
+    async def _steered(self) -> _Told:
+        policy = ungated()
+        policy.approval = pb.LaunchPolicy.REQUIRED
+        name = await self._system.start(self._next, bake=600.0, policy=policy)
+        await self._system.approve(name)
+        # A verb that comes in the middle of a round ends the round.
+        for _ in range(1 + _MOST_PAUSES):
+            await self._system.pause_and_resume(name)
+            if self.happening.done():
+                break
+        for step in (1, 2):
+            await self._system.skip(name, step)
+        return await self._through(_just(name))
+
+
+async def _just(name: str) -> str:
+    return name
+
+
+def _is_in_line(launch: pb.Launch) -> bool:
+    return any(condition.reason == "CapacityPromised" for condition in launch.conditions) or launch.state in ENDED

@@ -102,13 +102,13 @@ async def test_people_are_told_once_whatever_dies_in_the_middle(database_url: st
         try:
             async with running("registry", build, database_url) as registry, client_of(registry) as client:
                 await burn(database, await populate(client))
-                for place, rows in (("alerts.before_commit", 0), ("alerts.after_commit", 1)):
+                for place, rows in (("stability.before_record.alerts", 0), ("stability.after_record.alerts", 1)):
                     async with replica(database_url, registry, manager, place) as process:
                         assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
                     # Each transition happens once, or has not happened yet.
                     assert await database.fetchval("SELECT count(*) FROM alerts") == rows
                 async with (
-                    replica(database_url, registry, manager, "alerts.after_post") as one,
+                    replica(database_url, registry, manager, "stability.after_call.alertmanager") as one,
                     replica(database_url, registry, manager) as other,
                 ):
                     # Both tell of it; one of them dies before it could write down that it has.

@@ -73,8 +73,8 @@ async def evaluate_time(address: str) -> int | None:
 
 
 async def test_one_that_is_killed_around_its_commit_writes_a_minute_as_a_whole_or_not_at_all(world: World) -> None:
-    for place, is_written in (("before_commit", False), ("after_conclude", True)):
-        environment = {"MODELFLEET_FAILPOINT": f"stability.{place}:kill"}
+    for place, is_written in (("before_commit", False), ("after_record", True)):
+        environment = {"MODELFLEET_FAILPOINT": f"stability.{place}.evaluation:kill"}
         async with stability_process(world.url, world.registry, environment=environment) as (process, _):
             assert await asyncio.wait_for(process.process.wait(), 60) == -signal.SIGKILL
         before = await world.evaluation()
@@ -90,7 +90,7 @@ async def test_one_that_is_killed_around_its_commit_writes_a_minute_as_a_whole_o
 
 
 async def test_one_that_was_stopped_past_its_lease_writes_nothing_when_it_goes_on(world: World) -> None:
-    environment = {"MODELFLEET_FAILPOINT": "stability.before_conclude:stop"}
+    environment = {"MODELFLEET_FAILPOINT": "stability.before_record.evaluation:stop"}
     async with stability_process(world.url, world.registry, environment=environment) as (stopped, its_address):
         await until(lambda: _is_stopped(stopped.process.pid), timeout=60)
         old = await world.evaluation()

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 _PRODUCERS = 6
 
 
-@pytest.mark.parametrize("place", chosen(["stability.before_commit", "stability.after_commit"], 1))
+@pytest.mark.parametrize("place", chosen(["stability.before_commit.batch", "stability.after_commit.batch"], 1))
 async def test_a_service_that_dies_at_a_commit_loses_nothing_and_counts_nothing_twice(
     database_url: str, place: str
 ) -> None:
@@ -41,7 +41,7 @@ async def test_a_service_that_dies_at_a_commit_loses_nothing_and_counts_nothing_
                 await stack.enter_async_context(stability_process(database_url, registry, address))
                 await load.acknowledge(4 * _PRODUCERS)
     assert load.failures.total() > 0
-    if place == "stability.after_commit":
+    if place == "stability.after_commit.batch":
         assert load.repeated >= 1, "of a commit nobody was told, and it was not written again"
     assert await stored(database_url) == load.expected()
 

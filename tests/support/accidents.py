@@ -10,29 +10,40 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
+from modelfleet import AsyncClient
+from modelfleet.capacity.v1 import capacity_pb2
+from modelfleet.common.v1 import permission_pb2
 from modelfleet.errors import Cancelled, DeadlineExceeded, Unavailable
 from modelfleet.launcher.v1 import launcher_pb2 as pb
+from modelfleet.registry.v1 import evidence_pb2, registry_pb2
 from modelfleetd.capacity.store import balances
 from modelfleetd.kit.db import Database
 from modelfleetd.local.postgres import EmbeddedPostgres
 from modelfleetd.local.programs import service_environment
 from modelfleetd.platform.model import Effect, EffectKind
 from tests.support.wait import until
-from tests.support.whole import OLD, POOL, TARGET, TYPE, Whole, whole
+from tests.support.whole import FLAVOR, OLD, POOL, REGION, TARGET, TYPE, Traffic, Whole, whole
 
 # Of a launch, in both launchers; a process is stopped for longer.
 LEASE = 4.0
+# Two more models: one to go on to, and one that answers nothing.
+THIRD, REFUSING = f"{TYPE}/models/third", f"{TYPE}/models/refusing"
+REFUSAL = "told to fail"
+_APPROVER = "carol"
+# Requests a second, all the while.
+_RATE = 20.0
 ACTIONS = ("kill", "stop", "drop", "postgres")
 _AWAY = (Unavailable, DeadlineExceeded, Cancelled)
-_ENDED = {pb.Launch.SUCCEEDED, pb.Launch.ROLLED_BACK, pb.Launch.CANCELLED, pb.Launch.FAILED}
+ENDED = {pb.Launch.SUCCEEDED, pb.Launch.ROLLED_BACK, pb.Launch.CANCELLED, pb.Launch.FAILED}
 # A launch that has to wait for leases, for the database and for processes that begin again.
 _ENDS_WITHIN = 90.0
 
@@ -46,7 +57,11 @@ class Arena:
     trace: Path
     serving: str = OLD
     accidents: list[str] = field(default_factory=list)
+    traffic: Traffic = field(default_factory=Traffic)
+    # The process of the second launcher.
+    second: list[int] = field(default_factory=list)
     _launches: int = 0
+    _others: int = 0
 
     @property
     def places(self) -> set[str]:
@@ -101,30 +116,30 @@ class Arena:
 
     # Launches
 
-    async def start(self, candidate: str, *, bake: float, policy: pb.LaunchPolicy | None = None) -> str:
-        """Creates a launch in steps of half of the traffic, again and again with one request_id until it is taken."""
+    async def start(
+        self, candidate: str, *, bake: float, policy: pb.LaunchPolicy | None = None, queue: bool = False
+    ) -> str:
+        """Creates a launch in steps of half of the traffic, again and again with one request_id until it is taken.
+
+        Args:
+            candidate: that is to take over.
+            bake: seconds.
+            policy: of its gates; None: none but that of availability.
+            queue: whether it waits for the launch before it.
+        """
         self._launches += 1
-        made = pb.LaunchPolicy(max_step_basis_points=5_000)
-        made.stability_gate.disabled = True
+        made = policy or ungated()
+        made.max_step_basis_points, made.max_steps = 5_000, 2
         made.bake_duration.FromTimedelta(timedelta(seconds=bake))
         made.rollback_window.FromTimedelta(timedelta(0))
         made.step_deadline.FromTimedelta(timedelta(minutes=2))
-        if policy is not None:
-            made.MergeFrom(policy)
         launch = pb.Launch(
             model_type=TYPE, candidate=candidate, strategy=pb.Launch.REPLACE_BASELINE, pool=POOL, policy=made
         )
-        request = pb.CreateLaunchRequest(launch_id=f"l{self._launches}", launch=launch, request_id=str(uuid.uuid4()))
-        name = f"launches/l{self._launches}"
-
-        async def taken() -> bool:
-            with contextlib.suppress(*_AWAY):
-                await self.everything.client.launcher.create_launch(request, timeout=5)
-                return True
-            return False
-
-        await until(taken, timeout=40)
-        return name
+        name = f"l{self._launches}"
+        request = pb.CreateLaunchRequest(launch_id=name, launch=launch, queue=queue, request_id=str(uuid.uuid4()))
+        await surely(lambda: self.everything.client.launcher.create_launch(request, timeout=5))
+        return f"launches/{name}"
 
     async def find(self, name: str) -> pb.Launch | None:
         """The launch; None where nobody answers just now."""
@@ -139,16 +154,81 @@ class Arena:
     async def abort(self, name: str) -> None:
         """Aborts, again and again with one request_id until that is taken."""
         request = pb.AbortLaunchRequest(name=name, reason="for a test", request_id=str(uuid.uuid4()))
+        await surely(lambda: self.everything.client.launcher.abort_launch(request, timeout=5))
 
-        async def taken() -> bool:
-            with contextlib.suppress(*_AWAY):
-                await self.everything.client.launcher.abort_launch(request, timeout=5)
-                return True
-            return False
+    async def pause_and_resume(self, name: str) -> None:
+        """Pauses a launch, and lets it go on."""
+        launcher = self.everything.client.launcher
+        pause = pb.PauseLaunchRequest(name=name, reason="for a test", request_id=str(uuid.uuid4()))
+        await surely(lambda: launcher.pause_launch(pause, timeout=5))
+        resume = pb.ResumeLaunchRequest(name=name, request_id=str(uuid.uuid4()))
+        await surely(lambda: launcher.resume_launch(resume, timeout=5))
 
-        await until(taken, timeout=40)
+    async def skip(self, name: str, step: int) -> None:
+        """Ends a step's bake, once that has begun."""
+        await self.reaches(name, lambda launch: any(_bakes(region, step) for region in launch.progress))
+        request = pb.SkipLaunchStepRequest(
+            name=name, expected_step=step, reason="for a test", request_id=str(uuid.uuid4())
+        )
+        await surely(lambda: self.everything.client.launcher.skip_launch_step(request, timeout=5))
+
+    async def approve(self, name: str) -> None:
+        """Somebody else approves a launch, once it waits for that."""
+        found = await self.reaches(name, lambda launch: launch.state == pb.Launch.AWAITING_APPROVAL)
+        request = pb.ApproveLaunchRequest(
+            name=name, envelope_digest=found.envelope.digest, request_id=str(uuid.uuid4())
+        )
+        async with AsyncClient(self.everything.system.address, principal=_APPROVER) as client:
+            await surely(lambda: client.launcher.approve_launch(request, timeout=5))
+
+    async def reaches(self, name: str, is_there: Callable[[pb.Launch], bool]) -> pb.Launch:
+        """Waits until a launch is somewhere, whoever dies meanwhile."""
+
+        async def there() -> pb.Launch | None:
+            found = await self.find(name)
+            return found if found is not None and is_there(found) else None
+
+        launch: pb.Launch = await until(there, timeout=_ENDS_WITHIN)
+        return launch
+
+    @asynccontextmanager
+    async def crowded(self) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Somebody else has all that is free. Gives what ends that; at the end of the block it is over anyway."""
+        capacity = self.everything.client.capacity
+        (usage,) = (await capacity.get_pool(name=POOL, timeout=30)).usages
+        self._others += 1
+        wanted = capacity_pb2.Reservation(pool=POOL, launch=f"launches/other-{self._others}")
+        wanted.items.add(flavor=FLAVOR, region=REGION, hold_units=usage.available_units, end_units=0)
+        made = await capacity.create_reservation(reservation=wanted, time_to_live=Duration(seconds=1800))
+        is_there = True
+
+        async def leave() -> None:
+            nonlocal is_there
+            if is_there:
+                request = capacity_pb2.CancelReservationRequest(name=made.name, request_id=str(uuid.uuid4()))
+                await surely(lambda: capacity.cancel_reservation(request, timeout=5))
+            is_there = False
+
+        try:
+            yield leave
+        finally:
+            await leave()
+
+    def begin_everything_anew(self) -> None:
+        """Kills every service, both launchers and the node agent, at once; their supervisors begin them again."""
+        for part in ("launcher", "capacity", "stability", "registry", "node"):
+            self.everything.kill(part)
+        for process in self.second:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
     # What holds
+
+    def assert_no_request_failed(self) -> None:
+        """Asserts that replicas and traffic went on, since this was asked last; what a candidate refuses is its own."""
+        failed = {why: count for why, count in self.traffic.failed.items() if REFUSAL not in why}
+        self.traffic.failed.clear()
+        assert not failed
 
     async def assert_promises_kept(self, launch: pb.Launch, before: int) -> None:
         """Asserts, at every event since a position of the node's ledger: LAUNCH.md's properties 1 to 3 with their
@@ -219,6 +299,10 @@ def assert_never_rises(effects: list[Effect], candidate: str, aborted: datetime)
             share = asked
 
 
+def _bakes(region: pb.RegionProgress, step: int) -> bool:
+    return region.step == step and region.HasField("bake_end_time")
+
+
 def _is_stopped(process: int) -> bool:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
@@ -231,6 +315,7 @@ async def arena(folder: Path) -> AsyncIterator[Arena]:
         "MODELFLEET_FAILPOINT_FILE": str(file),
         "MODELFLEET_FAILPOINT_TRACE": str(trace),
         "MODELFLEET_LEASE_SECONDS": str(LEASE),
+        "MODELFLEET_OBSERVE_SECONDS": "2",
     }
     async with contextlib.AsyncExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
@@ -240,9 +325,57 @@ async def arena(folder: Path) -> AsyncIterator[Arena]:
         found = Arena(everything, file, trace)
         await stack.enter_async_context(_second_launcher(found, variables))
         await everything.register(old=3, new=4, spare=3)
+        await everything.add_model(THIRD, 3)
+        await everything.add_model(REFUSING, 3, "--error-rate", "1")
+        await _declare_gates(everything)
         first = await found.ended(await found.start(OLD, bake=0))
         assert first.state == pb.Launch.SUCCEEDED, first.summary
+        found.traffic = await stack.enter_async_context(everything.traffic(rate=_RATE))
+        await until(lambda: found.traffic.answered[OLD] > 0)
+        # Until the proxy has the route, nobody promises an answer.
+        found.traffic.failed.clear()
         yield found
+
+
+async def _declare_gates(everything: Whole) -> None:
+    """Says what candidates may be judged by, and who may approve them."""
+    registry = everything.client.registry
+    rules = [evidence_pb2.EvidenceRule(id="good", metric="auc", minimum=0.7)]
+    predictions = [registry_pb2.Prediction(id="click")]
+    declared = registry_pb2.ModelType(name=TYPE, evidence_rules=rules, predictions=predictions)
+    await registry.update_model_type(model_type=declared)
+    team = await registry.get_team(name="teams/ours")
+    team.role_bindings.add(role=permission_pb2.APPROVER, members=[_APPROVER])
+    await registry.update_team(team=team)
+
+
+def ungated() -> pb.LaunchPolicy:
+    """A policy by which nobody is asked but the platform."""
+    policy = pb.LaunchPolicy()
+    policy.stability_gate.disabled = True
+    policy.evidence_gate.disabled = True
+    return policy
+
+
+def dry_run() -> pb.LaunchPolicy:
+    """A policy by which everybody is asked: the platform counts, the others have nothing to go by."""
+    policy = pb.LaunchPolicy()
+    policy.stability_gate.dry_run = True
+    policy.evidence_gate.dry_run = True
+    policy.availability_gate.min_requests = 5
+    return policy
+
+
+async def surely(call: Callable[[], Awaitable[object]]) -> None:
+    """Makes a call again and again, the same each time, until it is answered."""
+
+    async def answered() -> bool:
+        with contextlib.suppress(*_AWAY):
+            await call()
+            return True
+        return False
+
+    await until(answered, timeout=40)
 
 
 @asynccontextmanager
@@ -261,6 +394,7 @@ async def _second_launcher(arena: Arena, variables: dict[str, str]) -> AsyncIter
                 process = await asyncio.create_subprocess_exec(
                     *command, env=environment, stdout=said, stderr=said, start_new_session=True
                 )
+            arena.second[:] = [process.pid]
             try:
                 await process.wait()
             except asyncio.CancelledError:

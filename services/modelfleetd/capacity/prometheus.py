@@ -13,6 +13,7 @@ from typing import Any
 from modelfleetd.capacity.domain.demand import STEP, Rates, pieces
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit import deadline
+from modelfleetd.kit.failpoint import passing
 
 _log = logging.getLogger(__name__)
 # A series of 10,000 points takes some 0.4 MB: a query that gives many of them is refused before it fills the memory.
@@ -78,7 +79,8 @@ class Prometheus:
             "timeout": f"{timeout:.1f}",
         }
         try:
-            status, body = await self._post("/api/v1/query_range", form, timeout)
+            with passing("capacity", "call", "prometheus"):
+                status, body = await self._post("/api/v1/query_range", form, timeout)
             answer = json.loads(body) if status in (200, 400, 422) else {}
             if answer.get("status") == "error" and answer.get("errorType") in ("bad_data", "execution"):
                 raise QueryRefused(f"Prometheus refuses the query: {_short(answer.get('error', ''))}")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from modelfleetd.clock import Clock, SystemClock
 from modelfleetd.errors import FleetError
+from modelfleetd.kit import failpoint
 from modelfleetd.kit.auth import RoleSource, TeamOf, no_team
 from modelfleetd.kit.config import ServiceConfig, add_arguments
 from modelfleetd.kit.db import Database
@@ -186,6 +187,8 @@ def run_service(
     options = parser.parse_args(argv)
     try:
         config = ServiceConfig.from_args(options)
+        if config.has_identity and failpoint.is_active():
+            raise ValueError("MODELFLEET_FAILPOINT* is for tests: a service that proves its callers refuses it")
         configure_logging(name, config)
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
             runner.run(_serve(Service(name, build, config, options=options)))

@@ -18,7 +18,8 @@ import asyncpg
 from modelfleetd.errors import DeadlinePassed, PartUnavailable
 from modelfleetd.kit import deadline
 from modelfleetd.kit.call import find_call
-from modelfleetd.kit.failpoint import failpoint
+from modelfleetd.kit.failpoint import failpoint, passing, spelled
+from modelfleetd.kit.worker import current_worker
 
 # A row: columns by name, as asyncpg.Record gives them.
 Record: TypeAlias = Mapping[str, Any]
@@ -86,9 +87,9 @@ class Database:
 
     @staticmethod
     def _place() -> str:
-        """What commits, as failpoints call it: the method that is called, or `own` for the service itself."""
+        """What commits, as failpoints call it: the method that is called, or the worker by whom it is done."""
         call = find_call()
-        return "own" if call is None else call.method.path.rpartition("/")[2]
+        return spelled(current_worker() or "own") if call is None else call.method.path.rpartition("/")[2]
 
     @classmethod
     async def open(cls, url: str, schema: str, *, max_size: int = 10) -> Self:
@@ -121,12 +122,15 @@ class Database:
             self._pool.terminate()
 
     @asynccontextmanager
-    async def transaction(self, *, readonly: bool = False, isolation: str | None = None) -> AsyncIterator[Connection]:
+    async def transaction(
+        self, *, readonly: bool = False, isolation: str | None = None, what: str = ""
+    ) -> AsyncIterator[Connection]:
         """Gives a connection with an open transaction: committed at the end, rolled back when an exception passes.
 
         Args:
             readonly: the transaction cannot write, and sees one snapshot throughout.
             isolation: `repeatable read` or `serializable` where the default, read committed, does not suffice.
+            what: commits, as failpoints call it, where neither the method nor the worker says it.
 
         Raises:
             PartUnavailable: the database cannot be reached, was lost, takes no writes, or undid the transaction because
@@ -138,7 +142,7 @@ class Database:
             mode = " READ ONLY" if readonly else ""
             limit_ms = max(1, int(_time_left() * 1000))
             await conn.execute(f"BEGIN ISOLATION LEVEL {level}{mode}; SET LOCAL statement_timeout = {limit_ms}")
-            place = None if readonly else self._place()
+            place = None if readonly else what or self._place()
             try:
                 yield conn
                 if place is not None:
@@ -179,10 +183,17 @@ class Database:
         async with self.connection() as conn:
             return await conn.fetchval(query, *args, timeout=_time_left())
 
-    async def execute(self, query: str, *args: object) -> str:
-        """Executes one statement and returns its tag, such as `UPDATE 1`."""
-        async with self.connection() as conn:
-            return await conn.execute(query, *args, timeout=_time_left())
+    async def execute(self, query: str, *args: object, what: str = "") -> str:
+        """Executes one statement, which commits by itself, and returns its tag, such as `UPDATE 1`.
+
+        Args:
+            query: the statement.
+            args: its parameters.
+            what: commits, as failpoints call it, where the method or the worker does not say it.
+        """
+        with passing(self._schema, "commit", what or self._place()):
+            async with self.connection() as conn:
+                return await conn.execute(query, *args, timeout=_time_left())
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:

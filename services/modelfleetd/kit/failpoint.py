@@ -1,5 +1,5 @@
 """Places where a test lets a process die, stop, fail or lose its connections: before and after every commit and every
-outgoing call. `kit/places.py` lists those on a launch's path.
+outgoing call. `kit/places.py` lists them; `modelfleetd failpoints` prints them.
 
     MODELFLEET_FAILPOINT=launcher.after_act.shift:kill        dies as by kill −9 at the first such place
     MODELFLEET_FAILPOINT=launcher.before_record.*:stop:3      stops (SIGSTOP) at the third
@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
+import re
 import signal
 import socket
 import stat
@@ -26,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modelfleetd.errors import PartUnavailable
+from modelfleetd.kit.places import is_listed
 
 _ACTIONS = ("kill", "stop", "error", "drop")
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -144,9 +146,20 @@ def is_active() -> bool:
 
 
 def failpoint(name: str) -> None:
-    """Marks a place where a test may let the process die."""
+    """Marks a place where a test may let the process die.
+
+    Raises:
+        LookupError: where anything may happen at all: the place is not in `kit/places.py`.
+    """
+    if _active and not is_listed(name):
+        raise LookupError(f"{name} is no place that kit/places.py lists")
     for each in _active:
         each.pass_by(name)
+
+
+def spelled(words: str) -> str:
+    """Makes a name of what people read: `look at every launch` is `look_at_every_launch`."""
+    return re.sub(r"\W+", "_", words)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -13,6 +14,12 @@ from modelfleetd.clock import Clock
 
 _log = logging.getLogger(__name__)
 _RESTART_SECONDS = 1.0
+_current: ContextVar[str] = ContextVar("modelfleet_worker", default="")
+
+
+def current_worker() -> str:
+    """Returns the name of the worker that this is done for; empty where it is done for none."""
+    return _current.get()
 
 
 class Worker(Protocol):
@@ -44,6 +51,7 @@ class Workers:
 
 
 async def _keep_running(worker: Worker) -> None:
+    _current.set(worker.name)
     while True:
         try:
             await worker.run()

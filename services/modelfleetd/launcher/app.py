@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long a launch stays with a process that does not answer any more; a round takes at most half of it",
     )
     parser.add_argument(
+        "--observe-seconds",
+        type=float,
+        default=float(os.environ.get("MODELFLEET_OBSERVE_SECONDS", observer.INTERVAL_SECONDS)),
+        help="how often every platform agent is read and the registry is told what serves; $MODELFLEET_OBSERVE_SECONDS",
+    )
+    parser.add_argument(
         "--webhooks",
         default=os.environ.get("MODELFLEET_WEBHOOKS", ""),
         metavar="FILE.yaml",
@@ -95,13 +101,12 @@ async def compose(service: Service, store: Store, world: World, receivers: Recei
         lease=lease_of(service),
         traced=service.telemetry.exports,
     )
+    every = getattr(service.options, "observe_seconds", observer.INTERVAL_SECONDS)
     service.work(
         reconciler,
         Periodic("look at every launch", _SWEEP_SECONDS, reconciler.sweep, service.clock),
         Periodic("tell watchers", _WATCH_SECONDS, notifier.poll, service.clock),
-        Periodic(
-            "observe the fleet", observer.INTERVAL_SECONDS, Observer(store, world, service.id).observe, service.clock
-        ),
+        Periodic("observe the fleet", every, Observer(store, world, service.id, every).observe, service.clock),
     )
     if service.telemetry.exports:
         export = Exporter(store, service.telemetry, service.id).export

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from modelfleetd.clock import Clock
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.alertmanager import HOLDS, MOST_POSTED, RESEND, RESOLVED_KEPT, Alertmanager, Posted
-from modelfleetd.kit.failpoint import failpoint
+from modelfleetd.kit.failpoint import passing
 from modelfleetd.launcher.domain.notifications import ALERTMANAGER, ENDINGS, LASTS, Audience, Kind, pause
 from modelfleetd.launcher.store import Store
 from modelfleetd.launcher.store.notifications import Backlog, Due, Lasting
@@ -73,7 +73,6 @@ class WebhookDelivery:
                     group.create_task(self._tell(each))
 
     async def _tell(self, due: Due) -> None:
-        failpoint("launcher.before_tell")
         try:
             await self._webhooks.tell(self._name, due.key, due.body)
         except NotTaken as error:
@@ -81,7 +80,6 @@ class WebhookDelivery:
             _log.warning("%s: attempt %d: %s; again in %.0f s", due.key, due.attempts, error, wait)
             await self._store.not_delivered(due.number, due.attempts, str(error), wait)
             return
-        failpoint("launcher.after_tell")
         await self._store.delivered([due.number])
 
 
@@ -118,9 +116,8 @@ class AlertDelivery:
         now = await self._store.now()
         for begin in range(0, len(lasting), MOST_POSTED):
             part = lasting[begin : begin + MOST_POSTED]
-            failpoint("launcher.before_alert")
-            await self._alertmanager.post([_posted(each, now) for each in part])
-            failpoint("launcher.after_alert")
+            with passing("launcher", "call", "alertmanager"):
+                await self._alertmanager.post([_posted(each, now) for each in part])
             await self._store.alerts_taken([each.number for each in part if each.is_pending])
 
 

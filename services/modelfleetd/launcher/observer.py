@@ -20,14 +20,15 @@ _AGENT_SECONDS = 10.0
 class Observer:
     """The duty, round by round."""
 
-    def __init__(self, store: Store, world: World, holder: str) -> None:
+    def __init__(self, store: Store, world: World, holder: str, interval: float = INTERVAL_SECONDS) -> None:
         self._store = store
         self._world = world
         self._holder = holder
+        self._interval = interval
 
     async def observe(self) -> None:
         """Reports what every agent sees, where this replica has the duty."""
-        if await self._store.take_duty(_DUTY, self._holder, 1.5 * INTERVAL_SECONDS):
+        if await self._store.take_duty(_DUTY, self._holder, 1.5 * self._interval):
             await self.report_all()
 
     async def report_all(self) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from modelfleetd.clock import Clock
+from modelfleetd.kit.failpoint import passing
 from modelfleetd.launcher.domain.notifications import ALERTMANAGER, Audience, Kind
 from modelfleetd.launcher.domain.record import Verdict
 from modelfleetd.launcher.ports import Judgement
@@ -132,8 +133,9 @@ class Webhooks:
         except OSError as error:
             raise NotTaken(f"the secret of {name} cannot be read: {error.strerror}") from None
         try:
-            async with asyncio.timeout(self._seconds):
-                return await self._exchange(webhook, headers, body)
+            with passing("launcher", "call", "webhook"):
+                async with asyncio.timeout(self._seconds):
+                    return await self._exchange(webhook, headers, body)
         except (TimeoutError, httpx.TimeoutException):
             raise NotTaken(f"{name} did not answer within {self._seconds:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:

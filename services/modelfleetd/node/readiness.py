@@ -45,7 +45,8 @@ class Readiness:
             if problem.code() is not grpc.StatusCode.UNIMPLEMENTED:
                 return False
         try:
-            return bool((await self._stub.ServerReady(pb.ServerReadyRequest(), timeout=_TIMEOUT)).ready)
+            with passing("node", "call", "ServerReady"):
+                return bool((await self._stub.ServerReady(pb.ServerReadyRequest(), timeout=_TIMEOUT)).ready)
         except grpc.aio.AioRpcError:
             return False
 

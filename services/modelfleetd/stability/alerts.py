@@ -20,7 +20,7 @@ from modelfleetd.clock import Clock
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.alertmanager import HOLDS, MOST_POSTED, RESEND, RESOLVED_KEPT, Alertmanager, Posted
 from modelfleetd.kit.db import Connection, Database
-from modelfleetd.kit.failpoint import failpoint
+from modelfleetd.kit.failpoint import failpoint, passing
 from modelfleetd.names import ALERT
 from modelfleetd.stability.delivery_metrics import DeliveryMetrics
 from modelfleetd.stability.domain import announcement as announced
@@ -112,9 +112,9 @@ class Deriving:
             transitions = await self._derive(conn, *progress)
             is_changed = await announcements.bring_up_to_date(conn, self._clock.now())
             if is_changed:
-                failpoint("alerts.before_commit")
+                failpoint("stability.before_record.alerts")
         if is_changed:
-            failpoint("alerts.after_commit")
+            failpoint("stability.after_record.alerts")
         for alert in transitions:
             _tell_log(alert)
         if is_changed:
@@ -258,8 +258,8 @@ class Delivery:
         due = await announcements.due(self._database, now - RESOLVED_KEPT, now)
         for begin in range(0, len(due), MOST_POSTED):
             part = due[begin : begin + MOST_POSTED]
-            await self._alertmanager.post([self._posted(each, now) for each in part])
-            failpoint("alerts.after_post")
+            with passing("stability", "call", "alertmanager"):
+                await self._alertmanager.post([self._posted(each, now) for each in part])
             await store.delivered(self._database, [each.alert.name for each in part], now)
 
     def _posted(self, due: announcements.Due, now: datetime) -> Posted:

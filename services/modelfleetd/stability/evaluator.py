@@ -19,7 +19,7 @@ from modelfleet.services import AsyncRegistry
 from modelfleetd.clock import Clock
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.db import Database
-from modelfleetd.kit.failpoint import failpoint
+from modelfleetd.kit.failpoint import passing
 from modelfleetd.stability.board import Board
 from modelfleetd.stability.domain.availability import Interval, Report, judged, since
 from modelfleetd.stability.domain.delays import Delays
@@ -156,15 +156,13 @@ class Evaluator:
         lease = await standings.claim(self._database, self._holder, LEASE_SECONDS, minute)
         if lease is None:
             return
-        failpoint("stability.after_claim")
         found = await self._found(view, minute)
-        failpoint("stability.before_conclude")
         try:
-            await self._write(lease, minute, view, found)
+            with passing("stability", "record", "evaluation"):
+                await self._write(lease, minute, view, found)
         except standings.Superseded:
             _log.warning("the evaluation of %s came too late: nothing of it was written", moment_of(minute))
             return
-        failpoint("stability.after_conclude")
         self.board.accept(minute, view.revision, found)
         self.seconds = time.monotonic() - began
         for act in self.after_round:
@@ -234,4 +232,3 @@ class Evaluator:
             await standings.conclude(conn, lease, minute, view.revision)
             await slices.write(conn, minute, written)
             await standings.keep(conn, minute, changed, found)
-            failpoint("stability.before_commit")

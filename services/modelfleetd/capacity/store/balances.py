@@ -15,6 +15,7 @@ from modelfleetd.capacity.domain.quota import Headroom
 from modelfleetd.capacity.store import usage
 from modelfleetd.capacity.store.rows import Reads
 from modelfleetd.kit.db import Connection, Database, Record
+from modelfleetd.kit.failpoint import passing
 
 # Of a balance `b` and of its parent's `p`, where it has one.
 COLUMNS = """b.flavor, b.region, b.nominal_units, b.serving_units, b.held_units, b.retained_units,
@@ -281,12 +282,13 @@ async def advance(database: Database) -> None:
 
 async def claim_whole_check(database: Database, every: timedelta) -> bool:
     """Says whether the whole ledger is due to be added up; if so it is the caller's, and due again after a time."""
-    claimed = await database.fetchval(
-        """INSERT INTO whole_checks AS c (due_time) VALUES (now() + $1)
-           ON CONFLICT (only_one) DO UPDATE SET due_time = excluded.due_time WHERE c.due_time <= now()
-           RETURNING true""",
-        every,
-    )
+    with passing("capacity", "commit", "claim_whole_check"):
+        claimed = await database.fetchval(
+            """INSERT INTO whole_checks AS c (due_time) VALUES (now() + $1)
+               ON CONFLICT (only_one) DO UPDATE SET due_time = excluded.due_time WHERE c.due_time <= now()
+               RETURNING true""",
+            every,
+        )
     return claimed is not None
 
 

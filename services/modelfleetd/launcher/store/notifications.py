@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from modelfleetd.errors import ResourceNotFound
 from modelfleetd.kit.db import Connection, Database
+from modelfleetd.kit.failpoint import passing
 from modelfleetd.launcher.documents import to_document
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.notifications import (
@@ -159,7 +160,8 @@ class Notifications:
 
     async def due_notifications(self, receiver: str, lease: float, limit: int) -> list[Due]:
         """Claims notifications to a webhook that are due, the longest due first."""
-        rows = await self._database.fetch(_CLAIM, receiver, limit, lease)
+        with passing("launcher", "commit", "claim_notifications"):
+            rows = await self._database.fetch(_CLAIM, receiver, limit, lease)
         return [Due(**row) for row in sorted(rows, key=lambda row: row["number"])]
 
     async def delivered(self, numbers: Sequence[int]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from modelfleetd.kit.db import Connection, Database
+from modelfleetd.kit.failpoint import passing
 
 # Events of one span; collectors take no more than 128 by default.
 _TOLD: Final = 100
@@ -39,12 +40,13 @@ class Outbox:
 
     async def take_duty(self, name: str, holder: str, seconds: float) -> bool:
         """Takes or keeps what only one replica needs to do; False where another one does it."""
-        found = await self._database.fetchval(
-            """INSERT INTO duties VALUES ($1, $2, now() + make_interval(secs => $3))
-               ON CONFLICT (name) DO UPDATE SET holder = $2, expire_time = now() + make_interval(secs => $3)
-               WHERE duties.holder = $2 OR duties.expire_time <= now() RETURNING true""",
-            name,
-            holder,
-            seconds,
-        )
+        with passing("launcher", "commit", "take_duty"):
+            found = await self._database.fetchval(
+                """INSERT INTO duties VALUES ($1, $2, now() + make_interval(secs => $3))
+                   ON CONFLICT (name) DO UPDATE SET holder = $2, expire_time = now() + make_interval(secs => $3)
+                   WHERE duties.holder = $2 OR duties.expire_time <= now() RETURNING true""",
+                name,
+                holder,
+                seconds,
+            )
         return bool(found)

@@ -110,17 +110,17 @@ class Rounds(Launches):
 
     async def watched(self, launch: Launch, due: float) -> bool:
         """Gives the lease back where nothing changed but what was observed: no new version. False as in `record`."""
-        with passing("launcher", "commit", "watched"):
-            tag = await self._database.execute(
-                """UPDATE launches SET lease_holder = NULL, lease_expire_time = NULL, body = body || $4,
-                       next_due_time = now() + make_interval(secs => $5)
-                   WHERE id = $1 AND version = $2 AND epoch = $3""",
-                id_of(launch),
-                launch.version,
-                launch.epoch,
-                looks_of(launch),
-                due,
-            )
+        tag = await self._database.execute(
+            """UPDATE launches SET lease_holder = NULL, lease_expire_time = NULL, body = body || $4,
+                   next_due_time = now() + make_interval(secs => $5)
+               WHERE id = $1 AND version = $2 AND epoch = $3""",
+            id_of(launch),
+            launch.version,
+            launch.epoch,
+            looks_of(launch),
+            due,
+            what="watched",
+        )
         return tag == "UPDATE 1"
 
     async def is_held(self, launch: Launch) -> bool:
@@ -135,13 +135,13 @@ class Rounds(Launches):
 
     async def yield_lease(self, launch: Launch) -> None:
         """Gives the lease back at once, whatever the version: somebody's verb came in between."""
-        with passing("launcher", "commit", "yield_lease"):
-            await self._database.execute(
-                """UPDATE launches SET lease_holder = NULL, lease_expire_time = NULL, next_due_time = now()
-                   WHERE id = $1 AND epoch = $2 AND end_time IS NULL""",
-                id_of(launch),
-                launch.epoch,
-            )
+        await self._database.execute(
+            """UPDATE launches SET lease_holder = NULL, lease_expire_time = NULL, next_due_time = now()
+               WHERE id = $1 AND epoch = $2 AND end_time IS NULL""",
+            id_of(launch),
+            launch.epoch,
+            what="yield_lease",
+        )
 
     async def leave_queue(self, launch: Launch) -> bool:
         """Makes a queued launch the active one of its route, where it is first in the queue and the route is free. A
@@ -168,7 +168,7 @@ class Rounds(Launches):
         return bool(found)
 
     async def _take_precedence(self, launch: Launch) -> bool:
-        async with self.transaction() as conn:
+        async with self._database.transaction(what="take_precedence") as conn:
             found, now = await self.lock(conn, launch.name)
             if (found.version, found.epoch, found.queued) != (launch.version, launch.epoch, True):
                 return False
@@ -192,4 +192,6 @@ class Rounds(Launches):
 
     async def raise_fence(self, floor: int) -> None:
         """Makes the next epochs newer than one that an agent knows: after the database was restored from a backup."""
-        await self._database.execute("SELECT setval('fence', $1) WHERE (SELECT last_value FROM fence) < $1", floor)
+        await self._database.execute(
+            "SELECT setval('fence', $1) WHERE (SELECT last_value FROM fence) < $1", floor, what="raise_fence"
+        )

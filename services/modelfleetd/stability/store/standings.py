@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from modelfleetd.kit.db import Connection, Database
+from modelfleetd.kit.failpoint import passing
 from modelfleetd.stability.domain.availability import Availability, AvailabilityState, Interval, Report
 from modelfleetd.stability.domain.criteria import Limits
 from modelfleetd.stability.domain.estimates import Estimate, State
@@ -81,7 +82,8 @@ async def claim(database: Database, holder: str, seconds: float, minute: int) ->
         seconds: how long the lease lasts.
         minute: to evaluate.
     """
-    fence = await database.fetchval(_CLAIM, holder, seconds, minute)
+    with passing("stability", "commit", "claim"):
+        fence = await database.fetchval(_CLAIM, holder, seconds, minute)
     return None if fence is None else Lease(holder, fence)
 
 

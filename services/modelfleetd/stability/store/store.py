@@ -12,7 +12,6 @@ import numpy as np
 
 from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.db import Connection, Database
-from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.names import MODEL, MODEL_TYPE
 from modelfleetd.stability.domain.batch import BatchId, Outcome
 from modelfleetd.stability.domain.delays import NO_AGES, Delays, learn
@@ -89,10 +88,8 @@ class Store:
         """
         await self.partitions.make(now, oldest)
         try:
-            async with self._database.transaction() as conn:
+            async with self._database.transaction(what="batch") as conn:
                 yield Write(conn, batch, now, await batches.claim(conn, batch))
-                failpoint("stability.before_commit")
-            failpoint("stability.after_commit")
         except (asyncpg.ForeignKeyViolationError, asyncpg.CheckViolationError) as error:
             # A series, a shelf or a partition that was there is gone: a standby took over without the last commits.
             self._series.clear()
