@@ -71,7 +71,7 @@ def is_allowed(launch: Launch, verb: str) -> bool:
 
 
 def _is_idle(launch: Launch, verb: str) -> bool:
-    """Whether a verb is taken and changes nothing: nobody has paused what is resumed, or it is promoted or aborted already."""
+    """Whether a verb is taken and changes nothing: nobody has paused it, or it is promoted or aborted already."""
     match verb:
         case "ResumeLaunch":
             return all(preemption.is_author(pause.author) for pause in launch.pause_reasons)
@@ -114,8 +114,9 @@ def pause(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
 
 
 def resume(launch: Launch, author: str, now: datetime, *, any_author: bool = False) -> Launch:
-    """Removes the author's reason to pause, or everybody's. The time that it was paused does not count. Where there is no
-    such reason, and no evidence that could be asked for again, nothing changes.
+    """Removes the author's reason to pause, or everybody's. The time that it was paused does not count.
+
+    Where there is no such reason, and no evidence that could be asked for again, nothing changes.
     """
     _check_state(launch, "ResumeLaunch")
     # A mitigation's goes with its end only.
