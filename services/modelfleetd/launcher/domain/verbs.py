@@ -52,7 +52,16 @@ MAX_OVERRIDES: Final = 20
 
 def allowed(launch: Launch) -> list[str]:
     """The verbs that are allowed now and would change something, each with who may call it."""
-    return [f"{verb} ({_BY[verb]})" for verb in ALLOWED if is_allowed(launch, verb) and not _is_idle(launch, verb)]
+    acting = (verb for verb in ALLOWED if is_allowed(launch, verb) and not _is_idle(launch, verb))
+    return [f"{verb} ({_by(launch, verb)})" for verb in acting]
+
+
+def _by(launch: Launch, verb: str) -> str:
+    """Who may call a verb; of a plan that the launch policy has not accepted, those whom that names."""
+    asked = launch.decision if verb in ("ApproveLaunch", "RejectLaunch") else None
+    if asked is None or not asked.needs_approval or launch.state is not State.AWAITING_APPROVAL:
+        return _BY[verb]
+    return ", ".join(f"{approver.role.lower()} of {approver.team}" for approver in asked.approvers)
 
 
 def is_allowed(launch: Launch, verb: str) -> bool:
