@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from modelfleet.cli import render
-from modelfleet.cli.launch import explain, live, view
+from modelfleet.cli.launch import advice, explain, live, view
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
@@ -154,6 +154,7 @@ def test_an_override_names_the_window_that_is_in_the_way() -> None:
     frozen.conditions[0].reason = "Frozen"
     assert "--window WINDOW" in " ".join(drawn(live.Frame(frozen, NOW)).split())
     frozen.plan.freeze_conflicts.add(freeze_window="freezeWindows/old", overridden=True)
+    assert not any("override" in command for command, _ in advice.commands(frozen)), "nothing is in the way"
     frozen.plan.freeze_conflicts.add(freeze_window="freezeWindows/holidays")
     for parts in ([live.Frame(frozen, NOW)], explain.describe_parts(frozen, ())):
         words = " ".join("".join(drawn(part) for part in parts).split())
