@@ -94,7 +94,8 @@ def test_whoever_has_paused_nothing_resumes_nothing() -> None:
     paused = verbs.pause(shifting(), BOB, "a look", T0)
     assert verbs.resume(paused, ALICE, T0 + MINUTE) == paused
     assert verbs.resume(shifting(), ALICE, T0 + MINUTE, any_author=True) == shifting()
-    waits = replace(in_state(State.AWAITING_APPROVAL), evidence_time=T0 + MINUTE)
+    lacks = Decision("", Outcome.EVIDENCE_MISSING, "there is no result of time_spent")
+    waits = replace(in_state(State.AWAITING_APPROVAL), decision=lacks, evidence_time=T0 + MINUTE)
     assert verbs.resume(waits, ALICE, T0).evidence_time is None, "what is missing is asked for at once"
 
 

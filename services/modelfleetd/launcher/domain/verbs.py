@@ -11,6 +11,7 @@ from modelfleetd.errors import EtagMismatch, SelfApproval, StepMovedOn, WrongSta
 from modelfleetd.launcher.domain import people, preemption
 from modelfleetd.launcher.domain.attempts import next_attempt
 from modelfleetd.launcher.domain.deadlines import accounted, postponed
+from modelfleetd.launcher.domain.decision import Outcome
 from modelfleetd.launcher.domain.launch import Launch, Strategy, going_back
 from modelfleetd.launcher.domain.record import FreezeOverride, PauseReason, Promotion
 from modelfleetd.launcher.domain.states import ENDED, State
@@ -134,8 +135,8 @@ def resume(launch: Launch, author: str, now: datetime, *, any_author: bool = Fal
         for pause in launch.pause_reasons
         if preemption.is_author(pause.author) or (pause.author != author and not any_author)
     )
-    asks_again = launch.state is State.AWAITING_APPROVAL and launch.evidence_time is not None
-    if left == launch.pause_reasons and not asks_again:
+    lacks = launch.decision is not None and launch.decision.outcome is Outcome.EVIDENCE_MISSING
+    if left == launch.pause_reasons and not (lacks and launch.state is State.AWAITING_APPROVAL):
         return launch
     launch = accounted(launch, now)
     if launch.state is State.AWAITING_APPROVAL:
