@@ -96,7 +96,7 @@ async def _is_shown(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     assert "gate/stability" in shown and "█" in shown and "Baking" in shown
     by_team = await run("--by", "team", "--since", "2d")
     assert "feed" in by_team and "LAUNCHES" in by_team
-    assert "No launch ended" in await run("--team", "nobody")
+    assert "No launch of teams/nobody ended" in await run("--team", "nobody")
     (found,) = json.loads(await run("--by", "strategy", "-o", "json"))["statistics"]
     assert found["group"] == "REPLACE_BASELINE"
 

@@ -8,14 +8,14 @@ import pytest
 from modelfleet.cli.flags import told_in_flags
 from modelfleet.cli.launch import group
 from modelfleet.cli.launch.follow import launch_name
-from modelfleet.cli.launch.told import FLAGS, told_in_verbs
-from modelfleet.errors import FailedPrecondition, InvalidArgument, Violation
-from modelfleet.launcher.v1 import holds_pb2
+from modelfleet.cli.launch.told import _VERBS, FLAGS, told_in_verbs
+from modelfleet.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Violation
+from modelfleet.launcher.v1 import holds_pb2, kpis_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
 REQUESTS = (
     pb.CreateLaunchRequest, pb.PauseLaunchRequest, pb.SkipLaunchStepRequest, pb.ApproveLaunchRequest,
-    pb.OverrideLaunchFreezeRequest, holds_pb2.CreateHoldRequest,
+    pb.OverrideLaunchFreezeRequest, holds_pb2.CreateHoldRequest, kpis_pb2.GetLaunchStatisticsRequest,
 )  # fmt: skip
 
 
@@ -29,6 +29,19 @@ def test_what_is_allowed_instead_is_told_in_commands_and_stays_in_the_metadata_a
     said = "launches/l1 is PREPARING; allowed now: pause (engineer, owner, oncall), rollback (owner)."
     assert raised.value.message == str(raised.value) == said
     assert raised.value.metadata["allowed"] == allowed and raised.value.reason == "WRONG_STATE"
+
+
+def test_who_may_not_do_something_reads_the_command_that_they_typed() -> None:
+    with (
+        pytest.raises(PermissionDenied, match="alice may not call hold lift; it takes"),
+        told_in_verbs(),
+    ):
+        raise PermissionDenied("alice may not call LiftHold; it takes the role OWNER.", reason="ROLE_MISSING")
+    for named in _VERBS.values():
+        command: click.Command = group
+        for word in named.split():
+            assert isinstance(command, click.Group)
+            command = command.commands[word]
 
 
 def test_a_wrong_field_is_told_under_the_name_of_its_option() -> None:

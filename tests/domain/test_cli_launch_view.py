@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from modelfleet.cli import render
-from modelfleet.cli.launch import explain, live, view
+from modelfleet.cli.launch import advice, explain, live, view
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
@@ -154,6 +154,7 @@ def test_an_override_names_the_window_that_is_in_the_way() -> None:
     frozen.conditions[0].reason = "Frozen"
     assert "--window WINDOW" in " ".join(drawn(live.Frame(frozen, NOW)).split())
     frozen.plan.freeze_conflicts.add(freeze_window="freezeWindows/old", overridden=True)
+    assert not any("override" in command for command, _ in advice.commands(frozen)), "nothing is in the way"
     frozen.plan.freeze_conflicts.add(freeze_window="freezeWindows/holidays")
     for parts in ([live.Frame(frozen, NOW)], explain.describe_parts(frozen, ())):
         words = " ".join("".join(drawn(part) for part in parts).split())
@@ -167,6 +168,31 @@ def test_a_plan_that_waits_says_that_its_duration_begins_after_the_wait_and_that
     words = " ".join("".join(drawn(part) for part in view.plan_parts(plan)).split())
     assert "expected to take 9s once it need not wait any more" in words
     assert "no step bakes" in words and "no time" not in words
+
+
+def test_units_of_two_flavors_are_not_added_up() -> None:
+    swap = launch()
+    for plan in swap.plan.regions:
+        plan.new_model, plan.old_model = swap.candidate, swap.baseline
+    said = "".join(drawn(part) for part in view.plan_parts(swap))
+    assert "PEAK  FREE" in said and "flavors together" not in drawn(live.Frame(swap, NOW))
+    for plan in swap.plan.regions:
+        for flavor, units in (("cpu", 20), ("gpu", 8)):
+            plan.holds.add(flavor=f"flavors/{flavor}", hold_units=units)
+    said = "".join(drawn(part) for part in view.plan_parts(swap))
+    assert "PEAK" not in said and "CANDIDATE  BASELINE  COST/H" in said and "holds 8 units of gpu" in said
+    assert "units are free, of 2 flavors together" in drawn(live.Frame(swap, NOW), 120)
+
+
+def test_a_plan_in_which_the_baseline_grows_says_whose_share_it_shows() -> None:
+    down = launch(strategy=pb.Launch.RAMP, target_share_basis_points=1_000)
+    whose = "the share of a step is the baseline's"
+    for plan in down.plan.regions:
+        plan.new_model, plan.old_model = down.candidate, down.baseline
+    assert whose not in "".join(drawn(part) for part in view.plan_parts(down))
+    for plan in down.plan.regions:
+        plan.new_model, plan.old_model = down.baseline, down.candidate
+    assert whose in "".join(drawn(part) for part in view.plan_parts(down))
 
 
 def test_the_way_back_is_shown_at_the_step_that_it_is_at() -> None:

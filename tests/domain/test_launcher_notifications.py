@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from modelfleetd.launcher.domain import verbs
 from modelfleetd.launcher.domain.actions import Wait
+from modelfleetd.launcher.domain.decision import Approver, Decision, Outcome
 from modelfleetd.launcher.domain.launch import Launch, Strategy, enter
 from modelfleetd.launcher.domain.notifications import ALARM_AGAIN, Kind, Notification, Topic, notifications, over, pause
 from modelfleetd.launcher.domain.outcomes import conditions
@@ -147,6 +148,14 @@ def test_a_message_says_which_launch_what_it_is_about_and_what_to_type() -> None
     assert said == [
         "l1 (v7 on ctr): somebody other than alice is asked to approve its plan: modelfleet launch describe l1",
         "l1 (v7 on ctr): paused by gate/stability: a look. It goes on after: modelfleet launch resume l1 --any-author",
+    ]
+    owner = Approver("CAPACITY_OWNER", "teams/infra")
+    costs = replace(awaits, decision=Decision("", Outcome.NEEDS_APPROVAL, "It costs more.", (owner,)))
+    said = [one.message for launch in (costs, paused(LAUNCH, "mitigation/m1")) for one in told(LAUNCH, launch)]
+    assert said == [
+        "l1 (v7 on ctr): CAPACITY_OWNER of teams/infra, other than alice, is asked to approve its plan: "
+        "modelfleet launch describe l1",
+        "l1 (v7 on ctr): paused by mitigation/m1: a look. It goes on by itself once that has ended",
     ]
     back = told(LAUNCH, enter(replace(LAUNCH, state=State.SHIFTING), State.ROLLING_BACK, NOW))
     assert [one.message for one in back] == ["l1 (v7 on ctr): rolls back, by bob: wrong checkpoint."]

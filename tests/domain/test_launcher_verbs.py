@@ -16,6 +16,7 @@ from modelfleetd.launcher.domain import verbs
 from modelfleetd.launcher.domain.actions import Advance, Apply, Judge
 from modelfleetd.launcher.domain.attempts import COUNTED, KEPT, next_attempt
 from modelfleetd.launcher.domain.decide import next_action
+from modelfleetd.launcher.domain.decision import Approver, Decision, Outcome
 from modelfleetd.launcher.domain.holds_on_models import ModelHold, forbids, lift, stopped
 from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.record import Abort, Act, PauseReason, Verdict
@@ -93,7 +94,8 @@ def test_whoever_has_paused_nothing_resumes_nothing() -> None:
     paused = verbs.pause(shifting(), BOB, "a look", T0)
     assert verbs.resume(paused, ALICE, T0 + MINUTE) == paused
     assert verbs.resume(shifting(), ALICE, T0 + MINUTE, any_author=True) == shifting()
-    waits = replace(in_state(State.AWAITING_APPROVAL), evidence_time=T0 + MINUTE)
+    lacks = Decision("", Outcome.EVIDENCE_MISSING, "there is no result of time_spent")
+    waits = replace(in_state(State.AWAITING_APPROVAL), decision=lacks, evidence_time=T0 + MINUTE)
     assert verbs.resume(waits, ALICE, T0).evidence_time is None, "what is missing is asked for at once"
 
 
@@ -118,6 +120,16 @@ def test_every_verb_says_who_may_call_it() -> None:
         for said in verbs.allowed(in_state(state)):
             verb, _, who = said.partition(" (")
             assert verb in verbs.ALLOWED and who.rstrip(")")
+
+
+def test_what_the_launch_policy_has_not_accepted_is_for_those_whom_it_names_to_approve() -> None:
+    asked = (Approver("CAPACITY_OWNER", "teams/infra"), Approver("OWNER", "teams/feed"))
+    costs = Decision("", Outcome.NEEDS_APPROVAL, "It costs more.", asked)
+    waits = replace(in_state(State.AWAITING_APPROVAL), decision=costs)
+    for verb in ("ApproveLaunch", "RejectLaunch"):
+        assert f"{verb} (capacity_owner of teams/infra, owner of teams/feed)" in verbs.allowed(waits)
+        accepted = replace(waits, decision=replace(costs, outcome=Outcome.ACCEPTED))
+        assert f"{verb} (approver, owner)" in verbs.allowed(accepted), "only the launch itself asks"
 
 
 def test_a_verb_that_names_something_else_is_refused_for_that() -> None:

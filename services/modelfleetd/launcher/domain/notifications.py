@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
-from modelfleetd.launcher.domain import summary
+from modelfleetd.launcher.domain import preemption, summary
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.states import ENDED, State
 
@@ -234,15 +234,16 @@ def _message(launch: Launch, topic: Topic, now: datetime) -> str:
             f"{gate.reason.rstrip('.')}. They let it on with: modelfleet launch approve {launch_id}"
         )
     if topic.kind is Kind.AWAITING_APPROVAL:
-        by = f"somebody other than {launch.actor}"
+        asked = launch.decision if launch.decision is not None and launch.decision.needs_approval else None
+        by = f"{asked.who}, other than {launch.actor}," if asked else f"somebody other than {launch.actor}"
         return f"{about}: {by} is asked to approve its plan: modelfleet launch describe {launch_id}"
     if topic.kind is Kind.PAUSED:
         said = next(pause for pause in launch.pause_reasons if pause.author == topic.about)
         everybody = " --any-author" if "/" in said.author else ""
-        return (
-            f"{about}: paused by {said.author}: {said.reason.rstrip('.')}. "
-            f"It goes on after: modelfleet launch resume {launch_id}{everybody}"
-        )
+        ends = f"after: modelfleet launch resume {launch_id}{everybody}"
+        if preemption.is_author(said.author):
+            ends = "by itself once that has ended"
+        return f"{about}: paused by {said.author}: {said.reason.rstrip('.')}. It goes on {ends}"
     if topic.kind is Kind.NEEDS_ATTENTION:
         alarm = launch.condition("NeedsAttention")
         assert alarm is not None

@@ -11,6 +11,7 @@ from modelfleetd.errors import EtagMismatch, SelfApproval, StepMovedOn, WrongSta
 from modelfleetd.launcher.domain import people, preemption
 from modelfleetd.launcher.domain.attempts import next_attempt
 from modelfleetd.launcher.domain.deadlines import accounted, postponed
+from modelfleetd.launcher.domain.decision import Outcome
 from modelfleetd.launcher.domain.launch import Launch, Strategy, going_back
 from modelfleetd.launcher.domain.record import FreezeOverride, PauseReason, Promotion
 from modelfleetd.launcher.domain.states import ENDED, State
@@ -52,7 +53,16 @@ MAX_OVERRIDES: Final = 20
 
 def allowed(launch: Launch) -> list[str]:
     """The verbs that are allowed now and would change something, each with who may call it."""
-    return [f"{verb} ({_BY[verb]})" for verb in ALLOWED if is_allowed(launch, verb) and not _is_idle(launch, verb)]
+    acting = (verb for verb in ALLOWED if is_allowed(launch, verb) and not _is_idle(launch, verb))
+    return [f"{verb} ({_by(launch, verb)})" for verb in acting]
+
+
+def _by(launch: Launch, verb: str) -> str:
+    """Who may call a verb; of a plan that the launch policy has not accepted, those whom that names."""
+    asked = launch.decision if verb in ("ApproveLaunch", "RejectLaunch") else None
+    if asked is None or not asked.needs_approval or launch.state is not State.AWAITING_APPROVAL:
+        return _BY[verb]
+    return ", ".join(f"{approver.role.lower()} of {approver.team}" for approver in asked.approvers)
 
 
 def is_allowed(launch: Launch, verb: str) -> bool:
@@ -71,7 +81,7 @@ def is_allowed(launch: Launch, verb: str) -> bool:
 
 
 def _is_idle(launch: Launch, verb: str) -> bool:
-    """Whether a verb is taken and changes nothing: nobody has paused what is resumed, or it is promoted or aborted already."""
+    """Whether a verb is taken and changes nothing: nobody has paused it, or it is promoted or aborted already."""
     match verb:
         case "ResumeLaunch":
             return all(preemption.is_author(pause.author) for pause in launch.pause_reasons)
@@ -114,8 +124,9 @@ def pause(launch: Launch, author: str, reason: str, now: datetime) -> Launch:
 
 
 def resume(launch: Launch, author: str, now: datetime, *, any_author: bool = False) -> Launch:
-    """Removes the author's reason to pause, or everybody's. The time that it was paused does not count. Where there is no
-    such reason, and no evidence that could be asked for again, nothing changes.
+    """Removes the author's reason to pause, or everybody's. The time that it was paused does not count.
+
+    Where there is no such reason, and no evidence that could be asked for again, nothing changes.
     """
     _check_state(launch, "ResumeLaunch")
     # A mitigation's goes with its end only.
@@ -124,8 +135,8 @@ def resume(launch: Launch, author: str, now: datetime, *, any_author: bool = Fal
         for pause in launch.pause_reasons
         if preemption.is_author(pause.author) or (pause.author != author and not any_author)
     )
-    asks_again = launch.state is State.AWAITING_APPROVAL and launch.evidence_time is not None
-    if left == launch.pause_reasons and not asks_again:
+    lacks = launch.decision is not None and launch.decision.outcome is Outcome.EVIDENCE_MISSING
+    if left == launch.pause_reasons and not (lacks and launch.state is State.AWAITING_APPROVAL):
         return launch
     launch = accounted(launch, now)
     if launch.state is State.AWAITING_APPROVAL:

@@ -52,9 +52,12 @@ def is_mitigation(why: pb.PauseReason) -> bool:
 
 
 def commands(launch: pb.Launch) -> Iterator[tuple[str, str]]:
-    """The verbs that are allowed now: each command, and who may give it."""
+    """The verbs that are allowed now: each command, and who may give it; an override where a window is in the way."""
+    frozen = any(not each.overridden for each in launch.plan.freeze_conflicts)
     for allowed in launch.allowed_verbs:
         verb, _, who = allowed.partition(" ")
+        if verb == "OverrideLaunchFreeze" and not frozen:
+            continue
         yield _filled(COMMANDS.get(verb, verb), launch), who.strip("()")
 
 

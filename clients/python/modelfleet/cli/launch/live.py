@@ -160,7 +160,8 @@ def _serving(launch: pb.Launch, plan: pb.RegionPlan, progress: pb.RegionProgress
     )
     for label, side in ((mine, new), ("baseline", old)) if launch.baseline else ((mine, new),):
         grid.add_row(label, _replica_bar(side, most, width), _replicas(side))
-    grid.add_row("hold", "", f"{progress.free_units} of {plan.hold_units} units are free")
+    flavors = f", of {len(plan.holds)} flavors together" if len(plan.holds) > 1 else ""
+    grid.add_row("hold", "", f"{progress.free_units} of {plan.hold_units} units are free{flavors}")
     return grid
 
 

@@ -50,7 +50,9 @@ def stats(session: Session, by: str | None, since: Point, team: str, surface: st
         return
     groups = [group for group in found.statistics if group.launches]
     if not groups:
-        click.echo(f"No launch ended in {_span(found)}. Those that run: modelfleet launch list --active")
+        whose = [f"teams/{render.short(team)}"] * bool(team) + [f"surface {surface}"] * bool(surface)
+        of = f" of {', '.join(whose)}" if whose else ""
+        click.echo(f"No launch{of} ended in {_span(found)}. Those that run: modelfleet launch list --active")
     elif by is None:
         for part in _whole(groups[0], _span(found)):
             render.console().print(part)

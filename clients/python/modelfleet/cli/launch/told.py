@@ -22,6 +22,9 @@ FLAGS: Final = {
     "expected_step": "--step",
     "envelope_digest": "--envelope",
     "freeze_window": "--window",
+    "start_time": "--since",
+    "team": "--team",
+    "surface": "--surface",
     "hold.model": "TYPE/MODEL",
     "hold.reason": "--reason",
     "hold_id": "--id",
@@ -51,7 +54,14 @@ FLAGS: Final = {
     "launch.policy.people_gates": "--ask-people",
 }
 # `modelfleet launch pause {0} …` → `pause`.
-_VERBS: Final = {method: command.split()[2] for method, command in COMMANDS.items()} | {"CreateLaunch": "create"}
+_VERBS: Final = {method: command.split()[2] for method, command in COMMANDS.items()} | {
+    "CreateLaunch": "create",
+    "CreateHold": "hold create",
+    "LiftHold": "hold lift",
+    "CreateFreezeWindow": "freeze create",
+    "UpdateFreezeWindow": "freeze update",
+    "DeleteFreezeWindow": "freeze delete",
+}
 _METHODS: Final = re.compile(rf"\b({'|'.join(_VERBS)})\b")
 
 

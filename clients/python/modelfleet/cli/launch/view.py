@@ -138,6 +138,8 @@ def _region_parts(region: pb.RegionPlan, new: str, old: str) -> Iterator[Rendera
     inferred = " (inferred from what serves)" if region.old_inferred else ""
     gives = f" for {region.old_replicas_full} of the {old}{inferred}" if region.old_model else ""
     yield Text(f"{render.short(region.region)}: {region.new_replicas_full} replicas of the {new}{gives}")
+    if new == "baseline":
+        yield Text("  it grows, so the share of a step is the baseline's")
     several = len(region.holds) > 1
     for hold in region.holds:
         of = f" of {render.short(hold.flavor)}" if several else ""
@@ -163,6 +165,9 @@ def _region_parts(region: pb.RegionPlan, new: str, old: str) -> Iterator[Rendera
     if not region.old_model:
         # Nobody gives anything: no column is about it.
         headers, *rows = ([*row[:3], *row[4:]] for row in (headers, *rows))
+    elif several:
+        # Units of two flavors have no sum: what each side takes of its own is the number of its replicas.
+        headers, *rows = ([*row[:4], *row[6:]] for row in (headers, *rows))
     yield Padding(render.table(headers, rows), (0, 0, 0, 2))
 
 
