@@ -94,6 +94,14 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """What a model has in a region before the first launch: its share in basis points, and replicas that run."""
+
+    share: int
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchOutcome:
     """What has become of a launch.
 
@@ -176,6 +184,8 @@ class Fleet:
         self._capacity_due: float | None = None
         self._waiting_for: dict[str, list[tuple[Callable[[Launch], bool], Act]]] = {}
         self._refused: dict[str, None] = {}
+        self._served: dict[tuple[str, str], Mapping[str, Served]] = {}
+        self._roles: dict[str, Mapping[str, str]] = {}
         self._troubled: dict[str, str] = {}
         self._simulators: dict[tuple[str, str], Simulator] = {}
         self.launches.patience = self._patience
@@ -203,57 +213,99 @@ class Fleet:
             agent.simulators[route.target] = self._simulators[route.model_type, region] = simulator
         self.add_model(route.model_type, route.baseline, route.needs)
 
-    def add_model(self, model_type: str, model_id: str, needs: Mapping[str, int]) -> str:
-        """Registers a model that needs so many replicas for its whole route, by region. Returns its name."""
+    def add_model(
+        self, model_type: str, model_id: str, needs: Mapping[str, int], *, flavor: str = "", units: int = 0
+    ) -> str:
+        """Registers a model that needs so many replicas for its whole route, by region. Returns its name.
+
+        Args:
+            model_type: its route.
+            model_id: its id.
+            needs: replicas by region.
+            flavor: that it runs on; empty: that of the route.
+            units: that a replica takes; 0: as many as the route's.
+        """
         route = self.routes[model_type]
         name = route.model(model_id)
-        spec = ServingSpec(command=("serve",), flavor=route.flavor, units_per_replica=route.units)
+        flavor, units = flavor or route.flavor, units or route.units
+        spec = ServingSpec(command=("serve",), flavor=flavor, units_per_replica=units)
         self.registry.create_model(model_type, name)
         max_qps = {region: carries(replicas) for region, replicas in needs.items()}
         self._world.models[name] = Trained(name, spec, max_qps, route.startup)
         return name
 
+    def serves(
+        self, model_type: str, region: str, served: Mapping[str, Served], roles: Mapping[str, str] | None = None
+    ) -> None:
+        """Says what serves a route in a region before the first launch; without it, its baseline does, alone.
+
+        Args:
+            model_type: the route.
+            region: where.
+            served: by the name of the model; the shares add up to the whole.
+            roles: of models that are no candidates, by their names; None: only the route's baseline has one.
+        """
+        self._served[model_type, region] = served
+        if roles is not None:
+            self._roles[model_type] = roles
+
     async def start(self) -> None:
-        """Has every baseline serve its whole route, and books what that takes."""
-        for route in self.routes.values():
-            for region in route.needs:
-                await self._apply(route, region, "replicas", shares=False)
-        self._pass(10.0)
-        for route in self.routes.values():
-            for region in route.needs:
-                await self._apply(route, region, "shares", shares=True)
-        self._pass(10.0)
+        """Has what serves before the first launch serve, and books what that takes."""
+        for shares in (False, True):
+            for route in self.routes.values():
+                for region in route.needs:
+                    await self._apply(route, region, shares=shares)
+            self._pass(10.0)
         quota: dict[Place, int] = {}
         for route in self.routes.values():
             for region in route.needs:
-                place = Place(route.flavor, region)
-                quota[place] = quota.get(place, self._spare_in(region)) + self._serving(route, region) * route.units
+                quota.setdefault(Place(route.flavor, region), self._spare_in(region))
+                for place, units in self._serving(route, region).values():
+                    quota[place] = quota.get(place, 0) + units
         self.capacity.quota.update(quota)
         for route in self.routes.values():
-            baseline = route.model(route.baseline)
-            splits = {region: [Share(baseline, 10_000)] for region in route.needs}
-            self.registry.adopt(route.model_type, {baseline: "BASELINE"}, splits)
+            served = {region: self._served_by(route, region) for region in route.needs}
+            roles = self._roles.get(route.model_type, {route.model(route.baseline): "BASELINE"})
+            splits = {
+                region: [Share(model, one.share) for model, one in there.items() if one.share]
+                for region, there in served.items()
+            }
+            self.registry.adopt(route.model_type, roles, splits)
             for region in route.needs:
-                self.capacity.book(baseline, Place(route.flavor, region), self._serving(route, region) * route.units)
+                for model, (place, units) in self._serving(route, region).items():
+                    self.capacity.book(model, place, units)
                 simulator = self._simulators[route.model_type, region]
                 simulator.catch_up()
                 simulator.behaviour = route.behaviour
                 self.oracle.skip(route.model_type, region, simulator)
 
-    def _serving(self, route: Route, region: str) -> int:
-        return max(2, self._world.models[route.model(route.baseline)].needs(region))
+    def _served_by(self, route: Route, region: str) -> Mapping[str, Served]:
+        """What serves at first, by the name of the model."""
+        name = route.model(route.baseline)
+        return self._served.get((route.model_type, region)) or {
+            name: Served(10_000, max(2, self._world.models[name].needs(region)))
+        }
+
+    def _serving(self, route: Route, region: str) -> Mapping[str, tuple[Place, int]]:
+        """Units that what serves at first takes, by the name of the model."""
+        return {
+            model: (self._place(model, region), one.replicas * self._world.models[model].spec.units)
+            for model, one in self._served_by(route, region).items()
+        }
+
+    def _place(self, model: str, region: str) -> Place:
+        return Place(self._world.models[model].spec.flavor, region)
 
     def _spare_in(self, region: str) -> int:
         return self._spare if isinstance(self._spare, int) else self._spare.get(region, 0)
 
-    async def _apply(self, route: Route, region: str, key: str, *, shares: bool) -> None:
-        baseline = route.model(route.baseline)
-        spec = self._world.models[baseline].spec
+    async def _apply(self, route: Route, region: str, *, shares: bool) -> None:
+        served = self._served_by(route, region)
         desired = DesiredServing(
-            (DesiredModel(baseline, spec, self._serving(route, region)),),
-            (ModelShare(baseline, 10_000),) if shares else (),
+            tuple(DesiredModel(model, self._world.models[model].spec, one.replicas) for model, one in served.items()),
+            tuple(ModelShare(model, one.share) for model, one in served.items() if one.share) if shares else (),
         )
-        fence = Fence(1, f"before/{route.target}/{key}")
+        fence = Fence(1, f"before/{route.target}/{'shares' if shares else 'replicas'}")
         await self._simulators[route.model_type, region].apply(route.target, TargetKind.ROUTE, fence, desired)
 
     def _pass(self, seconds: float) -> None:
@@ -495,7 +547,7 @@ class Fleet:
             region: {
                 model.name: units
                 for model in self.registry.models_of(launch.model_type)
-                if (units := self.capacity.booked(model.name, Place(route.flavor, region)))
+                if (units := self.capacity.booked(model.name, self._place(model.name, region)))
             }
             for region in route.needs
         }
@@ -696,8 +748,7 @@ class Fleet:
         for region in route.needs:
             desired = self._simulators[model_type, region].desired(route.target)
             split = self.registry.split(model_type, region)
-            place = Place(route.flavor, region)
-            booked = {model.name: self.capacity.booked(model.name, place) for model in models}
+            booked = {model.name: self.capacity.booked(model.name, self._place(model.name, region)) for model in models}
             for what in disagreements(model_type, region, desired, split, booked):
                 self.oracle.breaks(f"{self.clock.now():%d %H:%M:%S} {what}")
 
