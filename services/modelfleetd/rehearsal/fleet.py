@@ -131,6 +131,7 @@ class Fleet:
         registry: that everybody asks.
         capacity: that everybody asks.
         launches: the launcher's store.
+        answers: what gates say that are asked elsewhere.
         rounds: of the launcher so far.
         crashes: times that its process has died.
         stalls: calls that have hung for longer than the lease.
@@ -174,7 +175,8 @@ class Fleet:
         self._spare = spare
         self._world = MemoryWorld(self.registry, self.capacity, self.stability, self.chance, team)
         ports: Any = self._world
-        self._ports = World(ports, ports, ports, ports)
+        self.answers = self._world.answers
+        self._ports = World(ports, ports, ports, ports, self.answers)
         self._executor = Executor(self._ports, self.clock)
         self._judges = Judges(self._ports)
         self._renewer = Renewer(self._ports)
