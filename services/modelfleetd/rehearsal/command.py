@@ -133,6 +133,8 @@ def _launches(scenario: Scenario, given: argparse.Namespace) -> tuple[dict[str, 
             for place in scenario.places
         ],
         "target_share_basis_points": scenario.share,
+        "old_units_per_replica": scenario.old_model.units,
+        "new_units_per_replica": scenario.new_model.units,
         "start_seconds": list(scenario.machines.start_seconds),
         "drain_seconds": list(scenario.machines.terminate_seconds),
         "bake_seconds": scenario.policy.bake_duration.total_seconds(),

@@ -29,13 +29,13 @@ _LOOK: Final = 60.0
 # A launch that has not ended by then is told as it is.
 _LONGEST: Final = 8 * 86_400.0
 # Nor one that is paused for so long, with nobody left who would do anything.
-_LEFT_ALONE: Final = 6 * 3_600.0
+_LEFT_ALONE: Final = 3_600.0
 _CRASHES: Final = 0.1
 # Of what people are told: what waits for them.
 _ASKS: Final = frozenset({Kind.PAUSED, Kind.NEEDS_ATTENTION})
-# While it waits for these a look changes nothing, and whoever answers has it looked at.
-_UP_TO_PEOPLE: Final = frozenset({"AwaitingApproval", "AwaitingPeople"})
-# While it waits for these its gates are measured, at every look.
+# While it waits for that a look changes nothing, and whoever answers has it looked at.
+_UP_TO_PEOPLE: Final = "AwaitingApproval"
+# While it waits for these, its gates are measured, at every look.
 _MEASURED: Final = frozenset({"Baking", "Frozen"})
 _MOMENT: Final = 1.0
 # Nobody tries again at the very moment.
@@ -473,7 +473,7 @@ def _is_at(launch: Launch, moment: Moment) -> bool:
 
 def _as_the_launcher_looks(seldom: Callable[[Launch, float], float]) -> Callable[[Launch, float], float]:
     """A launch is looked at when it wants to be, above all while it bakes. Left out are looks at which nothing can have
-    changed: every moment until the next thing happens on its route, and every minute until people have answered.
+    changed: every moment until the next thing happens on its route, and every minute until somebody approves it.
 
     Args:
         seldom: how a launch of a fleet is looked at, of which there are thousands.
@@ -482,7 +482,7 @@ def _as_the_launcher_looks(seldom: Callable[[Launch, float], float]) -> Callable
     def looks(launch: Launch, seconds: float) -> float:
         waiting = launch.condition("Waiting")
         reason = waiting.reason if waiting is not None else ""
-        quiet = reason in _UP_TO_PEOPLE or (seconds < _MOMENT and reason not in _MEASURED)
+        quiet = reason == _UP_TO_PEOPLE or (seconds < _MOMENT and reason not in _MEASURED)
         return seldom(launch, seconds) if quiet else seconds
 
     return looks
