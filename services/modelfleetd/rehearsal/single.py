@@ -253,13 +253,11 @@ class _Rehearsal:
         def answers(fleet: Fleet) -> None:
             if not is_asked(self._launch):
                 return
-            step = self._launch.step.number
-            if reply.says == "approve":
-                refused, said = fleet.approve(self._name), f"carol approves it ({reply.asked})"
-            else:
-                refused, said = fleet.reject(self._name), f"carol rejects it ({reply.asked})"
-            said = f"{said}: refused: {refused}" if refused else said
-            self._lines.append(Line(self._passed, "person", step, said))
+            says = fleet.approve if reply.says == "approve" else fleet.reject
+            refused = says(self._name)
+            if refused:
+                said = f"{reply.says} ({reply.asked}): refused: {refused}"
+                self._lines.append(Line(self._passed, "person", self._launch.step.number, said))
 
         def hears(fleet: Fleet) -> None:
             after = self._draw.uniform(*reply.after)
