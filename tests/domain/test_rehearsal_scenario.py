@@ -123,6 +123,10 @@ def test_a_plan_is_taken_over_and_what_it_does_not_know_is_said() -> None:
     assert (buy.id, buy.calibration.low, buy.min_positives) == ("buy", 0.9, 7)
     about = {note.about for note in found.notes}
     assert about == {"machines", "predictions", "approval", "people", "webhook/change-board"}
+    under_way = json_format.Parse(plan, pb.Launch())
+    under_way.progress.add(region="regions/r0")
+    more_notes = _scenario(json_format.MessageToJson(under_way, preserving_proto_field_name=True)).notes
+    assert {note.about for note in more_notes} == about | {"progress"}
     # Whatever is said beside it is assumed no more.
     beside = """machines: {start: 5s}
 predictions:

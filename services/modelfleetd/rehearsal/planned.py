@@ -150,6 +150,8 @@ def _predicted(criterion: pb.StabilityCriterion) -> Predicted:
 def _notes(launch: pb.Launch, strategy: Strategy, policy: Policy) -> Iterator[Note]:
     """What a plan does not know, or a rehearsal does not have, and what it does instead."""
     yield Note("machines", "machines and traffic are as usual: a plan does not know them")
+    if launch.progress:
+        yield Note("progress", "the launch is under way; its plan is rehearsed from the beginning")
     if not policy.stability_gate.disabled:
         yield from _notes_on_labels(policy.stability_gate)
     minutes = round(USUAL_REPLY / 60)
