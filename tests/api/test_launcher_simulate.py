@@ -88,19 +88,22 @@ async def test_a_plan_of_the_launcher_is_rehearsed(database_url: str, tmp_path: 
         wishes = ["--pool", "feed", "--bake", "1m", "--max-step", "50%", "--approval", "--no-stability-gate"]
         plan = await _piped(["plan", "ctr/new", *wishes, "--address", fleet.launcher.address, "-o", "json"])
         found = json.loads(await _piped(["simulate", "-", "-o", "json", "--with", str(beside)], plan))
-        # What it is said to assume is nothing that the second file says.
-        assert not found["assumed"]["notes"] and found["assumed"]["start_seconds"] == [120, 240]
-        assert found["launch"]["state"] == "SUCCEEDED" and found["launch"]["broken_promises"] == []
-        said = [line["text"] for line in found["launch"]["timeline"]]
-        assert any("carol approves it" in text for text in said) and "replicas of the old model are killed" in str(said)
+    # What it is said to assume is nothing that the second file says.
+    assert not found["assumed"]["notes"] and found["assumed"]["start_seconds"] == [120, 240]
+    assert found["launch"]["state"] == "SUCCEEDED" and found["launch"]["broken_promises"] == []
+    said = str([line["text"] for line in found["launch"]["timeline"]])
+    assert "carol approves it" in said and "replicas of the old model are killed" in said
+
+
+async def test_plans_of_each_strategy_are_rehearsed_from_where_they_begin(database_url: str) -> None:
+    """Each as it is printed, of what can be done with what serves. Nothing is simulated that would have the plan made
+    anew, so hold, shares and replicas are those of the plan.
+    """
+    async with launcher_fleet(database_url, old=4, new=3, spare=6) as fleet:
         await _rehearses_each_strategy(fleet)
 
 
 async def _rehearses_each_strategy(fleet: Fleet) -> None:
-    """Plans of the launcher for what can be done with what serves, each rehearsed as it is printed.
-
-    Nothing is simulated in the rehearsal that would have the plan made anew: its hold, steps and shares are the same.
-    """
     quick = pb.LaunchPolicy(max_step_basis_points=5_000)
     await _rehearses(fleet, fleet.request(bake=10, policy=quick))
     await _rehearses(fleet, fleet.request(strategy=pb.Launch.RESIZE, candidate=OLD))
