@@ -68,6 +68,7 @@ class TeamRehearsal:
             team=f"teams/team{team}",
             launches=self.launches,
         )
+        self.fleet.looks.convinces = self._convinces
         for route in self._routes:
             self.fleet.add_type(route)
         if plan.faults:
@@ -90,6 +91,9 @@ class TeamRehearsal:
         # Whoever has paused a launch comes back to it, and nothing is left to wait for but launches.
         await self.fleet.run(end + _AFTERWARDS)
         self.fleet.check()
+
+    def _convinces(self, launch: Launch) -> bool:
+        return self.fleet.launches.rows[launch.name].trouble.convinces
 
     def _create(self, number: int, draw: random.Random, fleet: Fleet) -> None:
         """A person creates a launch: mostly a new model for a route; sometimes an experiment, its end, or a resize."""
