@@ -173,8 +173,8 @@ class Undisturbed(MemoryLaunches):
     """Launches with bad candidates and bad machines, but without what is drawn at each call: more looks draw more."""
 
     def insert(self, launch: Launch, trouble: Trouble) -> Row:
-        calls = {"crash_rate": 0.0, "stall_rate": 0.0, "lost_rate": 0.0, "agent_lost_rate": 0.0, "judge_away_rate": 0.0}
-        return super().insert(launch, replace(trouble, **calls))
+        calm = replace(trouble, crash_rate=0.0, stall_rate=0.0, lost_rate=0.0, agent_lost_rate=0.0, judge_away_rate=0.0)
+        return super().insert(launch, calm)
 
 
 async def test_looks_that_are_left_out_change_no_outcome() -> None:
