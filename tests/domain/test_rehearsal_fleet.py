@@ -22,8 +22,13 @@ from modelfleetd.launcher.domain.states import State
 from modelfleetd.platform.simulator import Behaviour
 from modelfleetd.rehearsal.capacity import MemoryCapacity
 from modelfleetd.rehearsal.chance import Trouble
-from modelfleetd.rehearsal.fleet import FLAVOR, REGION, Fleet, Route
-from modelfleetd.rehearsal.fleet_plan import FleetOutcome, FleetPlan, run_fleet
+from modelfleetd.rehearsal.fleet import Fleet
+from modelfleetd.rehearsal.fleet_outcome import FleetOutcome
+from modelfleetd.rehearsal.fleet_plan import FleetPlan
+from modelfleetd.rehearsal.fleet_run import run_fleet
+from modelfleetd.rehearsal.launches import MemoryLaunches, Row
+from modelfleetd.rehearsal.routes import FLAVOR, REGION, Route
+from modelfleetd.rehearsal.team_rehearsal import TeamRehearsal
 
 POLICY = Policy(bake_duration=timedelta(minutes=10))
 HERE = Place(FLAVOR, REGION)
@@ -154,7 +159,43 @@ def test_a_fleet_with_all_its_accidents_breaks_no_promise_and_the_same_seed_has_
     shorter = {"launches": 6, "types": 4, "days": 0.1}
     once, again, other = small(**shorter), small(**shorter), small(**shorter, seed=1)
     assert once.trace == again.trace != other.trace
-    assert replace(once, seconds=0.0) == replace(again, seconds=0.0)
+    assert replace(once, seconds=0.0, cpu_seconds=0.0) == replace(again, seconds=0.0, cpu_seconds=0.0)
+
+
+def test_one_process_and_two_have_the_same_story() -> None:
+    plan = FleetPlan(types=4, launches=4, days=0.05, types_of_team=2)
+    one, two = run_fleet(plan, processes=1), run_fleet(plan, processes=2)
+    assert one.trace == two.trace and one.effects > 50
+    assert replace(one, seconds=0.0, cpu_seconds=0.0) == replace(two, seconds=0.0, cpu_seconds=0.0)
+
+
+class Undisturbed(MemoryLaunches):
+    """Launches with bad candidates and bad machines, but without what is drawn at each call: more looks draw more."""
+
+    def insert(self, launch: Launch, trouble: Trouble) -> Row:
+        calm = replace(trouble, crash_rate=0.0, stall_rate=0.0, lost_rate=0.0, agent_lost_rate=0.0, judge_away_rate=0.0)
+        return super().insert(launch, calm)
+
+
+async def test_looks_that_are_left_out_change_no_outcome() -> None:
+    ends, rounds = [], []
+    for fine in (False, True):
+        team = TeamRehearsal(FleetPlan(types=6, launches=10, days=0.5, types_of_team=6, faults=3.0), 0, Undisturbed)
+        if fine:
+            team.fleet.launches.patience = lambda launch, seconds: seconds
+        await team.run()
+        assert team.fleet.oracle.broken == []
+        launches = [row.launch for row in team.fleet.launches.rows.values()]
+        rounds.append(team.fleet.rounds)
+        ends.append(
+            [
+                (launch.name, launch.state, launch.abort.author if launch.abort else "", launch.step.number)
+                for launch in launches
+            ]
+        )
+    assert ends[0] == ends[1]
+    assert len({state for _, state, *_ in ends[0]}) > 1
+    assert rounds[1] > 10 * rounds[0]
 
 
 async def test_capacity_that_is_used_before_it_is_free_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ from functools import partial
 import pytest
 
 from modelfleetd.kit.db import Database
-from modelfleetd.rehearsal.fleet_plan import FleetPlan, TeamOutcome, TeamRehearsal
+from modelfleetd.rehearsal.fleet_outcome import TeamOutcome
+from modelfleetd.rehearsal.fleet_plan import FleetPlan
+from modelfleetd.rehearsal.team_rehearsal import TeamRehearsal
 from tests.support.stored_launches import StoredLaunches, virtual_database
 
 
@@ -26,7 +28,7 @@ async def both(plan: FleetPlan, database: Database) -> tuple[TeamOutcome, TeamOu
     in_memory, stored = TeamRehearsal(plan, 0), TeamRehearsal(plan, 0, partial(StoredLaunches, database))
     await in_memory.run()
     await stored.run()
-    return in_memory.outcome(0.0), stored.outcome(0.0), stored
+    return in_memory.outcome(0.0, 0.0), stored.outcome(0.0, 0.0), stored
 
 
 async def test_launches_have_the_same_story_on_the_real_store(database: Database) -> None:

@@ -31,7 +31,7 @@ from modelfleetd.capacity.domain.reservation import (
 )
 from modelfleetd.capacity.domain.room import room_of
 from modelfleetd.capacity.domain.settlement import Settlement, settle
-from modelfleetd.capacity.domain.waiting import NEWEST, Claim, Line, Prospect, Release, release_time
+from modelfleetd.capacity.domain.waiting import NEWEST, Claim, Line, Prospect, Release, release_time, reservation_of
 from modelfleetd.clock import Clock
 from modelfleetd.errors import LaunchEnded, ResourceExists, ResourceNotFound
 from modelfleetd.launcher.domain.hold import HeldPlace, Hold, HoldState
@@ -149,7 +149,7 @@ class MemoryCapacity:
         prospect = line.prospect_of(claim)
         if not prospect.fits and not (self._future and prospect.can_wait):
             raise prospect.admission.refusal(self._future)
-        self._make(name, asked, prospect)
+        self._make(prospect)
         self._answers[key] = name
         return self.hold(name)
 
@@ -296,7 +296,7 @@ class MemoryCapacity:
             return False
         if kept is not None and kept.retained:
             self._free_retained(kept)
-        self._make(name, asked, prospect)
+        self._make(prospect)
         return True
 
     def _expect_new(self, asked: Asked) -> None:
@@ -345,35 +345,14 @@ class MemoryCapacity:
         )
         return Claim(name, sequence, asked, bookings)
 
-    def _make(self, name: str, asked: Asked, prospect: Prospect) -> None:
-        now = self._clock.now()
-        waits = not prospect.fits
-        made = Reservation(
-            name=name,
-            uid=name,
-            pool=asked.pool,
-            launch=asked.launch,
-            attempt=asked.counted,
-            state=State.PENDING if waits else State.HELD,
-            items=asked.items if waits else prospect.admission.items,
-            replaced_models=asked.replaced_models,
-            moved=() if waits else prospect.admission.moved,
-            settled=(),
-            retained=(),
-            create_time=now,
-            update_time=now,
-            expire_time=now + DEFAULT_TIME_TO_LIVE,
-            tier=asked.tier,
-            expected_release_time=asked.expected_release_time,
-            expected_retain_duration=asked.expected_retain_duration,
-            hold_time=None if waits else now,
-            renew_time=now,
-            sequence=len(self._reservations) + 1,
-        )
+    def _make(self, prospect: Prospect) -> None:
+        now, sequence = self._clock.now(), len(self._reservations) + 1
+        name = prospect.claim.reservation
+        made = replace(reservation_of(prospect, name, now, DEFAULT_TIME_TO_LIVE), sequence=sequence)
         self._of_launch[made.launch, made.attempt] = name
         self._put(made)
         heapq.heappush(self._due, (now + DEFAULT_TIME_TO_LIVE, name))
-        if not waits:
+        if made.state is State.HELD:
             self._write(entries_of_hold(made.items, made.moved))
 
     def _settle(self, name: str, settlement: Settlement) -> None:

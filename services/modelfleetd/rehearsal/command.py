@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from modelfleetd.rehearsal.files import parse
-from modelfleetd.rehearsal.fleet_plan import FleetOutcome, FleetPlan, Progress, run_fleet
+from modelfleetd.rehearsal.fleet_outcome import FleetOutcome
+from modelfleetd.rehearsal.fleet_plan import FleetPlan
+from modelfleetd.rehearsal.fleet_run import Progress, run_fleet
 from modelfleetd.rehearsal.reading import ScenarioInvalid
 from modelfleetd.rehearsal.scenario import Scenario
 from modelfleetd.rehearsal.single import as_data, rehearse

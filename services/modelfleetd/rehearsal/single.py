@@ -19,7 +19,8 @@ from modelfleetd.launcher.domain.states import State
 from modelfleetd.platform.model import Effect, EffectKind
 from modelfleetd.platform.simulator import Simulator
 from modelfleetd.rehearsal.chance import Trouble
-from modelfleetd.rehearsal.fleet import Fleet, Route, Served
+from modelfleetd.rehearsal.fleet import Fleet
+from modelfleetd.rehearsal.routes import Route, Served
 from modelfleetd.rehearsal.scenario import PEOPLE, Accident, Moment, PersonsAct, Reply, Scenario
 
 TYPE: Final = "modelTypes/rehearsed"
