@@ -7,8 +7,9 @@ import json
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from google.protobuf import json_format
@@ -104,24 +105,30 @@ async def test_plans_of_each_strategy_are_rehearsed_from_where_they_begin(databa
 
 
 async def _rehearses_each_strategy(fleet: Fleet) -> None:
-    quick = pb.LaunchPolicy(max_step_basis_points=5_000)
-    await _rehearses(fleet, fleet.request(bake=10, policy=quick))
-    await _rehearses(fleet, fleet.request(strategy=pb.Launch.RESIZE, candidate=OLD))
-    first = fleet.request(strategy=pb.Launch.START_EXPERIMENT, target_share_basis_points=3_000, bake=0.1)
-    await _rehearses(fleet, first)
-    made = await fleet.client.launcher.create_launch(launch_id="experiment", launch=first)
-    await fleet.reaches(pb.Launch.SUCCEEDED, made.name)
+    launcher = fleet.client.launcher
+    await _rehearses(fleet, _asked(pb.Launch.REPLACE_BASELINE))
+    await _rehearses(fleet, _asked(pb.Launch.RESIZE, OLD))
+    experiment = _asked(pb.Launch.START_EXPERIMENT, target_share_basis_points=3_000)
+    await _rehearses(fleet, experiment)
+    made = await launcher.create_launch(launch_id="experiment", launch=experiment, timeout=60)
+    await fleet.reaches(pb.Launch.SUCCEEDED, made.name, timeout=90)
     for target in (5_000, 1_000):
-        ramp = fleet.request(strategy=pb.Launch.RAMP, target_share_basis_points=target, bake=10)
-        await _rehearses(fleet, ramp)
-    await _rehearses(fleet, pb.Launch(model_type=CTR, candidate=NEW, pool=POOL, strategy=pb.Launch.END_EXPERIMENT))
-    made = await fleet.client.launcher.create_launch(launch_id="new", launch=fleet.request(bake=0.1))
-    await fleet.reaches(pb.Launch.SUCCEEDED, made.name)
-    await _rehearses(fleet, pb.Launch(model_type=CTR, candidate=OLD, pool=POOL, strategy=pb.Launch.ROLL_BACK))
+        await _rehearses(fleet, _asked(pb.Launch.RAMP, target_share_basis_points=target))
+    await _rehearses(fleet, _asked(pb.Launch.END_EXPERIMENT))
+    made = await launcher.create_launch(launch_id="new", launch=_asked(pb.Launch.REPLACE_BASELINE), timeout=60)
+    await fleet.reaches(pb.Launch.SUCCEEDED, made.name, timeout=90)
+    await _rehearses(fleet, _asked(pb.Launch.ROLL_BACK, OLD))
+
+
+def _asked(strategy: pb.Launch.Strategy.ValueType, candidate: str = NEW, **fields: Any) -> pb.Launch:
+    """A launch in two steps that hardly bakes, and that nobody's predictions hold up."""
+    policy = pb.LaunchPolicy(max_step_basis_points=5_000, stability_gate=pb.StabilityGate(disabled=True))
+    policy.bake_duration.FromTimedelta(timedelta(seconds=0.1))
+    return pb.Launch(model_type=CTR, candidate=candidate, pool=POOL, strategy=strategy, policy=policy, **fields)
 
 
 async def _rehearses(fleet: Fleet, asked: pb.Launch) -> None:
-    plan = await fleet.client.launcher.create_launch(launch=asked, validate_only=True)
+    plan = await fleet.client.launcher.create_launch(launch=asked, validate_only=True, timeout=60)
     scenario = parse(json_format.MessageToJson(plan, preserving_proto_field_name=True))
     assert isinstance(scenario, Scenario)
     report = await rehearse(scenario)

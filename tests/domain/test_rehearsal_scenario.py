@@ -33,12 +33,15 @@ def _scenario(text: str) -> Scenario:
     return found
 
 
-def test_both_examples_are_understood() -> None:
+def test_every_example_is_understood() -> None:
     launch = parse((EXAMPLES / "launch.yaml").read_text())
     assert isinstance(launch, Scenario)
     (place,) = launch.places
     assert (place.old, place.new, place.spare, len(launch.accidents)) == (500, 420, {"flavors/cpu": 84}, 3)
     assert launch.accidents[0].at == Moment(step=2) and launch.accidents[1].seconds == 120
+    regions = parse((EXAMPLES / "regions.yaml").read_text())
+    assert isinstance(regions, Scenario)
+    assert [(place.region, place.new) for place in regions.places] == [("regions/us", 12), ("regions/eu", 6)]
     fleet = parse((EXAMPLES / "fleet.yaml").read_text(), seed=9)
     assert isinstance(fleet, FleetPlan) and (fleet.types, fleet.seed) == (20, 9)
 
