@@ -55,7 +55,8 @@ class Looks:
             case "Frozen":
                 return max(seconds, self._next_event(launch))
             case "ReplicasStarting" if launch.touched:
-                return max(seconds, min(self._enough(launch), self._until(launch.step.deadline)))
+                # Machines may come that nobody has announced.
+                return max(seconds, min(self._enough(launch), _QUIET))
         if seconds >= 1.0 or not launch.touched:
             return seconds
         return max(seconds, min(self._next_event(launch, quiet=1.0), _QUIET if seconds >= 0.2 else seconds))

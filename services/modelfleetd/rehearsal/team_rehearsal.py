@@ -49,6 +49,7 @@ class TeamRehearsal:
     launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches
     fleet: Fleet = field(init=False)
     refused: int = 0
+    unit_hours: float = 0.0
 
     def __post_init__(self) -> None:
         plan, team = self.plan, self.team
@@ -88,6 +89,7 @@ class TeamRehearsal:
             at = (number + draw.random()) * end / count
             self.fleet.at(at, functools.partial(self._create, number, draw))
         await self.fleet.run(end)
+        self.unit_hours = self.fleet.capacity.unit_hours
         # Whoever has paused a launch comes back to it, and nothing is left to wait for but launches.
         await self.fleet.run(end + _AFTERWARDS)
         self.fleet.check()
@@ -232,6 +234,7 @@ class TeamRehearsal:
             refused=self.refused,
             peak=fleet.capacity.peak,
             quota=sum(fleet.capacity.quota.values()),
+            unit_hours=self.unit_hours,
             trace=fleet.trace(),
             seconds=seconds,
             cpu_seconds=cpu_seconds,
