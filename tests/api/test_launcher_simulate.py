@@ -7,14 +7,20 @@ import json
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+from google.protobuf import json_format
 
 from modelfleet.cli import main, render
+from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.rehearsal.command import main as simulate
-from tests.support.launcher import launcher_fleet
+from modelfleetd.rehearsal.files import parse
+from modelfleetd.rehearsal.scenario import Scenario
+from modelfleetd.rehearsal.single import rehearse
+from tests.support.launcher import CTR, NEW, OLD, POOL, Fleet, launcher_fleet
 
 README = Path(__file__).parents[2] / "services/modelfleetd/launcher/README.md"
 PROGRAM = Path(sys.executable).parent / "modelfleet"
@@ -33,8 +39,8 @@ def test_a_launch_is_rehearsed_and_shown(tmp_path: Path, capfd: pytest.CaptureFi
 
 
 def test_the_scenario_of_the_readme_goes_as_it_says(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    section = README.read_text().split("## Rehearsing a launch")[1].split("\n## ")[0]
-    (example,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    _, example, gates = _examples()
+    section = _section()
     (ends,) = re.findall(r"```text\n(Rolled back.*?)\n```", section, re.DOTALL)
     (wrong,) = re.findall(r"```text\n(modelfleet: .*?)\n```", section, re.DOTALL)
     file = tmp_path / "launch.yaml"
@@ -46,6 +52,16 @@ def test_the_scenario_of_the_readme_goes_as_it_says(tmp_path: Path, capfd: pytes
     file.write_text(example.replace("new: 3", "new: many").replace("do: skip", "do: dance"))
     assert main(["launch", "simulate", str(file)]) == 1
     assert capfd.readouterr().err.replace(str(file), "launch.yaml").strip() == wrong
+    assert isinstance(parse(example + gates), Scenario)
+
+
+def _section() -> str:
+    return README.read_text().split("## Rehearsing a launch")[1].split("\n## ")[0]
+
+
+def _examples() -> list[str]:
+    """What is said beside a plan, a scenario, and its gates."""
+    return re.findall(r"```yaml\n(.*?)```", _section(), re.DOTALL)
 
 
 @pytest.mark.parametrize(
@@ -66,17 +82,66 @@ def test_what_there_is_not_is_refused_before_anything_runs(
     assert said in err and not out
 
 
-async def test_a_plan_of_the_launcher_is_rehearsed(database_url: str) -> None:
+async def test_a_plan_of_the_launcher_is_rehearsed(database_url: str, tmp_path: Path) -> None:
+    beside = tmp_path / "beside.yaml"
+    beside.write_text(_examples()[0] + "answers:\n- {gate: approval, after: 1m}\n")
     async with launcher_fleet(database_url, old=2, new=2, spare=2) as fleet:
         wishes = ["--pool", "feed", "--bake", "1m", "--max-step", "50%", "--approval", "--no-stability-gate"]
         plan = await _piped(["plan", "ctr/new", *wishes, "--address", fleet.launcher.address, "-o", "json"])
-        found = json.loads(await _piped(["simulate", "-", "-o", "json"], plan))
-    assert found["assumed"] | {"notes": []} == {
-        "old": 2, "new": 2, "spare": 2, "start_seconds": [20, 60], "drain_seconds": [5, 30], "bake_seconds": 60,
-        "notes": [],
-    }  # fmt: skip
-    assert any("approval" in note for note in found["assumed"]["notes"])
+        found = json.loads(await _piped(["simulate", "-", "-o", "json", "--with", str(beside)], plan))
+    # What it is said to assume is nothing that the second file says.
+    assert not found["assumed"]["notes"] and found["assumed"]["start_seconds"] == [120, 240]
     assert found["launch"]["state"] == "SUCCEEDED" and found["launch"]["broken_promises"] == []
+    said = str([line["text"] for line in found["launch"]["timeline"]])
+    assert "carol approves it" in said and "replicas of the old model are killed" in said
+
+
+async def test_plans_of_each_strategy_are_rehearsed_from_where_they_begin(database_url: str) -> None:
+    """Each as it is printed, of what can be done with what serves. Nothing is simulated that would have the plan made
+    anew, so hold, shares and replicas are those of the plan.
+    """
+    async with launcher_fleet(database_url, old=4, new=3, spare=6) as fleet:
+        await _rehearses_each_strategy(fleet)
+
+
+async def _rehearses_each_strategy(fleet: Fleet) -> None:
+    launcher = fleet.client.launcher
+    await _rehearses(fleet, _asked(pb.Launch.REPLACE_BASELINE))
+    await _rehearses(fleet, _asked(pb.Launch.RESIZE, OLD))
+    experiment = _asked(pb.Launch.START_EXPERIMENT, target_share_basis_points=3_000)
+    await _rehearses(fleet, experiment)
+    made = await launcher.create_launch(launch_id="experiment", launch=experiment, timeout=60)
+    await fleet.reaches(pb.Launch.SUCCEEDED, made.name, timeout=90)
+    for target in (5_000, 1_000):
+        await _rehearses(fleet, _asked(pb.Launch.RAMP, target_share_basis_points=target))
+    await _rehearses(fleet, _asked(pb.Launch.END_EXPERIMENT))
+    made = await launcher.create_launch(launch_id="new", launch=_asked(pb.Launch.REPLACE_BASELINE), timeout=60)
+    await fleet.reaches(pb.Launch.SUCCEEDED, made.name, timeout=90)
+    await _rehearses(fleet, _asked(pb.Launch.ROLL_BACK, OLD))
+
+
+def _asked(strategy: pb.Launch.Strategy.ValueType, candidate: str = NEW, **fields: Any) -> pb.Launch:
+    """A launch in two steps that hardly bakes, and that nobody's predictions hold up."""
+    policy = pb.LaunchPolicy(max_step_basis_points=5_000, stability_gate=pb.StabilityGate(disabled=True))
+    policy.bake_duration.FromTimedelta(timedelta(seconds=0.1))
+    return pb.Launch(model_type=CTR, candidate=candidate, pool=POOL, strategy=strategy, policy=policy, **fields)
+
+
+async def _rehearses(fleet: Fleet, asked: pb.Launch) -> None:
+    plan = await fleet.client.launcher.create_launch(launch=asked, validate_only=True, timeout=60)
+    scenario = parse(json_format.MessageToJson(plan, preserving_proto_field_name=True))
+    assert isinstance(scenario, Scenario)
+    report = await rehearse(scenario)
+    assert report.state == "SUCCEEDED" and not report.broken, report.sentence
+    (region,), (planned,) = report.regions, plan.plan.regions
+    assert [units.hold for units in region.units] == [hold.hold_units for hold in planned.holds]
+    last, end = planned.steps[-1], region.points[-1]
+    grows = (last.share_basis_points, last.new_replicas)
+    gives = (last.old_share_basis_points, last.old_replicas_after)
+    ends = grows, gives
+    if planned.new_model != plan.candidate:
+        ends = gives, grows
+    assert ((end.new_share, end.new_replicas), (end.old_share, end.old_replicas)) == ends
 
 
 async def _piped(line: list[str], given: str = "") -> str:

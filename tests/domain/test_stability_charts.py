@@ -145,11 +145,15 @@ def test_files_have_every_panel_and_name_what_is_in_it(tmp_path: Path) -> None:
     assert (tmp_path / "show.png").stat().st_size < 120_000
 
 
-@pytest.mark.parametrize("columns", [80, 200])
+@pytest.mark.parametrize(("columns", "coloured"), [(80, False), (200, False), (80, True)])
 def test_it_fits_its_terminal_and_is_read_without_colours(
-    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    columns: int, coloured: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
+    if coloured:
+        # A terminal that has colours, whose user does not want them.
+        for name, value in {"TERM": "xterm-256color", "FORCE_COLOR": "1", "NO_COLOR": "1"}.items():
+            monkeypatch.setenv(name, value)
     render.curves(drawn(DAY).values(), beside=True)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= columns

@@ -17,10 +17,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from modelfleetd.rehearsal.files import parse
 from modelfleetd.rehearsal.fleet_outcome import FleetOutcome
 from modelfleetd.rehearsal.fleet_plan import FleetPlan
 from modelfleetd.rehearsal.fleet_run import Progress, run_fleet
-from modelfleetd.rehearsal.scenario import Scenario, ScenarioInvalid, parse
+from modelfleetd.rehearsal.reading import ScenarioInvalid
+from modelfleetd.rehearsal.scenario import Scenario
 from modelfleetd.rehearsal.single import as_data, rehearse
 
 _MOST_BYTES: Final = 4 << 20
@@ -35,6 +37,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "file", help="a scenario, or what `modelfleet launch plan -o json` prints; - for standard input"
     )
+    parser.add_argument(
+        "--with", dest="beside", help="of a plan: a scenario without `launch:`, with what it does not know"
+    )
     parser.add_argument("--seed", type=int, help="instead of that in the file")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from the first one on (a launch only)")
     parser.add_argument("--ablations", action="store_true", help="a fleet also without what makes it frugal")
@@ -44,14 +49,17 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     if not 1 <= given.seeds <= _MOST_SEEDS:
         parser.error(f"--seeds must be 1 to {_MOST_SEEDS:,}")
+    read = given.file
     try:
-        scenario = parse(_text(given.file), given.seed)
+        text = _text(given.file)
+        read = given.beside or given.file
+        scenario = parse(text, given.seed, _text(given.beside) if given.beside else "")
     except (OSError, UnicodeError, ValueError) as error:
-        sys.stderr.write(f"{given.file}: {error}\n")
+        sys.stderr.write(f"{read}: {error}\n")
         return 2
     except ScenarioInvalid as error:
         for problem in error.problems:
-            sys.stderr.write(f"{given.file}: {problem}\n")
+            sys.stderr.write(f"{read}: {problem}\n")
         return 2
     refused = _refused(scenario, given)
     if refused:
@@ -112,13 +120,27 @@ def _launches(scenario: Scenario, given: argparse.Namespace) -> tuple[dict[str, 
         )
         _tell(given, done=number + 1, total=given.seeds)
     assumed: dict[str, Any] = {
-        "old": scenario.old,
-        "new": scenario.new,
-        "spare": scenario.spare,
+        "strategy": scenario.strategy.name,
+        "regions": [
+            {
+                "region": place.region,
+                "old_replicas_full": place.old,
+                "new_replicas_full": place.new,
+                "old_replicas": place.old_running,
+                "new_replicas": place.new_running,
+                "old_share_basis_points": place.old_share,
+                "new_share_basis_points": place.new_share,
+                "free_units": dict(place.spare),
+            }
+            for place in scenario.places
+        ],
+        "target_share_basis_points": scenario.share,
+        "old_units_per_replica": scenario.old_model.units,
+        "new_units_per_replica": scenario.new_model.units,
         "start_seconds": list(scenario.machines.start_seconds),
         "drain_seconds": list(scenario.machines.terminate_seconds),
         "bake_seconds": scenario.policy.bake_duration.total_seconds(),
-        "notes": list(scenario.notes),
+        "notes": [note.text for note in scenario.notes],
     }
     return {"kind": "launch", "assumed": assumed, "launch": first, "seeds": seeds}, broken
 
@@ -148,7 +170,7 @@ def _fleet(plan: FleetPlan, given: argparse.Namespace) -> tuple[dict[str, Any], 
 def _of_fleet(outcome: FleetOutcome) -> dict[str, Any]:
     found: dict[str, Any] = _plain(asdict(outcome))
     # How long the machine took is not part of the outcome.
-    del found["plan"], found["seconds"]
+    del found["plan"], found["seconds"], found["cpu_seconds"]
     return found
 
 

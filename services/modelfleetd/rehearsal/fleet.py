@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from modelfleetd.capacity.domain.pool import Place
 from modelfleetd.clock import ManualClock
 from modelfleetd.errors import FleetError
 from modelfleetd.launcher.domain import summary
@@ -99,7 +98,7 @@ class Fleet(Team):
         self.rounds = self.crashes = self.stalls = 0
         self.looks = Looks(self.clock, self.routes)
         ports: Any = self.world
-        self._ports = World(ports, ports, ports, ports)
+        self._ports = World(ports, ports, ports, ports, self.answers)
         self._executor = Executor(self._ports, self.clock)
         self._judges = Judges(self._ports)
         self._renewer = Renewer(self._ports)
@@ -124,7 +123,7 @@ class Fleet(Team):
             agent.meanwhile = self._stall
 
     async def start(self) -> None:
-        """Has every baseline serve its whole route, and books what that takes."""
+        """Has what serves before the first launch serve, and books what that takes."""
         await super().start()
         for (model_type, region), simulator in self.routes.simulators.items():
             self.oracle.skip(model_type, region, simulator)
@@ -175,7 +174,7 @@ class Fleet(Team):
             region: {
                 model.name: units
                 for model in self.registry.models_of(launch.model_type)
-                if (units := self.capacity.booked(model.name, Place(route.flavor, region)))
+                if (units := self.capacity.booked(model.name, self.routes.place(model.name, region)))
             }
             for region in route.needs
         }
@@ -320,7 +319,8 @@ class Fleet(Team):
         for region in route.needs:
             desired = self.routes.simulators[model_type, region].desired(route.target)
             split = self.registry.split(model_type, region)
-            place = Place(route.flavor, region)
-            booked = {model.name: self.capacity.booked(model.name, place) for model in models}
+            booked = {
+                model.name: self.capacity.booked(model.name, self.routes.place(model.name, region)) for model in models
+            }
             for what in disagreements(model_type, region, desired, split, booked):
                 self.oracle.breaks(f"{self.clock.now():%d %H:%M:%S} {what}")

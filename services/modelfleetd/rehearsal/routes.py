@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
+from modelfleetd.capacity.domain.pool import Place
 from modelfleetd.clock import ManualClock
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.platform.model import DesiredModel, DesiredServing, Fence, ModelShare, ServingSpec, TargetKind
@@ -50,6 +51,14 @@ class Route:
         return f"{self.model_type}/models/{model_id}"
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a model has in a region before the first launch: its share in basis points, and replicas that run."""
+
+    share: int
+    replicas: int
+
+
 class Routes:
     """Routes by the name of their model type, with a simulator for each of their regions.
 
@@ -73,6 +82,7 @@ class Routes:
         self._clock = clock
         self._world = world
         self._chance = chance
+        self._served: dict[tuple[str, str], Mapping[str, Served]] = {}
 
     def __getitem__(self, model_type: str) -> Route:
         return self.all[model_type]
@@ -90,11 +100,22 @@ class Routes:
             )
             agent.simulators[route.target] = self.simulators[route.model_type, region] = simulator
 
-    def add_model(self, model_type: str, model_id: str, needs: Mapping[str, int]) -> str:
-        """Makes a model known that needs so many replicas for its whole route, by region. Returns its name."""
+    def add_model(
+        self, model_type: str, model_id: str, needs: Mapping[str, int], *, flavor: str = "", units: int = 0
+    ) -> str:
+        """Makes a model known that needs so many replicas for its whole route, by region. Returns its name.
+
+        Args:
+            model_type: its route.
+            model_id: its id.
+            needs: replicas by region.
+            flavor: that it runs on; empty: that of the route.
+            units: that a replica takes; 0: as many as the route's.
+        """
         route = self.all[model_type]
         name = route.model(model_id)
-        spec = ServingSpec(command=("serve",), flavor=route.flavor, units_per_replica=route.units)
+        flavor, units = flavor or route.flavor, units or route.units
+        spec = ServingSpec(command=("serve",), flavor=flavor, units_per_replica=units)
         max_qps = {region: carries(replicas) for region, replicas in needs.items()}
         self._world.models[name] = Trained(name, spec, max_qps, route.startup)
         return name
@@ -104,12 +125,30 @@ class Routes:
         max_qps = {region: carries(replicas) for region, replicas in needs.items()}
         self._world.models[model] = replace(self._world.models[model], max_qps=max_qps)
 
-    def serving(self, route: Route, region: str) -> int:
-        """Replicas of the baseline that serve the whole route."""
-        return max(2, self._world.models[route.model(route.baseline)].needs(region))
+    def serves(self, model_type: str, region: str, served: Mapping[str, Served]) -> None:
+        """Says what serves a route in a region at first, by the name of the model."""
+        self._served[model_type, region] = served
+
+    def served_by(self, route: Route, region: str) -> Mapping[str, Served]:
+        """What serves at first, by the name of the model: its baseline, alone, where nothing else was said."""
+        name = route.model(route.baseline)
+        return self._served.get((route.model_type, region)) or {
+            name: Served(10_000, max(2, self._world.models[name].needs(region)))
+        }
+
+    def serving(self, route: Route, region: str) -> Mapping[str, tuple[Place, int]]:
+        """Units that what serves at first takes, by the name of the model."""
+        return {
+            model: (self.place(model, region), one.replicas * self._world.models[model].spec.units)
+            for model, one in self.served_by(route, region).items()
+        }
+
+    def place(self, model: str, region: str) -> Place:
+        """Where a model takes units in a region."""
+        return Place(self._world.models[model].spec.flavor, region)
 
     async def start(self) -> None:
-        """Has every baseline serve its whole route; from then on machines are as slow as they are."""
+        """Has what serves at first serve; from then on machines are as slow as they are."""
         for shares in (False, True):
             for route in self.all.values():
                 for region in route.needs:
@@ -120,11 +159,10 @@ class Routes:
             simulator.behaviour = self.all[model_type].behaviour
 
     async def _apply(self, route: Route, region: str, *, shares: bool) -> None:
-        baseline = route.model(route.baseline)
-        spec = self._world.models[baseline].spec
+        served = self.served_by(route, region)
         desired = DesiredServing(
-            (DesiredModel(baseline, spec, self.serving(route, region)),),
-            (ModelShare(baseline, 10_000),) if shares else (),
+            tuple(DesiredModel(model, self._world.models[model].spec, one.replicas) for model, one in served.items()),
+            tuple(ModelShare(model, one.share) for model, one in served.items() if one.share) if shares else (),
         )
         fence = Fence(1, f"before/{route.target}/{'shares' if shares else 'replicas'}")
         await self.simulators[route.model_type, region].apply(route.target, TargetKind.ROUTE, fence, desired)

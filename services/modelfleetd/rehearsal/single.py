@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from modelfleetd.capacity.domain.pool import Place as PoolPlace
+from modelfleetd.clock import ManualClock
+from modelfleetd.launcher.domain import waves
+from modelfleetd.launcher.domain.freeze import FreezeWindow, Schedule
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.notifications import Kind
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.platform.model import Effect, EffectKind
+from modelfleetd.platform.simulator import Simulator
+from modelfleetd.rehearsal.chance import Trouble
 from modelfleetd.rehearsal.fleet import Fleet
-from modelfleetd.rehearsal.routes import FLAVOR, REGION, Route
-from modelfleetd.rehearsal.scenario import Accident, Moment, PersonsAct, Scenario
+from modelfleetd.rehearsal.routes import Route, Served
+from modelfleetd.rehearsal.scenario import PEOPLE, Accident, Moment, PersonsAct, Reply, Scenario
 
 TYPE: Final = "modelTypes/rehearsed"
+_ID: Final = "rehearsed"
+_NEW: Final = f"{TYPE}/models/new"
 _LOOK: Final = 60.0
 # A launch that has not ended by then is told as it is.
 _LONGEST: Final = 8 * 86_400.0
+# Nor one that is paused for so long, with nobody left who would do anything.
+_LEFT_ALONE: Final = 3_600.0
 _CRASHES: Final = 0.1
 # Of what people are told: what waits for them.
 _ASKS: Final = frozenset({Kind.PAUSED, Kind.NEEDS_ATTENTION})
+# While it waits for that a look changes nothing, and whoever answers has it looked at.
+_UP_TO_PEOPLE: Final = "AwaitingApproval"
+# While it waits for these, its gates are measured, at every look.
+_MEASURED: Final = frozenset({"Baking", "Frozen"})
+_MOMENT: Final = 1.0
+# Nobody tries again at the very moment.
+_TRIES_AGAIN: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +55,25 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Units:
+    """Units of a flavor: the most that both models took at once, and what the launch held."""
+
+    flavor: str
+    peak: int
+    hold: int
+
+
+@dataclass(frozen=True, slots=True)
+class There:
+    """What a region was given."""
+
+    region: str
+    wave: int
+    points: Sequence[Point]
+    units: Sequence[Units]
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """Something that happened: an event of the launch, an accident, what somebody did, or what people were told."""
 
@@ -43,6 +81,7 @@ class Line:
     kind: str
     step: int
     text: str
+    region: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,155 +92,399 @@ class Report:
     state: str
     ended: bool
     sentence: str
+    # Why it was not followed to its end.
+    left: str
     seconds: float
     phases: Sequence[tuple[str, float]]
     lines: Sequence[Line]
-    points: Sequence[Point]
-    peak: int
-    hold: int
+    regions: Sequence[There]
     events: int
     broken: Sequence[str]
     trace: str
 
+    @property
+    def peak(self) -> int:
+        """Units over all regions and flavors."""
+        return sum(units.peak for region in self.regions for units in region.units)
+
+    @property
+    def hold(self) -> int:
+        """Units over all regions and flavors."""
+        return sum(units.hold for region in self.regions for units in region.units)
+
 
 async def rehearse(scenario: Scenario) -> Report:
     """Runs a launch until it has ended, or for eight simulated days."""
-    fleet = Fleet(seed=scenario.seed, spare=scenario.spare)
-    fleet.add_type(Route(TYPE, {REGION: scenario.old}, tier=scenario.tier, behaviour=scenario.machines))
-    new = fleet.add_model(TYPE, "new", {REGION: scenario.new})
-    await fleet.start()
-    began, first = fleet.clock.now(), len(fleet.simulator(TYPE).ledger)
-    start = fleet.clock.monotonic()
-    name = fleet.create(
-        "rehearsed",
-        TYPE,
-        new,
-        strategy=scenario.strategy,
-        policy=scenario.policy,
-        target_share=scenario.share,
-        holdout_share=scenario.holdout,
-        trouble=scenario.trouble,
-    )
-    lines: list[Line] = []
+    rehearsal = _Rehearsal(scenario)
+    await rehearsal.begin()
+    await rehearsal.go_on()
+    return rehearsal.report()
 
-    def at(moment: Moment, kind: str, happen: Callable[[Fleet], str]) -> None:
-        def act(there: Fleet) -> None:
-            launch = there.launches.rows[name].launch
+
+class _Rehearsal:
+    """A fleet of one route and one launch."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        # What serves at first takes 20 s to be there.
+        start = {"start": scenario.begins - timedelta(seconds=20)} if scenario.begins is not None else {}
+        self._fleet = Fleet(seed=scenario.seed, clock=ManualClock(**start))
+        self._fleet.launches.patience = _as_the_launcher_looks(self._fleet.launches.patience)
+        self._name = f"launches/{_ID}"
+        self._lines: list[Line] = []
+        self._draw = random.Random(f"{scenario.seed} people")
+        self._began = self._fleet.clock.now()
+        self._start = 0.0
+        self._first = 0
+        self._left = ""
+
+    @property
+    def _launch(self) -> Launch:
+        return self._fleet.launches.rows[self._name].launch
+
+    @property
+    def _passed(self) -> float:
+        return self._fleet.clock.monotonic() - self._start
+
+    # The beginning
+
+    async def begin(self) -> None:
+        """Has everything serve that serves at first, and creates the launch."""
+        fleet, scenario = self._fleet, self._scenario
+        self._add_models()
+        await fleet.start()
+        for place in scenario.places:
+            for flavor in {scenario.old_model.flavor, scenario.new_model.flavor}:
+                at = PoolPlace(flavor, place.region)
+                fleet.capacity.set_quota(at, fleet.capacity.used(at) + place.spare.get(flavor, 0))
+        fleet.stability.predicts(scenario.predictions)
+        self._began, self._start = fleet.clock.now(), fleet.clock.monotonic()
+        self._first = fleet.effects
+        fleet.answers.expect(scenario.answers, scenario.evidence_rules, scenario.seed, lambda: self._passed)
+        fleet.freeze(*(self._window(at) for at in range(len(scenario.freezes))))
+        fleet.create(
+            _ID,
+            TYPE,
+            _NEW,
+            strategy=scenario.strategy,
+            policy=scenario.policy,
+            target_share=scenario.share,
+            holdout_share=scenario.holdout,
+            regions=[place.region for place in scenario.places],
+            trouble=scenario.trouble,
+        )
+        for accident in scenario.accidents:
+            self._at(accident.at, "accident", accident.region, self._happens(accident))
+        for person in scenario.people:
+            if not person.at.is_end:
+                self._at(person.at, "person", "", self._does(person))
+        self._ask_people()
+
+    def _add_models(self) -> None:
+        """The route as it is before the launch. Where no baseline gives its share, the candidate is the baseline."""
+        fleet, scenario = self._fleet, self._scenario
+        places = scenario.places
+        alone = all(place.old_share + place.old_running == 0 for place in places) and all(
+            place.new_share == 10_000 for place in places
+        )
+        new, old = scenario.new_model, scenario.old_model
+        first = new if alone else old
+        needs = {place.region: place.new if alone else max(1, place.old) for place in places}
+        route = Route(
+            TYPE, needs, baseline="new" if alone else "old", tier=scenario.tier,
+            flavor=first.flavor, units=first.units, behaviour=scenario.machines,
+        )  # fmt: skip
+        fleet.add_type(route)
+        roles = {route.model(route.baseline): "BASELINE"}
+        if not alone:
+            fleet.add_model(
+                TYPE, "new", {place.region: place.new for place in places}, flavor=new.flavor, units=new.units
+            )
+            if any(place.new_share for place in places):
+                roles[_NEW] = "EXPERIMENT"
+            elif scenario.strategy.rule.takes and "CANDIDATE" not in scenario.strategy.rule.takes:
+                roles[_NEW] = "RETIRED"
+        for place in places:
+            served = {route.model("old"): Served(place.old_share, place.old_running)} if not alone else {}
+            if place.new_share or place.new_running:
+                served[_NEW] = Served(place.new_share, place.new_running)
+            rest = 10_000 - place.old_share - place.new_share
+            if rest:
+                other = route.model("other")
+                if other not in roles:
+                    # Another experiment, which keeps what it has.
+                    fleet.add_model(TYPE, "other", {one.region: 2 for one in places})
+                    roles[other] = "EXPERIMENT"
+                served[other] = Served(rest, 2)
+            fleet.serves(TYPE, place.region, served, roles)
+
+    def _window(self, number: int) -> FreezeWindow:
+        freeze = self._scenario.freezes[number]
+        opens = (self._began + timedelta(seconds=freeze.seconds)).astimezone(UTC).replace(tzinfo=None)
+        return FreezeWindow(
+            freeze.name, freeze.reason, Schedule(opens, timedelta(seconds=freeze.lasts)), uid=str(number)
+        )
+
+    def _at(self, moment: Moment, kind: str, region: str, happen: Callable[[], str]) -> None:
+        def act(_: Fleet) -> None:
+            launch = self._launch
             if not launch.ended:
-                passed = there.clock.monotonic() - start
-                lines.append(Line(passed, kind, launch.step.number, happen(there)))
+                self._lines.append(Line(self._passed, kind, launch.step.number, happen(), region))
 
         if moment.step:
-            fleet.at_step(name, moment.step, act)
+            self._fleet.when(self._name, lambda launch: _is_at(launch, moment), act)
         else:
-            fleet.after(moment.seconds, act)
+            self._fleet.after(moment.seconds, act)
 
-    for accident in scenario.accidents:
-        at(accident.at, "accident", _happens(accident, name))
-    for person in scenario.people:
-        at(person.at, "person", _does(person, name))
-    while not fleet.launches.rows[name].launch.ended and fleet.clock.monotonic() - start < _LONGEST:
-        await fleet.run(fleet.clock.monotonic() + _LOOK)
-    fleet.check()
-    outcome = fleet.outcome(name)
-    launch = outcome.launch
-    end = launch.update_time if launch.ended else fleet.clock.now()
-    lines += [
-        Line((event.time - began).total_seconds(), "event", event.step, f"{event.type}: {event.message}")
-        for event in outcome.events
-    ]
-    # What its history does not say: that it waits for people.
-    lines += [
-        Line(
-            (told.create_time - began).total_seconds(),
-            "told",
-            0,
-            f"people are told: {told.message}",
+    # People
+
+    def _ask_people(self) -> None:
+        """Those who are asked answer, each time that they are."""
+        for asked in PEOPLE:
+            reply = next((one for one in self._scenario.replies if one.asked == asked), Reply(asked))
+            if reply.says != "nothing":
+                self._wait_for(reply)
+
+    def _wait_for(self, reply: Reply) -> None:
+        def is_asked(launch: Launch) -> bool:
+            if reply.asked == "approval":
+                return launch.state is State.AWAITING_APPROVAL
+            return launch.people_wait is not None
+
+        def answers(fleet: Fleet) -> None:
+            if not is_asked(self._launch):
+                return
+            says = fleet.approve if reply.says == "approve" else fleet.reject
+            refused = says(self._name)
+            if refused:
+                said = f"{reply.says} ({reply.asked}): refused: {refused}"
+                self._lines.append(Line(self._passed, "person", self._launch.step.number, said))
+
+        def hears(fleet: Fleet) -> None:
+            after = self._draw.uniform(*reply.after)
+            fleet.after(after, answers)
+            fleet.after(after + 1.0, lambda fleet: fleet.when(self._name, is_asked, hears))
+
+        self._fleet.when(self._name, is_asked, hears)
+
+    def _does(self, person: PersonsAct) -> Callable[[], str]:
+        def happen() -> str:
+            fleet = self._fleet
+            acts: dict[str, Callable[[str], str]] = {
+                "pause": fleet.pause,
+                "resume": lambda name: fleet.resume(name, any_author=True),
+                "skip": fleet.skip_step,
+                "promote": fleet.promote,
+                "abort": fleet.abort,
+                "retry": fleet.retry,
+            }
+            refused = acts[person.do](self._name)
+            return f"{person.do}: refused: {refused}" if refused else person.do
+
+        return happen
+
+    # What goes wrong
+
+    def _happens(self, accident: Accident) -> Callable[[], str]:
+        """What an accident does, and what is said of it."""
+        fleet = self._fleet
+        regions = [accident.region] if accident.region else [place.region for place in self._scenario.places]
+
+        def happen() -> str:
+            row = fleet.launches.rows[self._name]
+            model = row.launch.candidate if accident.of == "new" else row.launch.baseline
+            simulators = [fleet.simulator(TYPE, region) for region in regions]
+            lasts = f"for {accident.seconds:g} s"
+
+            def for_a_while(begin: Callable[[Simulator], object], end: Callable[[Simulator], object]) -> None:
+                for simulator in simulators:
+                    begin(simulator)
+                fleet.after(accident.seconds, lambda _: [end(simulator) for simulator in simulators])
+
+            def troubled(change: Callable[[Trouble], Trouble], back: Callable[[Trouble], Trouble]) -> None:
+                row.trouble = change(row.trouble)
+                fleet.after(accident.seconds, lambda _: setattr(row, "trouble", back(row.trouble)))
+
+            match accident.what:
+                case "kill":
+                    killed = sum(simulator.kill(model, accident.replicas) for simulator in simulators)
+                    return f"{killed} replicas of the {accident.of} model are killed"
+                case "starts-fail":
+                    for_a_while(lambda at: at.failing_models.add(model), lambda at: at.failing_models.discard(model))
+                    return f"replicas of the {accident.of} model fail to start, {lasts}"
+                case "no-machines":
+                    for_a_while(lambda at: at.pending_models.add(model), lambda at: at.settle_starts())
+                    return f"no machine comes for the {accident.of} model, {lasts}"
+                case "agent-away":
+                    for region in regions:
+                        fleet.cut_off(TYPE, region, accident.seconds)
+                    return f"the agent does not answer, {lasts}"
+                case "judge-away":
+                    troubled(
+                        lambda trouble: replace(trouble, judge_away_rate=1.0),
+                        lambda trouble: replace(trouble, judge_away_rate=0.0),
+                    )
+                    return f"the judge does not answer, {lasts}"
+                case "launcher-crashes":
+                    troubled(
+                        lambda trouble: replace(trouble, crash_rate=_CRASHES),
+                        lambda trouble: replace(trouble, crash_rate=0.0),
+                    )
+                    return f"the launcher crashes at every tenth commit or call, {lasts}"
+                case "candidate-fails":
+                    usual = simulators[0].error_rates.get(model, 0.0)
+                    for_a_while(
+                        lambda at: at.error_rates.update({model: accident.rate}),
+                        lambda at: at.error_rates.update({model: usual}),
+                    )
+                    return f"{accident.rate:.3g} of the {accident.of} model's requests fail, {lasts}"
+                case _:
+                    usual = simulators[0].latencies.get(model, simulators[0].behaviour.latency_ms)
+                    slow = usual * accident.factor
+                    for_a_while(
+                        lambda at: at.latencies.update({model: slow}), lambda at: at.latencies.update({model: usual})
+                    )
+                    return f"the {accident.of} model is {accident.factor:g} times as slow, {lasts}"
+
+        return happen
+
+    # Until the end
+
+    async def go_on(self) -> None:
+        """Runs it until it has ended, and nobody tries it again."""
+        retries = [person for person in self._scenario.people if person.at.is_end]
+        while not self._left:
+            launch = self._launch
+            if not launch.ended:
+                await self._fleet.run(self._fleet.clock.monotonic() + _LOOK)
+                self._left = self._is_left()
+            elif launch.state is State.SUCCEEDED or not retries:
+                break
+            else:
+                await self._fleet.run(self._fleet.clock.monotonic() + _TRIES_AGAIN)
+                said = self._does(retries.pop(0))()
+                self._lines.append(Line(self._passed, "person", 0, said))
+                self._ask_people()
+        self._fleet.check()
+
+    def _is_left(self) -> str:
+        """Why it is not followed any further; empty while it is."""
+        launch = self._launch
+        if launch.ended:
+            return ""
+        if self._passed >= _LONGEST:
+            return "It had not ended after eight days."
+        paused = launch.paused_since
+        if paused is None or self._passed < self._last_said + _LEFT_ALONE:
+            return ""
+        if (self._fleet.clock.now() - paused).total_seconds() < _LEFT_ALONE:
+            return ""
+        return "Nobody in the scenario resumes or aborts it."
+
+    @property
+    def _last_said(self) -> float:
+        """When the last happens of what has a time of its own."""
+        moments = [one.at.seconds + one.seconds for one in self._scenario.accidents]
+        return max([*moments, *(one.at.seconds for one in self._scenario.people)], default=0.0)
+
+    def report(self) -> Report:
+        """What has become of it."""
+        fleet = self._fleet
+        outcome = fleet.outcome(self._name)
+        launch = outcome.launch
+        end = launch.update_time if launch.ended else fleet.clock.now()
+        return Report(
+            seed=self._scenario.seed,
+            state=launch.state.name,
+            ended=launch.ended,
+            sentence=outcome.sentence,
+            left=self._left,
+            seconds=(end - self._began).total_seconds(),
+            phases=_phases(launch, end),
+            lines=sorted([*self._lines, *self._history()], key=lambda line: line.seconds),
+            regions=[self._there(region) for region in self._regions()],
+            events=fleet.effects - self._first,
+            broken=list(fleet.oracle.broken),
+            trace=fleet.trace(),
         )
-        for told in fleet.launches.rows[name].told
-        if told.kind in _ASKS
-    ]
-    points = _points(fleet.simulator(TYPE).ledger, began, new)
-    return Report(
-        seed=scenario.seed,
-        state=launch.state.name,
-        ended=launch.ended,
-        sentence=outcome.sentence,
-        seconds=(end - began).total_seconds(),
-        phases=_phases(launch, end),
-        lines=sorted(lines, key=lambda line: line.seconds),
-        points=points,
-        peak=max((point.new_replicas + point.old_replicas for point in points), default=0),
-        hold=launch.plan.regions[0].held(FLAVOR) if launch.plan is not None and launch.plan.regions else 0,
-        events=len(fleet.simulator(TYPE).ledger) - first,
-        broken=list(fleet.oracle.broken),
-        trace=fleet.trace(),
-    )
+
+    def _history(self) -> list[Line]:
+        """The launch's history, and what that does not say: that it waits for people."""
+        row = self._fleet.launches.rows[self._name]
+        found = [
+            Line(self._since(event.time), "event", event.step, f"{event.type}: {event.message}", event.region)
+            for event in row.events
+        ]
+        asks = (told for told in row.told if told.kind in _ASKS)
+        return found + [
+            Line(self._since(told.create_time), "told", 0, f"people are told: {told.message}") for told in asks
+        ]
+
+    def _since(self, moment: datetime) -> float:
+        return (moment - self._began).total_seconds()
+
+    def _regions(self) -> list[str]:
+        """In the order in which they are launched."""
+        plan = self._launch.plan
+        return [region.region for region in plan.regions] if plan else [one.region for one in self._scenario.places]
+
+    def _there(self, region: str) -> There:
+        launch, scenario = self._launch, self._scenario
+        planned = next((one for one in launch.plan.regions if one.region == region), None) if launch.plan else None
+        models = {_NEW: scenario.new_model, f"{TYPE}/models/old": scenario.old_model}
+        points: dict[float, Point] = {}
+        shares, replicas = dict.fromkeys(models, 0), dict.fromkeys(models, 0)
+        peaks: dict[str, int] = {model.flavor: 0 for model in models.values()}
+        new, old = models
+        for effect in self._fleet.simulator(TYPE, region).ledger:
+            if not _count(effect, shares, replicas):
+                continue
+            for flavor, peak in peaks.items():
+                used = sum(models[model].units * n for model, n in replicas.items() if models[model].flavor == flavor)
+                peaks[flavor] = max(peak, used)
+            seconds = max(0.0, self._since(effect.time))
+            points[seconds] = Point(seconds, shares[new], shares[old], replicas[new], replicas[old])
+        units = [Units(flavor, peak, planned.held(flavor) if planned else 0) for flavor, peak in sorted(peaks.items())]
+        used_at_all = [one for one in units if one.peak or one.hold]
+        return There(region, planned.wave if planned else 0, list(points.values()), used_at_all)
 
 
-def _happens(accident: Accident, name: str) -> Callable[[Fleet], str]:
-    """What an accident does, and what is said of it."""
-
-    def happen(fleet: Fleet) -> str:
-        row = fleet.launches.rows[name]
-        models = {"new": row.launch.candidate, "old": row.launch.baseline}
-        model, simulator, lasts = models[accident.of], fleet.simulator(TYPE), f"for {accident.seconds:g} s"
-
-        def for_a_while(begin: Callable[[], object], end: Callable[[], object]) -> None:
-            begin()
-            fleet.after(accident.seconds, lambda _: end())
-
-        def judge_away(rate: float) -> None:
-            row.trouble = replace(row.trouble, judge_away_rate=rate)
-
-        def crashes(rate: float) -> None:
-            row.trouble = replace(row.trouble, crash_rate=rate)
-
-        match accident.what:
-            case "kill":
-                return f"{simulator.kill(model, accident.replicas)} replicas of the {accident.of} model are killed"
-            case "starts-fail":
-                known = simulator.failing_models
-                for_a_while(lambda: known.add(model), lambda: known.discard(model))
-                return f"replicas of the {accident.of} model fail to start, {lasts}"
-            case "no-machines":
-                for_a_while(lambda: simulator.pending_models.add(model), simulator.settle_starts)
-                return f"no machine comes for the {accident.of} model, {lasts}"
-            case "agent-away":
-                fleet.cut_off(TYPE, REGION, accident.seconds)
-                return f"the agent does not answer, {lasts}"
-            case "judge-away":
-                for_a_while(lambda: judge_away(1.0), lambda: judge_away(0.0))
-                return f"the judge does not answer, {lasts}"
-            case "launcher-crashes":
-                for_a_while(lambda: crashes(_CRASHES), lambda: crashes(0.0))
-                return f"the launcher crashes at every tenth commit or call, {lasts}"
-            case "candidate-fails":
-                rates, usual = simulator.error_rates, simulator.error_rates.get(model, 0.0)
-                for_a_while(lambda: rates.update({model: accident.rate}), lambda: rates.update({model: usual}))
-                return f"{accident.rate:.3g} of the {accident.of} model's requests fail, {lasts}"
-            case _:
-                latencies = simulator.latencies
-                usual = latencies.get(model, simulator.behaviour.latency_ms)
-                slow = usual * accident.factor
-                for_a_while(lambda: latencies.update({model: slow}), lambda: latencies.update({model: usual}))
-                return f"the {accident.of} model is {accident.factor:g} times as slow, {lasts}"
-
-    return happen
+def _count(effect: Effect, shares: dict[str, int], replicas: dict[str, int]) -> bool:
+    """Notes what an effect changed of both models; whether it did."""
+    match effect.kind:
+        case EffectKind.REPLICA_STARTED | EffectKind.REPLICA_TERMINATED if effect.model in replicas:
+            replicas[effect.model] += 1 if effect.kind is EffectKind.REPLICA_STARTED else -1
+        case EffectKind.SHARES_ACKNOWLEDGED:
+            taken = {share.model: share.share_basis_points for share in effect.shares}
+            for model in shares:
+                shares[model] = taken.get(model, 0)
+        case _:
+            return False
+    return True
 
 
-def _does(person: PersonsAct, name: str) -> Callable[[Fleet], str]:
-    def happen(fleet: Fleet) -> str:
-        acts: dict[str, Callable[[str], str]] = {
-            "pause": fleet.pause,
-            "resume": fleet.resume,
-            "skip": fleet.skip_step,
-            "abort": fleet.abort,
-        }
-        refused = acts[person.do](name)
-        return f"{person.do}: refused: {refused}" if refused else person.do
+def _is_at(launch: Launch, moment: Moment) -> bool:
+    """Whether a launch is at a step, or beyond it, in a region or in any."""
+    if launch.state is not State.SHIFTING or launch.step.number < moment.step or launch.plan is None:
+        return False
+    return not moment.region or any(launch.plan.regions[at].region == moment.region for at in waves.shifted(launch))
 
-    return happen
+
+def _as_the_launcher_looks(seldom: Callable[[Launch, float], float]) -> Callable[[Launch, float], float]:
+    """A launch is looked at when it wants to be, above all while it bakes. Left out are looks at which nothing can have
+    changed: every moment until the next thing happens on its route, and every minute until somebody approves it.
+
+    Args:
+        seldom: how a launch of a fleet is looked at, of which there are thousands.
+    """
+
+    def looks(launch: Launch, seconds: float) -> float:
+        waiting = launch.condition("Waiting")
+        reason = waiting.reason if waiting is not None else ""
+        quiet = reason == _UP_TO_PEOPLE or (seconds < _MOMENT and reason not in _MEASURED)
+        return seldom(launch, seconds) if quiet else seconds
+
+    return looks
 
 
 def _phases(launch: Launch, end: datetime) -> list[tuple[str, float]]:
@@ -214,28 +497,6 @@ def _phases(launch: Launch, end: datetime) -> list[tuple[str, float]]:
     ]
 
 
-def _points(ledger: Sequence[Effect], began: datetime, new: str) -> list[Point]:
-    """What served, from the ledger of effects: one point for each moment at which something changed."""
-    found: dict[float, Point] = {}
-    shares, replicas = {True: 0, False: 0}, {True: 0, False: 0}
-    for effect in ledger:
-        is_new = effect.model == new
-        match effect.kind:
-            case EffectKind.REPLICA_STARTED:
-                replicas[is_new] += 1
-            case EffectKind.REPLICA_TERMINATED:
-                replicas[is_new] -= 1
-            case EffectKind.SHARES_ACKNOWLEDGED:
-                shares = {True: 0, False: 0}
-                for share in effect.shares:
-                    shares[share.model == new] += share.share_basis_points
-            case _:
-                continue
-        seconds = max(0.0, (effect.time - began).total_seconds())
-        found[seconds] = Point(seconds, shares[True], shares[False], replicas[True], replicas[False])
-    return list(found.values())
-
-
 def as_data(report: Report) -> dict[str, Any]:
     """A report as plain data."""
     return {
@@ -243,21 +504,39 @@ def as_data(report: Report) -> dict[str, Any]:
         "state": report.state,
         "ended": report.ended,
         "outcome": report.sentence,
+        "left": report.left,
         "seconds": round(report.seconds, 3),
         "phases": [{"state": state, "seconds": round(seconds, 3)} for state, seconds in report.phases],
         "timeline": [
-            {"seconds": round(line.seconds, 3), "kind": line.kind, "step": line.step, "text": line.text}
+            {
+                "seconds": round(line.seconds, 3),
+                "kind": line.kind,
+                "region": line.region,
+                "step": line.step,
+                "text": line.text,
+            }
             for line in report.lines
         ],
-        "served": [
+        "regions": [
             {
-                "seconds": round(point.seconds, 3),
-                "new_share_basis_points": point.new_share,
-                "old_share_basis_points": point.old_share,
-                "new_replicas": point.new_replicas,
-                "old_replicas": point.old_replicas,
+                "region": there.region,
+                "wave": there.wave,
+                "units": [
+                    {"flavor": units.flavor, "peak_units": units.peak, "hold_units": units.hold}
+                    for units in there.units
+                ],
+                "served": [
+                    {
+                        "seconds": round(point.seconds, 3),
+                        "new_share_basis_points": point.new_share,
+                        "old_share_basis_points": point.old_share,
+                        "new_replicas": point.new_replicas,
+                        "old_replicas": point.old_replicas,
+                    }
+                    for point in there.points
+                ],
             }
-            for point in report.points
+            for there in report.regions
         ],
         "peak_units": report.peak,
         "hold_units": report.hold,

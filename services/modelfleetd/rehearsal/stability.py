@@ -1,9 +1,9 @@
 """The judge in memory: stability's own verdicts on sufficient statistics of what the simulated models answered.
 
-Every request is one prediction, at the base rate times what the model is miscalibrated by; its label comes when the
-attribution window and its slack are over, and before that it waits. A label that is later still, or lost, is missing
-where it is due, and the judge cannot know. All predictions of a model are alike, so that the sums over any number of
-them are exact.
+Every request is one example of each prediction, at its base rate times what the model is miscalibrated by; its label
+comes when the attribution window and its slack are over, and before that it waits. A label that is later still, or
+lost, is missing where it is due, and the judge cannot know. All predictions of a model are alike, so that the sums over
+any number of them are exact; normalized entropy differs between models only by what they are miscalibrated by.
 """
 
 from __future__ import annotations
@@ -11,35 +11,73 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+from modelfleetd.launcher.domain.criteria import Declared
+from modelfleetd.launcher.domain.policy import Criterion as Demanded
 from modelfleetd.launcher.domain.record import Verdict
 from modelfleetd.launcher.ports import Judgement
-from modelfleetd.stability.domain.criteria import Criterion, Limits
+from modelfleetd.stability.domain.criteria import DEFAULT_CONFIDENCE, DEFAULT_MIN_POSITIVES, Criterion, Limits
 from modelfleetd.stability.domain.exact import SCALE
-from modelfleetd.stability.domain.judge import Case, verdict_of
+from modelfleetd.stability.domain.judge import Case, compare, verdict_of
 from modelfleetd.stability.domain.maturity import mature_before, moment_of
-from modelfleetd.stability.domain.points import Evidence, span_between
+from modelfleetd.stability.domain.points import Evidence, Span, span_between
 from modelfleetd.stability.domain.sums import NOTHING, Exposure, Positives, Sums
 
 BASE_RATE: Final = 0.05
+HEALTHY: Final = Limits(0.8, 1.25)
 WINDOW: Final = timedelta(minutes=4)
-_PREDICTION: Final = "click"
-_CRITERION: Final = Criterion(_PREDICTION, calibration=Limits(0.8, 1.25), min_positives=100)
-CRITERION_WORDS: Final = "one prediction's calibration: 0.8 to 1.25 with 100 positives"
 # Above this many, a normal draw is as good as a binomial one.
 _NORMAL_FROM: Final = 30
 
 
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """A prediction that the rehearsed models make.
+
+    Attributes:
+        id: its name.
+        window: of attribution: so long after a prediction its label may come.
+        rate: of its positives, whatever is predicted.
+        calibration: that is healthy where a launch says nothing.
+        min_positives: that a verdict needs where a launch says nothing.
+    """
+
+    id: str = "click"
+    window: timedelta = WINDOW
+    rate: float = BASE_RATE
+    calibration: Limits = HEALTHY
+    min_positives: int = 100
+
+    @property
+    def declared(self) -> Declared:
+        """As the registry declares it."""
+        return Declared(self.id, self.calibration.low, self.calibration.high, self.min_positives)
+
+    @property
+    def criterion(self) -> Criterion:
+        """What is demanded of it where a launch says nothing."""
+        return Criterion(self.id, calibration=self.calibration, min_positives=self.min_positives)
+
+
+USUAL: Final = (Predicted(),)
+
+
+@dataclass(slots=True)
+class _Counted:
+    """Examples of one prediction: those that have matured, those of them whose labels have come, and the positives."""
+
+    matured: int = 0
+    labelled: int = 0
+    positives: int = 0
+
+
 @dataclass(slots=True)
 class _Model:
-    """What one model has predicted: requests so far at moments, and the positives among those that have matured.
-
-    `labelled` are those of the matured whose labels have come.
-    """
+    """What one model has predicted: requests so far at moments, and by prediction what is known since a moment."""
 
     calibration: float = 1.0
     labels: float = 1.0
@@ -48,9 +86,7 @@ class _Model:
     requests: list[int] = field(default_factory=list)
     since: datetime | None = None
     before: int = 0
-    matured: int = 0
-    labelled: int = 0
-    positives: int = 0
+    counted: dict[str, _Counted] = field(default_factory=dict)
 
 
 class MemoryStability:
@@ -68,6 +104,14 @@ class MemoryStability:
         self._requests = requests
         self._models: dict[str, _Model] = {}
         self._draws: dict[str, random.Random] = {}
+        self._predictions: dict[str, Predicted] = {}
+        self.declared: tuple[Declared, ...] = ()
+        self.predicts(USUAL)
+
+    def predicts(self, predictions: Sequence[Predicted]) -> None:
+        """Says what the models of the fleet predict."""
+        self._predictions = {prediction.id: prediction for prediction in predictions}
+        self.declared = tuple(prediction.declared for prediction in predictions)
 
     def model(self, name: str, calibration: float, labels: float, delay: timedelta = timedelta(0)) -> None:
         """Says what a model is like from now on.
@@ -93,28 +137,71 @@ class MemoryStability:
         self._models.pop(name, None)
         self._draws.pop(name, None)
 
-    def judge(self, name: str, since: datetime) -> Judgement:
-        """Judges a model by what it has predicted since a moment."""
-        self.look(name)
-        known, now = self._models[name], self._now()
-        if known.since != since:
-            known.since, known.matured, known.labelled, known.positives = since, 0, 0, 0
-            known.before = _at(known, since)
-        edge = max(since, moment_of(mature_before(now, WINDOW)))
-        matured = max(known.matured, _at(known, edge) - known.before)
-        come = max(since, moment_of(mature_before(now - known.delay, WINDOW)))
-        labelled = min(matured, max(known.labelled, _at(known, come) - known.before))
-        rate = BASE_RATE * known.labels
-        known.positives += _binomial(self._draws[name], labelled - known.labelled, rate)
-        known.matured, known.labelled = matured, labelled
-        waiting = known.requests[-1] - known.before - matured
-        predicted = min(0.999, BASE_RATE * known.calibration)
-        first = mature_before(now, WINDOW) if waiting else None
-        evidence = Evidence(_sums(matured, known.positives, predicted), _sums(waiting, 0, predicted), first)
+    def judge(self, name: str, since: datetime, baseline: str = "", criteria: Sequence[Demanded] = ()) -> Judgement:
+        """Judges a model by what it has predicted since a moment.
+
+        Args:
+            name: of the model.
+            since: from when on it is judged.
+            baseline: what it is compared with, where a criterion wants that.
+            criteria: what is demanded; nothing: what the registry declares.
+        """
+        now = self._now()
         span = span_between(since, now, now) if since < now else span_between(since - timedelta(minutes=1), now, now)
-        found, explanation = verdict_of([Case(_CRITERION, WINDOW, span, now, evidence)])
-        figures = {"examples": float(matured), "positives": float(known.positives)}
+        demanded = [_criterion(one) for one in criteria] or [one.criterion for one in self._predictions.values()]
+        cases, figures = list[Case](), dict[str, float]()
+        for criterion in demanded:
+            case = self._case(name, baseline, criterion, since, span, now)
+            cases.append(case)
+            figures[f"{criterion.prediction}.examples"] = float(case.candidate.matured.examples)
+            figures[f"{criterion.prediction}.positives"] = float(case.candidate.matured.positives.n)
+        found, explanation = verdict_of(cases)
         return Judgement(Verdict[found.name], explanation, figures)
+
+    def _case(self, name: str, baseline: str, criterion: Criterion, since: datetime, span: Span, now: datetime) -> Case:
+        prediction = self._predictions[criterion.prediction]
+        ours = self._evidence(name, prediction, since, now)
+        if not (criterion.compares and baseline):
+            return Case(criterion, prediction.window, span, now, ours)
+        if baseline not in self._models:
+            self.model(baseline, 1.0, 1.0)
+        theirs = self._evidence(baseline, prediction, since, now)
+        before = mature_before(now, prediction.window)
+        both = compare(criterion, span, before, ours, theirs, (ours.matured, theirs.matured))
+        return Case(criterion, prediction.window, span, now, ours, theirs, both)
+
+    def _evidence(self, name: str, prediction: Predicted, since: datetime, now: datetime) -> Evidence:
+        """What is known of one prediction of a model since a moment."""
+        self.look(name)
+        known, window = self._models[name], prediction.window
+        if known.since != since:
+            known.since, known.before = since, _at(known, since)
+            known.counted = {}
+        counted = known.counted.setdefault(prediction.id, _Counted())
+        edge = max(since, moment_of(mature_before(now, window)))
+        matured = max(counted.matured, _at(known, edge) - known.before)
+        come = max(since, moment_of(mature_before(now - known.delay, window)))
+        labelled = min(matured, max(counted.labelled, _at(known, come) - known.before))
+        rate = prediction.rate * known.labels
+        counted.positives += _binomial(self._draws[name], labelled - counted.labelled, rate)
+        counted.matured, counted.labelled = matured, labelled
+        waiting = known.requests[-1] - known.before - matured
+        predicted = min(0.999, prediction.rate * known.calibration)
+        first = mature_before(now, window) if waiting else None
+        return Evidence(_sums(matured, counted.positives, predicted), _sums(waiting, 0, predicted), first)
+
+
+def _criterion(demanded: Demanded) -> Criterion:
+    """What a launch demands, as the judge is asked it. What waits for its label has none here, so it never counts."""
+    low, high = demanded.calibration_low, demanded.calibration_high
+    return Criterion(
+        demanded.prediction,
+        calibration=Limits(low, high) if low is not None and high is not None else None,
+        max_ne_regression=demanded.max_ne_regression,
+        min_positives=demanded.min_positives or DEFAULT_MIN_POSITIVES,
+        confidence=demanded.confidence or DEFAULT_CONFIDENCE,
+        max_calibration_difference=demanded.max_calibration_difference,
+    )
 
 
 def _at(known: _Model, moment: datetime) -> int:

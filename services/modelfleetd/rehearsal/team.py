@@ -24,7 +24,7 @@ from modelfleetd.rehearsal.capacity import MemoryCapacity
 from modelfleetd.rehearsal.chance import NO_TROUBLE, Chance, Trouble
 from modelfleetd.rehearsal.launches import MemoryLaunches
 from modelfleetd.rehearsal.registry import MemoryRegistry
-from modelfleetd.rehearsal.routes import REGION, Route, Routes
+from modelfleetd.rehearsal.routes import REGION, Route, Routes, Served
 from modelfleetd.rehearsal.stability import MemoryStability
 from modelfleetd.rehearsal.world import MemoryWorld
 
@@ -58,6 +58,7 @@ class Team:
         launches: the launcher's store.
         routes: what the launches change.
         world: what the launcher asks.
+        answers: what gates say that are asked elsewhere.
     """
 
     def __init__(
@@ -93,8 +94,11 @@ class Team:
         self.stability = MemoryStability(seed, self.clock.now, self._requests)
         self.world = parts.world(self.registry, self.capacity, self.stability, self.chance, team)
         self.routes = Routes(seed, self.clock, self.world, self.chance)
+        # What gates say that are asked elsewhere.
+        self.answers = self.world.answers
         self._seed = seed
         self._spare = spare
+        self._roles: dict[str, Mapping[str, str]] = {}
 
     # What there is
 
@@ -104,9 +108,19 @@ class Team:
         self.routes.add(route)
         self.add_model(route.model_type, route.baseline, route.needs)
 
-    def add_model(self, model_type: str, model_id: str, needs: Mapping[str, int]) -> str:
-        """Registers a model that needs so many replicas for its whole route, by region. Returns its name."""
-        name = self.routes.add_model(model_type, model_id, needs)
+    def add_model(
+        self, model_type: str, model_id: str, needs: Mapping[str, int], *, flavor: str = "", units: int = 0
+    ) -> str:
+        """Registers a model that needs so many replicas for its whole route, by region. Returns its name.
+
+        Args:
+            model_type: its route.
+            model_id: its id.
+            needs: replicas by region.
+            flavor: that it runs on; empty: that of the route.
+            units: that a replica takes; 0: as many as the route's.
+        """
+        name = self.routes.add_model(model_type, model_id, needs, flavor=flavor, units=units)
         self.registry.create_model(model_type, name)
         return name
 
@@ -114,22 +128,43 @@ class Team:
         """Has capacity find anew how many replicas a model needs for its whole route, by region."""
         self.routes.measure(model, needs)
 
+    def serves(
+        self, model_type: str, region: str, served: Mapping[str, Served], roles: Mapping[str, str] | None = None
+    ) -> None:
+        """Says what serves a route in a region before the first launch; without it, its baseline does, alone.
+
+        Args:
+            model_type: the route.
+            region: where.
+            served: by the name of the model; the shares add up to the whole.
+            roles: of models that are no candidates, by their names; None: only the route's baseline has one.
+        """
+        self.routes.serves(model_type, region, served)
+        if roles is not None:
+            self._roles[model_type] = roles
+
     async def start(self) -> None:
-        """Has every baseline serve its whole route, and books what that takes."""
+        """Has what serves before the first launch serve, and books what that takes."""
         await self.routes.start()
         quota: dict[Place, int] = {}
         for route in self.routes.all.values():
-            baseline = route.model(route.baseline)
-            splits = {region: [Share(baseline, 10_000)] for region in route.needs}
-            self.registry.adopt(route.model_type, {baseline: "BASELINE"}, splits)
+            roles = self._roles.get(route.model_type, {route.model(route.baseline): "BASELINE"})
+            splits = {
+                region: [
+                    Share(model, one.share) for model, one in self.routes.served_by(route, region).items() if one.share
+                ]
+                for region in route.needs
+            }
+            self.registry.adopt(route.model_type, roles, splits)
             for region in route.needs:
-                place, units = Place(route.flavor, region), self.routes.serving(route, region) * route.units
-                quota[place] = quota.get(place, self._spare_in(region)) + units
+                quota.setdefault(Place(route.flavor, region), self._spare_in(region))
+                for place, units in self.routes.serving(route, region).values():
+                    quota[place] = quota.get(place, 0) + units
         self.capacity.quota.update(quota)
         for route in self.routes.all.values():
             for region in route.needs:
-                units = self.routes.serving(route, region) * route.units
-                self.capacity.book(route.model(route.baseline), Place(route.flavor, region), units)
+                for model, (place, units) in self.routes.serving(route, region).items():
+                    self.capacity.book(model, place, units)
 
     def _requests(self, model: str) -> int:
         return self.routes.requests(model)

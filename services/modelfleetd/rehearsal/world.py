@@ -10,7 +10,6 @@ from typing import Final, cast
 
 from modelfleetd.capacity.domain.replicas import DEFAULTS, filled, replicas_for_route
 from modelfleetd.errors import PartUnavailable
-from modelfleetd.launcher.domain.criteria import Declared
 from modelfleetd.launcher.domain.decision import Decision, Outcome
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.planning import Room
@@ -29,6 +28,7 @@ from modelfleetd.launcher.ports import (
 from modelfleetd.platform.base import Platform
 from modelfleetd.platform.model import Applied, DesiredServing, Fence, ServingObservation, ServingSpec, TargetKind
 from modelfleetd.platform.simulator import Simulator
+from modelfleetd.rehearsal.answers import Answers
 from modelfleetd.rehearsal.capacity import MemoryCapacity
 from modelfleetd.rehearsal.chance import Chance
 from modelfleetd.rehearsal.registry import MemoryRegistry
@@ -115,6 +115,8 @@ class MemoryWorld:
         self._chance = chance
         self._team = team
         self._facts: dict[str, tuple[str, SizedModel]] = {}
+        # What gates say that are asked elsewhere: nothing asks for evidence, and nobody is there to be asked.
+        self.answers = Answers()
 
     # Registry
 
@@ -134,8 +136,9 @@ class MemoryWorld:
             revision=found.revision,
             regions=found.regions,
             predicts=True,
-            predictions=(Declared("click", 0.8, 1.25, 100),),
+            predictions=self._stability.declared,
             shares={model: frozenset(regions) for model, regions in shares.items()},
+            evidence_rules=self.answers.evidence_rules,
         )
 
     async def model(self, name: str, path: str) -> SizedModel:
@@ -189,7 +192,7 @@ class MemoryWorld:
     async def report(self, observations: Sequence[ServingObservation]) -> None: ...
 
     async def evaluate_evidence(self, model: str, baseline: str) -> Judgement:
-        return Judgement(Verdict.PASS, "no rule asks for evidence")
+        return self.answers.of("evidence")
 
     # Capacity
 
@@ -268,7 +271,7 @@ class MemoryWorld:
     async def judge(self, model: str, baseline: str, since: datetime, gate: StabilityGate) -> Judgement:
         if self._chance.is_judge_away():
             return Judgement(Verdict.ERROR, "the judge could not be asked: stability does not answer now; try again.")
-        return self._stability.judge(model, since)
+        return self._stability.judge(model, since, baseline, gate.criteria)
 
     def at(self, address: str) -> Platform:
         return cast("Platform", self.agents[address])

@@ -126,10 +126,8 @@ def curves(charts: Iterable[Chart], *, beside: bool = False) -> None:
     terminal = Console()
     in_a_row = 2 if beside and terminal.width >= _TWO_CHARTS_WIDTH else 1
     width = min((terminal.width - _CHART_GAP * (in_a_row - 1)) // in_a_row, _CHART_WIDTH)
-    drawn = [
-        plot.terminal(chart, width, round(_CHART_HEIGHT * chart.height), color=terminal.color_system is not None)
-        for chart in charts
-    ]
+    color = terminal.color_system is not None and not terminal.no_color
+    drawn = [plot.terminal(chart, width, round(_CHART_HEIGHT * chart.height), color=color) for chart in charts]
     for first in range(0, len(drawn), in_a_row):
         click.echo()
         columns = [text.splitlines() for text in drawn[first : first + in_a_row]]

@@ -141,6 +141,10 @@ def _region(plan: Plan, wave: int, region: RegionPlan) -> pb.RegionPlan:
             for hold in region.holds
         ],
         wave=region.wave,
+        new_units_per_replica=region.candidate.units,
+        old_units_per_replica=old.units if old else 0,
+        new_share_before_basis_points=region.candidate.share,
+        old_share_before_basis_points=old.share if old else 0,
     )
 
 

@@ -27,10 +27,18 @@ _MOST_BYTES: Final = 4 << 20
 # Its exit status where the file cannot be rehearsed, or not in that way.
 _REFUSED: Final = 2
 _INTERRUPTED: Final = 130
+_MINUTES: Final = "minutes since the launch was created"
+_SHARE: Final = "share in %"
 
 
 @click.command("simulate")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option(
+    "--with",
+    "beside",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Of a plan: a scenario without `launch:`, with the machines, accidents, answers … that it does not know.",
+)
 @click.option("--seed", type=click.IntRange(0), help="Instead of that in the file.")
 @click.option(
     "--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many: says how a launch ends."
@@ -38,11 +46,15 @@ _INTERRUPTED: Final = 130
 @click.option("--ablations", is_flag=True, help="A fleet also without recycling and without future reservations.")
 @click.option("--plot", "path", metavar="FILE", help="Write the picture of a launch into a .png or .svg file.")
 @with_session
-def simulate(session: Session, file: str, seed: int | None, seeds: int, ablations: bool, path: str | None) -> None:
+def simulate(
+    session: Session, file: str, beside: str | None, seed: int | None, seeds: int, ablations: bool, path: str | None
+) -> None:
     """Rehearse a launch in virtual time before making it.
 
     FILE is a scenario in YAML, or what `modelfleet launch plan … -o json` prints; - reads it from standard input.
-    Nothing that runs is touched. The same seed goes the same way. Exits with 1 where a promise was broken.
+    Every strategy, region, flavor and gate of a plan is rehearsed; what a plan does not know is said first, and --with
+    says it instead. Nothing that runs is touched. The same seed goes the same way. Exits with 1 where a promise was
+    broken.
 
     Example: modelfleet launch plan ctr/v8 --pool feed -o json | modelfleet launch simulate -
     """
@@ -50,6 +62,7 @@ def simulate(session: Session, file: str, seed: int | None, seeds: int, ablation
         _check_picture(path)
     text = sys.stdin.read(_MOST_BYTES + 1) if file == "-" else ""
     wishes = ["--seed", str(seed)] if seed is not None else []
+    wishes += ["--with", beside] if beside is not None else []
     wishes += [f"--{name}" for name, wanted in (("ablations", ablations), ("plot", path is not None)) if wanted]
     found, status = _run([file, "--seeds", str(seeds), *wishes], text)
     if not session.is_table:
@@ -59,7 +72,7 @@ def simulate(session: Session, file: str, seed: int | None, seeds: int, ablation
     else:
         _show_launch(found)
     if path is not None:
-        render.picture(_charts(found["launch"]), path)
+        render.picture(_charts(found["launch"], found["assumed"]), path)
     if status:
         raise click.exceptions.Exit(status)
 
@@ -148,42 +161,89 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _show_launch(found: Mapping[str, Any]) -> None:
     launch, assumed, seeds = found["launch"], found["assumed"], found["seeds"]
-    start, drain = assumed["start_seconds"], assumed["drain_seconds"]
-    click.echo(
-        f"{assumed['old']} replicas become {assumed['new']} with {assumed['spare']} to spare; a replica starts in "
-        f"{_between(start)} and ends in {_between(drain)}; seed {launch['seed']}"
-    )
-    for note in assumed["notes"]:
-        click.echo(f"not as planned: {note}")
+    _show_assumed(assumed, launch["seed"])
     click.echo()
-    rows = [
-        [_clock(line["seconds"]), str(line["step"] or ""), *_serving(launch["served"], line["seconds"]), _said(line)]
-        for line in _news(launch["timeline"])
-    ]
-    render.console().print(render.table(["TIME", "STEP", "NEW", "OLD", "REPLICAS", "WHAT"], rows))
-    render.curves(_charts(launch))
-    click.echo(f"\n{launch['outcome']}" + ("" if launch["ended"] else " It had not ended after eight days."))
+    regions = {each["region"]: each for each in launch["regions"]}
+    several = len(regions) > 1
+    rows = []
+    for line in _news(launch["timeline"]):
+        there = regions.get(line["region"]) if several else next(iter(regions.values()))
+        serving = _serving(there["served"], line["seconds"]) if there is not None else ["", "", ""]
+        where = [render.short(line["region"])] if several else []
+        rows.append([_clock(line["seconds"]), *where, str(line["step"] or ""), *serving, _said(line)])
+    columns = ["TIME", *(["REGION"] if several else []), "STEP", "NEW", "OLD", "REPLICAS", "WHAT"]
+    render.console().print(render.table(columns, rows))
+    render.curves(_charts(launch, assumed))
+    click.echo(f"\n{launch['outcome']}" + (f" {launch['left']}" if launch["left"] else ""))
     phases = ", ".join(f"{each['state'].lower()} {_clock(each['seconds'])}" for each in launch["phases"])
     click.echo(f"took {_clock(launch['seconds'])}: {phases}")
-    held = f"of the {launch['hold_units']:,} units that it held" if launch["hold_units"] else "units; it held none"
-    click.echo(f"peak {launch['peak_units']:,} {held}")
+    for each in launch["regions"]:
+        _show_units(each, several)
     _promises(launch["broken_promises"], launch["effects"])
     click.echo(f"trace {launch['trace'][:16]}")
     if len(seeds) > 1:
         _show_seeds(seeds)
 
 
+def _show_assumed(assumed: Mapping[str, Any], seed: int) -> None:
+    """What was rehearsed, and what was taken for granted that nobody has said."""
+    regions = assumed["regions"]
+    for each in regions:
+        where = f"{render.short(each['region'])}: " if len(regions) > 1 else ""
+        click.echo(f"{where}{_does(each, assumed)} with {_spare(each['free_units'])} to spare")
+    start, drain = assumed["start_seconds"], assumed["drain_seconds"]
+    click.echo(f"a replica starts in {_between(start)} and ends in {_between(drain)}; seed {seed}")
+    for note in assumed["notes"]:
+        click.echo(f"assumed: {note}")
+
+
+def _does(region: Mapping[str, Any], assumed: Mapping[str, Any]) -> str:
+    """What the launch is to do in a region."""
+    old, new, share = region["old_replicas"], region["new_replicas_full"], region["new_share_basis_points"] / 100
+    target = assumed["target_share_basis_points"] / 100
+    match assumed["strategy"]:
+        case "START_EXPERIMENT":
+            return f"an experiment gets {target:g} % beside {old} replicas; it would need {new} for everything,"
+        case "RAMP":
+            return f"an experiment goes from {share:g} % to {target:g} %"
+        case "END_EXPERIMENT":
+            return f"an experiment with {share:g} % and {render.count(region['new_replicas'], 'replica')} ends"
+        case "RESIZE":
+            return f"{region['new_replicas']} replicas of one model become as many as its share needs of {new}"
+        case "ROLL_BACK":
+            return f"{old} replicas go back to {new} of the model before"
+        case _:
+            return f"{old} replicas become {new}"
+
+
+def _spare(free: Mapping[str, int]) -> str:
+    if len(free) == 1:
+        return f"{next(iter(free.values())):,}"
+    return " and ".join(f"{units:,} of {render.short(flavor)}" for flavor, units in free.items())
+
+
+def _show_units(region: Mapping[str, Any], several: bool) -> None:
+    for each in region["units"]:
+        where = f"{render.short(region['region'])}: " if several else ""
+        of = f" of {render.short(each['flavor'])}" if len(region["units"]) > 1 else ""
+        held = (
+            f"of the {each['hold_units']:,} units{of} that it held" if each["hold_units"] else f"units{of}; held none"
+        )
+        click.echo(f"{where}peak {each['peak_units']:,} {held}")
+
+
 def _news(timeline: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """The timeline without a gate that says again what it has said at the same step."""
-    said: dict[tuple[int, str], str] = {}
+    said: dict[tuple[str, int, str], str] = {}
     for line in timeline:
         event, _, rest = line["text"].partition(": ")
         if line["kind"] == "event" and event == "GateJudged":
             gate, _, verdict = rest.partition(": ")
             verdict = verdict.partition(":")[0]
-            if said.get((line["step"], gate)) == verdict:
+            key = (line["region"], line["step"], gate)
+            if said.get(key) == verdict:
                 continue
-            said[line["step"], gate] = verdict
+            said[key] = verdict
         yield line
 
 
@@ -226,35 +286,45 @@ def _said(line: Mapping[str, Any]) -> str:
     return line["text"] if line["kind"] == "event" else f"! {line['text']}"
 
 
-def _charts(launch: Mapping[str, Any]) -> list[Chart]:
-    served = launch["served"]
-    end = max([launch["seconds"], *(point["seconds"] for point in served)], default=0.0)
-    minutes = [point["seconds"] / 60 for point in served] + [end / 60]
-
-    def series(label: str, field: str, scale: float = 1.0) -> Series:
-        values = [point[field] / scale for point in served]
-        return Series(label, minutes, [*values, *values[-1:]], kind="steps")
-
-    if not served:
+def _charts(launch: Mapping[str, Any], assumed: Mapping[str, Any]) -> list[Chart]:
+    regions = [each for each in launch["regions"] if each["served"]]
+    if not regions:
         return []
+    end = max([launch["seconds"], *(point["seconds"] for each in regions for point in each["served"])])
+
+    def chart(title: str, unit: str, series: list[Series], limits: list[Limit]) -> Chart:
+        # A model that is not there has no curve.
+        drawn = [each for each in series if any(each.y)] or series[:1]
+        return Chart(title, _MINUTES, unit, drawn, limits=limits, zero_y=True, height=0.7)
+
+    def series(label: str, region: Mapping[str, Any], field: str, scale: float = 1.0) -> Series:
+        served = region["served"]
+        values = [point[field] / scale for point in served]
+        minutes = [point["seconds"] / 60 for point in served]
+        return Series(label, [*minutes, end / 60], [*values, *values[-1:]], kind="steps")
+
+    if len(regions) > 1:
+        names = [(render.short(each["region"]), each) for each in regions]
+        shares = [series(name, each, "new_share_basis_points", 100) for name, each in names]
+        new = [series(name, each, "new_replicas") for name, each in names]
+        old = [series(name, each, "old_replicas") for name, each in names]
+        return [
+            chart("Share of the new model, by region", _SHARE, shares, []),
+            chart("Replicas of the new model, by region", "replicas", new, []),
+            chart("Replicas of the old model, by region", "replicas", old, []),
+        ]
+    (region,) = regions
+    # Units and replicas are the same only where each takes one, of one flavor.
+    units = region["units"] if assumed["old_units_per_replica"] == assumed["new_units_per_replica"] == 1 else []
+    limits = [Limit(units[0]["hold_units"], "hold")] if len(units) == 1 and units[0]["hold_units"] else []
+    shares = [
+        series("new", region, "new_share_basis_points", 100),
+        series("old", region, "old_share_basis_points", 100),
+    ]
+    replicas = [series("new", region, "new_replicas"), series("old", region, "old_replicas")]
     return [
-        Chart(
-            "Shares of the traffic",
-            "minutes since the launch was created",
-            "share in %",
-            [series("new", "new_share_basis_points", 100), series("old", "old_share_basis_points", 100)],
-            zero_y=True,
-            height=0.7,
-        ),
-        Chart(
-            "Replicas that exist",
-            "minutes since the launch was created",
-            "replicas",
-            [series("new", "new_replicas"), series("old", "old_replicas")],
-            limits=[Limit(launch["hold_units"], "hold")] if launch["hold_units"] else [],
-            zero_y=True,
-            height=0.7,
-        ),
+        chart("Shares of the traffic", _SHARE, shares, []),
+        chart("Replicas that exist", "replicas", replicas, limits),
     ]
 
 

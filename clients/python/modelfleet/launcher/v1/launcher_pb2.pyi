@@ -735,6 +735,10 @@ class RegionPlan(_message.Message):
     WAVE_FIELD_NUMBER: _builtins.int
     NEW_MODEL_FIELD_NUMBER: _builtins.int
     OLD_MODEL_FIELD_NUMBER: _builtins.int
+    NEW_UNITS_PER_REPLICA_FIELD_NUMBER: _builtins.int
+    OLD_UNITS_PER_REPLICA_FIELD_NUMBER: _builtins.int
+    NEW_SHARE_BEFORE_BASIS_POINTS_FIELD_NUMBER: _builtins.int
+    OLD_SHARE_BEFORE_BASIS_POINTS_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The region."""
     new_flavor: _builtins.str
@@ -761,6 +765,14 @@ class RegionPlan(_message.Message):
     """The model that grows; with RESIZE the one that is resized."""
     old_model: _builtins.str
     """The model that gives its share; empty where there is none."""
+    new_units_per_replica: _builtins.int
+    """Units of its flavor that a replica of the new side takes."""
+    old_units_per_replica: _builtins.int
+    """Units of its flavor that a replica of the old side takes."""
+    new_share_before_basis_points: _builtins.int
+    """The new side's share when the plan was made, in basis points."""
+    old_share_before_basis_points: _builtins.int
+    """The old side's share when the plan was made, in basis points."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
         """Step by step."""
@@ -787,10 +799,14 @@ class RegionPlan(_message.Message):
         wave: _builtins.int = ...,
         new_model: _builtins.str = ...,
         old_model: _builtins.str = ...,
+        new_units_per_replica: _builtins.int = ...,
+        old_units_per_replica: _builtins.int = ...,
+        new_share_before_basis_points: _builtins.int = ...,
+        old_share_before_basis_points: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_units", b"extra_units", "free_units", b"free_units", "hold_units", b"hold_units", "holds", b"holds", "moved_units", b"moved_units", "new_flavor", b"new_flavor", "new_model", b"new_model", "new_replicas_full", b"new_replicas_full", "old_flavor", b"old_flavor", "old_inferred", b"old_inferred", "old_model", b"old_model", "old_replicas_full", b"old_replicas_full", "region", b"region", "steps", b"steps", "wave", b"wave"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_units", b"extra_units", "free_units", b"free_units", "hold_units", b"hold_units", "holds", b"holds", "moved_units", b"moved_units", "new_flavor", b"new_flavor", "new_model", b"new_model", "new_replicas_full", b"new_replicas_full", "new_share_before_basis_points", b"new_share_before_basis_points", "new_units_per_replica", b"new_units_per_replica", "old_flavor", b"old_flavor", "old_inferred", b"old_inferred", "old_model", b"old_model", "old_replicas_full", b"old_replicas_full", "old_share_before_basis_points", b"old_share_before_basis_points", "old_units_per_replica", b"old_units_per_replica", "region", b"region", "steps", b"steps", "wave", b"wave"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
