@@ -51,21 +51,21 @@ async def test_an_abort_after_any_change_gives_everybody_back_what_they_had(
         assert await aborted(case, free, accident, moment) == [], moment
 
 
-@pytest.mark.parametrize(("name", "free"), chosen(PLACES, 2))
+@pytest.mark.parametrize(("name", "free"), chosen(PLACES, 1))
 async def test_an_aborted_launch_that_is_begun_once_more_succeeds(name: str, free: int) -> None:
     whole = await undisturbed(CASES[name], free)
     for moment in some(range(1, whole.moments), 2):
         assert await aborted(CASES[name], free, Accident.NOTHING, moment, again=True) == [], moment
 
 
-@pytest.mark.parametrize(("name", "free", "accident"), chosen(PAUSES, 2))
+@pytest.mark.parametrize(("name", "free", "accident"), chosen(PAUSES, 1))
 async def test_a_launch_that_is_paused_at_any_moment_can_be_aborted(name: str, free: int, accident: Accident) -> None:
     whole = await undisturbed(CASES[name], free, accident)
     for moment in some(range(1, whole.moments), 2):
         assert await paused(CASES[name], free, accident, moment) == [], moment
 
 
-@pytest.mark.parametrize(("name", "free", "accident"), chosen(PROMOTIONS, 2))
+@pytest.mark.parametrize(("name", "free", "accident"), chosen(PROMOTIONS, 1))
 async def test_a_promotion_at_any_moment_skips_neither_capacity_nor_availability(
     name: str, free: int, accident: Accident
 ) -> None:
@@ -109,7 +109,7 @@ async def test_the_way_back_leads_to_the_baseline_that_was_pinned_whatever_it_is
 DURING = list(product(INCIDENTS, (ROOM, RECYCLING), (Accident.NOTHING, Accident.CANDIDATES_DIE)))
 
 
-@pytest.mark.parametrize(("name", "free", "accident"), chosen(DURING, 2))
+@pytest.mark.parametrize(("name", "free", "accident"), chosen(DURING, 1))
 async def test_a_mitigation_at_any_moment_comes_first_and_both_end(name: str, free: int, accident: Accident) -> None:
     whole = await undisturbed(INCIDENTS[name].case, free, accident)
     for moment in some(range(1, whole.moments), 2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,6 +75,31 @@ async def test_the_checker_sees_a_hold_that_is_too_small() -> None:
 async def test_the_checker_sees_replicas_taken_from_a_side_that_needs_them() -> None:
     found = violations(await _swap(1, Behaviour()), [_promise(full=11, extra=9)])
     assert "each side has what its share needs (act)" in {violation.rule for violation in found}
+
+
+async def test_an_act_that_leaves_every_replica_is_charged_for_the_share_that_it_asks_for() -> None:
+    clock = ManualClock()
+    platform = Simulator(clock, behaviour=Behaviour(acknowledge_seconds=(5, 5), retry_seconds=100))
+
+    async def ask(key: str, **shares: int) -> None:
+        split = {model: share for model, share in ((NEW, shares["new"]), (OLD, shares["old"])) if share}
+        await platform.apply(TARGET, TargetKind.ROUTE, Fence(1, key), serving({NEW: 6, OLD: 3}, split))
+
+    await platform.apply(TARGET, TargetKind.ROUTE, Fence(1, "first"), serving({NEW: 6, OLD: 3}))
+    await clock.advance(10)
+    await ask("half", new=5_000, old=5_000)
+    await clock.advance(10)
+    promise = replace(_promise(full=6, extra=10), after=len(platform.ledger))
+    assert platform.kill(OLD) == 1
+    await clock.advance(1)
+    await ask("none", new=10_000, old=0)
+    # The proxy still gives the old one its half; what two replicas carry may be given back.
+    await ask("third", new=6_700, old=3_300)
+    assert violations(platform.ledger, [promise]) == []
+    await ask("half again", new=5_000, old=5_000)
+    assert [found.rule for found in violations(platform.ledger, [promise])] == [
+        "each side has what its share needs (act)"
+    ]
 
 
 async def test_the_same_seed_gives_the_same_trace_and_another_seed_another() -> None:

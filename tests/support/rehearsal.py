@@ -94,8 +94,6 @@ class MemoryStore:
     told: list[Notification] = field(default_factory=list)
     # Those of the other launches on the route.
     others: list[MemoryStore] = field(default_factory=list)
-    # Told of each change as soon as it is written, before the round goes on.
-    recorded: Callable[[Launch], Awaitable[None]] | None = None
     # The row that was read last, and what it says: it is read more often than written.
     _read: tuple[Any, Launch] = field(init=False)
 
@@ -132,8 +130,6 @@ class MemoryStore:
         if change.due is not None:
             self.due = change.due
         written = self.load()
-        if self.recorded is not None:
-            await self.recorded(written)
         self.crashes.maybe()
         return written
 
@@ -174,13 +170,9 @@ class CrashingPlatform:
     crashes: Crashes
     hang_rate: float = 0.0
     meanwhile: Callable[[], Awaitable[None]] | None = None
-    # Told of each act before it arrives.
-    reached: Callable[[], Awaitable[None]] | None = None
 
     async def apply(self, target: str, kind: TargetKind, fence: Fence, desired: DesiredServing) -> Applied:
         self.crashes.maybe()
-        if self.reached is not None:
-            await self.reached()
         if self.meanwhile is not None and self.crashes.draw.random() < self.hang_rate:
             await self.meanwhile()
         applied = await self.simulator.apply(target, kind, fence, desired)
@@ -204,13 +196,8 @@ class Books:
     role: str = "CANDIDATE"
     tier: str = "TIER2"
     baseline: str = OLD
-    # Share of the answers of capacity that are lost, and of the calls; and one answer of registry or capacity, by its
-    # number, that surely is.
+    # Share of the answers of capacity that are lost, and of the calls.
     lost_rate: float = 0.0
-    loses: int = 0
-    answers: int = 0
-    # Told of each call to registry or capacity before it arrives.
-    reached: Callable[[], Awaitable[None]] | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
     finalized: dict[str, bool] = field(default_factory=dict)
     splits: Mapping[str, Sequence[Share]] = field(default_factory=dict)
@@ -242,14 +229,12 @@ class Books:
 
     async def finalize(self, model_type: str, launch: str, key: str, *, succeeded: bool, **given: Any) -> int:
         self.platform.crashes.maybe()
-        await self._arrives()
         attempt = given.get("attempt", 1)
         launch += f"/attempts/{attempt}" if attempt > 1 else ""
         if self.record(launch, succeeded) != succeeded:
             raise LaunchEnded(launch, "ROLLED_BACK" if succeeded else "SUCCEEDED")
         if succeeded:
             self.splits, self.roles = given["splits"], given["roles"]
-        self._answers()
         self.platform.crashes.maybe()
         return 7 if succeeded else 0
 
@@ -286,9 +271,7 @@ class Books:
 
     async def reserve(self, request: HoldRequest, key: str) -> Hold:
         self._may_fail()
-        await self._arrives()
         made = self.pool_in_memory.reserve(request, key)
-        self._answers()
         self._may_fail()
         return made
 
@@ -298,16 +281,12 @@ class Books:
 
     async def activate(self, reservation: str, key: str) -> None:
         self._may_fail()
-        await self._arrives()
         self.pool_in_memory.activate(reservation)
-        self._answers()
         self._may_fail()
 
     async def cancel(self, reservation: str, key: str) -> None:
         self._may_fail()
-        await self._arrives()
         self.pool_in_memory.cancel(reservation)
-        self._answers()
         self._may_fail()
 
     async def settle(
@@ -319,26 +298,13 @@ class Books:
         key: str,
     ) -> None:
         self._may_fail()
-        await self._arrives()
         self.pool_in_memory.settle(reservation, list(usages), list(kept), retain)
-        self._answers()
         self._may_fail()
 
     async def release(self, reservation: str, key: str) -> None:
         self._may_fail()
-        await self._arrives()
         self.pool_in_memory.release(reservation)
-        self._answers()
         self._may_fail()
-
-    async def _arrives(self) -> None:
-        if self.reached is not None:
-            await self.reached()
-
-    def _answers(self) -> None:
-        self.answers += 1
-        if self.answers == self.loses:
-            raise PartUnavailable("capacity")
 
     def _may_fail(self) -> None:
         """The process dies here, or the call or its answer is lost."""

@@ -110,7 +110,9 @@ class Case:
         return max(_LEAST, -(-full * share // 10_000)) if share else 0
 
 
-def _creates(strategy: Strategy, model: str = NEW, policy: Policy = _QUICK, **given: Any) -> Callable[[Course], str]:
+def creates(strategy: Strategy, model: str = NEW, policy: Policy = _QUICK, **given: Any) -> Callable[[Course], str]:
+    """A launch of a strategy, with what else `Fleet.create` takes."""
+
     def begin(course: Course) -> str:
         return course.fleet.create("l", TYPE, model, strategy=strategy, policy=policy, **given)
 
@@ -147,48 +149,48 @@ _BRIEF = replace(_QUICK, rollback_window=timedelta(minutes=2))
 _REGIONS: Mapping[str, Sequence[int]] = {OLD: (9, 5), NEW: (8, 5)}
 
 CASES: Mapping[str, Case] = {
-    "replacing the baseline": Case(_creates(Strategy.REPLACE_BASELINE), {NEW: 10_000}, _SWAPPED),
+    "replacing the baseline": Case(creates(Strategy.REPLACE_BASELINE), {NEW: 10_000}, _SWAPPED),
     "replacing with a holdout": Case(
-        _creates(Strategy.REPLACE_BASELINE, holdout_share=1_000),
+        creates(Strategy.REPLACE_BASELINE, holdout_share=1_000),
         {NEW: 9_000, OLD: 1_000},
         {NEW: "BASELINE", OLD: "HOLDOUT"},
     ),
     "replacing by an experiment": Case(
-        _creates(Strategy.REPLACE_BASELINE), {NEW: 10_000}, _SWAPPED, before=_experiment(2_000)
+        creates(Strategy.REPLACE_BASELINE), {NEW: 10_000}, _SWAPPED, before=_experiment(2_000)
     ),
     "starting an experiment": Case(
-        _creates(Strategy.START_EXPERIMENT, target_share=3_000), {NEW: 3_000, OLD: 7_000}, {NEW: "EXPERIMENT"}
+        creates(Strategy.START_EXPERIMENT, target_share=3_000), {NEW: 3_000, OLD: 7_000}, {NEW: "EXPERIMENT"}
     ),
     "ramping up": Case(
-        _creates(Strategy.RAMP, target_share=5_000), {NEW: 5_000, OLD: 5_000}, {}, _EVEN, _experiment(2_000)
+        creates(Strategy.RAMP, target_share=5_000), {NEW: 5_000, OLD: 5_000}, {}, _EVEN, _experiment(2_000)
     ),
     "ramping down": Case(
-        _creates(Strategy.RAMP, target_share=2_000), {NEW: 2_000, OLD: 8_000}, {}, _EVEN, _experiment(5_000)
+        creates(Strategy.RAMP, target_share=2_000), {NEW: 2_000, OLD: 8_000}, {}, _EVEN, _experiment(5_000)
     ),
     "ending an experiment": Case(
-        _creates(Strategy.END_EXPERIMENT, policy=_AT_ONCE), {OLD: 10_000}, {NEW: "RETIRED"}, _EVEN, _experiment(3_000)
+        creates(Strategy.END_EXPERIMENT, policy=_AT_ONCE), {OLD: 10_000}, {NEW: "RETIRED"}, _EVEN, _experiment(3_000)
     ),
     "ending a holdout": Case(
-        _creates(Strategy.END_EXPERIMENT, OLD, _AT_ONCE),
+        creates(Strategy.END_EXPERIMENT, OLD, _AT_ONCE),
         {NEW: 10_000},
         {OLD: "RETIRED"},
         before=_after(NEW, Strategy.REPLACE_BASELINE, holdout_share=2_000),
     ),
-    "growing": Case(_creates(Strategy.RESIZE, OLD), {OLD: 10_000}, {}, {OLD: (12,)}, at_first=9, least=3),
-    "shrinking": Case(_creates(Strategy.RESIZE, OLD), {OLD: 10_000}, {}, {OLD: (9,)}, at_first=12),
+    "growing": Case(creates(Strategy.RESIZE, OLD), {OLD: 10_000}, {}, {OLD: (12,)}, at_first=9, least=3),
+    "shrinking": Case(creates(Strategy.RESIZE, OLD), {OLD: 10_000}, {}, {OLD: (9,)}, at_first=12),
     "rolling back": Case(_takes_back, {OLD: 10_000}, _BACK, before=_after(NEW, Strategy.REPLACE_BASELINE, _KEPT)),
     "rolling back when the window is over": Case(
         _takes_back, {OLD: 10_000}, _BACK, before=_after(NEW, Strategy.REPLACE_BASELINE), least=4
     ),
     "replacing region by region": Case(
-        _creates(Strategy.REPLACE_BASELINE, policy=replace(_QUICK, region_order=RegionOrder.ONE_BY_ONE)),
+        creates(Strategy.REPLACE_BASELINE, policy=replace(_QUICK, region_order=RegionOrder.ONE_BY_ONE)),
         {NEW: 10_000},
         _SWAPPED,
         _REGIONS,
         regions=(A, B),
     ),
     "replacing in all regions together": Case(
-        _creates(Strategy.REPLACE_BASELINE, policy=replace(_QUICK, region_order=RegionOrder.TOGETHER)),
+        creates(Strategy.REPLACE_BASELINE, policy=replace(_QUICK, region_order=RegionOrder.TOGETHER)),
         {NEW: 10_000},
         _SWAPPED,
         _REGIONS,
@@ -230,13 +232,13 @@ _BESIDE = {
 
 INCIDENTS: Mapping[str, Incident] = {
     "an experiment ends while the baseline is replaced": Incident(
-        Case(_creates(Strategy.REPLACE_BASELINE, policy=_BRIEF), {}, {}, _THREE, _experiment(2_000, OTHER)),
+        Case(creates(Strategy.REPLACE_BASELINE, policy=_BRIEF), {}, {}, _THREE, _experiment(2_000, OTHER)),
         _ends_other,
         _BESIDE,
     ),
     "an experiment ends while the baseline is replaced region by region": Incident(
         Case(
-            _creates(Strategy.REPLACE_BASELINE, policy=replace(_BRIEF, region_order=RegionOrder.ONE_BY_ONE)),
+            creates(Strategy.REPLACE_BASELINE, policy=replace(_BRIEF, region_order=RegionOrder.ONE_BY_ONE)),
             {},
             {},
             {**_REGIONS, OTHER: (8, 5)},
@@ -249,7 +251,7 @@ INCIDENTS: Mapping[str, Incident] = {
     ),
     "the last launch is taken back while the next one is on its way": Incident(
         Case(
-            _creates(Strategy.REPLACE_BASELINE, OTHER, _BRIEF),
+            creates(Strategy.REPLACE_BASELINE, OTHER, _BRIEF),
             {},
             {},
             _THREE,
@@ -267,7 +269,7 @@ INCIDENTS: Mapping[str, Incident] = {
     ),
     "the last launch is taken back while an experiment starts": Incident(
         Case(
-            _creates(Strategy.START_EXPERIMENT, OTHER, _BRIEF, target_share=2_000),
+            creates(Strategy.START_EXPERIMENT, OTHER, _BRIEF, target_share=2_000),
             {},
             {},
             _THREE,
@@ -387,7 +389,16 @@ class Course:
         answered: how many answers of registry and capacity had come by each change.
     """
 
-    def __init__(self, case: Case, free: int = ROOM, accident: Accident = Accident.NOTHING, seed: int = 0) -> None:
+    def __init__(
+        self,
+        case: Case,
+        free: int = ROOM,
+        accident: Accident = Accident.NOTHING,
+        *,
+        seed: int = 0,
+        trouble: Trouble = NO_TROUBLE,
+    ) -> None:
+        self._trouble = Trouble(start_failure_rate=0.4) if accident is Accident.STARTS_FAIL else trouble
         self.case, self.accident, self._free = case, accident, max(free, case.least)
         self.then: dict[int, Does] = {}
         self.stall = 0
@@ -396,6 +407,7 @@ class Course:
         self.answered: list[int] = []
         self.wrong: list[str] = []
         self.name = ""
+        self.troubled = trouble is not NO_TROUBLE
         self.aborted: set[str] = set()
         self.late: set[str] = set()
         self.before: dict[str, Mapping[str, int]] = {}
@@ -435,8 +447,17 @@ class Course:
         self.roles = self._roles()
         self.moments = self.calls = self.world.answers = 0
         self.name = case.begin(self)
-        if self.accident is Accident.STARTS_FAIL:
-            self.fleet.launches.rows[self.name].trouble = Trouble(start_failure_rate=0.4)
+        if self._trouble is not NO_TROUBLE:
+            # Each has its own: whose call it is that hangs is told by it.
+            self.fleet.launches.rows[self.name].trouble = replace(self._trouble)
+        for region in case.regions if self.launch.mitigates else ():
+            # Machines are as a launch has them, and a mitigation has none of its own.
+            self.fleet.simulator(TYPE, region).behaviour = Behaviour(
+                start_failure_rate=self._trouble.start_failure_rate,
+                mean_life_seconds=self._trouble.mean_life_seconds,
+                lost_call_rate=self._trouble.agent_lost_rate,
+                lost_answer_rate=self._trouble.agent_lost_rate,
+            )
         for number in range(_DEATHS):
             self.fleet.after(_DYING * (number + 1), lambda _: self._kill())
 
@@ -488,13 +509,13 @@ class Course:
 
     # What happens
 
-    async def run(self, seconds: float = 1_500) -> Launch | None:
+    async def run(self, seconds: float = 1_500) -> Launch:
         """Lets rounds follow each other until every launch has ended."""
         clock = self.fleet.clock
         end = clock.monotonic() + seconds
         while clock.monotonic() < end and any(not row.launch.ended for row in self.fleet.launches.rows.values()):
             await self.fleet.run(clock.monotonic() + 2)
-        return self.launch if self.name else None
+        return self.launch_of(self.name or next(iter(self.fleet.launches.rows)))
 
     async def abort(self, name: str = "") -> None:
         """A person aborts: as the verb does it, whoever acts now is overtaken at once."""
@@ -515,9 +536,9 @@ class Course:
     async def pause(self) -> None:
         """A person pauses, and aborts in a while."""
         self.fleet.pause(self.name)
-        self.fleet.after(20.0, lambda _: self._abort_in_between())
+        self.fleet.after(20.0, lambda _: self.abort_between())
 
-    def _abort_in_between(self) -> None:
+    def abort_between(self) -> None:
         """Nobody acts just now, so that nobody has to be told."""
         launch = self.launch
         if not launch.ended and not launch.revision:
@@ -530,10 +551,18 @@ class Course:
         # Where the registry was being called, it may have been done already.
         (self.late if intent is not None and intent.act is Act.FINALIZE else self.aborted).add(name)
 
+    def heal(self) -> None:
+        """Nothing goes wrong any more."""
+        self.fleet.launches.rows[self.name].trouble = self._trouble = NO_TROUBLE
+        for region in self.case.regions:
+            simulator = self.fleet.simulator(TYPE, region)
+            simulator.catch_up()
+            simulator.behaviour = Behaviour()
+
     def retry(self) -> None:
         """A person begins it once more, once it has gone back."""
         self.accident = Accident.NOTHING
-        self.fleet.launches.rows[self.name].trouble = NO_TROUBLE
+        self.heal()
         refused = self.fleet.retry(self.name)
         assert not refused, refused
         self.aborted.clear()
@@ -615,10 +644,7 @@ class Course:
     def _settle(self) -> list[str]:
         """Lets what has failed heal. Gives what was wrong at any event, and where everybody does not agree."""
         clock = self.fleet.clock
-        for region in self.case.regions:
-            simulator = self.fleet.simulator(TYPE, region)
-            simulator.catch_up()
-            simulator.behaviour = Behaviour()
+        self.heal()
         clock.set(clock.monotonic() + 90)
         self.fleet.check()
         return [*self.wrong, *self.fleet.oracle.broken]
@@ -628,7 +654,7 @@ class Course:
         wrong, launch = self._settle(), self.launch
         if launch.state not in (State.SUCCEEDED, State.ROLLED_BACK, State.CANCELLED):
             return [*wrong, f"it is {launch.state.name}: {[c.message for c in launch.conditions]}"]
-        disturbed = {self.name} & (self.aborted | self.late) or self.accident is not Accident.NOTHING
+        disturbed = self.name in self.aborted | self.late or self.accident is not Accident.NOTHING or self.troubled
         if not disturbed and launch.state is not State.SUCCEEDED:
             wrong.append(f"nothing went wrong, and it is {launch.state.name}: {launch.abort}")
         if self.name in self.aborted and launch.state is State.SUCCEEDED:

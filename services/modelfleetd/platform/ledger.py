@@ -191,7 +191,8 @@ class Walk:
             share, shared = effect.desired.share_of(model), state.desired.share_of(model)
             if wanted >= had and share <= shared:
                 continue
-            weight = max(share, state.weights.get(model, 0))
+            # Where the act takes no replica away, what the proxy gives until it has heard of it is not its doing.
+            weight = max(share, state.weights.get(model, 0)) if wanted < had else share
             unknowable = sum(1 for at in state.lost.get(model, ()) if effect.time - at <= promise.reaction)
             has = min(wanted, state.available_of(model) + unknowable)
             # A share that does not rise is charged only for the replicas that the act itself takes away: those that
