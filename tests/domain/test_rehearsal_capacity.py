@@ -57,3 +57,12 @@ def test_what_is_in_use_does_not_run_out_however_often_it_is_renewed() -> None:
     assert renewed.expire_time == made.expire_time and renewed.renew_time == clock.now()
     clock.set(10 * 3_600.0)
     assert pool.hold(name).state is HoldState.HELD
+
+
+def test_what_ran_out_says_what_it_gave_back() -> None:
+    pool, clock = pool_of(10)
+    name = pool.reserve(wants("l1", 10, clock), "l1").reservation
+    clock.set(2 * 3_600.0)
+    found = pool.hold(name)
+    assert found.state is HoldState.EXPIRED
+    assert found.message == "Expired without being activated; 10 units are free again."

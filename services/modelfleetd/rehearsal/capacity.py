@@ -25,6 +25,7 @@ from modelfleetd.capacity.domain.reservation import (
     Reservation,
     State,
     Tier,
+    ended_message,
     entries_of_hold,
     entries_of_release,
     entries_of_return,
@@ -40,6 +41,8 @@ from modelfleetd.launcher.domain.hold import Promise as TheirPromise
 from modelfleetd.launcher.domain.planning import Room as TheirRoom
 from modelfleetd.launcher.ports import HeldUnits, HoldRequest, UsedUnits
 
+# Who holds, and gives back.
+_HOLDER: Final = "service/launcher"
 _STATES: Final[Mapping[State, HoldState]] = {state: HoldState[state.name] for state in State}
 
 
@@ -156,7 +159,7 @@ class MemoryCapacity:
         found = self._get(name)
         places = tuple(HeldPlace(item.flavor, item.region, item.hold_units, item.moved_units) for item in found.items)
         if found.state is not State.PENDING:
-            return Hold(name, _STATES[found.state], places)
+            return Hold(name, _STATES[found.state], places, message=found.message)
         prospect, now = self._prospects_of_line()[name], self._clock.now()
         return Hold(
             name,
@@ -409,7 +412,7 @@ class MemoryCapacity:
         self._serve()
 
     def _undo(self, found: Reservation, state: State) -> None:
-        self._put(replace(found, state=state))
+        self._put(replace(found, state=state, message=ended_message(found, state, _HOLDER)))
         self._write(entries_of_return(found))
 
     def _free_retained(self, found: Reservation) -> None:
