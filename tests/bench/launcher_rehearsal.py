@@ -14,7 +14,9 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from modelfleetd.rehearsal.fleet_plan import FleetOutcome, FleetPlan, Progress, run_fleet
+from modelfleetd.rehearsal.fleet_outcome import FleetOutcome
+from modelfleetd.rehearsal.fleet_plan import FleetPlan
+from modelfleetd.rehearsal.fleet_run import Progress, run_fleet
 from tests.bench.figures import Figure
 
 NAMES = ("launcher.rehearsal_seconds", "launcher.rehearsal_broken_promises")

@@ -9,7 +9,8 @@ from modelfleetd.clock import ManualClock
 from modelfleetd.launcher.domain.hold import HoldState
 from modelfleetd.launcher.ports import HeldUnits, HoldRequest
 from modelfleetd.rehearsal.capacity import MemoryCapacity
-from modelfleetd.rehearsal.fleet import FLAVOR, POOL, REGION
+from modelfleetd.rehearsal.routes import FLAVOR, REGION
+from modelfleetd.rehearsal.team import POOL
 
 
 def pool_of(units: int) -> tuple[MemoryCapacity, ManualClock]:

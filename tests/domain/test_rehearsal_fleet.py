@@ -22,8 +22,11 @@ from modelfleetd.launcher.domain.states import State
 from modelfleetd.platform.simulator import Behaviour
 from modelfleetd.rehearsal.capacity import MemoryCapacity
 from modelfleetd.rehearsal.chance import Trouble
-from modelfleetd.rehearsal.fleet import FLAVOR, REGION, Fleet, Route
-from modelfleetd.rehearsal.fleet_plan import FleetOutcome, FleetPlan, run_fleet
+from modelfleetd.rehearsal.fleet import Fleet
+from modelfleetd.rehearsal.fleet_outcome import FleetOutcome
+from modelfleetd.rehearsal.fleet_plan import FleetPlan
+from modelfleetd.rehearsal.fleet_run import run_fleet
+from modelfleetd.rehearsal.routes import FLAVOR, REGION, Route
 
 POLICY = Policy(bake_duration=timedelta(minutes=10))
 HERE = Place(FLAVOR, REGION)
@@ -154,7 +157,7 @@ def test_a_fleet_with_all_its_accidents_breaks_no_promise_and_the_same_seed_has_
     shorter = {"launches": 6, "types": 4, "days": 0.1}
     once, again, other = small(**shorter), small(**shorter), small(**shorter, seed=1)
     assert once.trace == again.trace != other.trace
-    assert replace(once, seconds=0.0) == replace(again, seconds=0.0)
+    assert replace(once, seconds=0.0, cpu_seconds=0.0) == replace(again, seconds=0.0, cpu_seconds=0.0)
 
 
 async def test_capacity_that_is_used_before_it_is_free_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

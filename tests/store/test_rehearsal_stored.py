@@ -13,8 +13,9 @@ from functools import partial
 import pytest
 
 from modelfleetd.kit.db import Database
-from modelfleetd.rehearsal.fleet import Parts
-from modelfleetd.rehearsal.fleet_plan import FleetPlan, TeamRehearsal
+from modelfleetd.rehearsal.fleet_plan import FleetPlan
+from modelfleetd.rehearsal.parts import Parts
+from modelfleetd.rehearsal.team_rehearsal import TeamRehearsal
 from tests.support.chance import SEED
 from tests.support.stored_launches import StoredLaunches
 from tests.support.stored_parts import StoredCapacity, StoredParts, StoredRegistry, StoredWorld, stored_parts
@@ -71,7 +72,7 @@ async def expect_same(plan: FleetPlan, team: int, first: int | None, stored: Sto
     await capacity.compare()
     assert launches.differences == [] and launches.statements > 10 * len(launches.rows)
     assert parts.differences == [] and parts.asked > 10 * len(launches.rows)
-    ours, theirs = in_memory.outcome(0.0), on_stores.outcome(0.0)
+    ours, theirs = in_memory.outcome(0.0, 0.0), on_stores.outcome(0.0, 0.0)
     assert theirs.first_broken == ()
     # States, causes, times, what agents did, and every event.
     assert theirs == ours and theirs.unfinished == 0 and len(theirs.ended) >= (first or plan.launches)

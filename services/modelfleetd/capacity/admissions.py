@@ -10,12 +10,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleetd.capacity import holds, lines
 from modelfleetd.capacity.domain.reservation import Asked, Reservation, State, entries_of_hold
-from modelfleetd.capacity.domain.waiting import MAX_WAITING, NEWEST, Prospect
+from modelfleetd.capacity.domain.waiting import MAX_WAITING, NEWEST, reservation_of
 from modelfleetd.capacity.store import balances, reservations, usage
 from modelfleetd.capacity.store.balances import Cause
 from modelfleetd.capacity.store.reservations import Live
@@ -180,35 +180,4 @@ def _decide(view: lines.View, arrival: Arrival, sequence: int, live: Live) -> Re
         view.line.wait(prospect)
     else:
         view.hold(prospect)
-    return _made(arrival, prospect, now)
-
-
-def _made(arrival: Arrival, prospect: Prospect, now: datetime) -> Reservation:
-    asked, waits = arrival.asked, not prospect.fits
-    return Reservation(
-        name=arrival.name,
-        uid=str(uuid.uuid4()),
-        pool=asked.pool,
-        launch=asked.launch,
-        attempt=asked.counted,
-        state=State.PENDING if waits else State.HELD,
-        # What is moved is moved when it is held, and not before.
-        items=asked.items if waits else prospect.admission.items,
-        replaced_models=asked.replaced_models,
-        moved=() if waits else prospect.admission.moved,
-        settled=(),
-        retained=(),
-        create_time=now,
-        update_time=now,
-        expire_time=now + arrival.time_to_live,
-        tier=asked.tier,
-        expected_release_time=asked.expected_release_time,
-        expected_retain_duration=asked.expected_retain_duration,
-        time_to_live=arrival.time_to_live,
-        promises=prospect.promises,
-        expected_hold_time=prospect.expected_time(now) if waits else None,
-        position=prospect.position if waits else 0,
-        hold_time=None if waits else now,
-        renew_time=now,
-        message=prospect.explain(now) if waits else "",
-    )
+    return reservation_of(prospect, str(uuid.uuid4()), now, arrival.time_to_live)

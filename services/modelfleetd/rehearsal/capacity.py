@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from modelfleetd.capacity.domain.ledger import Account, Entry, ModelUnits
 from modelfleetd.capacity.domain.pool import Place
@@ -33,7 +33,7 @@ from modelfleetd.capacity.domain.reservation import (
 from modelfleetd.capacity.domain.room import room_of
 from modelfleetd.capacity.domain.settlement import Settlement, settle
 from modelfleetd.capacity.domain.simulation import simulate
-from modelfleetd.capacity.domain.waiting import NEWEST, Claim, Line, Prospect, Release, release_time
+from modelfleetd.capacity.domain.waiting import NEWEST, Claim, Line, Prospect, Release, release_time, reservation_of
 from modelfleetd.clock import Clock
 from modelfleetd.errors import LaunchEnded, ResourceExists, ResourceNotFound
 from modelfleetd.launcher.domain.hold import HeldPlace, Hold, HoldState
@@ -43,6 +43,10 @@ from modelfleetd.launcher.ports import HeldUnits, HoldRequest, UsedUnits
 
 # Who holds, and gives back.
 _HOLDER: Final = "service/launcher"
+# One that does not wait, or not any more.
+_PROMISED_NOTHING: Final[dict[str, Any]] = {
+    "promises": (), "expected_hold_time": None, "position": 0, "message": "",
+}  # fmt: skip
 _STATES: Final[Mapping[State, HoldState]] = {state: HoldState[state.name] for state in State}
 
 
@@ -150,7 +154,7 @@ class MemoryCapacity:
         prospect = line.prospect_of(claim)
         if not prospect.fits and not (self._future and prospect.can_wait):
             raise prospect.admission.refusal(self._future)
-        self._make(name, asked, prospect)
+        self._make(prospect)
         return name
 
     def hold(self, name: str) -> Hold:
@@ -297,7 +301,7 @@ class MemoryCapacity:
             return False
         if kept is not None and kept.retained:
             self._free_retained(kept)
-        self._make(name, asked, prospect)
+        self._make(prospect)
         return True
 
     def _expect_new(self, asked: Asked) -> None:
@@ -346,35 +350,14 @@ class MemoryCapacity:
         )
         return Claim(name, sequence, asked, bookings)
 
-    def _make(self, name: str, asked: Asked, prospect: Prospect) -> None:
-        now = self._clock.now()
-        waits = not prospect.fits
-        made = Reservation(
-            name=name,
-            uid=name,
-            pool=asked.pool,
-            launch=asked.launch,
-            attempt=asked.counted,
-            state=State.PENDING if waits else State.HELD,
-            items=asked.items if waits else prospect.admission.items,
-            replaced_models=asked.replaced_models,
-            moved=() if waits else prospect.admission.moved,
-            settled=(),
-            retained=(),
-            create_time=now,
-            update_time=now,
-            expire_time=now + DEFAULT_TIME_TO_LIVE,
-            tier=asked.tier,
-            expected_release_time=asked.expected_release_time,
-            expected_retain_duration=asked.expected_retain_duration,
-            hold_time=None if waits else now,
-            renew_time=now,
-            sequence=len(self._reservations) + 1,
-        )
+    def _make(self, prospect: Prospect) -> None:
+        now, sequence = self._clock.now(), len(self._reservations) + 1
+        name = prospect.claim.reservation
+        made = replace(reservation_of(prospect, name, now, DEFAULT_TIME_TO_LIVE), sequence=sequence)
         self._of_launch[made.launch, made.attempt] = name
         self._put(made)
         heapq.heappush(self._due, (now + DEFAULT_TIME_TO_LIVE, name))
-        if not waits:
+        if made.state is State.HELD:
             self._write(entries_of_hold(made.items, made.moved))
 
     def _settle(self, name: str, settlement: Settlement) -> None:
@@ -412,7 +395,8 @@ class MemoryCapacity:
         self._serve()
 
     def _undo(self, found: Reservation, state: State) -> None:
-        self._put(replace(found, state=state, message=ended_message(found, state, _HOLDER)))
+        ended = replace(found, state=state, **_PROMISED_NOTHING)
+        self._put(replace(ended, message=ended_message(found, state, _HOLDER)))
         self._write(entries_of_return(found))
 
     def _free_retained(self, found: Reservation) -> None:
@@ -432,7 +416,13 @@ class MemoryCapacity:
         found, now, admission = self._get(prospect.claim.reservation), self._clock.now(), prospect.admission
         expires = now + found.time_to_live
         held = replace(
-            found, state=State.HELD, items=admission.items, moved=admission.moved, hold_time=now, expire_time=expires
+            found,
+            state=State.HELD,
+            items=admission.items,
+            moved=admission.moved,
+            hold_time=now,
+            expire_time=expires,
+            **_PROMISED_NOTHING,
         )
         self._put(held)
         heapq.heappush(self._due, (expires, found.name))

@@ -17,7 +17,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from modelfleetd.rehearsal.fleet_plan import FleetOutcome, FleetPlan, Progress, run_fleet
+from modelfleetd.rehearsal.fleet_outcome import FleetOutcome
+from modelfleetd.rehearsal.fleet_plan import FleetPlan
+from modelfleetd.rehearsal.fleet_run import Progress, run_fleet
 from modelfleetd.rehearsal.scenario import Scenario, ScenarioInvalid, parse
 from modelfleetd.rehearsal.single import as_data, rehearse
 

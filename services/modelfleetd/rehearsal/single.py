@@ -11,7 +11,8 @@ from typing import Any, Final
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.notifications import Kind
 from modelfleetd.platform.model import Effect, EffectKind
-from modelfleetd.rehearsal.fleet import FLAVOR, REGION, Fleet, Route
+from modelfleetd.rehearsal.fleet import Fleet
+from modelfleetd.rehearsal.routes import FLAVOR, REGION, Route
 from modelfleetd.rehearsal.scenario import Accident, Moment, PersonsAct, Scenario
 
 TYPE: Final = "modelTypes/rehearsed"

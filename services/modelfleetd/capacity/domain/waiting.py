@@ -19,13 +19,13 @@ from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 from modelfleetd.capacity.domain.admission import Admission, admit
 from modelfleetd.capacity.domain.ledger import ModelUnits
 from modelfleetd.capacity.domain.pool import Place
-from modelfleetd.capacity.domain.reservation import Asked, Promise, rank
+from modelfleetd.capacity.domain.reservation import Asked, Promise, Reservation, State, rank
 from modelfleetd.capacity.domain.room import Room
 
 # How many may wait in an organisation.
@@ -346,3 +346,43 @@ def release_time(asked: Asked) -> datetime | None:
     if asked.expected_release_time is None:
         return None
     return asked.expected_release_time + asked.expected_retain_duration
+
+
+def reservation_of(prospect: Prospect, uid: str, now: datetime, time_to_live: timedelta) -> Reservation:
+    """Returns what is stored of one that came now: held where it fits, and else waiting for what it is promised.
+
+    Args:
+        prospect: what becomes of it.
+        uid: of the reservation.
+        now: when it came.
+        time_to_live: until it expires, unless its holder renews or activates it.
+    """
+    claim, waits = prospect.claim, not prospect.fits
+    asked = claim.asked
+    return Reservation(
+        name=claim.reservation,
+        uid=uid,
+        pool=asked.pool,
+        launch=asked.launch,
+        attempt=asked.counted,
+        state=State.PENDING if waits else State.HELD,
+        # What is moved is moved when it is held, and not before.
+        items=asked.items if waits else prospect.admission.items,
+        replaced_models=asked.replaced_models,
+        moved=() if waits else prospect.admission.moved,
+        settled=(),
+        retained=(),
+        create_time=now,
+        update_time=now,
+        expire_time=now + time_to_live,
+        tier=asked.tier,
+        expected_release_time=asked.expected_release_time,
+        expected_retain_duration=asked.expected_retain_duration,
+        time_to_live=time_to_live,
+        promises=prospect.promises,
+        expected_hold_time=prospect.expected_time(now) if waits else None,
+        position=prospect.position if waits else 0,
+        hold_time=None if waits else now,
+        renew_time=now,
+        message=prospect.explain(now) if waits else "",
+    )

@@ -1,0 +1,185 @@
+"""The routes of one team and the machines that they run on: what serves them at first, and how the machines behave."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Final
+
+from modelfleetd.clock import ManualClock
+from modelfleetd.launcher.domain.launch import Launch
+from modelfleetd.platform.model import DesiredModel, DesiredServing, Fence, ModelShare, ServingSpec, TargetKind
+from modelfleetd.platform.simulator import Behaviour, Simulator
+from modelfleetd.rehearsal.chance import Chance, Trouble
+from modelfleetd.rehearsal.world import Agent, MemoryWorld, Trained, carries
+
+FLAVOR: Final = "flavors/cpu"
+REGION: Final = "regions/local"
+_QUICK: Final = Behaviour(start_seconds=(0.5, 1.0), terminate_seconds=(0.1, 0.2), acknowledge_seconds=(0.05, 0.1))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A model type, and what serves it when the rehearsal begins.
+
+    Attributes:
+        model_type: its name.
+        needs: replicas of its baseline for the whole route, by region.
+        baseline: the id of the model that serves everything at first.
+        units: of the flavor, that a replica takes.
+        behaviour: of the machines that it runs on.
+    """
+
+    model_type: str
+    needs: Mapping[str, int]
+    baseline: str = "old"
+    tier: str = "TIER2"
+    flavor: str = FLAVOR
+    units: int = 1
+    startup: timedelta = timedelta(minutes=3)
+    behaviour: Behaviour = field(default_factory=Behaviour)
+
+    @property
+    def target(self) -> str:
+        return self.model_type.replace("modelTypes/", "targets/")
+
+    def model(self, model_id: str) -> str:
+        """The name of a model of it."""
+        return f"{self.model_type}/models/{model_id}"
+
+
+class Routes:
+    """Routes by the name of their model type, with a simulator for each of their regions.
+
+    Attributes:
+        all: the routes.
+        simulators: by model type and region.
+    """
+
+    def __init__(self, seed: int | str, clock: ManualClock, world: MemoryWorld, chance: Chance) -> None:
+        """Makes none.
+
+        Args:
+            seed: of the machines.
+            clock: of the fleet.
+            world: where the agents are found.
+            chance: what befalls calls to them.
+        """
+        self.all: dict[str, Route] = {}
+        self.simulators: dict[tuple[str, str], Simulator] = {}
+        self._seed = seed
+        self._clock = clock
+        self._world = world
+        self._chance = chance
+
+    def __getitem__(self, model_type: str) -> Route:
+        return self.all[model_type]
+
+    def add(self, route: Route) -> None:
+        """Sets machines up for a route."""
+        self.all[route.model_type] = route
+        for region in route.needs:
+            agent = self._world.agents.setdefault(region, Agent(self._chance, self._clock.monotonic))
+            simulator = Simulator(
+                self._clock,
+                seed=_number(f"{self._seed} {route.model_type} {region}"),
+                behaviour=replace(_QUICK, requests_per_second=route.behaviour.requests_per_second),
+                region=region,
+            )
+            agent.simulators[route.target] = self.simulators[route.model_type, region] = simulator
+
+    def add_model(self, model_type: str, model_id: str, needs: Mapping[str, int]) -> str:
+        """Makes a model known that needs so many replicas for its whole route, by region. Returns its name."""
+        route = self.all[model_type]
+        name = route.model(model_id)
+        spec = ServingSpec(command=("serve",), flavor=route.flavor, units_per_replica=route.units)
+        max_qps = {region: carries(replicas) for region, replicas in needs.items()}
+        self._world.models[name] = Trained(name, spec, max_qps, route.startup)
+        return name
+
+    def serving(self, route: Route, region: str) -> int:
+        """Replicas of the baseline that serve the whole route."""
+        return max(2, self._world.models[route.model(route.baseline)].needs(region))
+
+    async def start(self) -> None:
+        """Has every baseline serve its whole route; from then on machines are as slow as they are."""
+        for shares in (False, True):
+            for route in self.all.values():
+                for region in route.needs:
+                    await self._apply(route, region, shares=shares)
+            self._pass(10.0)
+        for (model_type, _), simulator in self.simulators.items():
+            simulator.catch_up()
+            simulator.behaviour = self.all[model_type].behaviour
+
+    async def _apply(self, route: Route, region: str, *, shares: bool) -> None:
+        baseline = route.model(route.baseline)
+        spec = self._world.models[baseline].spec
+        desired = DesiredServing(
+            (DesiredModel(baseline, spec, self.serving(route, region)),),
+            (ModelShare(baseline, 10_000),) if shares else (),
+        )
+        fence = Fence(1, f"before/{route.target}/{'shares' if shares else 'replicas'}")
+        await self.simulators[route.model_type, region].apply(route.target, TargetKind.ROUTE, fence, desired)
+
+    def _pass(self, seconds: float) -> None:
+        self._clock.set(self._clock.monotonic() + seconds)
+        for simulator in self.simulators.values():
+            simulator.catch_up()
+
+    # What goes wrong
+
+    def trouble(self, launch: Launch, trouble: Trouble) -> None:
+        """The machines of a route are as a launch has them that acts there."""
+        route = self.all[launch.model_type]
+        least, most = route.behaviour.terminate_seconds
+        for region in route.needs:
+            simulator = self.simulators[launch.model_type, region]
+            simulator.catch_up()
+            simulator.behaviour = replace(
+                route.behaviour,
+                start_failure_rate=trouble.start_failure_rate,
+                mean_life_seconds=trouble.mean_life_seconds,
+                terminate_seconds=(least * trouble.slow_termination, most * trouble.slow_termination),
+                lost_call_rate=trouble.agent_lost_rate,
+                lost_answer_rate=trouble.agent_lost_rate,
+            )
+            simulator.failing_models = {launch.candidate} if trouble.failing else set()
+            simulator.error_rates = {launch.candidate: trouble.error_rate} if trouble.error_rate else {}
+            slow = route.behaviour.latency_ms * trouble.latency
+            simulator.latencies = {launch.candidate: slow} if trouble.latency != 1.0 else {}
+
+    def calm(self, launch: Launch) -> None:
+        """A launch has ended: the machines are as they were before it."""
+        route = self.all[launch.model_type]
+        for region in launch.regions:
+            self.simulators[launch.model_type, region].behaviour = route.behaviour
+
+    def cut_off(self, model_type: str, region: str, seconds: float) -> None:
+        """The agent of a region does not answer for a route from now on."""
+        self._world.agents[region].away_until[self.all[model_type].target] = self._clock.monotonic() + seconds
+
+    def kill(self, model: str, count: int) -> None:
+        """So many replicas of a model die, in every region."""
+        for (model_type, _), simulator in self.simulators.items():
+            if model.startswith(f"{model_type}/"):
+                simulator.kill(model, count)
+
+    # What they say
+
+    def next_event(self, model_type: str) -> float | None:
+        """When something happens on a route next, in monotonic seconds; None while nothing is due."""
+        found = [self.simulators[model_type, region].next_event for region in self.all[model_type].needs]
+        return min((due for due in found if due is not None), default=None)
+
+    def requests(self, model: str) -> int:
+        """How many requests a model has answered so far, in all regions."""
+        model_type = model.rsplit("/", 2)[0]
+        route = self.all[model_type]
+        return sum(self.simulators[model_type, region].requests(route.target, model) for region in route.needs)
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
