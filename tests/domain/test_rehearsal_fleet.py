@@ -26,7 +26,10 @@ from modelfleetd.rehearsal.fleet import Fleet
 from modelfleetd.rehearsal.fleet_outcome import FleetOutcome
 from modelfleetd.rehearsal.fleet_plan import FleetPlan
 from modelfleetd.rehearsal.fleet_run import run_fleet
+from modelfleetd.rehearsal.launches import MemoryLaunches, Row
+from modelfleetd.rehearsal.parts import Parts
 from modelfleetd.rehearsal.routes import FLAVOR, REGION, Route
+from modelfleetd.rehearsal.team_rehearsal import TeamRehearsal
 
 POLICY = Policy(bake_duration=timedelta(minutes=10))
 HERE = Place(FLAVOR, REGION)
@@ -158,6 +161,55 @@ def test_a_fleet_with_all_its_accidents_breaks_no_promise_and_the_same_seed_has_
     once, again, other = small(**shorter), small(**shorter), small(**shorter, seed=1)
     assert once.trace == again.trace != other.trace
     assert replace(once, seconds=0.0, cpu_seconds=0.0) == replace(again, seconds=0.0, cpu_seconds=0.0)
+
+
+def test_one_process_and_two_have_the_same_story() -> None:
+    plan = FleetPlan(types=2, launches=2, days=0.01, types_of_team=1)
+    one, two = run_fleet(plan, processes=1), run_fleet(plan, processes=2)
+    assert one.trace == two.trace and one.effects > 50
+    assert replace(one, seconds=0.0, cpu_seconds=0.0) == replace(two, seconds=0.0, cpu_seconds=0.0)
+
+
+class Undisturbed(MemoryLaunches):
+    """Launches with bad candidates and bad machines, but without what is drawn at each call: more looks draw more."""
+
+    def insert(self, launch: Launch, trouble: Trouble) -> Row:
+        calm = replace(trouble, crash_rate=0.0, stall_rate=0.0, lost_rate=0.0, agent_lost_rate=0.0, judge_away_rate=0.0)
+        return super().insert(launch, calm)
+
+
+async def test_looks_that_are_left_out_change_no_outcome() -> None:
+    ends, rounds = [], []
+    for fine in (False, True):
+        plan = FleetPlan(types=4, launches=6, days=0.2, types_of_team=4, faults=3.0)
+        team = TeamRehearsal(plan, 0, parts=Parts(launches=Undisturbed))
+        if fine:
+            # Nothing that is under way takes less than two seconds.
+            usual = team.fleet.looks.patience
+            team.fleet.launches.patience = lambda launch, seconds, usual=usual: (
+                max(2.0, seconds) if launch.touched else usual(launch, seconds)
+            )
+        await team.run()
+        assert team.fleet.oracle.broken == []
+        launches = [row.launch for row in team.fleet.launches.rows.values()]
+        rounds.append(team.fleet.rounds)
+        ends.append(
+            [
+                (
+                    launch.name,
+                    launch.state,
+                    launch.abort.author if launch.abort else "",
+                    launch.step.number,
+                    launch.end_time,
+                )
+                for launch in launches
+            ]
+        )
+    assert [end[:-1] for end in ends[0]] == [end[:-1] for end in ends[1]]
+    assert {State.SUCCEEDED, State.ROLLED_BACK} == {state for _, state, *_ in ends[0]}
+    for one, other in zip(ends[0], ends[1], strict=True):
+        assert one[-1] and other[-1] and abs(one[-1] - other[-1]) < timedelta(minutes=4)
+    assert rounds[1] > 4 * rounds[0]
 
 
 async def test_capacity_that_is_used_before_it_is_free_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,13 +33,15 @@ async def look(executor: Executor, launch: Launch, regions: Iterable[str]) -> Lo
         StaleEpoch: somebody else has claimed the launch since.
     """
     wanted = list(regions)
+    if len(wanted) == 1:
+        return await _alone(executor, launch, wanted[0])
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(region: str) -> ServingObservation | FleetError:
         async with slots:
             try:
                 left = deadline.remaining()
-                if len(wanted) == 1 or left is None:
+                if left is None:
                     return await executor.observe(launch, region, launch.epoch)
                 with deadline.limit(_SHARE * left):
                     return await executor.observe(launch, region, launch.epoch)
@@ -52,3 +54,13 @@ async def look(executor: Executor, launch: Launch, regions: Iterable[str]) -> Lo
         if isinstance(error, StaleEpoch):
             raise error
     return Look({region: seen for region, seen in found.items() if isinstance(seen, ServingObservation)}, blind)
+
+
+async def _alone(executor: Executor, launch: Launch, region: str) -> Look:
+    """The same of one region, which mostly is all that there is: nobody else needs the time."""
+    try:
+        return Look({region: await executor.observe(launch, region, launch.epoch)})
+    except StaleEpoch:
+        raise
+    except FleetError as error:
+        return Look(blind={region: error})

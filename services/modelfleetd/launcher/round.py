@@ -415,9 +415,10 @@ class Round:
                 launch = functools.reduce(availability.looked, seen, launch)
             else:
                 questions.append((gate, None))
-        answers = await asyncio.gather(
-            *(self._ask(launch, gate, region, started, final=final) for gate, region in questions)
-        )
+        # What is found without asking anybody is not worth a task.
+        answers = [await self._ask(launch, gate, region, started, final=final) for gate, region in questions if region]
+        asks = [self._ask(launch, gate, None, started, final=final) for gate, region in questions if region is None]
+        answers += [await asks[0]] if len(asks) == 1 else await asyncio.gather(*asks)
         verdicts = [verdict for verdict, _ in answers]
         after = gates.judged(launch, verdicts, final=final, now=self.now)
         events = [

@@ -181,7 +181,8 @@ class ServingObservation:
 
     def model(self, name: str) -> ObservedModel:
         """One model's observation; all zero where the target does not know it."""
-        return next((model for model in self.models if model.model == name), ObservedModel(name))
+        found = next((model for model in self.models if model.model == name), None)
+        return ObservedModel(name) if found is None else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from modelfleetd.platform.model import (
 from modelfleetd.platform.simulated_traffic import TAIL, Conditions, Counters, Traffic
 
 
-class Phase(enum.Enum):
+class Phase(enum.IntEnum):
     """Where a replica is in its life."""
 
     STARTING = 1
@@ -163,6 +163,7 @@ class SimulatedTarget:
         look = self._look
         if look is None or look.observe_time is None or (now - look.observe_time).total_seconds() >= looks_every:
             look = self._look = self._observed(region, now, conditions, measures_every)
+            return look
         # What it was told to do, and by whom, an agent knows without looking.
         return replace(look, kind=self.kind, desired=self.desired, generation=self.generation, epoch_floor=self.floor)
 
@@ -213,14 +214,21 @@ class SimulatedTarget:
         wanted = self.desired.replicas_of(model) if self.desired else 0
         starting, available = self.count(model, Phase.STARTING), self.available(model)
         waiting = max(0, min(self.waiting.get(model, 0), wanted - starting - available))
-        return replace(
-            numbers,
+        return ObservedModel(
+            model=model,
             desired_replicas=wanted,
             starting_replicas=starting,
             available_replicas=available,
             unavailable_replicas=waiting,
             terminating_replicas=self.count(model, Phase.TERMINATING),
             acknowledged_basis_points=self.weight(model),
+            observed_basis_points=numbers.observed_basis_points,
+            requests_since_split=numbers.requests_since_split,
+            errors_since_split=numbers.errors_since_split,
+            requests=numbers.requests,
+            errors=numbers.errors,
+            latency_p50_ms=numbers.latency_p50_ms,
+            latency_p99_ms=numbers.latency_p99_ms,
             message=self._message(model, waiting),
         )
 

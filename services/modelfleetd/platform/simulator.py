@@ -14,8 +14,10 @@ import itertools
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
+from typing import NamedTuple
 
 from modelfleetd import names
 from modelfleetd.clock import Clock
@@ -99,12 +101,15 @@ class Behaviour:
     lost_answer_rate: float = 0.0
 
 
-@dataclass(order=True, slots=True)
-class _Event:
+class _Event(NamedTuple):
+    """Something that is due. No two have the same order, so what comes after it is never compared."""
+
     due: float
     order: int
-    target: SimulatedTarget = field(compare=False)
-    happen: Callable[[], None] = field(compare=False)
+    target: SimulatedTarget
+    happen: Callable[[], None]
+    # The model of which a replica becomes available then, if nothing befalls it before.
+    readies: str = ""
 
 
 class Simulator:
@@ -236,6 +241,24 @@ class Simulator:
     def next_event(self) -> float | None:
         """When something is due next, in the clock's monotonic seconds; None while nothing is."""
         return self._events[0].due if self._events else None
+
+    def next_event_for(self, model: str, replicas: int) -> float | None:
+        """When so many replicas of a model have become available that start now, or something else is due before.
+
+        Args:
+            model: the model.
+            replicas: how many more; below 1 the next event of any kind is meant.
+        """
+        for event in sorted(self._events, key=attrgetter("due")):
+            replicas -= event.readies == model
+            if event.readies != model or replicas <= 0:
+                return event.due
+        return None
+
+    def available(self, target: str, model: str) -> int:
+        """How many replicas of a model take traffic on a target."""
+        known = self._targets.get(target)
+        return 0 if known is None else known.available(model)
 
     def desired(self, target: str) -> DesiredServing | None:
         """What a target is worked towards; None where nobody has asked for anything."""
@@ -369,8 +392,11 @@ class Simulator:
             return
         replica.pending = False
         fails = replica.model in self.failing_models or self._happens(self.behaviour.start_failure_rate)
-        happen = self._fail if fails else self._ready
-        self._order_effect(target, self.behaviour.start_seconds, lambda: happen(target, replica))
+        if fails:
+            self._order_effect(target, self.behaviour.start_seconds, lambda: self._fail(target, replica))
+        else:
+            seconds = self.behaviour.start_seconds
+            self._order_effect(target, seconds, lambda: self._ready(target, replica), readies=replica.model)
 
     def _ready(self, target: SimulatedTarget, replica: Replica) -> None:
         if not target.has(replica, Phase.STARTING):
@@ -519,7 +545,9 @@ class Simulator:
             rate = served.traffic.requests_per_second if served.acknowledged else 0.0
             recording.pass_time(self._now(), passed, rate)
 
-    def _order_effect(self, target: SimulatedTarget, seconds: tuple[float, float], happen: Callable[[], None]) -> None:
+    def _order_effect(
+        self, target: SimulatedTarget, seconds: tuple[float, float], happen: Callable[[], None], readies: str = ""
+    ) -> None:
         """Something that the agent orders, and orders again where that is lost."""
         lost = 0.0
         for _ in range(_MOST_LOST):
@@ -527,13 +555,13 @@ class Simulator:
                 break
             lost += self.behaviour.repeat_seconds
         least, most = seconds
-        self._later(target, (least + lost, most + lost), happen)
+        self._later(target, (least + lost, most + lost), happen, readies)
 
-    def _later(self, target: SimulatedTarget, seconds: tuple[float, float], happen: Callable[[], None]) -> None:
-        heapq.heappush(
-            self._events,
-            _Event(self._at + self._draw.uniform(*seconds), next(self._order), target, happen),
-        )
+    def _later(
+        self, target: SimulatedTarget, seconds: tuple[float, float], happen: Callable[[], None], readies: str = ""
+    ) -> None:
+        due = self._at + self._draw.uniform(*seconds)
+        heapq.heappush(self._events, _Event(due, next(self._order), target, happen, readies))
 
     def _record(
         self,

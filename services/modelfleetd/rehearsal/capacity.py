@@ -47,6 +47,7 @@ _HOLDER: Final = "service/launcher"
 _PROMISED_NOTHING: Final[dict[str, Any]] = {
     "promises": (), "expected_hold_time": None, "position": 0, "message": "",
 }  # fmt: skip
+_HOUR: Final = timedelta(hours=1)
 _STATES: Final[Mapping[State, HoldState]] = {state: HoldState[state.name] for state in State}
 
 
@@ -98,6 +99,8 @@ class MemoryCapacity:
         self._of_launch: dict[tuple[str, int], str] = {}
         self._due: list[tuple[datetime, str]] = []
         self._prospects: dict[str, Prospect] | None = None
+        # Units in use, since when, and what came together before.
+        self._in_use, self._since, self._unit_hours = 0, clock.now(), 0.0
 
     # What people and the platform bring
 
@@ -229,6 +232,11 @@ class MemoryCapacity:
     def free(self, place: Place) -> int:
         """Units that nobody uses; negative after a cut of the quota."""
         return self.quota[place] - self.used(place)
+
+    @property
+    def unit_hours(self) -> float:
+        """What was used, booked or held, so far."""
+        return self._unit_hours + self._in_use * ((self._clock.now() - self._since) / _HOUR)
 
     def found(self, launch: str, attempt: int = 1) -> Reservation | None:
         """The reservation of an attempt of a launch."""
@@ -466,10 +474,13 @@ class MemoryCapacity:
                 if not self._bookings[booked]:
                     del self._bookings[booked]
         self.entries += len(entries)
+        now = self._clock.now()
+        self._unit_hours += self._in_use * ((now - self._since) / _HOUR)
+        self._in_use, self._since = self._in_use + sum(growth.values()), now
         for place, grown in growth.items():
             if grown > 0 and self.used(place) > self.quota[place]:
                 raise Oversold(f"{self.used(place)} of {self.quota[place]} units of {place.flavor} in {place.region}")
-        self.peak = max(self.peak, sum(self.used(place) for place in self.quota))
+        self.peak = max(self.peak, self._in_use)
         self._changed()
 
 

@@ -49,6 +49,12 @@ class Trouble:
     labels: float = 1.0
     label_delay_seconds: float = 0.0
 
+    @property
+    def convinces(self) -> bool:
+        """Whether no gate has anything to find in the candidate, whenever it is asked."""
+        answers_well = not self.error_rate and self.latency == 1.0
+        return answers_well and self.labels == 1.0 and 0.9 <= self.calibration <= 1.1 and not self.judge_away_rate
+
 
 NO_TROUBLE = Trouble()
 

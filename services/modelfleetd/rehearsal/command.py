@@ -148,7 +148,7 @@ def _fleet(plan: FleetPlan, given: argparse.Namespace) -> tuple[dict[str, Any], 
 def _of_fleet(outcome: FleetOutcome) -> dict[str, Any]:
     found: dict[str, Any] = _plain(asdict(outcome))
     # How long the machine took is not part of the outcome.
-    del found["plan"], found["seconds"]
+    del found["plan"], found["seconds"], found["cpu_seconds"]
     return found
 
 

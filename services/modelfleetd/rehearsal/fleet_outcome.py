@@ -49,6 +49,7 @@ class Counts:
         refused: launches that a person could not create.
         peak: the most units in use at once, pool by pool, all together.
         quota: units that all pools have.
+        unit_hours: that were booked or held while launches were created.
         trace: a digest of everything that happened: the same plan has the same.
         seconds: of the machine, from the first to the last.
         cpu_seconds: of its processors, all processes together.
@@ -64,6 +65,7 @@ class Counts:
     refused: int
     peak: int
     quota: int
+    unit_hours: float
     trace: str
     seconds: float
     cpu_seconds: float
@@ -89,6 +91,11 @@ class FleetOutcome(Counts):
     plan: FleetPlan
     statistics: LaunchStatistics
 
+    @property
+    def utilisation(self) -> float:
+        """The part of all units that was booked or held, on average, while launches were created."""
+        return self.unit_hours / (self.quota * self.plan.days * 24)
+
 
 def together(plan: FleetPlan, teams: Sequence[TeamOutcome], seconds: float) -> FleetOutcome:
     """What all teams of a plan come to, which took so many seconds."""
@@ -106,6 +113,7 @@ def together(plan: FleetPlan, teams: Sequence[TeamOutcome], seconds: float) -> F
         refused=sum(team.refused for team in teams),
         peak=sum(team.peak for team in teams),
         quota=sum(team.quota for team in teams),
+        unit_hours=sum(team.unit_hours for team in teams),
         trace=digest,
         seconds=seconds,
         cpu_seconds=sum(team.cpu_seconds for team in teams),

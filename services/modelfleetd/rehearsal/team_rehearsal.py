@@ -53,6 +53,7 @@ class TeamRehearsal:
     parts: Parts = IN_MEMORY
     fleet: Fleet = field(init=False)
     refused: int = 0
+    unit_hours: float = 0.0
 
     def __post_init__(self) -> None:
         plan, team = self.plan, self.team
@@ -72,6 +73,7 @@ class TeamRehearsal:
             team=f"teams/team{team}",
             parts=self.parts,
         )
+        self.fleet.looks.convinces = self._convinces
         for route in self._routes:
             self.fleet.add_type(route)
         if plan.faults:
@@ -91,9 +93,13 @@ class TeamRehearsal:
             at = (number + draw.random()) * end / count
             self.fleet.at(at, functools.partial(self._create, number, draw))
         await self.fleet.run(end)
+        self.unit_hours = self.fleet.capacity.unit_hours
         # Whoever has paused a launch comes back to it, and nothing is left to wait for but launches.
         await self.fleet.run(end + _AFTERWARDS)
         self.fleet.check()
+
+    def _convinces(self, launch: Launch) -> bool:
+        return self.fleet.launches.rows[launch.name].trouble.convinces
 
     def _create(self, number: int, draw: random.Random, fleet: Fleet) -> None:
         """A person creates a launch: mostly a new model for a route; sometimes an experiment, its end, or a resize."""
@@ -232,6 +238,7 @@ class TeamRehearsal:
             refused=self.refused,
             peak=fleet.capacity.peak,
             quota=sum(fleet.capacity.quota.values()),
+            unit_hours=self.unit_hours,
             trace=fleet.trace(),
             seconds=seconds,
             cpu_seconds=cpu_seconds,

@@ -1,19 +1,20 @@
-"""Changing a frozen dataclass: what `dataclasses.replace` does, at a quarter of what it costs.
+"""Changing a frozen dataclass: what `dataclasses.replace` does, at a small part of what it costs.
 
 A launch has some seventy fields, and a round changes it some twenty times: that is most of a round's time otherwise.
+
+A copy is made as an object of a twin, a class of the same slots that is not frozen, so that the interpreter writes them
+as fast as it can; and then it is told its class.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from operator import attrgetter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 T = TypeVar("T")
-_Write = Callable[[Any, Any], None]
-_Fields = tuple[Callable[[Any], tuple[Any, ...]], Sequence[_Write], dict[str, _Write]]
+_Copy = Callable[[Any], Any]
 
 if TYPE_CHECKING:
     # The type checker knows what this one may be given.
@@ -23,31 +24,34 @@ else:
     def replace(value: T, /, **changes: Any) -> T:
         """Returns a copy of a dataclass in which some fields are others. Raises TypeError for one that it has not."""
         kind = type(value)
-        fields = _fields_of(kind)
-        if fields is None:
+        copy = _copy_of(kind)
+        if copy is None:
             return dataclasses.replace(value, **changes)
-        read, writers, by_name = fields
-        made = object.__new__(kind)
-        for write, content in zip(writers, read(value), strict=True):
-            write(made, content)
+        made = copy(value)
         for name, content in changes.items():
-            if name not in by_name:
-                raise TypeError(f"{kind.__name__} has no field {name!r}")
-            by_name[name](made, content)
+            try:
+                setattr(made, name, content)
+            except AttributeError:
+                raise TypeError(f"{kind.__name__} has no field {name!r}") from None
+        made.__class__ = kind
         return made
 
 
 @functools.cache
-def _fields_of(kind: Any) -> _Fields | None:
-    """What reads all fields of a class at once, and what writes each; None where its `__init__` does more than that."""
-    fields = dataclasses.fields(kind)
-    if len(fields) < 2 or hasattr(kind, "__post_init__") or not all(field.init for field in fields):
+def _copy_of(kind: Any) -> _Copy | None:
+    """What copies an object of a class into one of its twin; None where its `__init__` does more than take fields."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    slots = kind.__dict__.get("__slots__", ())
+    plain = sorted(names) == sorted(slots) and all(field.init for field in dataclasses.fields(kind))
+    if len(names) < 2 or kind.__bases__ != (object,) or hasattr(kind, "__post_init__") or not plain:
         return None
-    members = {field.name: getattr(kind, field.name, None) for field in fields}
-    if not all(hasattr(member, "__set__") for member in members.values()):
-        return None
-    by_name: dict[str, _Write] = {name: member.__set__ for name, member in members.items() if member is not None}
-    return attrgetter(*members), tuple(by_name.values()), by_name
+    twin = type(f"{kind.__name__}Twin", (), {"__slots__": tuple(slots)})
+    # As one would write it: the names are those of fields, so identifiers.
+    lines = ["def copy(value):", "    made = new(twin)", *(f"    made.{name} = value.{name}" for name in names)]
+    scope: dict[str, Any] = {"new": object.__new__, "twin": twin}
+    exec("\n".join([*lines, "    return made"]), scope)  # noqa: S102
+    made: _Copy = scope["copy"]
+    return made
 
 
 __all__ = ["replace"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -25,7 +26,7 @@ class Strategy(enum.Enum):
     RESIZE = 5
     ROLL_BACK = 6
 
-    @property
+    @functools.cached_property
     def rule(self) -> Rule:
         return RULES[self]
 
