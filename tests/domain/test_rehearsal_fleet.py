@@ -5,9 +5,10 @@ A planted bug is found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -178,6 +179,10 @@ class Undisturbed(MemoryLaunches):
         return super().insert(launch, calm)
 
 
+def _fine(usual: Callable[[Launch, float], float], launch: Launch, seconds: float) -> float:
+    return max(2.0, seconds) if launch.touched else usual(launch, seconds)
+
+
 async def test_looks_that_are_left_out_change_no_outcome() -> None:
     ends, rounds = [], []
     for fine in (False, True):
@@ -186,9 +191,7 @@ async def test_looks_that_are_left_out_change_no_outcome() -> None:
         if fine:
             # Nothing that is under way takes less than two seconds.
             usual = team.fleet.looks.patience
-            team.fleet.launches.patience = lambda launch, seconds, usual=usual: (
-                max(2.0, seconds) if launch.touched else usual(launch, seconds)
-            )
+            team.fleet.launches.patience = partial(_fine, usual)
         await team.run()
         assert team.fleet.oracle.broken == []
         launches = [row.launch for row in team.fleet.launches.rows.values()]
