@@ -28,6 +28,7 @@ from modelfleetd.rehearsal.fleet_outcome import FleetOutcome
 from modelfleetd.rehearsal.fleet_plan import FleetPlan
 from modelfleetd.rehearsal.fleet_run import run_fleet
 from modelfleetd.rehearsal.launches import MemoryLaunches, Row
+from modelfleetd.rehearsal.parts import Parts
 from modelfleetd.rehearsal.routes import FLAVOR, REGION, Route
 from modelfleetd.rehearsal.team_rehearsal import TeamRehearsal
 
@@ -186,7 +187,8 @@ def every_two_seconds(usual: Callable[[Launch, float], float], launch: Launch, s
 async def test_looks_that_are_left_out_change_no_outcome() -> None:
     ends, rounds = [], []
     for fine in (False, True):
-        team = TeamRehearsal(FleetPlan(types=4, launches=6, days=0.2, types_of_team=4, faults=3.0), 0, Undisturbed)
+        plan = FleetPlan(types=4, launches=6, days=0.2, types_of_team=4, faults=3.0)
+        team = TeamRehearsal(plan, 0, parts=Parts(launches=Undisturbed))
         if fine:
             team.fleet.launches.patience = functools.partial(every_two_seconds, team.fleet.looks.patience)
         await team.run()

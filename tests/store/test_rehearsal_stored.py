@@ -8,13 +8,17 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 import pytest
 
 from modelfleetd.kit.db import Database
+from modelfleetd.launcher.domain.policy import Policy
+from modelfleetd.rehearsal.fleet import Fleet
 from modelfleetd.rehearsal.fleet_plan import FleetPlan
-from modelfleetd.rehearsal.team import Parts
+from modelfleetd.rehearsal.parts import IN_MEMORY, Parts
+from modelfleetd.rehearsal.routes import REGION, Route
 from modelfleetd.rehearsal.team_rehearsal import TeamRehearsal
 from tests.support.chance import SEED
 from tests.support.stored_launches import StoredLaunches
@@ -49,6 +53,28 @@ async def test_launches_have_the_same_story_on_real_stores(stored: Stored) -> No
     await expect_same(FleetPlan(types=3, launches=4, days=0.1, types_of_team=3, faults=2.0), 0, None, stored)
 
 
+async def two_on_a_pool_for_one(parts: Parts) -> Fleet:
+    """Two launches in a pool with room for one of them."""
+    fleet = Fleet(spare=6, parts=parts)
+    routes = [f"modelTypes/t{number}" for number in range(2)]
+    for route in routes:
+        fleet.add_type(Route(route, {REGION: 12}))
+    await fleet.start()
+    policy = Policy(bake_duration=timedelta(minutes=10), max_steps=2, max_step_basis_points=5_000)
+    for number, route in enumerate(routes):
+        fleet.create(f"l{number}", route, fleet.add_model(route, "new", {REGION: 12}), policy=policy)
+    await fleet.run()
+    fleet.check()
+    return fleet
+
+
+async def test_who_waits_for_another_launch_is_told_the_same_by_capacity(stored: Stored) -> None:
+    in_memory, on_stores = await two_on_a_pool_for_one(IN_MEMORY), await two_on_a_pool_for_one(stored.made_of)
+    await expect_no_differences(on_stores, stored.parts)
+    assert "CapacityPromised" in on_stores.outcome("launches/l1").launch.waits.times
+    assert on_stores.trace() == in_memory.trace() and on_stores.oracle.broken == []
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(2_400)
 async def test_one_in_a_hundred_launches_has_the_same_story_on_real_stores(stored: Stored) -> None:
@@ -62,7 +88,19 @@ async def expect_same(plan: FleetPlan, team: int, first: int | None, stored: Sto
     on_stores = TeamRehearsal(plan, team, first, stored.made_of)
     await in_memory.run()
     await on_stores.run()
-    fleet, parts = on_stores.fleet, stored.parts
+    await expect_no_differences(on_stores.fleet, stored.parts)
+    ours, theirs = in_memory.outcome(0.0, 0.0), on_stores.outcome(0.0, 0.0)
+    assert theirs.first_broken == ()
+    # States, causes, times, what agents did, and every event.
+    assert theirs == ours and theirs.unfinished == 0 and len(theirs.ended) >= (first or plan.launches)
+    kept = await stored.launches.fetch("SELECT id, state FROM launches ORDER BY id")
+    assert {f"launches/{row['id']}": row["state"] for row in kept} == {
+        name: row.launch.state.name for name, row in on_stores.fleet.launches.rows.items()
+    }
+
+
+async def expect_no_differences(fleet: Fleet, parts: StoredParts) -> None:
+    """Every answer was that of memory, and so is what there is at the end."""
     launches, registry, capacity = fleet.launches, fleet.registry, fleet.capacity
     assert isinstance(launches, StoredLaunches)
     assert isinstance(registry, StoredRegistry)
@@ -72,11 +110,3 @@ async def expect_same(plan: FleetPlan, team: int, first: int | None, stored: Sto
     await capacity.compare()
     assert launches.differences == [] and launches.statements > 10 * len(launches.rows)
     assert parts.differences == [] and parts.asked > 10 * len(launches.rows)
-    ours, theirs = in_memory.outcome(0.0, 0.0), on_stores.outcome(0.0, 0.0)
-    assert theirs.first_broken == ()
-    # States, causes, times, what agents did, and every event.
-    assert theirs == ours and theirs.unfinished == 0 and len(theirs.ended) >= (first or plan.launches)
-    kept = await stored.launches.fetch("SELECT id, state FROM launches ORDER BY id")
-    assert {f"launches/{row['id']}": row["state"] for row in kept} == {
-        name: row.launch.state.name for name, row in launches.rows.items()
-    }

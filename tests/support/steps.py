@@ -44,8 +44,8 @@ from modelfleetd.platform.simulator import Behaviour
 from modelfleetd.rehearsal.chance import NO_TROUBLE, Trouble
 from modelfleetd.rehearsal.fleet import Fleet
 from modelfleetd.rehearsal.launches import MemoryLaunches
+from modelfleetd.rehearsal.parts import Parts
 from modelfleetd.rehearsal.routes import FLAVOR, REGION, Route
-from modelfleetd.rehearsal.team import Parts
 from modelfleetd.rehearsal.world import MemoryWorld
 
 TYPE = "modelTypes/ranker"

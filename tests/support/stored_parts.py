@@ -73,18 +73,8 @@ _ASKS = "asks"
 _EVIDENCE = criticality_pb2.CriticalityEvidence(
     on_call_24x7="rotation", business_metric="clicks", contribution="it is rehearsed"
 )
-# What a row has of its own, and what those who wait are told, which is held against memory whenever it is asked for.
-_OF_A_ROW = (
-    "name",
-    "uid",
-    "sequence",
-    "version",
-    "update_time",
-    "expected_hold_time",
-    "promises",
-    "position",
-    "message",
-)
+# What a row has of its own; the message names who cancelled it.
+_OF_A_ROW = ("name", "uid", "sequence", "version", "update_time", "message")
 _PREDICTION = registry_pb2.Prediction(
     id="click", calibration_range=registry_pb2.Range(low=0.8, high=1.25), min_positives=100
 )

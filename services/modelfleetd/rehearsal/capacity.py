@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from modelfleetd.capacity.domain.ledger import Account, Entry, ModelUnits
 from modelfleetd.capacity.domain.pool import Place
@@ -25,6 +25,7 @@ from modelfleetd.capacity.domain.reservation import (
     Reservation,
     State,
     Tier,
+    ended_message,
     entries_of_hold,
     entries_of_release,
     entries_of_return,
@@ -40,6 +41,12 @@ from modelfleetd.launcher.domain.hold import Promise as TheirPromise
 from modelfleetd.launcher.domain.planning import Room as TheirRoom
 from modelfleetd.launcher.ports import HeldUnits, HoldRequest, UsedUnits
 
+# Who holds, and gives back.
+_HOLDER: Final = "service/launcher"
+# One that does not wait, or not any more.
+_PROMISED_NOTHING: Final[dict[str, Any]] = {
+    "promises": (), "expected_hold_time": None, "position": 0, "message": "",
+}  # fmt: skip
 _HOUR: Final = timedelta(hours=1)
 _STATES: Final[Mapping[State, HoldState]] = {state: HoldState[state.name] for state in State}
 
@@ -159,7 +166,7 @@ class MemoryCapacity:
         found = self._get(name)
         places = tuple(HeldPlace(item.flavor, item.region, item.hold_units, item.moved_units) for item in found.items)
         if found.state is not State.PENDING:
-            return Hold(name, _STATES[found.state], places)
+            return Hold(name, _STATES[found.state], places, message=found.message)
         prospect, now = self._prospects_of_line()[name], self._clock.now()
         return Hold(
             name,
@@ -396,7 +403,8 @@ class MemoryCapacity:
         self._serve()
 
     def _undo(self, found: Reservation, state: State) -> None:
-        self._put(replace(found, state=state))
+        ended = replace(found, state=state, **_PROMISED_NOTHING)
+        self._put(replace(ended, message=ended_message(found, state, _HOLDER)))
         self._write(entries_of_return(found))
 
     def _free_retained(self, found: Reservation) -> None:
@@ -416,7 +424,13 @@ class MemoryCapacity:
         found, now, admission = self._get(prospect.claim.reservation), self._clock.now(), prospect.admission
         expires = now + found.time_to_live
         held = replace(
-            found, state=State.HELD, items=admission.items, moved=admission.moved, hold_time=now, expire_time=expires
+            found,
+            state=State.HELD,
+            items=admission.items,
+            moved=admission.moved,
+            hold_time=now,
+            expire_time=expires,
+            **_PROMISED_NOTHING,
         )
         self._put(held)
         heapq.heappush(self._due, (expires, found.name))

@@ -32,8 +32,9 @@ from modelfleetd.rehearsal.chance import NO_TROUBLE, Crash
 from modelfleetd.rehearsal.launches import Row
 from modelfleetd.rehearsal.looks import Looks
 from modelfleetd.rehearsal.oracle import Oracle, disagreements
+from modelfleetd.rehearsal.parts import IN_MEMORY, Parts
 from modelfleetd.rehearsal.routes import Route
-from modelfleetd.rehearsal.team import IN_MEMORY, POOL, TEAM, Parts, Team
+from modelfleetd.rehearsal.team import POOL, TEAM, Team
 
 _SETTLE: Final = 5.0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -20,30 +19,13 @@ from modelfleetd.launcher.domain.policy import Policy, StabilityGate
 from modelfleetd.launcher.domain.record import PhaseTime, Share
 from modelfleetd.launcher.domain.states import State
 from modelfleetd.platform.simulator import Simulator
-from modelfleetd.rehearsal.capacity import MemoryCapacity
 from modelfleetd.rehearsal.chance import NO_TROUBLE, Chance, Trouble
-from modelfleetd.rehearsal.launches import MemoryLaunches
-from modelfleetd.rehearsal.registry import MemoryRegistry
+from modelfleetd.rehearsal.parts import IN_MEMORY, Parts
 from modelfleetd.rehearsal.routes import REGION, Route, Routes, Served
 from modelfleetd.rehearsal.stability import MemoryStability
-from modelfleetd.rehearsal.world import MemoryWorld
 
 TEAM: Final = "teams/rehearsal"
 POOL: Final = "pools/rehearsal"
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What keeps a team's launches, models and units, and answers the launcher; by default all in memory."""
-
-    clock: Callable[[], ManualClock] = ManualClock
-    launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches
-    registry: Callable[[], MemoryRegistry] = MemoryRegistry
-    capacity: Callable[..., MemoryCapacity] = MemoryCapacity
-    world: Callable[[MemoryRegistry, MemoryCapacity, MemoryStability, Chance, str], MemoryWorld] = MemoryWorld
-
-
-IN_MEMORY: Final = Parts()
 
 
 class Team:

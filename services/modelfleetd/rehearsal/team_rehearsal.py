@@ -19,8 +19,8 @@ from modelfleetd.rehearsal.chance import NO_TROUBLE, Trouble
 from modelfleetd.rehearsal.fleet import Fleet
 from modelfleetd.rehearsal.fleet_outcome import Ended, TeamOutcome
 from modelfleetd.rehearsal.fleet_plan import FleetPlan
+from modelfleetd.rehearsal.parts import IN_MEMORY, Parts
 from modelfleetd.rehearsal.routes import REGION, Route
-from modelfleetd.rehearsal.team import IN_MEMORY, Parts
 
 _DAY: Final = 86_400.0
 _TIERS: Final = ("TIER0", "TIER1", "TIER2", "TIER3", "TIER4")
