@@ -29,6 +29,7 @@ class Way(enum.Enum):
     WAITED = "waits in line for capacity, and goes through"
     CANCELLED = "waits in line for capacity, and is aborted there"
     STEERED = "is paused, resumed and approved by people, who skip its bakes"
+    INTERRUPTED = "is paused and resumed in the middle of its rounds"
     JUDGED = "is judged by evidence, stability and availability"
     ANEW = "begins when every service and the node agent have just begun"
 
@@ -73,10 +74,11 @@ _ON_A_LAUNCH: Final[Mapping[Way, Mapping[str, str]]] = {
         "capacity.commit": "CancelReservation",
     },
     Way.STEERED: {
-        "launcher.commit": "PauseLaunch ResumeLaunch SkipLaunchStep ApproveLaunch yield_lease",
+        "launcher.commit": "PauseLaunch ResumeLaunch SkipLaunchStep ApproveLaunch",
         "launcher.call": "RenewReservation",
         "capacity.commit": "RenewReservation",
     },
+    Way.INTERRUPTED: {"launcher.commit": "yield_lease"},
     Way.JUDGED: {"launcher.call": "JudgeModel EvaluateEvidence"},
     Way.ANEW: {
         "launcher.call": "ListTeams GetRegion",
@@ -125,7 +127,9 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
         "alerts_to_* forget_old_alerts own"
     ),
     "stability.record": "evaluation alerts",
-    "stability.call": "ListTeams GetModelType GetModel ListServingStatuses ListModelTypes ListModels alertmanager",
+    "stability.call": (
+        "ListTeams GetModelType GetModel ListServingStatuses ListModelTypes ListModels GetRevision alertmanager"
+    ),
     "node.commit": "traffic_port envoy recording replica_lost available unavailable draining",
     "node.call": "ServerReady",
 }
