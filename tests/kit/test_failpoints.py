@@ -246,6 +246,13 @@ def test_the_command_lists_them_and_a_process_passes_no_other() -> None:
     assert "LookupError: launcher.before_act.guess is no place that kit/places.py lists" in armed.stderr
 
 
+def test_a_service_that_proves_its_callers_refuses_failpoints() -> None:
+    proving = ("--jwt-jwks=keys.json", "--jwt-issuer=https://issuer.example")
+    refused = _run("-m", "modelfleetd", "registry", *proving, MODELFLEET_FAILPOINT_FILE="failpoint")
+    assert refused.returncode == 1
+    assert "MODELFLEET_FAILPOINT* is for tests: a service that proves its callers refuses it" in refused.stderr
+
+
 def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)

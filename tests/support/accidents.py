@@ -389,7 +389,7 @@ async def surely(call: Callable[[], Awaitable[object]]) -> None:
             return True
         return False
 
-    await until(answered, timeout=40)
+    await until(answered, timeout=_ENDS_WITHIN)
 
 
 @asynccontextmanager

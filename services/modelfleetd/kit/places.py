@@ -50,7 +50,7 @@ _ON_A_LAUNCH: Final[Mapping[Way, Mapping[str, str]]] = {
         "capacity.commit": (
             "CreateEstimate CreateLaunchDecision CreateReservation ActivateReservation SettleReservation"
         ),
-        "capacity.call": "GetModel",
+        "capacity.call": "GetModel GetModelType ListRegions",
         "registry.commit": "FinalizeLaunch ReportServing",
         "node.commit": (
             "accepted floor_raised replica_started starting ready replica_available shares_acknowledged "
@@ -65,7 +65,7 @@ _ON_A_LAUNCH: Final[Mapping[Way, Mapping[str, str]]] = {
     Way.ABORTED: {"launcher.commit": "AbortLaunch"},
     Way.QUEUED: {"launcher.commit": "leave_queue"},
     Way.WAITED: {
-        "launcher.call": "GetReservation ListPools",
+        "launcher.call": "GetReservation",
         "capacity.commit": "serve_those_who_wait",
     },
     Way.CANCELLED: {
@@ -82,7 +82,6 @@ _ON_A_LAUNCH: Final[Mapping[Way, Mapping[str, str]]] = {
     Way.JUDGED: {"launcher.call": "JudgeModel EvaluateEvidence"},
     Way.ANEW: {
         "launcher.call": "ListTeams GetRegion",
-        "capacity.call": "GetModelType ListRegions ListTeams",
         "node.commit": "life",
     },
 }
@@ -97,7 +96,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
     ),
     "launcher.record": "intent_restore",
     "launcher.act": "restore",
-    "launcher.call": "GetTeam webhook alertmanager",
+    "launcher.call": "GetTeam ListPools webhook alertmanager",
     "capacity.commit": (
         "CreateFlavor UpdateFlavor DeleteFlavor CreatePool UpdatePool DeletePool BookUsage CreateLoan EndLoan "
         "CreateRecording StopRecording DeleteRecording CreateLoadTest CancelLoadTest CreateCertificate "
@@ -106,7 +105,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
         "check_the_whole_ledger look_at_loans usage_by_* forget_answered_requests load_tests recordings own"
     ),
     "capacity.call": (
-        "GetRegion GetTeam ListEvaluationReports GetEvaluationReport ApplyServing ObserveServing GetAgent "
+        "ListTeams GetRegion GetTeam ListEvaluationReports GetEvaluationReport ApplyServing ObserveServing GetAgent "
         "StartRecording ObserveRecording StopRecording prometheus"
     ),
     "capacity.act": "start_clone remove_clone",
