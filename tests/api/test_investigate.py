@@ -30,9 +30,9 @@ from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.registry.v1.assets_pb2 import Asset
 from modelfleet.transport import Options, identity
 from modelfleetd.kit.app import Service
-from modelfleetd.local.data_directory import free_port
 from modelfleetd.registry.app import build as build_registry
 from modelfleetd.stability.app import build as build_stability
+from tests.support.addresses import free_address
 from tests.support.black_hole import black_hole
 from tests.support.front_door import door
 from tests.support.incidents import shown
@@ -262,7 +262,7 @@ async def test_a_model_is_found_by_whatever_somebody_knows_of_it(database_url: s
 @asynccontextmanager
 async def stability_process(of: Everything) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """One more stability on the same database, as a process of its own; gives its address too."""
-    address = f"127.0.0.1:{free_port()}"
+    address = free_address()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "modelfleetd", "stability", f"--listen={address}", "--log-level=warning"),
         *(f"--database-url={of.fleet.database_url}", f"--registry-address={of.services['registry'].address}"),

@@ -27,8 +27,9 @@ from modelfleetd.stability.domain.slices import Objective, Slice
 from modelfleetd.stability.domain.standing import ModelState, Standing
 from modelfleetd.stability.domain.window_verdict import Stability
 from modelfleetd.stability.published import METRICS, Published
+from tests.support.addresses import free_address
 from tests.support.dashboard import expressions
-from tests.support.prometheus import free_address, promtool, scraping_prometheus
+from tests.support.prometheus import promtool, scraping_prometheus
 from tests.support.stability import CTR, NOW, OLD, at, stability_fleet
 from tests.support.wait import until
 from tests.support.watched import standing, verdict, watched, watched_fleet

@@ -19,8 +19,8 @@ import pytest
 
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.registry.v1 import registry_pb2_grpc
+from modelfleetd.kit.ports import free_port
 from modelfleetd.local import leftovers
-from modelfleetd.local.data_directory import free_port
 from tests.support.memory import memory
 from tests.support.postgres import Postgres
 from tests.support.tls import Issuer

@@ -24,8 +24,8 @@ import pytest_asyncio
 from modelfleet import AsyncClient, ModelfleetError
 from modelfleet.registry.v1 import registry_pb2
 from modelfleet.services import AsyncPlatform
+from modelfleetd.kit.ports import free_port
 from modelfleetd.local import leftovers
-from modelfleetd.local.data_directory import free_port
 from modelfleetd.local.front_door import SERVICES
 from tests.support.memory import memory
 from tests.support.wait import until

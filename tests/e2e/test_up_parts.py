@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -17,9 +18,10 @@ import asyncpg
 import grpc
 import pytest
 
+from modelfleetd.kit.ports import free_port, is_free
 from modelfleetd.local import front_door, leftovers, postgres
 from modelfleetd.local.bounded_log import BoundedLog
-from modelfleetd.local.data_directory import MARKER, DataDirectory, free_port, is_free
+from modelfleetd.local.data_directory import MARKER, DataDirectory
 from modelfleetd.local.postgres import EmbeddedPostgres
 from modelfleetd.local.readiness import healthy_parts
 from modelfleetd.local.refusals import CannotRun
@@ -89,19 +91,34 @@ def test_the_usual_folder_is_the_users_and_as_root_the_systems(monkeypatch: pyte
 def test_ports_are_free_different_and_the_same_at_the_next_start(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
     directory.create()
-    ports = directory.assign_ports(("a", "b", "c"))
-    assert len(set(ports.values())) == 3
-    assert all(is_free(port) for port in ports.values())
-    assert directory.assign_ports(("a", "b", "c")) == ports
+    with directory.ports(("a", "b", "c")) as ports:
+        assert len(set(ports.values())) == 3
+        assert all(is_free(port) for port in ports.values())
+    with directory.ports(("a", "b", "c")) as again:
+        assert again == ports
+
+
+def test_ports_are_nobody_elses_meanwhile_nor_those_that_the_system_gives_to_clients(tmp_path: Path) -> None:
+    names = [str(number) for number in range(100)]
+    with contextlib.ExitStack() as running:
+        found: list[int] = []
+        for run in range(8):
+            directory = DataDirectory(tmp_path / str(run))
+            directory.create()
+            found += running.enter_context(directory.ports(names)).values()
+        assert len(set(found)) == len(found)
+    if sys.platform == "linux":
+        low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+        assert not set(found) & set(range(low, high + 1))
 
 
 def test_a_damaged_memory_of_ports_is_forgotten(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
     directory.create()
-    (tmp_path / "ports.json").write_text('{"a": "x", "b": 99999999')
-    assert set(directory.assign_ports(("a", "b"))) == {"a", "b"}
-    (tmp_path / "ports.json").write_text('{"a": "x", "b": 99999999}')
-    assert set(directory.assign_ports(("a", "b"))) == {"a", "b"}
+    for damaged in ('{"a": "x", "b": 99999999', '{"a": "x", "b": 99999999}'):
+        (tmp_path / "ports.json").write_text(damaged)
+        with directory.ports(("a", "b")) as ports:
+            assert set(ports) == {"a", "b"}
 
 
 def test_a_log_never_takes_more_than_twice_its_limit(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -17,17 +16,12 @@ import pytest
 import modelfleet
 from modelfleet.registry.v1 import registry_pb2 as pb
 from modelfleet.snapshot import BaselineChange
+from tests.support.addresses import free_address
 from tests.support.processes import Part, registry_process
 from tests.support.registry_calls import CTR, NEW, OLD, Registry, populate, swap
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 @asynccontextmanager

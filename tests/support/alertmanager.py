@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.support.addresses import free_address
 
 # Pages to the pager, everything else to the tickets; no waiting for what could be grouped.
 _CONFIGURATION = """
@@ -136,9 +137,7 @@ def alertmanager(folder: Path) -> Iterator[Alertmanager]:
     """Runs an Alertmanager with its receivers until the block ends."""
     missing = [program for program in ("prometheus-alertmanager", "amtool") if shutil.which(program) is None]
     assert not missing, f"{' and '.join(missing)} not found: install the Debian package `prometheus-alertmanager`"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     with receivers() as found:
         running = Alertmanager(folder, found, address)
         try:

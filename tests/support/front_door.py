@@ -11,8 +11,8 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
+from modelfleetd.kit.ports import free_port
 from modelfleetd.local import front_door
-from modelfleetd.local.data_directory import free_port
 from modelfleetd.local.supervisor import Program, Supervisor
 
 

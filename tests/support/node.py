@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import uuid
@@ -24,6 +23,7 @@ from modelfleet.inference.v2 import open_inference_pb2_grpc as inference_rpc
 from modelfleet.services import AsyncPlatform
 from modelfleet.transport import Options
 from modelfleetd.errors import FleetError
+from modelfleetd.kit.ports import free_port
 from modelfleetd.platform.client import PlatformClient
 from modelfleetd.platform.model import DesiredServing, Fence, ServingObservation, ServingSpec, TargetKind
 from tests.support import guardian
@@ -57,7 +57,7 @@ class Node:
 
     def __init__(self, folder: Path, run: str, *flags: str) -> None:
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._run = run
         self._flags = flags
@@ -249,9 +249,3 @@ async def node(tmp_path: Path, test_run: str) -> AsyncIterator[Node]:
     """A running agent."""
     async with Node(tmp_path / "node", f"{test_run}-{uuid.uuid4().hex[:8]}") as running:
         yield running
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port

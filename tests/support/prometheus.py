@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import httpx
 import yaml
+
+from tests.support.addresses import free_address
 
 
 @contextmanager
@@ -81,13 +82,6 @@ def _running(folder: Path, data: Path, configuration: Mapping[str, object]) -> I
             yield f"http://{address}"
         finally:
             process.terminate()
-
-
-def free_address() -> str:
-    """An address on this machine that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], address: str) -> None:

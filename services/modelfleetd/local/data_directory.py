@@ -16,17 +16,16 @@ import contextlib
 import fcntl
 import json
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from modelfleetd.kit.ports import SERVERS, mark_port, reserve_port
 from modelfleetd.local.refusals import CannotRun
 
 # Every process that `up` starts, and every process that these start, carries it with the folder's path.
 # (Not MODELFLEET_…: the node agent keeps those, which configure services, from its replicas.)
 MARKER = "MODELFLEETD_UP"
-HOST = "127.0.0.1"
 _PASSABLE, _PRIVATE = 0o711, 0o700
 # Root's own home is closed, and PostgreSQL, which does not run as root, must get through.
 _OF_ROOT = Path("/var/lib/modelfleet")
@@ -97,41 +96,28 @@ class DataDirectory:
         finally:
             os.close(lock)
 
-    def assign_ports(self, names: Sequence[str]) -> dict[str, int]:
-        """Returns a free port for each name: the one of the last run where it is still free."""
+    @contextlib.contextmanager
+    def ports(self, names: Sequence[str]) -> Iterator[dict[str, int]]:
+        """Gives a free port for each name, the one of the last run where it is still free, and keeps them from others
+        who choose in this way.
+        """
         last = _read_json(self._ports)
-        with contextlib.ExitStack() as held:
-            ports = {name: _take(last.get(name, 0), held) for name in names}
-        write_json(self._ports, ports)
-        return ports
+        with contextlib.ExitStack() as marks:
+            ports = {name: _take(last.get(name), marks) for name in names}
+            write_json(self._ports, ports)
+            yield ports
 
 
-def is_free(port: int) -> bool:
-    """Says whether a server can listen on a port of this machine."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
-
-
-def free_port() -> int:
-    """Returns a port that is free now."""
-    with contextlib.ExitStack() as held:
-        return _take(0, held)
-
-
-def _take(wanted: object, held: contextlib.ExitStack) -> int:
-    """Binds the wanted port, or any; it stays bound until all are chosen, so that no two get the same."""
-    for port in (wanted if isinstance(wanted, int) else 0, 0):
-        probe = held.enter_context(socket.socket())
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(OSError, OverflowError):
-            probe.bind((HOST, port))
-            return int(probe.getsockname()[1])
-    raise CannotRun("No port is free on this machine.")
+def _take(wanted: object, marks: contextlib.ExitStack) -> int:
+    if isinstance(wanted, int) and wanted > 0 and (mark := mark_port(wanted)):
+        marks.enter_context(mark)
+        return wanted
+    try:
+        port, mark = reserve_port(SERVERS)
+    except OSError as problem:
+        raise CannotRun(f"No port is free on this machine ({problem}).") from problem
+    marks.enter_context(mark)
+    return port
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelfleetd.kit.ports import free_port
 from modelfleetd.local import leftovers
-from modelfleetd.local.data_directory import DataDirectory, free_port
+from modelfleetd.local.data_directory import DataDirectory
 from modelfleetd.local.refusals import CannotRun
 from modelfleetd.local.supervisor import die_with
 

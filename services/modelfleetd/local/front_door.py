@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modelfleetd.local.data_directory import HOST
+from modelfleetd.kit.ports import HOST
 from modelfleetd.local.refusals import CannotRun
 
 # gRPC services behind the door, by the part that serves them. `traffic` is the node's proxy in front of the replicas.

@@ -7,8 +7,9 @@ import signal
 import sys
 from collections.abc import Mapping
 
+from modelfleetd.kit.ports import HOST
 from modelfleetd.local import front_door
-from modelfleetd.local.data_directory import HOST, MARKER, DataDirectory, write_json
+from modelfleetd.local.data_directory import MARKER, DataDirectory, write_json
 from modelfleetd.local.postgres import EmbeddedPostgres
 from modelfleetd.local.supervisor import Program
 

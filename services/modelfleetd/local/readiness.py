@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Set as AbstractSet
 
-from modelfleetd.local.data_directory import HOST
+from modelfleetd.kit.ports import HOST
 
 _PAUSE = 0.1
 _TIMEOUT = 2.0

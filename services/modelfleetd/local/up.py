@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelfleetd.kit.database_url import check_database_url
+from modelfleetd.kit.ports import HOST, is_free
 from modelfleetd.local import leftovers, orphans, programs
 from modelfleetd.local.bounded_log import BoundedLog
-from modelfleetd.local.data_directory import HOST, DataDirectory, is_free, write_json
+from modelfleetd.local.data_directory import DataDirectory, write_json
 from modelfleetd.local.front_door import SERVICES
 from modelfleetd.local.postgres import EmbeddedPostgres
 from modelfleetd.local.readiness import unready, wait_until_ready
@@ -62,7 +63,7 @@ class Up:
             CannotRun: it could not be brought up.
         """
         self._directory.create()
-        with self._directory.locked():
+        with self._directory.locked(), self._directory.ports(programs.PORTS) as self._ports:
             self._check_port()
             orphans.adopt()
             self._clean()
@@ -86,7 +87,6 @@ class Up:
 
     async def _start(self) -> None:
         began = time.monotonic()
-        self._ports = self._directory.assign_ports(programs.PORTS)
         self._supervisor.start(programs.proxy(self._directory, self._options.port, self._ports))
         url = self._options.database_url
         if not url:

@@ -24,8 +24,6 @@ OWNER_VARIABLE = "MODELFLEET_REPLICA"
 # Of the agent's own environment; what it is configured with may hold secrets and is nothing to replicas.
 _PRIVATE_PREFIXES = ("MODELFLEET_", "OTEL_")
 _LINUX = sys.platform == "linux"
-# Outside of the ports that systems hand out by themselves.
-_FIRST_PORT, _LAST_PORT = 20_000, 32_000
 
 
 def start(
@@ -148,29 +146,6 @@ class Exit:
             os.killpg(self._process.pid, signal.SIGKILL)
         _reap(self._process.pid)
         self._ended()
-
-
-def reserve_port(taken: frozenset[int], draw: Callable[[int, int], int]) -> tuple[int, socket.socket]:
-    """Chooses a free port for a replica, and a socket that keeps it for as long as anybody holds the socket.
-
-    The socket is a UDP one on the same number: the replica inherits it, so no agent of this machine gives the port to
-    another replica while this one lives, and the system takes the mark back when it ends. (Servers that set
-    SO_REUSEPORT, as gRPC's do, would otherwise share a port without noticing.)
-    """
-    for _ in range(1_000):
-        port = draw(_FIRST_PORT, _LAST_PORT)
-        if port in taken:
-            continue
-        mark = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        try:
-            mark.bind(("127.0.0.1", port))
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-                probe.bind(("127.0.0.1", port))
-        except OSError:
-            mark.close()
-            continue
-        return port, mark
-    raise OSError(f"no free port between {_FIRST_PORT} and {_LAST_PORT}")
 
 
 def find_command(command: str) -> str | None:

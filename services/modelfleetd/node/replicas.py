@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modelfleetd import names
 from modelfleetd.kit.failpoint import passing
+from modelfleetd.kit.ports import REPLICAS, reserve_port
 from modelfleetd.node import domain, processes
 from modelfleetd.node.domain import Phase, Process, Replica, Target
 from modelfleetd.node.readiness import Readiness
@@ -54,7 +55,7 @@ class Replicas:
     def start(self, target: Target, model: DesiredModel) -> None:
         """Starts one replica. The intent is durable before the process is: a crash in between leaks nothing."""
         taken = frozenset(replica.port for replica in self._state.replicas.values())
-        port, reservation = processes.reserve_port(taken, self._draw.randint)
+        port, reservation = reserve_port(REPLICAS, taken=taken, draw=self._draw.randint)
         with reservation:
             replica = self._state.intend(target, model, port)
             try:
