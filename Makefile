@@ -38,7 +38,7 @@ bench: $(VENV)/.datasets ## Measure and write build/bench.json; ONLY=registry fo
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 faults: $(VENV)/.datasets ## Run all tests that kill, pause and cut off processes; `make test` draws some of them
-	@MODELFLEET_FAULTS=all $(BIN)/python -m pytest -n 3 --dist loadgroup -m faults $(ARGS)
+	@MODELFLEET_FAULTS=all $(BIN)/python -m pytest -n 4 --dist loadgroup -m faults $(ARGS)
 
 format: $(VENV)/.installed ## Let ruff fix and format what it can
 	@$(BIN)/ruff check --quiet --fix-only .

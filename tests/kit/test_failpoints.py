@@ -17,6 +17,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 import modelfleetd
+from modelfleet import snapshot
 from modelfleetd.kit.failpoint import FailpointFile, drop_connections, spelled
 from modelfleetd.kit.places import OTHER_PLACES, PLACES, is_listed
 from modelfleetd.launcher.domain.record import ON_PLATFORM, Act
@@ -24,6 +25,7 @@ from modelfleetd.node.domain import Phase
 from modelfleetd.platform.model import EffectKind
 
 _CODE = Path(modelfleetd.__file__).parent
+_FOLLOWING = Path(snapshot.__file__).parent
 _SERVICES = ("launcher", "capacity", "registry", "stability")
 _ALL = {*PLACES, *OTHER_PLACES}
 # Everything that is no service's: what is in a service's own folder is that service's.
@@ -164,8 +166,10 @@ def test_every_outgoing_call_is_listed_and_what_is_listed_can_be_called(part: st
     )
     listed = {name for name in _listed(part, "call") if _is_method(name)}
     assert own <= listed, "an outgoing call has no place"
-    # Following the whole ledger is the client's own work.
-    followed = {"ListModelTypes", "ListModels"}
+    # Following the whole ledger is the client's own work: it calls methods by their names.
+    following = "".join(path.read_text() for path in _FOLLOWING.glob("*.py")) if part == "stability" else ""
+    followed = {method for name, method in others.items() if f'"{name}"' in following}
+    assert followed <= listed, "an outgoing call has no place"
     assert listed <= own | shared | followed, "nobody calls that"
     if part == "registry":
         assert not listed, "the registry calls nobody"
@@ -240,6 +244,13 @@ def test_the_command_lists_them_and_a_process_passes_no_other() -> None:
     assert _run("-c", code).returncode == 0
     armed = _run("-c", code, MODELFLEET_FAILPOINT="launcher.before_act.shift:kill")
     assert "LookupError: launcher.before_act.guess is no place that kit/places.py lists" in armed.stderr
+
+
+def test_a_service_that_proves_its_callers_refuses_failpoints() -> None:
+    proving = ("--jwt-jwks=keys.json", "--jwt-issuer=https://issuer.example")
+    refused = _run("-m", "modelfleetd", "registry", *proving, MODELFLEET_FAILPOINT_FILE="failpoint")
+    assert refused.returncode == 1
+    assert "MODELFLEET_FAILPOINT* is for tests: a service that proves its callers refuses it" in refused.stderr
 
 
 def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

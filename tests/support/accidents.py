@@ -10,10 +10,10 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -199,6 +199,8 @@ class Arena:
         self._others += 1
         wanted = capacity_pb2.Reservation(pool=POOL, launch=f"launches/other-{self._others}")
         wanted.items.add(flavor=FLAVOR, region=REGION, hold_units=usage.available_units, end_units=0)
+        # Whoever waits is told until when.
+        wanted.expected_release_time.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
         made = await capacity.create_reservation(reservation=wanted, time_to_live=Duration(seconds=1800))
         is_there = True
 
@@ -222,6 +224,17 @@ class Arena:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
+    async def come_to_rest(self) -> None:
+        """Ends whatever an earlier case has left under way, so that its failure is no other's, and sees what serves."""
+        client = self.everything.client
+        left = await client.launcher.list_launches(active_only=True, timeout=30)
+        for launch in left.launches:
+            await self.abort(launch.name)
+        for launch in left.launches:
+            await self.ended(launch.name)
+        self.serving = (await client.registry.get_model_type(name=TYPE, timeout=30)).baseline
+        self.traffic.failed.clear()
+
     # What holds
 
     def assert_no_request_failed(self) -> None:
@@ -230,19 +243,20 @@ class Arena:
         self.traffic.failed.clear()
         assert not failed
 
-    async def assert_promises_kept(self, launch: pb.Launch, before: int) -> None:
+    async def assert_promises_kept(self, launches: Sequence[pb.Launch], before: int) -> None:
         """Asserts, at every event since a position of the node's ledger: LAUNCH.md's properties 1 to 3 with their
         precedence, no act and no replica twice, epochs that never go back, and no weight that rises after an abort.
         """
-        if launch.plan.regions:
-            broken = await self.everything.broken_promises(launch, before)
+        if launches[0].plan.regions:
+            broken = await self.everything.broken_promises(launches[0], before, *launches[1:])
             assert not broken, "\n".join(map(str, broken))
         effects = await self.everything.effects()
         keys = [effect.key for effect in effects if effect.kind is EffectKind.ACCEPTED]
         assert len(keys) == len(set(keys))
-        aborted = await self._abort_time(launch)
-        if aborted is not None:
-            assert_never_rises(effects[before:], launch.candidate, aborted)
+        for launch in launches:
+            aborted = await self._abort_time(launch)
+            if aborted is not None:
+                assert_never_rises(effects[before:], launch.candidate, aborted)
 
     async def _abort_time(self, launch: pb.Launch) -> datetime | None:
         found = await self.everything.client.launcher.list_launch_events(name=launch.name, timeout=30)
@@ -375,7 +389,7 @@ async def surely(call: Callable[[], Awaitable[object]]) -> None:
             return True
         return False
 
-    await until(answered, timeout=40)
+    await until(answered, timeout=_ENDS_WITHIN)
 
 
 @asynccontextmanager

@@ -189,10 +189,18 @@ class Whole:
             if not page.more:
                 return effects
 
-    async def broken_promises(self, launch: launcher_pb2.Launch, after: int) -> list[Violation]:
-        """What a launch did against LAUNCH.md's properties 1 to 3, by the ledger from a position on."""
-        (plan,) = launch.plan.regions
-        full = {launch.candidate: plan.new_replicas_full, launch.baseline: plan.old_replicas_full}
+    async def broken_promises(
+        self, launch: launcher_pb2.Launch, after: int, *next_ones: launcher_pb2.Launch
+    ) -> list[Violation]:
+        """What a launch, and those that followed it on the route, did against LAUNCH.md's properties 1 to 3, by the
+        ledger from a position on.
+        """
+        full: dict[str, int] = {}
+        hold_units = 0
+        for each in (launch, *next_ones):
+            (plan,) = each.plan.regions
+            full |= {each.candidate: plan.new_replicas_full, each.baseline: plan.old_replicas_full}
+            hold_units = max(hold_units, plan.hold_units)
         if launch.strategy == launcher_pb2.Launch.RESIZE:
             # One that is to grow is not charged for having been short.
             first = next(effect.desired for effect in reversed((await self.effects())[:after]) if effect.desired)
@@ -202,7 +210,7 @@ class Whole:
         def required(model: str, share: int) -> int:
             return 0 if share == 0 else max(2, -(-full[model] * share // 10_000))
 
-        promise = Promise(TARGET, required, {FLAVOR: plan.hold_units}, after=after)
+        promise = Promise(TARGET, required, {FLAVOR: hold_units}, after=after)
         return violations(await self.effects(), [promise])
 
     async def most_units(self) -> int:

@@ -29,6 +29,7 @@ class Way(enum.Enum):
     WAITED = "waits in line for capacity, and goes through"
     CANCELLED = "waits in line for capacity, and is aborted there"
     STEERED = "is paused, resumed and approved by people, who skip its bakes"
+    INTERRUPTED = "is paused and resumed in the middle of its rounds"
     JUDGED = "is judged by evidence, stability and availability"
     ANEW = "begins when every service and the node agent have just begun"
 
@@ -49,7 +50,7 @@ _ON_A_LAUNCH: Final[Mapping[Way, Mapping[str, str]]] = {
         "capacity.commit": (
             "CreateEstimate CreateLaunchDecision CreateReservation ActivateReservation SettleReservation"
         ),
-        "capacity.call": "GetModel",
+        "capacity.call": "GetModel GetModelType ListRegions",
         "registry.commit": "FinalizeLaunch ReportServing",
         "node.commit": (
             "accepted floor_raised replica_started starting ready replica_available shares_acknowledged "
@@ -64,7 +65,7 @@ _ON_A_LAUNCH: Final[Mapping[Way, Mapping[str, str]]] = {
     Way.ABORTED: {"launcher.commit": "AbortLaunch"},
     Way.QUEUED: {"launcher.commit": "leave_queue"},
     Way.WAITED: {
-        "launcher.call": "GetReservation ListPools",
+        "launcher.call": "GetReservation",
         "capacity.commit": "serve_those_who_wait",
     },
     Way.CANCELLED: {
@@ -73,14 +74,14 @@ _ON_A_LAUNCH: Final[Mapping[Way, Mapping[str, str]]] = {
         "capacity.commit": "CancelReservation",
     },
     Way.STEERED: {
-        "launcher.commit": "PauseLaunch ResumeLaunch SkipLaunchStep ApproveLaunch yield_lease",
+        "launcher.commit": "PauseLaunch ResumeLaunch SkipLaunchStep ApproveLaunch",
         "launcher.call": "RenewReservation",
         "capacity.commit": "RenewReservation",
     },
+    Way.INTERRUPTED: {"launcher.commit": "yield_lease"},
     Way.JUDGED: {"launcher.call": "JudgeModel EvaluateEvidence"},
     Way.ANEW: {
         "launcher.call": "ListTeams GetRegion",
-        "capacity.call": "GetModelType ListRegions ListTeams",
         "node.commit": "life",
     },
 }
@@ -95,7 +96,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
     ),
     "launcher.record": "intent_restore",
     "launcher.act": "restore",
-    "launcher.call": "GetTeam webhook alertmanager",
+    "launcher.call": "GetTeam ListPools webhook alertmanager",
     "capacity.commit": (
         "CreateFlavor UpdateFlavor DeleteFlavor CreatePool UpdatePool DeletePool BookUsage CreateLoan EndLoan "
         "CreateRecording StopRecording DeleteRecording CreateLoadTest CancelLoadTest CreateCertificate "
@@ -104,7 +105,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
         "check_the_whole_ledger look_at_loans usage_by_* forget_answered_requests load_tests recordings own"
     ),
     "capacity.call": (
-        "GetRegion GetTeam ListEvaluationReports GetEvaluationReport ApplyServing ObserveServing GetAgent "
+        "ListTeams GetRegion GetTeam ListEvaluationReports GetEvaluationReport ApplyServing ObserveServing GetAgent "
         "StartRecording ObserveRecording StopRecording prometheus"
     ),
     "capacity.act": "start_clone remove_clone",
@@ -125,7 +126,9 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
         "alerts_to_* forget_old_alerts own"
     ),
     "stability.record": "evaluation alerts",
-    "stability.call": "ListTeams GetModelType GetModel ListServingStatuses ListModelTypes ListModels alertmanager",
+    "stability.call": (
+        "ListTeams GetModelType GetModel ListServingStatuses ListModelTypes ListModels GetRevision alertmanager"
+    ),
     "node.commit": "traffic_port envoy recording replica_lost available unavailable draining",
     "node.call": "ServerReady",
 }
