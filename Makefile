@@ -131,12 +131,15 @@ build/image.binpb: $(VENV)/.installed $(PROTO_FILES) Makefile
 
 # --- installation -----------------------------------------------------------------------------------------------------
 
-$(VENV)/.installed: requirements.lock pyproject.toml
+$(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "modelfleet needs Python 3.11 or newer and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing); try: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo 'modelfleet needs the venv module of Python; on Debian and Ubuntu: apt-get install python3-venv'; exit 1; }
-	@[ -x $(BIN)/pip ] || { echo 'Installing into $(VENV); the first time takes a minute or two.'; $(PYTHON) -m venv --clear $(VENV); }
+	@echo 'Installing into $(VENV); the first time takes a minute or two.'
+	@$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/pip
 	@$(INSTALL) --require-hashes -r requirements.lock
 	@$(INSTALL) --no-build-isolation -e .
 	@touch $@
@@ -147,13 +150,14 @@ $(VENV)/.datasets: $(VENV)/.installed $(DATASETS)
 	@touch $@
 
 # Apart from the environment, which holds the major version that the generated code is made for. Of this and the next,
-# few modules are imported: those are compiled then.
-build/protobuf7/.installed: $(VENV)/.installed tests/sdk/protobuf7.lock
+# few modules are imported: those are compiled then. Both need nothing of the environment but its pip, and are installed
+# beside it where make may do two things at once.
+build/protobuf7/.installed: tests/sdk/protobuf7.lock | $(BIN)/pip
 	@rm -rf build/protobuf7 && $(INSTALL) --no-compile --require-hashes --target build/protobuf7 -r tests/sdk/protobuf7.lock
 	@touch $@
 
 # Apart as well, for the test of the import from it: a server and its framework, which nothing else needs.
-build/mlflow/.installed: $(VENV)/.installed tests/support/mlflow.lock
+build/mlflow/.installed: tests/support/mlflow.lock | $(BIN)/pip
 	@rm -rf build/mlflow && $(INSTALL) --no-compile --require-hashes --target build/mlflow -r tests/support/mlflow.lock
 	@touch $@
 

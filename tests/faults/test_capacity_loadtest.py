@@ -257,7 +257,7 @@ async def test_cancelling_ends_it_at_once_and_the_clone_goes(bench: Bench) -> No
     await until(lambda: bench.known.probes)
     async with bench.database.transaction() as conn:
         await loadtests.cancel(conn, NAME, "Cancelled by alice.")
-    await asyncio.wait_for(working, 5)
+    await asyncio.wait_for(working, 30)
     assert await bench.state() is State.CANCELLED
     await bench.clean()
     assert await bench.database.fetchval("SELECT count(*) FROM certificates") == 0
@@ -390,7 +390,7 @@ async def test_a_holder_that_was_stalled_past_its_lease_cannot_touch_its_success
     await bench.let_the_lease_end()
     second = asyncio.create_task(bench.worker("next").round())
     # The stalled one finds out that it lost its claim, tries to remove the clone, and is refused.
-    await asyncio.wait_for(stalled, 5)
+    await asyncio.wait_for(stalled, 30)
     await until(lambda: len(bench.known.probes) == 2)
     assert await bench.replicas() == 1
     bench.known.going_on.set()

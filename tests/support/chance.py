@@ -17,10 +17,13 @@ _T = TypeVar("_T")
 # Processes of one run choose the same, also where it goes on past midnight.
 SEED = os.environ.setdefault("MODELFLEET_FAULTS_SEED", f"{datetime.now(UTC):%Y%m%d}")
 
+# Whether this run has all accidents.
+ALL = os.environ.get("MODELFLEET_FAULTS") == "all"
+
 
 def chosen(accidents: Sequence[_T], count: int) -> list[_T]:
     """Returns the accidents of this run, in their order; all of them where all are asked for."""
-    if os.environ.get("MODELFLEET_FAULTS") == "all":
+    if ALL:
         return list(accidents)
     draw = random.Random(f"{SEED} of {len(accidents)}")
     return [accidents[place] for place in sorted(draw.sample(range(len(accidents)), count))]

@@ -6,10 +6,11 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 
-async def until(predicate: Callable[[], Any], timeout: float = 10.0, every: float = 0.02) -> Any:
+async def until(predicate: Callable[[], Any], timeout: float = 30.0, every: float = 0.02) -> Any:
     """Returns the first true value of a predicate, plain or async.
 
     Raises:
@@ -22,7 +23,6 @@ async def until(predicate: Callable[[], Any], timeout: float = 10.0, every: floa
         if value:
             return value
         if time.monotonic() >= end:
-            raise AssertionError(
-                f"not true within {timeout} s: {inspect.getsource(predicate).strip()}; last: {value!r}"
-            )
+            asked = predicate.func if isinstance(predicate, partial) else predicate
+            raise AssertionError(f"not true within {timeout} s: {inspect.getsource(asked).strip()}; last: {value!r}")
         await asyncio.sleep(every)
