@@ -321,7 +321,7 @@ class _World(MemoryWorld):
     """
 
     arrives: Does
-    loses = answers = 0
+    loses = answered = 0
     baseline = ""
 
     async def model_type(self, name: str) -> TypeFacts:
@@ -371,8 +371,8 @@ class _World(MemoryWorld):
         return cast("Platform", _Reached(super().at(address), self.arrives))
 
     def _answer(self) -> None:
-        self.answers += 1
-        if self.answers == self.loses:
+        self.answered += 1
+        if self.answered == self.loses:
             raise PartUnavailable("capacity")
 
 
@@ -445,7 +445,7 @@ class Course:
             self.before[region] = self._shares(region)
         self.running = {region: self._desired(region) for region in case.regions}
         self.roles = self._roles()
-        self.moments = self.calls = self.world.answers = 0
+        self.moments = self.calls = self.world.answered = 0
         self.name = case.begin(self)
         if self._trouble is not NO_TROUBLE:
             # Each has its own: whose call it is that hangs is told by it.
@@ -582,7 +582,7 @@ class Course:
         if not self.name:
             return
         self.moments += 1
-        self.answered.append(self.world.answers)
+        self.answered.append(self.world.answered)
         start = launch.step.bake_start
         if launch.state is State.SHIFTING and start is not None and start != self._baked:
             self._baked = start
