@@ -52,7 +52,7 @@ def test_everything_that_is_wrong_is_said_at_once_with_its_line() -> None:
         parse(text)
     said = str(raised.value).splitlines()
     assert [line.split(":")[0] for line in said] == ["line 2", "line 4", "line 6", "line 7", "line 8"]
-    assert "a number of replicas" in said[0] and "stepp is not known; there are: old, new" in said[1]
+    assert "a number of replicas" in said[0] and "stepp is not known (is it step?); there are: " in said[1]
     assert "such as step 3" in said[2] and "no-machines" in said[3]
 
 

@@ -87,7 +87,7 @@ async def test_a_call_that_comes_through_when_the_launch_is_over_does_no_harm(
 @pytest.mark.parametrize(("name", "free"), chosen(PLACES, 1))
 async def test_an_answer_that_is_lost_is_asked_for_again_and_nothing_is_done_twice(name: str, free: int) -> None:
     whole = await undisturbed(CASES[name], free)
-    for answer in range(1, whole.world.answers + 1):
+    for answer in range(1, whole.world.answered + 1):
         assert await unanswered(CASES[name], free, answer) == [], answer
     for moment in some(range(1, whole.moments), 1):
         # Of the way back: that its reservation is cancelled or released, and that the registry is told.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -113,7 +114,9 @@ class Reader:
         """What nobody asked for is not known."""
         for name in self._fields:
             if name not in self._known:
-                self.complain(f"{self._path}{name} is not known; there are: {', '.join(self._known)}", name)
+                near = difflib.get_close_matches(str(name), self._known, n=1)
+                meant = f" (is it {near[0]}?)" if near else ""
+                self.complain(f"{self._path}{name} is not known{meant}; there are: {', '.join(self._known)}", name)
 
 
 def seconds_of(text: str) -> float:
