@@ -127,3 +127,9 @@ async def test_during_a_mitigation_both_it_and_the_launch_can_be_aborted_at_any_
         for later in (1 + moment % 7, 8 + moment % 23):
             wrong = await mitigated(INCIDENTS[name], free, Accident.NOTHING, moment, aborts=aborts, later=later)
             assert wrong == [], (moment, later)
+
+
+async def test_a_region_that_had_its_share_when_a_mitigation_came_still_gives_up_old_replicas_afterwards() -> None:
+    incident = INCIDENTS["an experiment ends while the baseline is replaced region by region"]
+    # Right after the last shift in the first region, whose old replicas have not been taken away yet.
+    assert await mitigated(incident, RECYCLING, Accident.NOTHING, 28, aborts="launches/m", later=13) == []

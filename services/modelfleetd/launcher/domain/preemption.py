@@ -174,11 +174,18 @@ def lifted(launch: Launch, mitigation: Launch, seen: Models, now: datetime) -> t
     plan = replace(plan, regions=regions)
     launch = replace(launch, plan=plan)
     if launch.state is State.SHIFTING:
-        open_ = (at for at, r in enumerate(regions) if seen[r.region][r.candidate.model].share < r.goal)
+        open_ = (at for at, r in enumerate(regions) if _is_open(r, seen[r.region]))
         furthest = max(launch.furthest, waves.shifted(launch)[-1])
         first = waves.members(plan, next(open_, launch.step.region))[0]
         launch = replace(begin_step(launch, 1, now, region=first), furthest=furthest)
     return launch, f"{ended}; plans the rest anew, from the shares that are there"
+
+
+def _is_open(region: RegionPlan, seen: Mapping[str, Observed]) -> bool:
+    """Whether a region has something left to do: it has not all of its share, or has not given up what that frees."""
+    if seen[region.candidate.model].share < region.goal:
+        return True
+    return region.baseline is not None and seen[region.baseline.model].desired > region.steps[-1].old_after
 
 
 def _resumed(launch: Launch, mitigation: str, now: datetime) -> Launch:
