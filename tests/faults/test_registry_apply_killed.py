@@ -66,7 +66,7 @@ class Ground:
             return list((await client.registry.list_revisions(resource=f"teams/{team}")).revisions)
 
 
-_COMMIT = [("registry.before_commit.*", 0), ("registry.after_commit.*", ENTRIES)]
+_COMMIT = [("registry.before_commit.ApplyEntries", 0), ("registry.after_commit.ApplyEntries", ENTRIES)]
 
 
 @pytest.mark.parametrize(("place", "there"), chosen(_COMMIT, 1))

@@ -30,7 +30,7 @@ async def head(url: str) -> int:
         await database.close()
 
 
-@pytest.mark.parametrize("place", chosen(["registry.before_commit.*", "registry.after_commit.*"], 1))
+@pytest.mark.parametrize("place", chosen(["registry.before_commit.[A-Z]*", "registry.after_commit.[A-Z]*"], 1))
 async def test_a_registry_that_dies_at_a_commit_loses_nothing_and_repeats_nothing(
     database_url: str, place: str
 ) -> None:
@@ -49,7 +49,7 @@ async def test_a_registry_that_dies_at_a_commit_loses_nothing_and_repeats_nothin
                 assert len(load.acknowledged) > known
                 told, committed = load.newest, await head(database_url)
                 assert committed >= told
-                if place == "registry.after_commit.*":
+                if place == "registry.after_commit.[A-Z]*":
                     assert committed > told, "of the last commit nobody was told"
             # The last life is one without an accident: whoever was cut off learns what became of it.
             async with registry_process(database_url, address):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
@@ -33,8 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parts = sorted({_part(name) for name in names})
     if options.part and options.part not in parts:
         parser.error(f"there is no part {options.part}; there are: {', '.join(parts)}")
-    print("\n".join(_lines(name for name in names if options.part in ("", _part(name)))))  # noqa: T201
-    print(f"\n{_EXAMPLES}", end="")  # noqa: T201
+    shown = _lines(name for name in names if options.part in ("", _part(name)))
+    try:
+        print("\n".join([*shown, "", _EXAMPLES]), end="", flush=True)  # noqa: T201
+    except BrokenPipeError:
+        # Whoever reads it has seen enough; nor is there anybody to write the rest to when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
