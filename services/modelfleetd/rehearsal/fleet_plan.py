@@ -19,6 +19,7 @@ class FleetPlan:
         seed: of everything that is drawn.
         types_of_team: model types that share a pool.
         spare: units of a pool beyond what serves, as a share of that.
+        least_spare: the least of these, in multiples of what the pool's largest route takes.
         faults: how often things go wrong, as a multiple of the default; 0: nothing does.
         recycling: whether a launch uses again what it frees; else it needs room for the whole candidate.
         future_reservations: whether what does not fit may wait for what others will free; else it is refused, and tried
@@ -31,6 +32,7 @@ class FleetPlan:
     seed: int = 0
     types_of_team: int = 20
     spare: float = 0.12
+    least_spare: float = 1.25
     faults: float = 1.0
     recycling: bool = True
     future_reservations: bool = True

@@ -62,8 +62,8 @@ class TeamRehearsal:
         self._routes = [self._route(number, draw) for number in range(plan.types_in(team))]
         serving = sum(max(2, route.needs[REGION]) * route.units for route in self._routes)
         largest = max(max(2, route.needs[REGION]) * route.units for route in self._routes)
-        # Room for the whole of the largest candidate, so that no launch is hopeless from the beginning.
-        spare = max(round(serving * plan.spare), largest + largest // 4 + 2)
+        # With 1.25 the whole of the largest candidate has room: no launch is hopeless from the beginning.
+        spare = max(round(serving * plan.spare), round(largest * plan.least_spare) + 2)
         self.fleet = Fleet(
             seed=f"{plan.seed} {team}",
             spare=spare,
