@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfleetd.errors import EndStateExceedsQuota, PartUnavailable, PlanInfeasible, WrongState
-from modelfleetd.launcher.domain import outcomes
+from modelfleetd.launcher.domain import outcomes, verbs
 from modelfleetd.launcher.domain.actions import Advance, Call, Wait
 from modelfleetd.launcher.domain.deadlines import begin_step
 from modelfleetd.launcher.domain.decide import awaits_hold, next_action
@@ -266,6 +266,15 @@ def test_a_settlement_names_what_is_kept_and_keeps_nothing_where_nothing_is_need
     first = make(Inputs(EU, Side(NEW, CPU, 40), None, {CPU: Room(free=40)}), Pace())
     content = intent_of(settle, preparing(plan=Plan((first,))), None, T0).content
     assert (content["retain"], content["retain_seconds"]) == ([], 0)
+
+
+@pytest.mark.parametrize("strategy", [each for each in Strategy if each is not Strategy.REPLACE_BASELINE])
+def test_nothing_is_kept_for_a_rollback_that_there_cannot_be(strategy: Strategy) -> None:
+    launch = preparing(strategy=strategy)
+    assert not verbs.is_allowed(replace(launch, state=State.SUCCEEDED), "RollBackLaunch")
+    settled = intent_of(Call(Act.SETTLE, ""), launch, None, T0).content
+    assert (settled["retain"], settled["retain_seconds"]) == ([], 0)
+    assert intent_of(Call(Act.RESERVE, ""), launch, None, T0).content["retain_seconds"] == 0
 
 
 @given(

@@ -51,7 +51,7 @@ def _content(act: Act, launch: Launch, now: datetime) -> Mapping[str, Any]:
                 "replaced": _replaced(launch),
                 "tier": launch.tier,
                 "release_time": (now + launch.plan.expected_duration).isoformat(),
-                "retain_seconds": launch.policy.rollback_window.total_seconds(),
+                "retain_seconds": launch.keeps_for_rollback.total_seconds(),
             }
         case Act.SETTLE:
             assert launch.plan is not None
@@ -62,7 +62,7 @@ def _content(act: Act, launch: Launch, now: datetime) -> Mapping[str, Any]:
                 for flavor, units in region.for_rollback.items()
             ]
             # Nothing named would mean all of it.
-            seconds = launch.policy.rollback_window.total_seconds() if kept else 0.0
+            seconds = launch.keeps_for_rollback.total_seconds() if kept else 0.0
             content = {"reservation": launch.reservation, "usages": usages, "retain_seconds": seconds}
             return {**content, "retain": kept if seconds else []}
         case Act.FINALIZE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from modelfleetd.launcher.domain.beside import Beside
 from modelfleetd.launcher.domain.changes import replace
@@ -203,6 +203,16 @@ class Launch:
         kept = "HOLDOUT" if self.holdout_share else self.rule.baseline_becomes
         roles = {self.candidate: self.rule.becomes, self.baseline: kept}
         return {model: role for model, role in roles.items() if model and role}
+
+    @property
+    def can_be_taken_back(self) -> bool:
+        """Whether RollBack has something to go back to, once it has succeeded."""
+        return self.strategy is Strategy.REPLACE_BASELINE and bool(self.baseline)
+
+    @property
+    def keeps_for_rollback(self) -> timedelta:
+        """How long after a success it keeps what a rollback needs: not at all where there can be none."""
+        return self.policy.rollback_window if self.can_be_taken_back else timedelta(0)
 
     @property
     def paused(self) -> bool:

@@ -75,7 +75,7 @@ def is_allowed(launch: Launch, verb: str) -> bool:
         case "AbortLaunch":
             return launch.revision == 0
         case "RollBackLaunch":
-            return launch.strategy is Strategy.REPLACE_BASELINE and bool(launch.baseline)
+            return launch.can_be_taken_back
         case _:
             return True
 

@@ -125,8 +125,8 @@ def plan_parts(launch: pb.Launch) -> Iterator[RenderableType]:
 
 
 def _afterwards(launch: pb.Launch) -> str:
-    """What is kept for a rollback; of the first model of a route nothing is, since there is nothing to go back to."""
-    if not any(region.old_model for region in launch.plan.regions):
+    """What is kept for a rollback; nothing where there can be none: of the first model of a route, of an experiment."""
+    if launch.strategy != pb.Launch.REPLACE_BASELINE or not any(region.old_model for region in launch.plan.regions):
         return ""
     kept = render.duration(launch.policy.rollback_window)
     if not kept:

@@ -484,7 +484,7 @@ class LaunchPolicy(_message.Message):
     @_builtins.property
     def rollback_window(self) -> _duration_pb2.Duration:
         """How long the hold keeps what a rollback needs after success, and nothing else. 0 s to 7 d; default 24 h for TIER0 and
-        TIER1, else 2 h.
+        TIER1, else 2 h. What RollBack cannot take back, anything but a replaced baseline, keeps nothing.
         """
 
     @_builtins.property
