@@ -9,11 +9,11 @@ from functools import partial
 import pytest
 
 from modelfleet.launcher.v1 import launcher_pb2
-from tests.support.chance import chosen
+from tests.support.chance import chosen, on_its_day
 from tests.support.wait import until
 from tests.support.whole import NEW, OLD, POOL, TYPE, Whole, whole
 
-pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(900), on_its_day("now and then")]
 
 _PARTS = ("registry", "capacity", "stability", "node", "front-door", "launcher", "postgres")
 # Killed at intervals of this many seconds; drawn anew each time, from a seed.

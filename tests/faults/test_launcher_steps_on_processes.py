@@ -15,11 +15,11 @@ import pytest
 from modelfleet.errors import Cancelled, DeadlineExceeded, Unavailable
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.platform.model import EffectKind
-from tests.support.chance import SEED, chosen
+from tests.support.chance import SEED, chosen, on_its_day
 from tests.support.wait import until
 from tests.support.whole import NEW, OLD, POOL, TYPE, Whole, whole
 
-pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(900), on_its_day("in the middle")]
 
 # An abort comes after so many entries of the history: from the reservation to the end of a first step.
 _ENTRIES = range(4, 10)

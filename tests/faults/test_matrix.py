@@ -20,7 +20,7 @@ import pytest_asyncio
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.kit.places import PLACES, Way
 from tests.support.accidents import ACTIONS, ENDED, REFUSING, THIRD, Arena, arena, dry_run, ungated
-from tests.support.chance import SEED, chosen
+from tests.support.chance import SEED, chosen, on_its_day
 from tests.support.whole import NEW, OLD
 
 # Each worker has a system of its own; a few cases share one.
@@ -28,7 +28,13 @@ _SYSTEMS = 4 if os.environ.get("MODELFLEET_FAULTS") == "all" else 1
 _MOST_PAUSES = 40
 _ENDING = ("intent_finalize", "intent_settle", "FinalizeLaunch", "SettleReservation")
 _REPLICAS = {OLD: 3, NEW: 4, THIRD: 3}
-pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.faults,
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="module"),
+    on_its_day("at places"),
+]
 
 
 def _cases() -> list[object]:

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from modelfleetd.capacity import holds
 from modelfleetd.capacity.domain.ledger import ModelUnits
@@ -23,6 +22,7 @@ from modelfleetd.capacity.store import balances, pools
 from modelfleetd.errors import InvalidFields, QuotaExceeded, ResourceInUse
 from modelfleetd.kit.db import Database
 from tests.support import reservations
+from tests.support.machines import run_machine
 from tests.support.organisations import EU, US, Member, available, change, make, make_flavor, nodes_of, quota
 
 T = TypeVar("T")
@@ -406,9 +406,6 @@ def test_two_rows_say_what_the_rule_says_whatever_is_cut_moved_reserved_and_sett
     with asyncio.Runner() as runner:
         Organisations.runner, Organisations.database = runner, runner.run(open_database())
         try:
-            run_state_machine_as_test(
-                Organisations,
-                settings=settings(max_examples=15, stateful_step_count=16, suppress_health_check=list(HealthCheck)),
-            )
+            run_machine(Organisations, examples=15, steps=16)
         finally:
             runner.run(Organisations.database.close())

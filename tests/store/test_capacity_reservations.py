@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from modelfleetd.capacity import holds
 from modelfleetd.capacity.domain.ledger import ModelUnits
@@ -23,6 +22,7 @@ from modelfleetd.capacity.domain.settlement import Settlement
 from modelfleetd.capacity.store import balances, flavors, pools, reservations
 from modelfleetd.errors import FleetError, QuotaExceeded, ResourceExists, SettlementExceedsHold, WrongState
 from modelfleetd.kit.db import Database
+from tests.support.machines import run_machine
 from tests.support.reservations import prospect_of, reserve
 
 T = TypeVar("T")
@@ -251,16 +251,7 @@ def test_reservations_do_what_a_dictionary_says_and_the_books_always_agree(datab
     with asyncio.Runner() as runner:
         Reservations.runner, Reservations.database = runner, runner.run(open_database())
         try:
-            run_state_machine_as_test(
-                Reservations,
-                settings=settings(
-                    max_examples=10,
-                    stateful_step_count=25,
-                    # To shrink on a database takes longer than a test may: a failure is shown as it was drawn.
-                    phases=(Phase.reuse, Phase.generate),
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
+            run_machine(Reservations, examples=10, steps=25)
         finally:
             runner.run(Reservations.database.close())
 

@@ -12,9 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from modelfleet.capacity.v1 import capacity_pb2 as pb
 from modelfleetd.capacity import holds, lines
@@ -34,6 +33,7 @@ from modelfleetd.errors import (
     ResourceExists,
 )
 from modelfleetd.kit.db import Database
+from tests.support.machines import run_machine
 from tests.support.reservations import arrival, reserve
 
 T = TypeVar("T")
@@ -362,15 +362,7 @@ def test_the_line_keeps_its_rules_whatever_happens(database_url: str) -> None:
     with asyncio.Runner() as runner:
         Lines.runner, Lines.database = runner, runner.run(open_database(database_url))
         try:
-            run_state_machine_as_test(
-                Lines,
-                settings=settings(
-                    max_examples=8,
-                    stateful_step_count=25,
-                    derandomize=True,
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
+            run_machine(Lines, examples=8, steps=25, derandomize=True)
             # It has been where it was meant to go.
             served = "SELECT count(*) FROM ledger WHERE reason = 'held after waiting'"
             assert Lines.outcomes[State.PENDING] > 5

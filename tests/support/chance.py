@@ -10,7 +10,9 @@ import os
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Final, TypeVar
+
+import pytest
 
 _T = TypeVar("_T")
 
@@ -27,3 +29,13 @@ def chosen(accidents: Sequence[_T], count: int) -> list[_T]:
         return list(accidents)
     draw = random.Random(f"{SEED} of {len(accidents)}")
     return [accidents[place] for place in sorted(draw.sample(range(len(accidents)), count))]
+
+
+# Accidents on a whole running system, each in its own way; it takes long to start one, so a day has two of the three.
+_ON_WHOLE_SYSTEMS: Final = ("at places", "now and then", "in the middle")
+
+
+def on_its_day(accidents: str) -> pytest.MarkDecorator:
+    """Leaves accidents on a whole system out on the days of the others."""
+    drawn = chosen(_ON_WHOLE_SYSTEMS, 2)
+    return pytest.mark.skipif(accidents not in drawn, reason=f"not drawn by {SEED}; `make faults` has it")

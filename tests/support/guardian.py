@@ -4,17 +4,20 @@ Replicas and Envoy outlive their agent by design, so nothing of the usual (paren
 Every process of a run carries `FLEET_TEST_RUN=<id>` in its environment; a small guardian waits for the run's end on a
 pipe and then kills whatever still carries the id.
 
-    python guardian.py <id>        # reads standard input to its end, then kills
+    python guardian.py <id> [FOLDER...]    # reads standard input to its end, then kills, and removes the folders
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 VARIABLE = "FLEET_TEST_RUN"
@@ -55,13 +58,28 @@ def kill_carriers(run: str) -> int:
     return count
 
 
-def start_guardian(run: str) -> subprocess.Popen[bytes]:
+def start_guardian(run: str, *folders: Path) -> subprocess.Popen[bytes]:
     """Starts a guardian of a run; it acts once this process has ended or has closed its standard input."""
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
-    command = [sys.executable, "-S", __file__, run]
+    command = [sys.executable, "-S", __file__, run, *map(str, folders)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+
+
+@contextlib.contextmanager
+def guarded(*folders: Path) -> Iterator[str]:
+    """Gives the id of a run whose processes a guardian ends, and whose folders it removes, whatever happens to it."""
+    run = uuid.uuid4().hex
+    watcher = start_guardian(run, *folders)
+    try:
+        yield run
+    finally:
+        assert watcher.stdin is not None
+        watcher.stdin.close()
+        watcher.wait(30)
 
 
 if __name__ == "__main__":
     sys.stdin.buffer.read()
     kill_carriers(sys.argv[1])
+    for folder in sys.argv[2:]:
+        shutil.rmtree(folder, ignore_errors=True)

