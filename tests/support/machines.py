@@ -7,8 +7,9 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 
 def run_machine(machine: type[RuleBasedStateMachine], *, examples: int, steps: int, derandomize: bool = False) -> None:
-    """Runs a machine; a failure is shown as it was drawn. To shrink on a database takes longer than a test may, and what
-    another run draws depends on the time that it has there.
+    """Runs a machine, and shows a failure as it was drawn.
+
+    To shrink it on a database takes longer than a test may, and another run draws otherwise in the time it has.
     """
     run_state_machine_as_test(
         machine,
