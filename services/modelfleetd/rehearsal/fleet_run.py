@@ -72,15 +72,20 @@ def run_team(plan: FleetPlan, team: int) -> TeamOutcome:
         log.setLevel(level)
         if collects:
             gc.enable()
-    return rehearsal.outcome(time.monotonic() - began, time.process_time() - used)
+    outcome = rehearsal.outcome(time.monotonic() - began, time.process_time() - used)
+    del rehearsal
+    # A team is full of circles once it is over.
+    gc.collect()
+    return outcome
 
 
 def _teams(plan: FleetPlan, processes: int) -> Iterator[TeamOutcome]:
     if processes == 1:
         yield from (run_team(plan, team) for team in range(plan.teams))
         return
-    # Not forked: a process that runs threads, as whoever calls this may, cannot be forked safely.
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=8) as pool:
+    # Not forked: a process that runs threads, as whoever calls this may, cannot be forked safely. Nor replaced after
+    # some teams: with `max_tasks_per_child` the pool of Python 3.11 can wait for ever for a process that it never starts.
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         left: set[Future[TeamOutcome]] = {pool.submit(run_team, plan, team) for team in range(plan.teams)}
         while left:
             found, left = wait(left, return_when=FIRST_COMPLETED)
