@@ -84,7 +84,7 @@ def _teams(plan: FleetPlan, processes: int) -> Iterator[TeamOutcome]:
         yield from (run_team(plan, team) for team in range(plan.teams))
         return
     # Not forked: a process that runs threads, as whoever calls this may, cannot be forked safely. Nor replaced after
-    # some teams: with `max_tasks_per_child` the pool of Python 3.11 can wait for ever for a process that it never starts.
+    # some teams: with `max_tasks_per_child` the pool of Python 3.11 can wait for ever for one that it never starts.
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         left: set[Future[TeamOutcome]] = {pool.submit(run_team, plan, team) for team in range(plan.teams)}
         while left:
