@@ -437,6 +437,20 @@ def test_stragglers_hold_the_way_back_for_a_bounded_time_only() -> None:
     assert isinstance(late, Apply) and late.act is Act.SHED
 
 
+@pytest.mark.parametrize("ending", range(0, 31, 5))
+def test_a_baseline_that_everything_went_back_to_at_once_grows_only_as_its_old_replicas_end(ending: int) -> None:
+    launch = going(shifting(number=2))
+    assert launch.plan is not None
+    (hold,) = launch.plan.regions[0].holds
+    old = Observed(40, 10_000, available=40, terminating=ending, acknowledged=10_000, observed=10_000)
+    action = next_action(launch, returning(Observed(), old), T0)
+    room = hold.hold_units - 40 - ending
+    if room > 0:
+        assert isinstance(action, Apply) and (action.act, action.old_replicas) == (Act.RESTORE, min(50, 40 + room))
+    else:
+        assert isinstance(action, Wait) and action.reason == "Terminating"
+
+
 def test_a_share_that_a_third_model_has_dropped_does_not_hold_the_way_back() -> None:
     launch = going(shifting())
     seen = returning(

@@ -92,8 +92,14 @@ def _undo(launch: Launch, plan: RegionPlan, seen: Seen, now: datetime) -> Action
         )
     kept = _kept(plan.baseline, old, late=late) if plan.baseline is not None else 0
     if plan.baseline is not None and old.desired != kept:
-        restored = f"restores the {plan.baseline.called}'s {kept} replicas"
-        return _apply(Act.RESTORE, plan, new.desired, kept, new.share, restored)
+        # Where all of the traffic went back at once, old replicas may still end whose room the next ones take.
+        room = max(0, seen.free(plan, plan.baseline.flavor)) // plan.baseline.units
+        most = min(kept, old.desired + room)
+        if most != old.desired:
+            restored = f"restores the {plan.baseline.called}'s {most} replicas"
+            return _apply(Act.RESTORE, plan, new.desired, most, new.share, restored)
+        if old.desired < plan.baseline.running:
+            return Wait("Terminating", f"waits for room to grow the {plan.baseline.called} again", SOON)
     if plan.baseline is not None and kept > plan.baseline.running:
         return Wait("CarriesOthers", f"the {plan.baseline.called} carries what another model has dropped", CARRYING)
     if plan.baseline is not None and old.existing > plan.baseline.running:
