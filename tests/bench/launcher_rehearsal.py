@@ -19,7 +19,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from modelfleetd.rehearsal.fleet_outcome import FleetOutcome
+from modelfleetd.rehearsal.fleet_outcome import FleetOutcome, Share
 from modelfleetd.rehearsal.fleet_plan import FleetPlan
 from modelfleetd.rehearsal.fleet_run import Progress, run_fleet
 from tests.bench.figures import Figure
@@ -94,6 +94,8 @@ def table_of(found: Mapping[str, FleetOutcome]) -> Table:
     row("  succeeded", lambda fleet: f"{fleet.statistics.succeeded:,}")
     row("  rolled back", lambda fleet: f"{fleet.statistics.rolled_back:,}")
     row("  cancelled", lambda fleet: f"{fleet.statistics.cancelled:,}")
+    row("succeeded, of the largest tenth", lambda fleet: _part(fleet.large))
+    row("succeeded, of TIER0 and TIER1", lambda fleet: _part(fleet.important))
     row("launches that did not end", lambda fleet: f"{fleet.unfinished:,}")
     row("succeeded a week", lambda fleet: f"{fleet.statistics.succeeded_per_week:,.0f}")
     row("time to launch, median", lambda fleet: _span(fleet.statistics.median_duration))
@@ -135,6 +137,10 @@ def _largest(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names that say most, over all fleets."""
     names = dict.fromkeys(name for each in found for name in each)
     return sorted(names, key=lambda name: max(each[name] for each in found if name in each), reverse=True)[:_SHOWN]
+
+
+def _part(share: Share) -> str:
+    return f"{share.succeeded:,} of {share.launches:,}"
 
 
 def _span(time: timedelta | None) -> str:

@@ -23,15 +23,34 @@ from modelfleetd.rehearsal.fleet_plan import FleetPlan
 
 # So many broken promises are kept in words.
 _KEPT: Final = 100
+# One of so many launches is a large one.
+_LARGE: Final = 10
+_IMPORTANT: Final = ("TIER0", "TIER1")
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What is kept of a launch that has ended."""
+    """What is kept of a launch that has ended.
+
+    Attributes:
+        state: in which it has.
+        tier: of its model type.
+        needs: replicas that its route takes at first: the same, however the fleet is rehearsed.
+        figures: its times, waits and causes.
+    """
 
     state: State
-    strategy: str
+    tier: str
+    needs: int
     figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Launches of some kind, and how many of them succeeded."""
+
+    launches: int
+    succeeded: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +105,14 @@ class FleetOutcome(Counts):
     Attributes:
         plan: what was rehearsed.
         statistics: the figures of `modelfleet launch stats`, of all launches.
+        large: launches on the largest tenth of the routes, by launches.
+        important: launches of TIER0 and TIER1.
     """
 
     plan: FleetPlan
     statistics: LaunchStatistics
+    large: Share
+    important: Share
 
     @property
     def utilisation(self) -> float:
@@ -100,9 +123,12 @@ class FleetOutcome(Counts):
 def together(plan: FleetPlan, teams: Sequence[TeamOutcome], seconds: float) -> FleetOutcome:
     """What all teams of a plan come to, which took so many seconds."""
     digest = hashlib.sha256("".join(team.trace for team in teams).encode()).hexdigest()
+    ended = [one for team in teams for one in team.ended]
     return FleetOutcome(
         plan=plan,
-        statistics=statistics_of([one for team in teams for one in team.ended], plan.days / 7),
+        statistics=statistics_of(ended, plan.days / 7),
+        large=_share(sorted(ended, key=lambda one: -one.needs)[: -(-len(ended) // _LARGE)]),
+        important=_share([one for one in ended if one.tier in _IMPORTANT]),
         unfinished=sum(team.unfinished for team in teams),
         broken=sum(team.broken for team in teams),
         first_broken=tuple(what for team in teams for what in team.first_broken)[:_KEPT],
@@ -118,6 +144,10 @@ def together(plan: FleetPlan, teams: Sequence[TeamOutcome], seconds: float) -> F
         seconds=seconds,
         cpu_seconds=sum(team.cpu_seconds for team in teams),
     )
+
+
+def _share(ended: Sequence[Ended]) -> Share:
+    return Share(len(ended), sum(one.state is State.SUCCEEDED for one in ended))
 
 
 def statistics_of(ended: Sequence[Ended], weeks: float) -> LaunchStatistics:

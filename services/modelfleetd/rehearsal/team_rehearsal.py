@@ -222,13 +222,16 @@ class TeamRehearsal:
     def outcome(self, seconds: float, cpu_seconds: float) -> TeamOutcome:
         """What has become of it, in so many seconds of the machine and of its processor."""
         fleet = self.fleet
-        launches = [row.launch for row in fleet.launches.rows.values()]
+        routes = {route.model_type: route for route in self._routes}
+        launches = [(row.launch, routes[row.launch.model_type]) for row in fleet.launches.rows.values()]
         return TeamOutcome(
             team=self.team,
             ended=tuple(
-                Ended(launch.state, launch.strategy.name, figures_of(launch)) for launch in launches if launch.ended
+                Ended(launch.state, route.tier, route.needs[REGION], figures_of(launch))
+                for launch, route in launches
+                if launch.ended
             ),
-            unfinished=sum(not launch.ended for launch in launches),
+            unfinished=sum(not launch.ended for launch, _ in launches),
             broken=fleet.oracle.count,
             first_broken=tuple(fleet.oracle.broken),
             rounds=fleet.rounds,

@@ -350,6 +350,8 @@ def _show_fleet(found: Mapping[str, Any]) -> None:
     )
     figures: list[tuple[str, Any]] = [
         ("succeeded", lambda run: f"{run['statistics']['succeeded']:,}"),
+        ("  of the largest tenth", lambda run: f"{run['large']['succeeded']:,} of {run['large']['launches']:,}"),
+        ("  of TIER0 and TIER1", lambda run: f"{run['important']['succeeded']:,} of {run['important']['launches']:,}"),
         ("rolled back", lambda run: f"{run['statistics']['rolled_back']:,}"),
         ("cancelled", lambda run: f"{run['statistics']['cancelled']:,}"),
         ("not ended", lambda run: f"{run['unfinished']:,}"),
