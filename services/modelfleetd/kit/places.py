@@ -59,10 +59,15 @@ _ON_A_LAUNCH: Final[Mapping[Way, Mapping[str, str]]] = {
         "node.call": "envoy envoy_file start_replica ModelReady end_replica",
     },
     Way.BACK: {
-        "launcher.record": "intent_grow intent_return intent_shed intent_forgo intent_release",
-        "launcher.act": "grow return shed",
+        "launcher.record": "intent_return intent_shed intent_forgo intent_release",
+        "launcher.act": "return shed",
     },
-    Way.ABORTED: {"launcher.commit": "AbortLaunch"},
+    # A gate that refuses a candidate at the first step finds a baseline that was never reduced.
+    Way.ABORTED: {
+        "launcher.commit": "AbortLaunch",
+        "launcher.record": "intent_grow",
+        "launcher.act": "grow",
+    },
     Way.QUEUED: {"launcher.commit": "leave_queue"},
     Way.WAITED: {
         "launcher.call": "GetReservation",
