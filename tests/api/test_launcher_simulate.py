@@ -20,7 +20,7 @@ from modelfleetd.rehearsal.command import main as simulate
 from modelfleetd.rehearsal.files import parse
 from modelfleetd.rehearsal.scenario import Scenario
 from modelfleetd.rehearsal.single import rehearse
-from tests.support.launcher import CTR, NEW, OLD, POOL, Fleet, launcher_fleet
+from tests.support.launcher import CTR, EU, NEW, OLD, POOL, Fleet, launcher_fleet, register_route
 
 README = Path(__file__).parents[2] / "services/modelfleetd/launcher/README.md"
 PROGRAM = Path(sys.executable).parent / "modelfleet"
@@ -106,6 +106,11 @@ async def test_plans_of_each_strategy_are_rehearsed_from_where_they_begin(databa
 
 async def _rehearses_each_strategy(fleet: Fleet) -> None:
     launcher = fleet.client.launcher
+    first = "modelTypes/first"
+    await register_route(fleet.client, first, {f"{first}/models/new": 3}, [EU], (f"{first}/models/new",))
+    of_first = _asked(pb.Launch.REPLACE_BASELINE, f"{first}/models/new")
+    of_first.model_type = first
+    await _rehearses(fleet, of_first)
     await _rehearses(fleet, _asked(pb.Launch.REPLACE_BASELINE))
     await _rehearses(fleet, _asked(pb.Launch.RESIZE, OLD))
     experiment = _asked(pb.Launch.START_EXPERIMENT, target_share_basis_points=3_000)

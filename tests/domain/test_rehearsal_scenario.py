@@ -283,6 +283,20 @@ def test_a_plans_own_criteria_judge_what_the_simulated_models_predict(
     assert (ends == "SUCCEEDED") or "of buy" in report.sentence
 
 
+@pytest.mark.parametrize(("accident", "ends"), [("", (10_000, 0, 8, 0)), ("candidate-fails", (0, 0, 0, 0))])
+def test_the_first_model_of_a_route_takes_everything_or_leaves_nothing(
+    accident: str, ends: tuple[int, int, int, int]
+) -> None:
+    text = "launch: {old: 0, new: 8, bake: 2m, stability_gate: false}\n"
+    if accident:
+        text += f"accidents:\n- {{at: step 1, what: {accident}, rate: 30%, for: 1h}}\n"
+    report = _rehearsed(text)
+    assert report.state == ("ROLLED_BACK" if accident else "SUCCEEDED") and _ends(report) == [ends]
+    assert report.peak == report.hold == 8
+    with pytest.raises(ScenarioInvalid, match=r"launch.old: '0' is not accepted"):
+        parse("launch: {strategy: resize, old: 0, new: 8}")
+
+
 def test_the_same_seed_is_the_same_trace_and_another_seed_is_another() -> None:
     scenario = _scenario(SMALL + "machines: {start_failures: 10%}\n")
     other = parse(SMALL + "machines: {start_failures: 10%}\n", seed=1)

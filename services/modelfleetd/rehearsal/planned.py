@@ -41,9 +41,6 @@ def of_plan(found: Mapping[str, Any]) -> Scenario:
     regions = launch.plan.regions
     if not regions or any(not region.steps for region in regions):
         raise ScenarioInvalid([Problem(1, "the plan has no steps: there is nothing to rehearse")])
-    if strategy.rule.swaps and any(not region.old_model for region in regions):
-        said = "the plan is of the first model of its route: nothing serves yet that could be swapped"
-        raise ScenarioInvalid([Problem(1, said)])
     begins = _begins(launch)
     needs_approval = launch.plan.needs_approval or policy.approval is Approval.REQUIRED
     policy = replace(
@@ -105,7 +102,7 @@ def _place(region: pb.RegionPlan, launch: pb.Launch) -> Place:
     first = region.steps[0]
     growing = (region.new_replicas_full, region.new_share_before_basis_points, first.new_replicas_before)
     giving = (region.old_replicas_full, region.old_share_before_basis_points, first.old_replicas_before)
-    if not any((growing[1], giving[1])):
+    if region.old_model and not any((growing[1], giving[1])):
         # Whoever made the plan does not say it yet: what the one has in the end, the other has at first.
         giving = (giving[0], first.share_basis_points + first.old_share_basis_points, giving[2])
     new, old = (growing, giving) if _grows(region, launch.candidate) else (giving, growing)
@@ -150,6 +147,8 @@ def _predicted(criterion: pb.StabilityCriterion) -> Predicted:
 def _notes(launch: pb.Launch, strategy: Strategy, policy: Policy) -> Iterator[Note]:
     """What a plan does not know, or a rehearsal does not have, and what it does instead."""
     yield Note("machines", "machines and traffic are as usual: a plan does not know them")
+    if strategy.rule.swaps and not any(region.old_model for region in launch.plan.regions):
+        yield Note("first", "nothing serves the route yet: its traffic is there once the first model takes it")
     if launch.progress:
         yield Note("progress", "the launch is under way; its plan is rehearsed from the beginning")
     if not policy.stability_gate.disabled:

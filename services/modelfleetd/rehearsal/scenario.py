@@ -106,7 +106,8 @@ class Place:
 
     Attributes:
         region: its name.
-        old: replicas that the baseline needs for the whole route; 0: there is none but the candidate itself.
+        old: replicas that the baseline needs for the whole route; 0: there is none but the candidate itself, or the
+            candidate is the first model of the route.
         new: replicas that the candidate needs for it.
         spare: units that are free, by flavor.
         old_share: of the baseline, in basis points.
@@ -123,6 +124,11 @@ class Place:
     new_share: int
     old_running: int
     new_running: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing serves there yet."""
+        return not (self.old or self.old_share or self.new_share or self.old_running or self.new_running)
 
 
 @dataclass(frozen=True, slots=True)

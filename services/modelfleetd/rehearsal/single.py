@@ -181,12 +181,13 @@ class _Rehearsal:
         self._ask_people()
 
     def _add_models(self) -> None:
-        """The route as it is before the launch. Where no baseline gives its share, the candidate is the baseline."""
+        """The route as it is before the launch. Where no baseline gives its share, the candidate is the baseline; where
+        nothing serves yet, there is none.
+        """
         fleet, scenario = self._fleet, self._scenario
         places = scenario.places
-        alone = all(place.old_share + place.old_running == 0 for place in places) and all(
-            place.new_share == 10_000 for place in places
-        )
+        empty = all(place.is_empty for place in places)
+        alone = empty or all(place.old_share + place.old_running == 0 and place.new_share == 10_000 for place in places)
         new, old = scenario.new_model, scenario.old_model
         first = new if alone else old
         needs = {place.region: place.new if alone else max(1, place.old) for place in places}
@@ -195,7 +196,7 @@ class _Rehearsal:
             flavor=first.flavor, units=first.units, behaviour=scenario.machines,
         )  # fmt: skip
         fleet.add_type(route)
-        roles = {route.model(route.baseline): "BASELINE"}
+        roles = {} if empty else {route.model(route.baseline): "BASELINE"}
         if not alone:
             fleet.add_model(
                 TYPE, "new", {place.region: place.new for place in places}, flavor=new.flavor, units=new.units
@@ -209,7 +210,7 @@ class _Rehearsal:
             if place.new_share or place.new_running:
                 served[_NEW] = Served(place.new_share, place.new_running)
             rest = 10_000 - place.old_share - place.new_share
-            if rest:
+            if rest and not empty:
                 other = route.model("other")
                 if other not in roles:
                     # Another experiment, which keeps what it has.

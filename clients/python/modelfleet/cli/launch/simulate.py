@@ -212,6 +212,8 @@ def _does(region: Mapping[str, Any], assumed: Mapping[str, Any]) -> str:
             return f"{region['new_replicas']} replicas of one model become as many as its share needs of {new}"
         case "ROLL_BACK":
             return f"{old} replicas go back to {new} of the model before"
+        case _ if not old:
+            return f"the first model of its route starts on {render.count(new, 'replica')}"
         case _:
             return f"{old} replicas become {new}"
 
