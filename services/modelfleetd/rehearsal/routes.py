@@ -126,7 +126,7 @@ class Routes:
         self._world.models[model] = replace(self._world.models[model], max_qps=max_qps)
 
     def serves(self, model_type: str, region: str, served: Mapping[str, Served]) -> None:
-        """Says what serves a route in a region at first, by the name of the model; nothing: it is the first launch's."""
+        """Says what serves a route in a region at first, by the name of the model; nothing does before the first."""
         self._served[model_type, region] = served
 
     def served_by(self, route: Route, region: str) -> Mapping[str, Served]:

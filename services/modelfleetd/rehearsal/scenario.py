@@ -13,6 +13,7 @@ from modelfleetd.platform.simulator import Behaviour
 from modelfleetd.rehearsal.answers import Answer
 from modelfleetd.rehearsal.chance import Trouble
 from modelfleetd.rehearsal.stability import USUAL, Predicted
+from modelfleetd.rehearsal.standing import Standing
 
 ACCIDENTS: Final = (
     "kill",
@@ -161,7 +162,9 @@ class Scenario:
     answers: tuple[Answer, ...] = ()
     replies: tuple[Reply, ...] = ()
     freezes: tuple[Freeze, ...] = ()
-    # When it is created; None: some day.
+    # Where it stands, of a launch in flight; None: it begins.
+    standing: Standing | None = None
+    # When it is created, or stands there; None: some day.
     begins: datetime | None = None
     # Told before anything else.
     notes: tuple[Note, ...] = ()

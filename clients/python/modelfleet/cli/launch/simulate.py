@@ -162,6 +162,8 @@ def _end(process: subprocess.Popen[str]) -> None:
 def _show_launch(found: Mapping[str, Any]) -> None:
     launch, assumed, seeds = found["launch"], found["assumed"], found["seeds"]
     _show_assumed(assumed, launch["seed"])
+    if launch["begun"]:
+        click.echo(launch["begun"])
     click.echo()
     regions = {each["region"]: each for each in launch["regions"]}
     several = len(regions) > 1
