@@ -20,7 +20,7 @@ from modelfleetd.rehearsal.command import main as simulate
 from modelfleetd.rehearsal.files import parse
 from modelfleetd.rehearsal.scenario import Scenario
 from modelfleetd.rehearsal.single import rehearse
-from tests.support.launcher import CTR, NEW, OLD, POOL, Fleet, launcher_fleet
+from tests.support.launcher import CTR, EU, NEW, OLD, POOL, Fleet, launcher_fleet, register_route
 
 README = Path(__file__).parents[2] / "services/modelfleetd/launcher/README.md"
 PROGRAM = Path(sys.executable).parent / "modelfleet"
@@ -106,6 +106,11 @@ async def test_plans_of_each_strategy_are_rehearsed_from_where_they_begin(databa
 
 async def _rehearses_each_strategy(fleet: Fleet) -> None:
     launcher = fleet.client.launcher
+    first = "modelTypes/first"
+    await register_route(fleet.client, first, {f"{first}/models/new": 3}, [EU], (f"{first}/models/new",))
+    of_first = _asked(pb.Launch.REPLACE_BASELINE, f"{first}/models/new")
+    of_first.model_type = first
+    await _rehearses(fleet, of_first)
     await _rehearses(fleet, _asked(pb.Launch.REPLACE_BASELINE))
     await _rehearses(fleet, _asked(pb.Launch.RESIZE, OLD))
     experiment = _asked(pb.Launch.START_EXPERIMENT, target_share_basis_points=3_000)
@@ -115,7 +120,11 @@ async def _rehearses_each_strategy(fleet: Fleet) -> None:
     for target in (5_000, 1_000):
         await _rehearses(fleet, _asked(pb.Launch.RAMP, target_share_basis_points=target))
     await _rehearses(fleet, _asked(pb.Launch.END_EXPERIMENT))
-    made = await launcher.create_launch(launch_id="new", launch=_asked(pb.Launch.REPLACE_BASELINE), timeout=60)
+    asked = _asked(pb.Launch.REPLACE_BASELINE)
+    asked.policy.bake_duration.FromTimedelta(timedelta(minutes=5))
+    made = await launcher.create_launch(launch_id="new", launch=asked, timeout=60)
+    await _rehearses_in_flight(await fleet.waits("Baking", made.name))
+    await launcher.promote_launch(name=made.name, reason="it was rehearsed")
     await fleet.reaches(pb.Launch.SUCCEEDED, made.name, timeout=90)
     await _rehearses(fleet, _asked(pb.Launch.ROLL_BACK, OLD))
 
@@ -142,6 +151,20 @@ async def _rehearses(fleet: Fleet, asked: pb.Launch) -> None:
     if planned.new_model != plan.candidate:
         ends = gives, grows
     assert ((end.new_share, end.new_replicas), (end.old_share, end.old_replicas)) == ends
+
+
+async def _rehearses_in_flight(shown: pb.Launch) -> None:
+    scenario = parse(json_format.MessageToJson(shown, preserving_proto_field_name=True))
+    assert isinstance(scenario, Scenario)
+    report = await rehearse(scenario)
+    assert "step 1 of 2 in regions/eu: it bakes for another" in report.begun and not report.broken
+    (progress,), begin = shown.progress, report.regions[0].points[0]
+    assert begin.new_share == progress.candidate.intended_basis_points
+    assert (begin.new_replicas, begin.old_replicas) == (
+        progress.candidate.total_replicas,
+        progress.baseline.total_replicas,
+    )
+    assert report.state == "SUCCEEDED" and 300 < report.seconds < 3_600
 
 
 async def _piped(line: list[str], given: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from google.protobuf import json_format
 from modelfleet.launcher.v1 import gates_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.launcher.domain.policy import Approval
+from modelfleetd.launcher.wire.launches import launch_to_proto
 from modelfleetd.rehearsal.files import parse
+from modelfleetd.rehearsal.fleet import Fleet
 from modelfleetd.rehearsal.fleet_plan import FleetPlan
 from modelfleetd.rehearsal.reading import ScenarioInvalid
 from modelfleetd.rehearsal.scenario import Moment, Place, Scenario
-from modelfleetd.rehearsal.single import Report, as_data, rehearse
+from modelfleetd.rehearsal.single import Rehearsal, Report, as_data, rehearse
 
 EXAMPLES = Path(__file__).parents[2] / "services/modelfleetd/rehearsal/examples"
 SMALL = "launch: {old: 10, new: 8, spare: 4, bake: 30s, stability_gate: false}\n"
@@ -129,7 +132,7 @@ def test_a_plan_is_taken_over_and_what_it_does_not_know_is_said() -> None:
     under_way = json_format.Parse(plan, pb.Launch())
     under_way.progress.add(region="regions/r0")
     more_notes = _scenario(json_format.MessageToJson(under_way, preserving_proto_field_name=True)).notes
-    assert {note.about for note in more_notes} == about | {"progress"}
+    assert {note.about for note in more_notes} == about | {"standing"}
     # Whatever is said beside it is assumed no more.
     beside = """machines: {start: 5s}
 predictions:
@@ -281,6 +284,94 @@ def test_a_plans_own_criteria_judge_what_the_simulated_models_predict(
     report = asyncio.run(rehearse(found))
     assert report.state == ends, report.sentence
     assert (ends == "SUCCEEDED") or "of buy" in report.sentence
+
+
+GATED = REGIONS.format("one-by-one") + "gates:\n- {gate: people, after_share: 50%}\n"
+ONE = "launch: {old: 10, new: 8, spare: 4, bake: 2m, stability_gate: false}\n"
+
+
+def _in_flight(text: str, seconds: float, act: Callable[[Fleet, str], object] | None = None) -> pb.Launch:
+    """A rehearsed launch after so long, as `launch describe -o json` would show it."""
+
+    async def go_on() -> pb.Launch:
+        scenario = _scenario(text)
+        rehearsal = Rehearsal(scenario)
+        await rehearsal.begin()
+        fleet, name = rehearsal.fleet, rehearsal.name
+        await fleet.run(fleet.clock.monotonic() + seconds)
+        if act is not None:
+            act(fleet, name)
+            await fleet.run(fleet.clock.monotonic() + 1.0)
+        return launch_to_proto(fleet.launches.rows[name].launch, (), fleet.clock.now())
+
+    return asyncio.run(go_on())
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "act", "begins", "ends"),
+    [
+        (ONE, 30, None, "step 1 of 5 in regions/local: its replicas start", "SUCCEEDED"),
+        (ONE, 100, None, "step 1 of 5 in regions/local: it bakes for another", "SUCCEEDED"),
+        (ONE, 400, lambda fleet, name: fleet.pause(name), "its replicas start; paused by bob: a look", "SHIFTING"),
+        (ONE, 400, lambda fleet, name: fleet.abort(name), "on its way back, from step 3", "ROLLED_BACK"),
+        (GATED + "- {gate: approval}\n", 60, None, "its plan waits for approval", "SUCCEEDED"),
+        (GATED, 400, None, "step 1 of 2 in regions/eu: its bake is over, and somebody is to look", "SUCCEEDED"),
+        (GATED, 2_100, None, "in regions/us: ", "SUCCEEDED"),
+    ],
+)
+def test_a_launch_in_flight_is_rehearsed_from_where_it_is(
+    text: str, seconds: float, act: Callable[[Fleet, str], object] | None, begins: str, ends: str
+) -> None:
+    shown = _in_flight(text, seconds, act)
+    report = _rehearsed(json_format.MessageToJson(shown, preserving_proto_field_name=True))
+    assert report.begun.startswith("it begins where the launch is: ") and begins in report.begun
+    assert report.state == ends, report.sentence
+    for there in report.regions:
+        progress = next((one for one in shown.progress if one.region == there.region), None)
+        if progress is not None:
+            first = there.points[0]
+            had = (progress.candidate.intended_basis_points, progress.baseline.intended_basis_points)
+            assert (first.new_share, first.old_share) == had
+            assert first.new_replicas >= progress.candidate.available_replicas
+    # Its time counts from here, and what it is told to have taken from when it was created.
+    assert report.seconds < 5_400 and report.lines[0].seconds >= 0
+
+
+def test_what_a_launch_in_flight_waits_for_ends_as_it_does_in_truth() -> None:
+    """The bake's end, the deadline and the promotion are those of the launch; what happens later is left to come."""
+    shown = _in_flight(ONE, 100)
+    left = (shown.progress[0].bake_end_time.ToDatetime() - shown.progress[0].observe_time.ToDatetime()).total_seconds()
+    text = json_format.MessageToJson(shown, preserving_proto_field_name=True)
+    rehearsed = parse(text, beside="people:\n- {at: 10s, do: pause}\n- {at: 5m, do: resume}\n")
+    assert isinstance(rehearsed, Scenario)
+    report = asyncio.run(rehearse(rehearsed))
+    reduced = next(line.seconds for line in report.lines if "OldReduced" in line.text)
+    assert left < 300 <= reduced < 310 and report.state == "SUCCEEDED"
+    shown.deadline_time.FromDatetime(shown.progress[0].observe_time.ToDatetime() + timedelta(minutes=3))
+    overdue = _rehearsed(json_format.MessageToJson(shown, preserving_proto_field_name=True))
+    assert overdue.state == "ROLLED_BACK" and "deadline" in overdue.sentence
+    del shown.allowed_verbs[:]
+    shown.ClearField("deadline_time")
+    promoted = _rehearsed(json_format.MessageToJson(shown, preserving_proto_field_name=True))
+    assert promoted.state == "SUCCEEDED" and promoted.seconds < 300
+    # Where as usual means that it would never have come so far, that is said, and its plan is rehearsed.
+    shown.current_step = 40
+    lost = _rehearsed(json_format.MessageToJson(shown, preserving_proto_field_name=True))
+    assert "its plan's beginning" in lost.begun and lost.state == "SUCCEEDED"
+
+
+@pytest.mark.parametrize(("accident", "ends"), [("", (10_000, 0, 8, 0)), ("candidate-fails", (0, 0, 0, 0))])
+def test_the_first_model_of_a_route_takes_everything_or_leaves_nothing(
+    accident: str, ends: tuple[int, int, int, int]
+) -> None:
+    text = "launch: {old: 0, new: 8, bake: 2m, stability_gate: false}\n"
+    if accident:
+        text += f"accidents:\n- {{at: step 1, what: {accident}, rate: 30%, for: 1h}}\n"
+    report = _rehearsed(text)
+    assert report.state == ("ROLLED_BACK" if accident else "SUCCEEDED") and _ends(report) == [ends]
+    assert report.peak == report.hold == 8
+    with pytest.raises(ScenarioInvalid, match=r"launch.old: '0' is not accepted"):
+        parse("launch: {strategy: resize, old: 0, new: 8}")
 
 
 def test_the_same_seed_is_the_same_trace_and_another_seed_is_another() -> None:

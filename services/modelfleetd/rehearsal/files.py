@@ -84,6 +84,7 @@ _MOST: Final = 1_000_000
 _LEAST: Final = 2
 _STEP: Final = re.compile(r"step\s+(\d{1,3})")
 _REPLICAS: Final = f"a number of replicas, 2 to {10_000:,}"
+_OLD_REPLICAS: Final = f"{_REPLICAS}, or 0 for the first model of a route"
 # How a baseline and the models beside it begin: what a strategy takes that has a share already.
 _TAKES_SHARE: Final = frozenset({Strategy.RAMP, Strategy.END_EXPERIMENT})
 _WHOLE_ROUTE: Final = frozenset({Strategy.RESIZE})
@@ -244,15 +245,22 @@ def _read_places(launch: Reader, strategy: Strategy, present: int, old: Replicas
 def _read_place(
     reader: Reader, region: str, strategy: Strategy, present: int, old_model: Replicas, new_model: Replicas
 ) -> Place:
-    old = reader.take("old", whole(2, 10_000), _REPLICAS, 2, must=True)
+    read, accepted = whole(2, 10_000), _REPLICAS
+    if strategy is Strategy.REPLACE_BASELINE:
+        read, accepted = _replicas_or_none, _OLD_REPLICAS
+    old = reader.take("old", read, accepted, 2, must=True)
     new = reader.take("new", whole(2, 10_000), _REPLICAS, 2, must=True)
     free = "units beyond what serves, 0 or more"
-    spare = {new_model.flavor: reader.take("spare", whole(0, _MOST), free, max(1, old * old_model.units // 5))}
+    # A fifth of what serves; what the first model of a route takes.
+    spare_if_unsaid = max(1, old * old_model.units // 5) if old else new * new_model.units
+    spare = {new_model.flavor: reader.take("spare", whole(0, _MOST), free, spare_if_unsaid)}
     if old_model.flavor != new_model.flavor:
         spare[old_model.flavor] = reader.take("spare_old", whole(0, _MOST), f"the same of {old_model.flavor}", 0)
     if strategy in _WHOLE_ROUTE:
         # One model, that runs on so many replicas and needs another number of them.
         return Place(f"regions/{region}", 0, new, spare, 0, FULL, 0, old)
+    if not old:
+        return Place(f"regions/{region}", 0, new, spare, 0, 0, 0, 0)
     return Place(
         region=f"regions/{region}",
         old=old,
@@ -263,6 +271,11 @@ def _read_place(
         old_running=replicas_for(old, FULL - present, _LEAST),
         new_running=replicas_for(new, present, _LEAST),
     )
+
+
+def _replicas_or_none(text: str) -> int:
+    """Of a model that serves, or 0: nothing does yet, so that the other one is the first of its route."""
+    return 0 if text == "0" else whole(2, 10_000)(text)
 
 
 def _read_policy(launch: Reader, tier: str, strategy: Strategy) -> Policy:

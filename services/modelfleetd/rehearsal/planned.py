@@ -14,11 +14,13 @@ from modelfleetd.errors import FleetError
 from modelfleetd.kit.codec import timestamp_from_proto
 from modelfleetd.launcher.domain.launch import Strategy
 from modelfleetd.launcher.domain.policy import Approval, Policy, StabilityGate, check
+from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.wire.policy import policy_from_proto, strategy_from_proto
 from modelfleetd.platform.simulator import Behaviour
 from modelfleetd.rehearsal.reading import Problem, ScenarioInvalid
 from modelfleetd.rehearsal.scenario import USUAL_REPLY, USUAL_TIER, Freeze, Note, Place, Replicas, Scenario
 from modelfleetd.rehearsal.stability import HEALTHY, USUAL, WINDOW, Predicted
+from modelfleetd.rehearsal.standing import Standing, lost_of, standing_of
 from modelfleetd.stability.domain.criteria import DEFAULT_MIN_POSITIVES, Limits
 
 _START, _DRAIN = (20.0, 60.0), (5.0, 30.0)
@@ -41,10 +43,8 @@ def of_plan(found: Mapping[str, Any]) -> Scenario:
     regions = launch.plan.regions
     if not regions or any(not region.steps for region in regions):
         raise ScenarioInvalid([Problem(1, "the plan has no steps: there is nothing to rehearse")])
-    if strategy.rule.swaps and any(not region.old_model for region in regions):
-        said = "the plan is of the first model of its route: nothing serves yet that could be swapped"
-        raise ScenarioInvalid([Problem(1, said)])
-    begins = _begins(launch)
+    standing = standing_of(launch)
+    begins = _begins(launch) if standing is None else _last_seen(launch)
     needs_approval = launch.plan.needs_approval or policy.approval is Approval.REQUIRED
     policy = replace(
         policy,
@@ -74,8 +74,9 @@ def of_plan(found: Mapping[str, Any]) -> Scenario:
             for conflict in launch.plan.freeze_conflicts
             if begins is not None and not conflict.overridden
         ),
+        standing=standing,
         begins=begins,
-        notes=tuple(_notes(launch, strategy, policy)),
+        notes=tuple(_notes(launch, strategy, policy, standing)),
     )
 
 
@@ -83,6 +84,12 @@ def _begins(launch: pb.Launch) -> datetime | None:
     if launch.plan.HasField("create_time"):
         return timestamp_from_proto(launch.plan.create_time)
     return timestamp_from_proto(launch.create_time) if launch.HasField("create_time") else None
+
+
+def _last_seen(launch: pb.Launch) -> datetime:
+    """Until when is known where a launch in flight stands."""
+    seen = (one.observe_time for one in launch.progress if one.HasField("observe_time"))
+    return max(map(timestamp_from_proto, (launch.update_time, *seen)))
 
 
 def _has_gate(launch: pb.Launch, name: str) -> bool:
@@ -105,7 +112,7 @@ def _place(region: pb.RegionPlan, launch: pb.Launch) -> Place:
     first = region.steps[0]
     growing = (region.new_replicas_full, region.new_share_before_basis_points, first.new_replicas_before)
     giving = (region.old_replicas_full, region.old_share_before_basis_points, first.old_replicas_before)
-    if not any((growing[1], giving[1])):
+    if region.old_model and not any((growing[1], giving[1])):
         # Whoever made the plan does not say it yet: what the one has in the end, the other has at first.
         giving = (giving[0], first.share_basis_points + first.old_share_basis_points, giving[2])
     new, old = (growing, giving) if _grows(region, launch.candidate) else (giving, growing)
@@ -147,17 +154,24 @@ def _predicted(criterion: pb.StabilityCriterion) -> Predicted:
     )
 
 
-def _notes(launch: pb.Launch, strategy: Strategy, policy: Policy) -> Iterator[Note]:
+def _notes(launch: pb.Launch, strategy: Strategy, policy: Policy, standing: Standing | None) -> Iterator[Note]:
     """What a plan does not know, or a rehearsal does not have, and what it does instead."""
     yield Note("machines", "machines and traffic are as usual: a plan does not know them")
-    if launch.progress:
-        yield Note("progress", "the launch is under way; its plan is rehearsed from the beginning")
+    if strategy.rule.swaps and not any(region.old_model for region in launch.plan.regions):
+        yield Note("first", "nothing serves the route yet: its traffic is there once the first model takes it")
+    if standing is not None:
+        for about, said in lost_of(launch):
+            yield Note(about, said)
+    elif launch.HasField("end_time"):
+        yield Note("standing", "the launch has ended; its plan is rehearsed from the beginning")
+    elif launch.progress:
+        yield Note("standing", "the launch has done nothing yet; its plan is rehearsed from the beginning")
     if not policy.stability_gate.disabled:
         yield from _notes_on_labels(policy.stability_gate)
     minutes = round(USUAL_REPLY / 60)
-    if policy.approval is Approval.REQUIRED:
+    if policy.approval is Approval.REQUIRED and (standing is None or standing.state is State.AWAITING_APPROVAL):
         yield Note("approval", f"whoever has to approve it does so after {minutes} min")
-    if policy.people_gates:
+    if any(not gate.approved_by for gate in launch.policy.people_gates):
         yield Note("people", f"people who are to look let it on after {minutes} min")
     for webhook in policy.webhook_gates:
         when = webhook.when.name.lower().replace("_", " ")

@@ -126,15 +126,16 @@ class Routes:
         self._world.models[model] = replace(self._world.models[model], max_qps=max_qps)
 
     def serves(self, model_type: str, region: str, served: Mapping[str, Served]) -> None:
-        """Says what serves a route in a region at first, by the name of the model."""
+        """Says what serves a route in a region at first, by the name of the model; nothing does before the first."""
         self._served[model_type, region] = served
 
     def served_by(self, route: Route, region: str) -> Mapping[str, Served]:
         """What serves at first, by the name of the model: its baseline, alone, where nothing else was said."""
         name = route.model(route.baseline)
-        return self._served.get((route.model_type, region)) or {
-            name: Served(10_000, max(2, self._world.models[name].needs(region)))
-        }
+        found = self._served.get((route.model_type, region))
+        if found is not None:
+            return found
+        return {name: Served(10_000, max(2, self._world.models[name].needs(region)))}
 
     def serving(self, route: Route, region: str) -> Mapping[str, tuple[Place, int]]:
         """Units that what serves at first takes, by the name of the model."""
@@ -160,6 +161,9 @@ class Routes:
 
     async def _apply(self, route: Route, region: str, *, shares: bool) -> None:
         served = self.served_by(route, region)
+        if not served:
+            # Its target is set up by the first launch.
+            return
         desired = DesiredServing(
             tuple(DesiredModel(model, self._world.models[model].spec, one.replicas) for model, one in served.items()),
             tuple(ModelShare(model, one.share) for model, one in served.items() if one.share) if shares else (),

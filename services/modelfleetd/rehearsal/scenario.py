@@ -13,6 +13,7 @@ from modelfleetd.platform.simulator import Behaviour
 from modelfleetd.rehearsal.answers import Answer
 from modelfleetd.rehearsal.chance import Trouble
 from modelfleetd.rehearsal.stability import USUAL, Predicted
+from modelfleetd.rehearsal.standing import Standing
 
 ACCIDENTS: Final = (
     "kill",
@@ -106,7 +107,8 @@ class Place:
 
     Attributes:
         region: its name.
-        old: replicas that the baseline needs for the whole route; 0: there is none but the candidate itself.
+        old: replicas that the baseline needs for the whole route; 0: there is none but the candidate itself, or the
+            candidate is the first model of the route.
         new: replicas that the candidate needs for it.
         spare: units that are free, by flavor.
         old_share: of the baseline, in basis points.
@@ -123,6 +125,11 @@ class Place:
     new_share: int
     old_running: int
     new_running: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing serves there yet."""
+        return not (self.old or self.old_share or self.new_share or self.old_running or self.new_running)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,9 @@ class Scenario:
     answers: tuple[Answer, ...] = ()
     replies: tuple[Reply, ...] = ()
     freezes: tuple[Freeze, ...] = ()
-    # When it is created; None: some day.
+    # Where it stands, of a launch in flight; None: it begins.
+    standing: Standing | None = None
+    # When it is created, or stands there; None: some day.
     begins: datetime | None = None
     # Told before anything else.
     notes: tuple[Note, ...] = ()

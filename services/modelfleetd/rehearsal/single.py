@@ -18,7 +18,8 @@ from modelfleetd.launcher.domain.notifications import Kind
 from modelfleetd.launcher.domain.states import State
 from modelfleetd.platform.model import Effect, EffectKind
 from modelfleetd.platform.simulator import Simulator
-from modelfleetd.rehearsal.chance import Trouble
+from modelfleetd.rehearsal.catching_up import CatchingUp
+from modelfleetd.rehearsal.chance import NO_TROUBLE, Trouble
 from modelfleetd.rehearsal.fleet import Fleet
 from modelfleetd.rehearsal.routes import Route, Served
 from modelfleetd.rehearsal.scenario import PEOPLE, Accident, Moment, PersonsAct, Reply, Scenario
@@ -26,6 +27,8 @@ from modelfleetd.rehearsal.scenario import PEOPLE, Accident, Moment, PersonsAct,
 TYPE: Final = "modelTypes/rehearsed"
 _ID: Final = "rehearsed"
 _NEW: Final = f"{TYPE}/models/new"
+# What serves at first takes so long to be there.
+_SERVES: Final = 20.0
 _LOOK: Final = 60.0
 # A launch that has not ended by then is told as it is.
 _LONGEST: Final = 8 * 86_400.0
@@ -94,6 +97,8 @@ class Report:
     sentence: str
     # Why it was not followed to its end.
     left: str
+    # Where a launch in flight was taken over; empty where it begins.
+    begun: str
     seconds: float
     phases: Sequence[tuple[str, float]]
     lines: Sequence[Line]
@@ -115,42 +120,60 @@ class Report:
 
 async def rehearse(scenario: Scenario) -> Report:
     """Runs a launch until it has ended, or for eight simulated days."""
-    rehearsal = _Rehearsal(scenario)
-    await rehearsal.begin()
+    rehearsal = Rehearsal(scenario)
+    said = await rehearsal.begin()
+    if scenario.standing is not None and said:
+        rehearsal = Rehearsal(replace(scenario, standing=None))
+        await rehearsal.begin()
+    elif scenario.standing is not None and scenario.begins is not None:
+        # Once more, so that it is there at the time at which the launch in flight was.
+        rehearsal = Rehearsal(scenario, rehearsal.took)
+        await rehearsal.begin()
     await rehearsal.go_on()
-    return rehearsal.report()
+    report = rehearsal.report()
+    return replace(report, begun=said) if said else report
 
 
-class _Rehearsal:
-    """A fleet of one route and one launch."""
+class Rehearsal:
+    """A fleet of one route and one launch.
 
-    def __init__(self, scenario: Scenario) -> None:
+    Attributes:
+        fleet: in which it is.
+        name: of the launch.
+        took: seconds until it is where it begins.
+    """
+
+    def __init__(self, scenario: Scenario, took: float = _SERVES) -> None:
         self._scenario = scenario
-        # What serves at first takes 20 s to be there.
-        start = {"start": scenario.begins - timedelta(seconds=20)} if scenario.begins is not None else {}
-        self._fleet = Fleet(seed=scenario.seed, clock=ManualClock(**start))
-        self._fleet.launches.patience = _as_the_launcher_looks(self._fleet.launches.patience)
-        self._name = f"launches/{_ID}"
+        self.took = took
+        start = {"start": scenario.begins - timedelta(seconds=took)} if scenario.begins is not None else {}
+        self.fleet = Fleet(seed=scenario.seed, clock=ManualClock(**start))
+        self.fleet.launches.patience = _as_the_launcher_looks(self.fleet.launches.patience)
+        self.name = f"launches/{_ID}"
         self._lines: list[Line] = []
         self._draw = random.Random(f"{scenario.seed} people")
-        self._began = self._fleet.clock.now()
+        self._began = self.fleet.clock.now()
         self._start = 0.0
         self._first = 0
-        self._left = ""
+        self._left = self._begun = ""
 
     @property
     def _launch(self) -> Launch:
-        return self._fleet.launches.rows[self._name].launch
+        return self.fleet.launches.rows[self.name].launch
 
     @property
     def _passed(self) -> float:
-        return self._fleet.clock.monotonic() - self._start
+        return self.fleet.clock.monotonic() - self._start
 
     # The beginning
 
-    async def begin(self) -> None:
-        """Has everything serve that serves at first, and creates the launch."""
-        fleet, scenario = self._fleet, self._scenario
+    async def begin(self) -> str:
+        """Has everything serve that serves at first, creates the launch, and brings it to where it stands already.
+
+        Returns:
+            Why it did not get there; empty where it did.
+        """
+        fleet, scenario = self.fleet, self._scenario
         self._add_models()
         await fleet.start()
         for place in scenario.places:
@@ -158,10 +181,9 @@ class _Rehearsal:
                 at = PoolPlace(flavor, place.region)
                 fleet.capacity.set_quota(at, fleet.capacity.used(at) + place.spare.get(flavor, 0))
         fleet.stability.predicts(scenario.predictions)
-        self._began, self._start = fleet.clock.now(), fleet.clock.monotonic()
-        self._first = fleet.effects
-        fleet.answers.expect(scenario.answers, scenario.evidence_rules, scenario.seed, lambda: self._passed)
-        fleet.freeze(*(self._window(at) for at in range(len(scenario.freezes))))
+        fleet.answers.expect((), scenario.evidence_rules, scenario.seed, lambda: self._passed)
+        if scenario.standing is None:
+            self._starts("")
         fleet.create(
             _ID,
             TYPE,
@@ -171,8 +193,41 @@ class _Rehearsal:
             target_share=scenario.share,
             holdout_share=scenario.holdout,
             regions=[place.region for place in scenario.places],
-            trouble=scenario.trouble,
+            trouble=scenario.trouble if scenario.standing is None else NO_TROUBLE,
         )
+        if scenario.standing is None:
+            self._expect()
+        elif not await CatchingUp(fleet, self.name, TYPE, scenario.standing, self._arrived).run():
+            ends = fleet.outcome(self.name).sentence
+            return f"it is rehearsed from its plan's beginning: rehearsed as usual it does not come so far ({ends})"
+        return ""
+
+    def _starts(self, begun: str) -> None:
+        """From here on time is counted, and gates answer and windows hold it back as the scenario has it."""
+        fleet, scenario = self.fleet, self._scenario
+        self._began, self._start, self._begun = fleet.clock.now(), fleet.clock.monotonic(), begun
+        self.took = self._start
+        self._first = fleet.effects
+        fleet.answers.expect(scenario.answers, scenario.evidence_rules, scenario.seed, lambda: self._passed)
+        fleet.freeze(*(self._window(at) for at in range(len(scenario.freezes))))
+
+    def _arrived(self, begun: str) -> None:
+        """The launch is where it stands: what came before is not told, and from here on it has its troubles."""
+        fleet, scenario = self.fleet, self._scenario
+        row = fleet.launches.rows[self.name]
+        row.events.clear()
+        row.told.clear()
+        self._starts(begun)
+        if scenario.trouble != NO_TROUBLE:
+            row.trouble = trouble = scenario.trouble
+            fleet.routes.trouble(row.launch, trouble)
+            late = timedelta(seconds=trouble.label_delay_seconds)
+            fleet.stability.becomes(row.launch.candidate, trouble.calibration, trouble.labels, late)
+        self._expect()
+
+    def _expect(self) -> None:
+        """What goes wrong and what people do happens when its time has come."""
+        scenario = self._scenario
         for accident in scenario.accidents:
             self._at(accident.at, "accident", accident.region, self._happens(accident))
         for person in scenario.people:
@@ -181,12 +236,13 @@ class _Rehearsal:
         self._ask_people()
 
     def _add_models(self) -> None:
-        """The route as it is before the launch. Where no baseline gives its share, the candidate is the baseline."""
-        fleet, scenario = self._fleet, self._scenario
+        """The route as it is before the launch. Where no baseline gives its share, the candidate is the baseline; where
+        nothing serves yet, there is none.
+        """
+        fleet, scenario = self.fleet, self._scenario
         places = scenario.places
-        alone = all(place.old_share + place.old_running == 0 for place in places) and all(
-            place.new_share == 10_000 for place in places
-        )
+        empty = all(place.is_empty for place in places)
+        alone = empty or all(place.old_share + place.old_running == 0 and place.new_share == 10_000 for place in places)
         new, old = scenario.new_model, scenario.old_model
         first = new if alone else old
         needs = {place.region: place.new if alone else max(1, place.old) for place in places}
@@ -195,7 +251,7 @@ class _Rehearsal:
             flavor=first.flavor, units=first.units, behaviour=scenario.machines,
         )  # fmt: skip
         fleet.add_type(route)
-        roles = {route.model(route.baseline): "BASELINE"}
+        roles = {} if empty else {route.model(route.baseline): "BASELINE"}
         if not alone:
             fleet.add_model(
                 TYPE, "new", {place.region: place.new for place in places}, flavor=new.flavor, units=new.units
@@ -209,7 +265,7 @@ class _Rehearsal:
             if place.new_share or place.new_running:
                 served[_NEW] = Served(place.new_share, place.new_running)
             rest = 10_000 - place.old_share - place.new_share
-            if rest:
+            if rest and not empty:
                 other = route.model("other")
                 if other not in roles:
                     # Another experiment, which keeps what it has.
@@ -232,9 +288,9 @@ class _Rehearsal:
                 self._lines.append(Line(self._passed, kind, launch.step.number, happen(), region))
 
         if moment.step:
-            self._fleet.when(self._name, lambda launch: _is_at(launch, moment), act)
+            self.fleet.when(self.name, lambda launch: _is_at(launch, moment), act)
         else:
-            self._fleet.after(moment.seconds, act)
+            self.fleet.after(moment.seconds, act)
 
     # People
 
@@ -255,7 +311,7 @@ class _Rehearsal:
             if not is_asked(self._launch):
                 return
             says = fleet.approve if reply.says == "approve" else fleet.reject
-            refused = says(self._name)
+            refused = says(self.name)
             if refused:
                 said = f"{reply.says} ({reply.asked}): refused: {refused}"
                 self._lines.append(Line(self._passed, "person", self._launch.step.number, said))
@@ -263,13 +319,13 @@ class _Rehearsal:
         def hears(fleet: Fleet) -> None:
             after = self._draw.uniform(*reply.after)
             fleet.after(after, answers)
-            fleet.after(after + 1.0, lambda fleet: fleet.when(self._name, is_asked, hears))
+            fleet.after(after + 1.0, lambda fleet: fleet.when(self.name, is_asked, hears))
 
-        self._fleet.when(self._name, is_asked, hears)
+        self.fleet.when(self.name, is_asked, hears)
 
     def _does(self, person: PersonsAct) -> Callable[[], str]:
         def happen() -> str:
-            fleet = self._fleet
+            fleet = self.fleet
             acts: dict[str, Callable[[str], str]] = {
                 "pause": fleet.pause,
                 "resume": lambda name: fleet.resume(name, any_author=True),
@@ -278,7 +334,7 @@ class _Rehearsal:
                 "abort": fleet.abort,
                 "retry": fleet.retry,
             }
-            refused = acts[person.do](self._name)
+            refused = acts[person.do](self.name)
             return f"{person.do}: refused: {refused}" if refused else person.do
 
         return happen
@@ -287,11 +343,11 @@ class _Rehearsal:
 
     def _happens(self, accident: Accident) -> Callable[[], str]:
         """What an accident does, and what is said of it."""
-        fleet = self._fleet
+        fleet = self.fleet
         regions = [accident.region] if accident.region else [place.region for place in self._scenario.places]
 
         def happen() -> str:
-            row = fleet.launches.rows[self._name]
+            row = fleet.launches.rows[self.name]
             model = row.launch.candidate if accident.of == "new" else row.launch.baseline
             simulators = [fleet.simulator(TYPE, region) for region in regions]
             lasts = f"for {accident.seconds:g} s"
@@ -356,16 +412,16 @@ class _Rehearsal:
         while not self._left:
             launch = self._launch
             if not launch.ended:
-                await self._fleet.run(self._fleet.clock.monotonic() + _LOOK)
+                await self.fleet.run(self.fleet.clock.monotonic() + _LOOK)
                 self._left = self._is_left()
             elif launch.state is State.SUCCEEDED or not retries:
                 break
             else:
-                await self._fleet.run(self._fleet.clock.monotonic() + _TRIES_AGAIN)
+                await self.fleet.run(self.fleet.clock.monotonic() + _TRIES_AGAIN)
                 said = self._does(retries.pop(0))()
                 self._lines.append(Line(self._passed, "person", 0, said))
                 self._ask_people()
-        self._fleet.check()
+        self.fleet.check()
 
     def _is_left(self) -> str:
         """Why it is not followed any further; empty while it is."""
@@ -377,7 +433,7 @@ class _Rehearsal:
         paused = launch.paused_since
         if paused is None or self._passed < self._last_said + _LEFT_ALONE:
             return ""
-        if (self._fleet.clock.now() - paused).total_seconds() < _LEFT_ALONE:
+        if (self.fleet.clock.now() - paused).total_seconds() < _LEFT_ALONE:
             return ""
         return "Nobody in the scenario resumes or aborts it."
 
@@ -389,8 +445,8 @@ class _Rehearsal:
 
     def report(self) -> Report:
         """What has become of it."""
-        fleet = self._fleet
-        outcome = fleet.outcome(self._name)
+        fleet = self.fleet
+        outcome = fleet.outcome(self.name)
         launch = outcome.launch
         end = launch.update_time if launch.ended else fleet.clock.now()
         return Report(
@@ -399,8 +455,9 @@ class _Rehearsal:
             ended=launch.ended,
             sentence=outcome.sentence,
             left=self._left,
+            begun=self._begun,
             seconds=(end - self._began).total_seconds(),
-            phases=_phases(launch, end),
+            phases=_phases(launch, self._began, end),
             lines=sorted([*self._lines, *self._history()], key=lambda line: line.seconds),
             regions=[self._there(region) for region in self._regions()],
             events=fleet.effects - self._first,
@@ -410,7 +467,7 @@ class _Rehearsal:
 
     def _history(self) -> list[Line]:
         """The launch's history, and what that does not say: that it waits for people."""
-        row = self._fleet.launches.rows[self._name]
+        row = self.fleet.launches.rows[self.name]
         found = [
             Line(self._since(event.time), "event", event.step, f"{event.type}: {event.message}", event.region)
             for event in row.events
@@ -436,13 +493,14 @@ class _Rehearsal:
         shares, replicas = dict.fromkeys(models, 0), dict.fromkeys(models, 0)
         peaks: dict[str, int] = {model.flavor: 0 for model in models.values()}
         new, old = models
-        for effect in self._fleet.simulator(TYPE, region).ledger:
+        for effect in self.fleet.simulator(TYPE, region).ledger:
             if not _count(effect, shares, replicas):
                 continue
+            seconds = max(0.0, self._since(effect.time))
             for flavor, peak in peaks.items():
                 used = sum(models[model].units * n for model, n in replicas.items() if models[model].flavor == flavor)
-                peaks[flavor] = max(peak, used)
-            seconds = max(0.0, self._since(effect.time))
+                # What it took before it began here is not told.
+                peaks[flavor] = max(peak, used) if seconds else used
             points[seconds] = Point(seconds, shares[new], shares[old], replicas[new], replicas[old])
         units = [Units(flavor, peak, planned.held(flavor) if planned else 0) for flavor, peak in sorted(peaks.items())]
         used_at_all = [one for one in units if one.peak or one.hold]
@@ -487,9 +545,9 @@ def _as_the_launcher_looks(seldom: Callable[[Launch, float], float]) -> Callable
     return looks
 
 
-def _phases(launch: Launch, end: datetime) -> list[tuple[str, float]]:
-    """How long the launch was in each state, in the order in which it came to them."""
-    times = [*((phase.state.name, phase.start_time) for phase in launch.phase_times), ("", end)]
+def _phases(launch: Launch, begin: datetime, end: datetime) -> list[tuple[str, float]]:
+    """How long the launch was in each state since then, in the order in which it came to them."""
+    times = [*((phase.state.name, max(phase.start_time, begin)) for phase in launch.phase_times), ("", end)]
     return [
         (state, (until - since).total_seconds())
         for (state, since), (_, until) in itertools.pairwise(times)
@@ -505,6 +563,7 @@ def as_data(report: Report) -> dict[str, Any]:
         "ended": report.ended,
         "outcome": report.sentence,
         "left": report.left,
+        "begun": report.begun,
         "seconds": round(report.seconds, 3),
         "phases": [{"state": state, "seconds": round(seconds, 3)} for state, seconds in report.phases],
         "timeline": [

@@ -125,6 +125,11 @@ class MemoryStability:
         self._models[name] = _Model(calibration, labels, delay)
         self._draws[name] = random.Random(f"{self._seed} {name}")
 
+    def becomes(self, name: str, calibration: float, labels: float, delay: timedelta) -> None:
+        """A model that is looked at already turns out to be otherwise; what it has answered stays counted."""
+        known = self._models[name]
+        known.calibration, known.labels, known.delay = calibration, labels, delay
+
     def look(self, name: str) -> None:
         """Takes note of how many requests a model has answered by now."""
         known = self._models.get(name)

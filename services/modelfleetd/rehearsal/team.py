@@ -119,7 +119,8 @@ class Team:
             model_type: the route.
             region: where.
             served: by the name of the model; the shares add up to the whole.
-            roles: of models that are no candidates, by their names; None: only the route's baseline has one.
+            roles: of models that are no candidates, by their names; None: only the route's baseline has one; none:
+                nothing serves the route yet.
         """
         self.routes.serves(model_type, region, served)
         if roles is not None:
@@ -137,7 +138,8 @@ class Team:
                 ]
                 for region in route.needs
             }
-            self.registry.adopt(route.model_type, roles, splits)
+            if roles:
+                self.registry.adopt(route.model_type, roles, splits)
             for region in route.needs:
                 quota.setdefault(Place(route.flavor, region), self._spare_in(region))
                 for place, units in self.routes.serving(route, region).values():

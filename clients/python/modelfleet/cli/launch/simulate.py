@@ -162,6 +162,8 @@ def _end(process: subprocess.Popen[str]) -> None:
 def _show_launch(found: Mapping[str, Any]) -> None:
     launch, assumed, seeds = found["launch"], found["assumed"], found["seeds"]
     _show_assumed(assumed, launch["seed"])
+    if launch["begun"]:
+        click.echo(launch["begun"])
     click.echo()
     regions = {each["region"]: each for each in launch["regions"]}
     several = len(regions) > 1
@@ -212,6 +214,8 @@ def _does(region: Mapping[str, Any], assumed: Mapping[str, Any]) -> str:
             return f"{region['new_replicas']} replicas of one model become as many as its share needs of {new}"
         case "ROLL_BACK":
             return f"{old} replicas go back to {new} of the model before"
+        case _ if not old:
+            return f"the first model of its route starts on {render.count(new, 'replica')}"
         case _:
             return f"{old} replicas become {new}"
 
