@@ -25,7 +25,7 @@ from modelfleetd.kit.db import Database
 from modelfleetd.launcher.clients import CapacityClient, RegistryClient
 from modelfleetd.launcher.remote import translated
 from modelfleetd.rehearsal.routes import FLAVOR
-from modelfleetd.rehearsal.world import Trained
+from modelfleetd.rehearsal.trained import Trained
 from tests.support.stored.virtual_time import VirtualTime, unhurried
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from modelfleet.common.v1 import serving_pb2
 from modelfleet.registry.v1 import criticality_pb2, registry_pb2
 from modelfleetd.launcher.domain.record import Share
 from modelfleetd.rehearsal.registry import MemoryRegistry
-from modelfleetd.rehearsal.world import PEAK_QPS
+from modelfleetd.rehearsal.trained import PEAK_QPS
 from tests.support.stored.parts import PATIENCE, StoredParts
 
 _BY_REQUEST = ("TIER0", "TIER1")
