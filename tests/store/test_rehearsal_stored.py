@@ -21,9 +21,13 @@ from modelfleetd.rehearsal.parts import IN_MEMORY, Parts
 from modelfleetd.rehearsal.routes import REGION, Route
 from modelfleetd.rehearsal.team_rehearsal import TeamRehearsal
 from tests.support.chance import ALL, SEED
-from tests.support.stored_launches import StoredLaunches
-from tests.support.stored_parts import StoredCapacity, StoredParts, StoredRegistry, StoredWorld, stored_parts
-from tests.support.virtual_time import virtual_time
+from tests.support.stored.capacity import StoredCapacity
+from tests.support.stored.launches import StoredLaunches
+from tests.support.stored.parts import StoredParts
+from tests.support.stored.registry import StoredRegistry
+from tests.support.stored.services import stored_parts
+from tests.support.stored.virtual_time import virtual_time
+from tests.support.stored.world import StoredWorld
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from modelfleetd.capacity.domain.ledger import Account, Entry, ModelUnits
+from modelfleetd.capacity.domain.policy import LaunchPolicy
 from modelfleetd.capacity.domain.pool import Place
 from modelfleetd.capacity.domain.quota import Headroom
 from modelfleetd.capacity.domain.reservation import (
@@ -36,10 +37,14 @@ from modelfleetd.capacity.domain.simulation import simulate
 from modelfleetd.capacity.domain.waiting import NEWEST, Claim, Line, Prospect, Release, release_time, reservation_of
 from modelfleetd.clock import Clock
 from modelfleetd.errors import LaunchEnded, ResourceExists, ResourceNotFound
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.hold import HeldPlace, Hold, HoldState
 from modelfleetd.launcher.domain.hold import Promise as TheirPromise
 from modelfleetd.launcher.domain.planning import Room as TheirRoom
 from modelfleetd.launcher.ports import HeldUnits, HoldRequest, UsedUnits
+from modelfleetd.registry.domain.resources import ModelType
+from modelfleetd.rehearsal.decisions import Question, decision
+from modelfleetd.rehearsal.trained import Trained
 
 # Who holds, and gives back.
 _HOLDER: Final = "service/launcher"
@@ -63,6 +68,7 @@ class MemoryCapacity:
         free_again: called whenever units have become free, with nothing; for those who were refused.
         held: called with the name of a launch that waited and is held now.
         peak: the most units that were ever used at once.
+        policy: the team's launch policy, by costs alone; None: it has none, and is free within quota.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class MemoryCapacity:
         self.quota = dict(quota)
         self.entries = 0
         self.peak = 0
+        self.policy: LaunchPolicy | None = None
         self.free_again: Callable[[], None] = _nothing
         self.held: Callable[[str], None] = _nothing
         self._clock = clock
@@ -138,6 +145,15 @@ class MemoryCapacity:
             return None
         time = prospect.expected_time(now)
         return Hold("", HoldState.PENDING, promises=_promises(prospect), time=time, message=message)
+
+    def decide(
+        self, launch: str, candidate: Trained, baseline: Trained | None, route: ModelType, share: int
+    ) -> Decision:
+        """What the team's launch policy says of a launch that is to give its candidate so much of a route."""
+        self.catch_up()
+        line, now = self._line(), self._clock.now()
+        asked = Question(launch, candidate, baseline, route, self.pool, share)
+        return decision(asked, self.policy, lambda each: line.prospect_of(self._claim("", NEWEST, each)), now)
 
     def reserve(self, request: HoldRequest, key: str) -> Hold:
         """Reserves, or gets into line. Raises QuotaExceeded, EndStateExceedsQuota, ResourceExists, LaunchEnded."""

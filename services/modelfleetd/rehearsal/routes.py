@@ -14,7 +14,8 @@ from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.platform.model import DesiredModel, DesiredServing, Fence, ModelShare, ServingSpec, TargetKind
 from modelfleetd.platform.simulator import Behaviour, Simulator
 from modelfleetd.rehearsal.chance import Chance, Trouble
-from modelfleetd.rehearsal.world import Agent, MemoryWorld, Trained, carries
+from modelfleetd.rehearsal.trained import Trained, carries
+from modelfleetd.rehearsal.world import Agent, MemoryWorld
 
 FLAVOR: Final = "flavors/cpu"
 REGION: Final = "regions/local"

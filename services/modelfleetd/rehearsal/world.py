@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from fractions import Fraction
 from typing import Final, cast
 
-from modelfleetd.capacity.domain.replicas import DEFAULTS, filled, replicas_for_route
 from modelfleetd.errors import PartUnavailable
-from modelfleetd.launcher.domain.decision import Decision, Outcome
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.planning import Room
 from modelfleetd.launcher.domain.policy import StabilityGate
@@ -26,37 +24,16 @@ from modelfleetd.launcher.ports import (
     UsedUnits,
 )
 from modelfleetd.platform.base import Platform
-from modelfleetd.platform.model import Applied, DesiredServing, Fence, ServingObservation, ServingSpec, TargetKind
+from modelfleetd.platform.model import Applied, DesiredServing, Fence, ServingObservation, TargetKind
 from modelfleetd.platform.simulator import Simulator
 from modelfleetd.rehearsal.answers import Answers
 from modelfleetd.rehearsal.capacity import MemoryCapacity
 from modelfleetd.rehearsal.chance import Chance
 from modelfleetd.rehearsal.registry import MemoryRegistry
 from modelfleetd.rehearsal.stability import MemoryStability
+from modelfleetd.rehearsal.trained import MARGINS, UNIT_COST, Trained
 
-PEAK_QPS: Final = 1_000.0
 _DRAIN: Final = timedelta(seconds=10)
-_MARGINS: Final = filled(DEFAULTS)
-
-
-def carries(replicas: int) -> float:
-    """What one replica is certified to carry, so that the whole route needs so many of them."""
-    return PEAK_QPS / (_MARGINS.normal_utilization * (1 - _MARGINS.machine_loss) * (replicas - 0.4))
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A model: how it is run, and what one replica of it carries in each region, in requests a second."""
-
-    name: str
-    spec: ServingSpec
-    max_qps: Mapping[str, float]
-    startup: timedelta
-
-    def needs(self, region: str) -> int:
-        """N, for the whole route, by capacity's formula."""
-        peak = Fraction(PEAK_QPS)
-        return replicas_for_route(peak, peak, self.max_qps[region], _MARGINS)
 
 
 @dataclass
@@ -199,15 +176,19 @@ class MemoryWorld:
     async def estimate(self, model: str, key: str, *, keep: bool) -> Estimate:
         self._chance.call("capacity")
         trained = self.models[model]
-        least = _MARGINS.min_replicas
+        least = MARGINS.min_replicas
         needs = {region: (trained.needs(region), least) for region in trained.max_qps}
         return Estimate("estimates/e" if keep else "", needs)
 
     async def unit_cost(self, flavor: str) -> float:
-        return 1.0
+        return UNIT_COST
 
     async def decide(self, launch: str, candidate: str, pool: str, share: int, key: str, *, keep: bool) -> Decision:
-        return Decision("launchDecisions/d" if keep else "", Outcome.ACCEPTED, "Free within quota.")
+        found, model_type = self.models[candidate], candidate.rsplit("/", 2)[0]
+        route = self._registry.type_of(model_type)
+        baseline = self.models.get(route.baseline) if route.baseline != candidate else None
+        made = self._capacity.decide(launch, found, baseline, route, share)
+        return replace(made, name="launchDecisions/d") if keep else made
 
     async def pool(self, name: str) -> PoolFacts:
         return PoolFacts(self._team)

@@ -22,7 +22,7 @@ from modelfleetd.launcher.store.rounds import CLAIM
 from modelfleetd.launcher.store.rows import id_of, launch_of
 from modelfleetd.rehearsal.chance import Chance, Trouble
 from modelfleetd.rehearsal.launches import MemoryLaunches, Row
-from tests.support.virtual_time import VirtualTime, unhurried
+from tests.support.stored.virtual_time import VirtualTime, unhurried
 
 # The fleet's time is a float, the database's whole microseconds.
 _ROUNDING = timedelta(milliseconds=1)

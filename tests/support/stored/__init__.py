@@ -1,0 +1,1 @@
+"""A fleet in virtual time, repeated on real stores: the services themselves on PostgreSQL."""
