@@ -50,7 +50,6 @@ class Course:
         turns: of them those that may matter: at the others nothing has changed but what is said of the launch, or it is
             over.
         calls: acts upon anybody.
-        answered: how many answers of registry and capacity had come by each change.
         aborted: launches that people have aborted in time, and `late` those that the registry may have had by then.
         went_bad: whether the candidate answers badly; `fails_a_bake`: and has a whole bake before it still.
         shares_before: by region the shares that were there before the launch; the same of replicas, and of roles.
@@ -72,7 +71,6 @@ class Course:
         self.before_call: dict[int, Does] = {}
         self.moments = self.calls = 0
         self.turns: list[int] = []
-        self.answered: list[int] = []
         self.wrong: list[str] = []
         self.name = ""
         self.troubled = trouble is not NO_TROUBLE
@@ -286,7 +284,6 @@ class Course:
         if not self.name:
             return
         self.moments += 1
-        self.answered.append(self.world.answered)
         self._takes_note(launch)
         start = launch.step.bake_start
         if launch.state is State.SHIFTING and start is not None and start != self._baked:
