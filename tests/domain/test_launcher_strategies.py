@@ -14,14 +14,17 @@ from modelfleetd.launcher.domain.policy import Policy, StabilityGate
 from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.domain.strategies import Strategy
 from modelfleetd.rehearsal.chance import Trouble
-from tests.support.steps import CASES, RECYCLING, ROOM, Course, creates, undisturbed
+from tests.support.steps.cases import CASES, RECYCLING, ROOM, creates
+from tests.support.steps.course import Course
+from tests.support.steps.oracle import what_is_wrong
+from tests.support.steps.stories import undisturbed
 
 
 @pytest.mark.parametrize("name", CASES)
 async def test_registry_capacity_and_platform_agree_in_the_end(name: str) -> None:
     course = await undisturbed(CASES[name], ROOM)
     assert course.launch.state is State.SUCCEEDED, course.history()
-    assert await course.what_is_wrong() == []
+    assert what_is_wrong(course) == []
 
 
 JUDGED = Policy(bake_duration=timedelta(minutes=10), stability_gate=StabilityGate())
@@ -79,6 +82,6 @@ def test_whatever_goes_wrong_every_strategy_keeps_the_promises_and_converges(
         await course.run(600)
         course.heal()
         await course.run()
-        assert await course.what_is_wrong() == [], "\n".join(course.history()[-40:])
+        assert what_is_wrong(course) == [], "\n".join(course.history()[-40:])
 
     asyncio.run(run())

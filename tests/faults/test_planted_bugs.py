@@ -5,7 +5,7 @@ find it: those that `test_launcher_steps.py` goes through, and nothing made for 
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -32,11 +32,11 @@ from modelfleetd.rehearsal.capacity import MemoryCapacity
 from modelfleetd.rehearsal.launches import MemoryLaunches
 from modelfleetd.rehearsal.registry import MemoryRegistry
 from tests.support.chance import chosen
-from tests.support.steps import (
-    CASES,
-    ROOM,
-    Accident,
+from tests.support.steps.cases import CASES, ROOM, Accident
+from tests.support.steps.oracle import what_is_wrong
+from tests.support.steps.stories import (
     aborted,
+    aborted_unanswered,
     stalled,
     unanswered,
     undisturbed,
@@ -46,42 +46,33 @@ from tests.support.steps import (
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 Patch: TypeAlias = pytest.MonkeyPatch
-# What was wrong, story by story.
-Stories: TypeAlias = AsyncIterator[Sequence[str]]
+# Gives what was wrong in any of some stories.
+Stories: TypeAlias = Callable[[], Awaitable[list[str]]]
 CASE = CASES["replacing the baseline"]
 
 
-async def _undisturbed() -> Stories:
-    course = await undisturbed(CASE, ROOM)
-    yield await course.what_is_wrong()
+async def _undisturbed() -> list[str]:
+    return what_is_wrong(await undisturbed(CASE, ROOM))
 
 
-def _aborts(moments: Iterable[int]) -> Callable[[], Stories]:
-    async def stories() -> Stories:
-        for moment in moments:
-            yield await aborted(CASE, ROOM, Accident.NOTHING, moment)
-
-    return stories
+def _aborts(moments: Iterable[int]) -> Stories:
+    return lambda: aborted(CASE, ROOM, Accident.NOTHING, moments)
 
 
-def _stalls(calls: Iterable[int]) -> Callable[[], Stories]:
-    async def stories() -> Stories:
-        for call in calls:
-            yield await stalled(CASE, ROOM, call, aborts=True)
-
-    return stories
+def _stalls(calls: Iterable[int]) -> Stories:
+    return lambda: stalled(CASE, ROOM, calls, aborts=True)
 
 
-def _unanswered(answers: Iterable[int], moment: int = 0) -> Callable[[], Stories]:
-    async def stories() -> Stories:
-        for answer in answers:
-            yield await unanswered(CASE, ROOM, answer, moment=moment)
-
-    return stories
+def _unanswered(answers: Sequence[int]) -> Stories:
+    return lambda: unanswered(CASE, ROOM, answers)
 
 
-async def _another_baseline() -> Stories:
-    yield await with_another_baseline(CASE, ROOM, 20)
+def _aborted_unanswered(moment: int, lost: Iterable[int]) -> Stories:
+    return lambda: aborted_unanswered(CASE, ROOM, [moment], lost)
+
+
+async def _another_baseline() -> list[str]:
+    return await with_another_baseline(CASE, ROOM, [20])
 
 
 # The bugs
@@ -225,7 +216,7 @@ class Bug:
 
     breaks: str
     plant: Callable[[Patch], None]
-    stories: Callable[[], Stories]
+    stories: Stories
 
 
 _SHIFTING = range(9, 22)
@@ -284,29 +275,26 @@ BUGS = {
         "A launch whose settling is repeated has booked twice what it uses.", _settled_twice, _unanswered((4, 3))
     ),
     "hold released twice": Bug(
-        "A release that is repeated books the old side once more.", _released_twice, _unanswered(range(5, 2, -1), 20)
+        "A release that is repeated books the old side once more.", _released_twice, _aborted_unanswered(20, (1, 2, 3))
     ),
 }
 
 
 async def found_by(stories: Stories) -> list[str]:
-    """What the first story that notices something has to say; a story that cannot go on has noticed something."""
+    """What the stories have to say; one that cannot go on has noticed something."""
     try:
-        async for wrong in stories:
-            if wrong:
-                return list(wrong)
+        return await stories()
     except Exception as error:
         # Whatever fails a test of the suite.
         return [repr(error)]
-    return []
 
 
 @pytest.mark.parametrize("name", chosen(list(BUGS), 8))
 async def test_the_suite_finds_a_bug_that_is_planted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     BUGS[name].plant(monkeypatch)
-    assert await found_by(BUGS[name].stories()), BUGS[name].breaks
+    assert await found_by(BUGS[name].stories), BUGS[name].breaks
 
 
 @pytest.mark.parametrize("name", ["late finalisation accepted", "rollback to the current baseline"])
 async def test_where_no_bug_is_planted_the_same_stories_find_nothing(name: str) -> None:
-    assert await found_by(BUGS[name].stories()) == []
+    assert await found_by(BUGS[name].stories) == []
