@@ -27,8 +27,9 @@ from modelfleetd.launcher.domain.summary import sentence
 from modelfleetd.launcher.domain.verbs import abort, override_freeze, pause, resume
 from modelfleetd.launcher.domain.waves import forward
 from modelfleetd.platform.model import EffectKind
+from modelfleetd.rehearsal.chance import Trouble
 from tests.domain.test_launcher_decisions import EU, T0, at_step, facts, pending, planned, says, shifting
-from tests.support.rehearsal import NEW, OLD, TARGET, Calendar, Rehearsal
+from tests.support.rehearsal import LAUNCH, NEW, OLD, QUICK, TYPE, Rehearsal, rehearse
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 UNGATED = Policy(stability_gate=StabilityGate(disabled=True), availability_gate=AvailabilityGate(disabled=True))
@@ -305,10 +306,10 @@ def test_a_window_that_is_always_open_is_named_a_bounded_number_of_times() -> No
 # Whole launches
 
 
-def raised(rehearsal: Rehearsal, start: datetime, end: datetime) -> list[str]:
+def raised(fleet: Rehearsal, start: datetime, end: datetime) -> list[str]:
     """What was asked of the agent between two moments that gave the candidate more weight, or replicas to start."""
     found, weight, replicas = [], 0, 0
-    for effect in rehearsal.simulator.ledger:
+    for effect in fleet.simulator(TYPE).ledger:
         if effect.kind is not EffectKind.ACCEPTED or effect.desired is None:
             continue
         share, running = effect.desired.share_of(NEW), effect.desired.replicas_of(NEW)
@@ -318,11 +319,11 @@ def raised(rehearsal: Rehearsal, start: datetime, end: datetime) -> list[str]:
     return found
 
 
-async def rehearse(rehearsal: Rehearsal, after: float, lasts: float) -> tuple[datetime, datetime]:
-    """Prepares a launch that meets a window."""
-    await rehearsal.prepare()
-    start = rehearsal.clock.now() + timedelta(seconds=after)
-    rehearsal.calendar = Calendar((opened(start, timedelta(seconds=lasts)),))
+def meets(fleet: Rehearsal, after: float, lasts: float) -> tuple[datetime, datetime]:
+    """Has the launch meet a window."""
+    start = fleet.clock.now() + timedelta(seconds=after)
+    schedule = Schedule(start.replace(tzinfo=None), timedelta(seconds=lasts))
+    fleet.freeze(replace(window(), schedule=schedule))
     return start, start + timedelta(seconds=lasts)
 
 
@@ -338,44 +339,44 @@ async def rehearse(rehearsal: Rehearsal, after: float, lasts: float) -> tuple[da
 async def test_a_launch_never_raises_weight_or_starts_replicas_inside_a_window_and_succeeds_after_it(
     seed: int, after: float, lasts: float, crash_rate: float, hang_rate: float, free: int
 ) -> None:
-    rehearsal = Rehearsal(old=12, new=10, free=free, seed=seed, crash_rate=crash_rate, hang_rate=hang_rate)
-    start, end = await rehearse(rehearsal, after, lasts)
-    launch = await rehearsal.run()
-    assert raised(rehearsal, start, end) == []
-    assert launch.state is State.SUCCEEDED, "\n".join(rehearsal.store.events)
-    assert rehearsal.broken_promises() == []
+    trouble = Trouble(crash_rate=crash_rate, stall_rate=hang_rate)
+    fleet = await rehearse(old=12, new=10, free=free, seed=seed, trouble=trouble)
+    start, end = meets(fleet, after, lasts)
+    launch = await fleet.pass_by()
+    assert raised(fleet, start, end) == []
+    assert launch.state is State.SUCCEEDED, fleet.said()
+    assert fleet.broken() == []
 
 
 @pytest.mark.parametrize("seconds", [3.0, 15.0])
 async def test_an_abort_inside_a_window_leads_back_at_once(seconds: float) -> None:
-    rehearsal = Rehearsal(old=30, new=26, free=10)
-    start, end = await rehearse(rehearsal, seconds, 10_000)
-    await rehearsal.run(60)
-    assert rehearsal.launch.frozen is not None
-    waiting = rehearsal.launch.condition("Waiting")
+    fleet = await rehearse(old=30, new=26, free=10)
+    start, end = meets(fleet, seconds, 10_000)
+    await fleet.pass_by(60)
+    assert fleet.launch().frozen is not None
+    waiting = fleet.launch().condition("Waiting")
     assert waiting is not None and waiting.reason == "Frozen"
-    rehearsal.abort()
-    launch = await rehearsal.run(1_000)
-    assert launch.state in (State.ROLLED_BACK, State.CANCELLED) and rehearsal.clock.now() < end
-    seen = await rehearsal.simulator.observe(TARGET)
-    assert seen.desired is not None and seen.desired.share_of(OLD) == 10_000
-    assert raised(rehearsal, start, end) == [] and rehearsal.broken_promises() == []
+    assert fleet.abort(LAUNCH) == ""
+    launch = await fleet.pass_by(1_000)
+    assert launch.state in (State.ROLLED_BACK, State.CANCELLED) and fleet.clock.now() < end
+    assert fleet.serving() == {OLD: (10_000, 30)}
+    assert raised(fleet, start, end) == [] and fleet.broken() == []
 
 
 async def test_an_experiment_ends_inside_a_window() -> None:
-    rehearsal = Rehearsal(old=50, new=60, free=40, experiment_share=2_000)
-    _, end = await rehearse(rehearsal, 0, 10_000)
-    launch = await rehearsal.run()
-    assert launch.state is State.SUCCEEDED and rehearsal.clock.now() < end
+    fleet = await rehearse(old=50, new=60, free=40, experiment_share=2_000)
+    meets(fleet, 0, 10_000)
+    launch = await fleet.pass_by()
+    assert launch.state is State.SUCCEEDED and fleet.broken() == []
 
 
 async def test_a_launch_that_is_frozen_past_its_deadlines_goes_on_and_its_history_says_so() -> None:
-    policy = replace(UNGATED, bake_duration=timedelta(seconds=5), launch_deadline=timedelta(minutes=3))
-    rehearsal = Rehearsal(old=30, new=26, free=10, policy=policy)
-    await rehearse(rehearsal, 12, 300)
-    launch = await rehearsal.run(1_000)
-    assert launch.state is State.SUCCEEDED, "\n".join(rehearsal.store.events)
-    said = [event for event in rehearsal.store.events if event.startswith(("Frozen", "Thawed"))]
+    policy = replace(QUICK, launch_deadline=timedelta(minutes=3), availability_gate=AvailabilityGate(disabled=True))
+    fleet = await rehearse(old=30, new=26, free=10, policy=policy)
+    meets(fleet, 12, 300)
+    launch = await fleet.pass_by(1_000)
+    assert launch.state is State.SUCCEEDED, fleet.said()
+    said = [event for event in fleet.history() if event.startswith(("Frozen", "Thawed"))]
     assert len(said) == 2 and "freezeWindows/holidays" in said[0]
     assert frozen.is_exempt(launch) is False and launch.end_time is not None
     assert launch.end_time.tzinfo is UTC

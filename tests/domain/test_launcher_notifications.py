@@ -18,7 +18,9 @@ from modelfleetd.launcher.domain.outcomes import conditions
 from modelfleetd.launcher.domain.policy import PeopleGate, Policy, StabilityGate
 from modelfleetd.launcher.domain.record import Abort, Condition, PauseReason, PeopleWait, PhaseTime, Status, Verdict
 from modelfleetd.launcher.domain.states import ENDED, TRANSITIONS, State
-from tests.support.rehearsal import Rehearsal
+from modelfleetd.rehearsal.chance import Trouble
+from tests.support.rehearsal import LAUNCH as REHEARSED
+from tests.support.rehearsal import rehearse
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 CTR = "modelTypes/ctr"
@@ -195,11 +197,10 @@ async def test_a_whole_launch_tells_how_it_goes_once_though_its_launcher_dies_ag
     verdict: Verdict, crash_rate: float, expected: list[Kind]
 ) -> None:
     policy = Policy(bake_duration=timedelta(seconds=8), stability_gate=StabilityGate())
-    rehearsal = Rehearsal(old=20, new=16, free=6, policy=policy, crash_rate=crash_rate, seed=7)
-    rehearsal.books.verdict = verdict
-    await rehearsal.prepare()
-    await rehearsal.run(200)
-    told = rehearsal.store.told
+    fleet = await rehearse(old=20, new=16, free=6, policy=policy, seed=7, trouble=Trouble(crash_rate=crash_rate))
+    fleet.judge.verdict = verdict
+    await fleet.pass_by(200)
+    told = fleet.launches.rows[REHEARSED].told
     alarms = [one for one in told if one.kind is Kind.NEEDS_ATTENTION]
     assert [one.kind for one in told if one not in alarms] == expected
     # Where nobody knows what was done, or a gate is undecided at the end of its bake, people may be needed soon.

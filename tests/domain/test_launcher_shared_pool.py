@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import count
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from modelfleetd.clock import ManualClock
-from modelfleetd.launcher.domain.hold import HoldState
+from modelfleetd.capacity.domain.pool import Place
+from modelfleetd.capacity.domain.reservation import Reservation
+from modelfleetd.capacity.domain.reservation import State as Held
+from modelfleetd.errors import PartUnavailable
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.policy import Policy, StabilityGate
-from modelfleetd.launcher.domain.states import ENDED, State
-from tests.support.memory_pool import MemoryPool
-from tests.support.rehearsal import NEW, Rehearsal
+from modelfleetd.launcher.domain.states import State
+from modelfleetd.rehearsal.chance import Trouble
+from modelfleetd.rehearsal.routes import FLAVOR, REGION, Route
+from tests.support.rehearsal import Rehearsal
 
 MINUTE = timedelta(minutes=1)
+HERE = Place(FLAVOR, REGION)
 # Steps are as large as they may be, so that a launch rather waits than to take smaller ones for ever.
 POLICY = Policy(
     bake_duration=timedelta(seconds=20),
@@ -28,195 +35,173 @@ POLICY = Policy(
 )
 # Bakes for long, so it is looked at seldom.
 SLOW = replace(POLICY, bake_duration=10 * MINUTE)
+FIRST, SECOND, THIRD = (f"launches/l{number}" for number in range(3))
 
 
-class Shared:
-    """Launches `launches/l0`, `launches/l1` … on a pool with `free` units beside what serves."""
-
-    def __init__(self, free: int, sizes: Sequence[tuple[int, int]], seed: int = 0, policy: Policy = POLICY) -> None:
-        self.clock = ManualClock()
-        self.pool = MemoryPool(self.clock, free + sum(old for old, _ in sizes))
-        self.launches = [
-            Rehearsal(
-                old=old,
-                new=new,
-                name=f"launches/l{number}",
-                clock=self.clock,
-                pool=self.pool,
-                seed=seed + number,
-                policy=policy,
-            )
-            for number, (old, new) in enumerate(sizes)
-        ]
-
-    async def prepare(self) -> None:
-        for rehearsal in self.launches:
-            await rehearsal.prepare()
-
-    async def run(self, seconds: float = 20_000, between: Callable[[], None] = lambda: None) -> None:
-        """Lets the rounds of all launches follow each other as they are due, until all have ended."""
-        end = self.clock.monotonic() + seconds
-        due = {rehearsal.name: self.clock.monotonic() for rehearsal in self.launches}
-        while self.clock.monotonic() < end:
-            left = [rehearsal for rehearsal in self.launches if rehearsal.store.state not in ENDED]
-            if not left:
-                break
-            rehearsal = min(left, key=lambda found: due[found.name])
-            await self.clock.advance(max(0.0, due[rehearsal.name] - self.clock.monotonic()))
-            await rehearsal.round()
-            due[rehearsal.name] = self.clock.monotonic() + max(0.05, rehearsal.store.due)
-            self.expect_nobody_waits_while_there_is_room()
-            between()
-        for rehearsal in self.launches:
-            rehearsal.simulator.catch_up()
-
-    def expect_nobody_waits_while_there_is_room(self) -> None:
-        """Who is first in line has no room, and on its way nobody waits for another launch: no circle."""
-        if self.pool.line:
-            first = self.pool.hold(self.pool.line[0].name)
-            assert first.state is HoldState.HELD or first.promises or first.message
-        for rehearsal in self.launches:
-            held = self.pool.of(rehearsal.name)
-            moving = rehearsal.store.state in (State.SHIFTING, State.FINALIZING)
-            assert not moving or (held is not None and (held.activated or held.outcome))
-
-    def waits_for_more(self, rehearsal: Rehearsal) -> bool:
-        """Whether the pool has to be given more: it never fits, or not since others took what it was promised."""
-        launch, held = rehearsal.launch, self.pool.of(rehearsal.name)
-        if held in self.pool.line:
-            return self.pool.is_hopeless(held)
-        return launch.plan is None or (not launch.reservation and "nothing that others free" in str(launch.conditions))
-
-    def expect_promises_kept(self) -> None:
-        for rehearsal in self.launches:
-            assert rehearsal.broken_promises() == [], "\n".join(rehearsal.store.events)
+async def shared(
+    free: int,
+    sizes: Sequence[tuple[int, int]],
+    *,
+    seed: int = 0,
+    policy: Policy = POLICY,
+    trouble: Trouble | None = None,
+    tiers: Sequence[str] = (),
+) -> Rehearsal:
+    """Launches `launches/l0`, `launches/l1` … on routes of their own, and `free` units beside what serves."""
+    fleet = Rehearsal(seed=seed, spare=free)
+    for number, (old, _) in enumerate(sizes):
+        tier = tiers[number] if tiers else "TIER2"
+        fleet.add_type(Route(f"modelTypes/r{number}", {REGION: old}, startup=timedelta(seconds=60), tier=tier))
+    await fleet.start()
+    for number, (_, new) in enumerate(sizes):
+        candidate = fleet.add_model(f"modelTypes/r{number}", "new", {REGION: new})
+        name = fleet.create(f"l{number}", f"modelTypes/r{number}", candidate, policy=policy)
+        fleet.troubled(trouble or Trouble(), name)
+    fleet.after_round = lambda _: expect_nobody_waits_while_there_is_room(fleet)
+    return fleet
 
 
-def reasons(rehearsal: Rehearsal) -> set[str]:
-    return {condition.reason for condition in rehearsal.launch.conditions}
+def expect_nobody_waits_while_there_is_room(fleet: Rehearsal) -> None:
+    """Who is first in line has no room, and on its way nobody waits for another launch: no circle."""
+    line = in_line(fleet)
+    if line:
+        first = line[0]
+        moved = sum(fleet.capacity.booked(model, HERE) for model in first.replaced_models)
+        assert first.items[0].hold_units - moved > fleet.capacity.free(HERE), first
+    for name, row in fleet.launches.rows.items():
+        held = fleet.capacity.found(name)
+        moving = row.launch.state in (State.SHIFTING, State.FINALIZING)
+        assert not moving or (held is not None and (held.activate_time is not None or held.outcome is not None))
 
 
-async def two_in_line(free: int = 12, *, stuck: bool = False) -> Shared:
+def in_line(fleet: Rehearsal, *, hopeful: bool = True) -> list[Reservation]:
+    """Those who wait, in their order; of them those whom others will free enough, or all."""
+    fleet.capacity.catch_up()
+    waiting = [(fleet.capacity.hold(found.name), found) for found in fleet.capacity.waiting]
+    waiting.sort(key=lambda each: each[0].position)
+    return [found for hold, found in waiting if hold.promises or not hopeful]
+
+
+def waits_for_more(fleet: Rehearsal, name: str) -> bool:
+    """Whether the pool has to be given more: it never fits, or not since others took what it was promised."""
+    launch, held = fleet.launch(name), fleet.capacity.found(name)
+    if held is not None and held.state is Held.PENDING:
+        return held not in in_line(fleet)
+    return launch.plan is None or (not launch.reservation and "nothing that others free" in str(launch.conditions))
+
+
+async def two_in_line(free: int = 12, *, stuck: bool = False) -> Rehearsal:
     """The first launch holds what the second one needs; that one stands in line."""
-    shared = Shared(free, [(20, 20), (20, 20)])
+    fleet = await shared(free, [(20, 20), (20, 20)])
     if stuck:
-        shared.launches[0].simulator.failing_models.add(NEW)
-    await shared.prepare()
-    await shared.run(30)
-    first, second = shared.launches
-    assert first.launch.state is State.SHIFTING
-    assert second.launch.state is State.PREPARING and reasons(second) == {"CapacityPromised"}
-    return shared
+        fleet.troubled(Trouble(failing=True), FIRST)
+    await fleet.run(fleet.clock.monotonic() + 30)
+    assert fleet.launch(FIRST).state is State.SHIFTING
+    assert fleet.launch(SECOND).state is State.PREPARING and fleet.reasons(SECOND) == {"CapacityPromised"}
+    return fleet
+
+
+async def go_on(fleet: Rehearsal, seconds: float = 20_000) -> list[State]:
+    """Lets so much time pass. Returns what has become of the launches."""
+    await fleet.run(fleet.clock.monotonic() + seconds)
+    return [row.launch.state for row in fleet.launches.rows.values()]
 
 
 async def test_a_launch_that_finds_no_room_waits_for_the_one_before_it_and_then_succeeds() -> None:
-    shared = await two_in_line()
-    _, second = shared.launches
-    (waiting,) = second.launch.conditions
+    fleet = await two_in_line()
+    (waiting,) = fleet.launch(SECOND).conditions
     assert waiting.message.startswith("waits for ") and "that launches/l0 frees at about" in waiting.message
     assert waiting.message.endswith("; first in line")
-    await shared.run()
-    assert [rehearsal.launch.state for rehearsal in shared.launches] == [State.SUCCEEDED] * 2
-    shared.expect_promises_kept()
-    events = [event.partition(":")[0] for event in second.store.events]
+    assert await go_on(fleet) == [State.SUCCEEDED] * 2
+    assert fleet.broken() == [], fleet.said()
+    events = [event.partition(":")[0] for event in fleet.history(SECOND)]
     # In line, then held, then the plan is made again, and only then anything starts.
     turn = events.index("CapacityReserved")
     assert events.index("CapacityPromised") < turn < events.index("Estimated", turn) < events.index("ReplicasStarted")
 
 
 async def test_it_begins_as_soon_as_the_other_is_aborted() -> None:
-    shared = await two_in_line()
-    shared.launches[0].abort()
-    await shared.run()
-    assert [rehearsal.launch.state for rehearsal in shared.launches] == [State.ROLLED_BACK, State.SUCCEEDED]
-    shared.expect_promises_kept()
+    fleet = await two_in_line()
+    assert fleet.abort(FIRST) == ""
+    assert await go_on(fleet) == [State.ROLLED_BACK, State.SUCCEEDED]
+    assert fleet.broken() == [], fleet.said()
 
 
 async def test_a_launch_that_is_aborted_in_line_leaves_it_and_nothing_of_it_is_held() -> None:
-    shared = await two_in_line()
-    shared.launches[1].abort()
-    await shared.run()
-    assert [rehearsal.launch.state for rehearsal in shared.launches] == [State.SUCCEEDED, State.CANCELLED]
-    await shared.clock.advance(120)
-    shared.pool.room("launches/l0", [shared.pool.reservations["reservations/r1"].item], [])
-    assert shared.pool.free == 12
+    fleet = await two_in_line()
+    assert fleet.abort(SECOND) == ""
+    assert await go_on(fleet) == [State.SUCCEEDED, State.CANCELLED]
+    assert fleet.capacity.free(HERE) == 12 and fleet.broken() == []
 
 
 async def test_a_slip_of_the_one_before_is_told_and_the_one_in_line_says_so() -> None:
-    shared = await two_in_line(stuck=True)
-    first, second = shared.launches
-    (before,) = second.launch.conditions
-    version = second.store.version
-    await shared.run(100)
-    assert first.launch.state is State.SHIFTING
-    (after,) = second.launch.conditions
+    fleet = await two_in_line(stuck=True)
+    (before,) = fleet.launch(SECOND).conditions
+    version = fleet.launch(SECOND).version
+    await go_on(fleet, 100)
+    assert fleet.launch(FIRST).state is State.SHIFTING
+    (after,) = fleet.launch(SECOND).conditions
     assert after.message != before.message and after.since == before.since
     # Who watches the launch is told.
-    assert second.store.version > version
+    assert fleet.launch(SECOND).version > version
 
 
 async def test_a_paused_launch_is_heard_of_and_its_end_stays_what_it_was() -> None:
-    shared = Shared(12, [(20, 20)], policy=SLOW)
-    await shared.prepare()
-    await shared.run(30)
-    (only,) = shared.launches
-    held = shared.pool.of(only.name)
-    assert held is not None and only.launch.state is State.SHIFTING
-    told = held.request.release
-    only.pause()
-    await shared.run(3_600)
-    assert held.request.release == told
-    assert (shared.clock.now() - held.renew_time) < 5 * MINUTE
+    fleet = await shared(12, [(20, 20)], policy=SLOW)
+    await go_on(fleet, 30)
+    before = fleet.capacity.found(FIRST)
+    assert before is not None and fleet.launch(FIRST).state is State.SHIFTING
+    assert fleet.pause(FIRST) == ""
+    await go_on(fleet, 3_600)
+    after = fleet.capacity.found(FIRST)
+    assert after is not None and after.expected_release_time == before.expected_release_time
+    assert after.renew_time is not None and fleet.clock.now() - after.renew_time < 5 * MINUTE
 
 
 async def test_a_hold_that_waits_for_a_person_is_kept_alive() -> None:
-    shared = Shared(12, [(20, 20), (20, 20)], policy=SLOW)
-    await shared.prepare()
-    await shared.run(30)
-    first, second = shared.launches
-    second.pause()
-    first.abort()
+    fleet = await shared(12, [(20, 20), (20, 20)], policy=SLOW)
+    await go_on(fleet, 30)
+    assert fleet.pause(SECOND) == fleet.abort(FIRST) == ""
     # Longer than a hold lives without being activated.
-    await shared.run(2 * 3_600)
-    held = shared.pool.of(second.name)
-    assert held is not None and held.state is HoldState.HELD and not held.activated
-    second.resume()
-    await shared.run()
-    assert second.launch.state is State.SUCCEEDED
+    await go_on(fleet, 2 * 3_600)
+    held = fleet.capacity.found(SECOND)
+    assert held is not None and held.state is Held.HELD and held.activate_time is None
+    assert fleet.resume(SECOND) == ""
+    assert await go_on(fleet) == [State.ROLLED_BACK, State.SUCCEEDED]
 
 
 async def test_the_more_important_launch_goes_first() -> None:
-    shared = Shared(12, [(20, 20), (20, 20), (20, 20)])
-    shared.launches[1].books.tier, shared.launches[2].books.tier = "TIER3", "TIER0"
-    await shared.prepare()
-    await shared.run(30)
-    assert [held.request.launch for held in shared.pool.line] == ["launches/l2", "launches/l1"]
-    await shared.run()
-    first, last, before = (rehearsal.launch.end_time for rehearsal in shared.launches)
+    fleet = await shared(12, [(20, 20), (20, 20), (20, 20)], tiers=["TIER2", "TIER3", "TIER0"])
+    await go_on(fleet, 30)
+    assert [held.launch for held in in_line(fleet, hopeful=False)] == [THIRD, SECOND]
+    # What the other one was promised is the more important one's now, and is promised once only.
+    assert [held.launch for held in in_line(fleet)] == [THIRD]
+    await go_on(fleet)
+    first, last, before = (row.launch.end_time for row in fleet.launches.rows.values())
     assert first is not None and before is not None and last is not None and first < before < last
 
 
 async def test_where_nothing_that_is_held_would_ever_suffice_it_is_infeasible_as_ever() -> None:
-    shared = Shared(4, [(20, 20), (20, 60)])
-    await shared.prepare()
-    await shared.run(60)
-    _, second = shared.launches
-    assert second.launch.plan is None and reasons(second) == {"Refused"}
+    fleet = await shared(4, [(20, 20), (20, 60)])
+    await go_on(fleet, 60)
+    assert fleet.launch(SECOND).plan is None and fleet.reasons(SECOND) == {"Refused"}
 
 
-async def test_capacity_that_does_not_answer_renewals_holds_up_no_launch() -> None:
-    shared = Shared(12, [(20, 20)])
-    await shared.prepare()
-    (only,) = shared.launches
-    await shared.run(5)
-    only.books.lost_rate = 1.0
-    await shared.run(3_000)
+async def test_capacity_that_does_not_answer_renewals_holds_up_no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = await shared(12, [(20, 20)])
+    await go_on(fleet, 5)
+
+    def is_away(part: str) -> None:
+        if part == "capacity":
+            raise PartUnavailable(part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet.chance, "call", is_away)
+        await go_on(fleet, 3_000)
     # Every step is done and the registry knows; only the settlement cannot be.
-    stuck = only.launch
+    stuck = fleet.launch(FIRST)
     assert stuck.state is State.FINALIZING and stuck.revision and not stuck.settled
-    only.books.lost_rate = 0.0
-    await shared.run()
-    assert only.launch.state.name == "SUCCEEDED"
+    assert await go_on(fleet) == [State.SUCCEEDED]
 
 
 @settings(max_examples=5, suppress_health_check=list(HealthCheck))
@@ -231,6 +216,7 @@ async def test_capacity_that_does_not_answer_renewals_holds_up_no_launch() -> No
     restless=st.sampled_from([0.0, 0.02]),
 )
 @example(
+    # Those in line want more than will ever be free.
     seed=224,
     sizes=[(5, 4), (14, 9), (11, 12)],
     free=5,
@@ -251,35 +237,31 @@ def test_whatever_goes_wrong_all_that_share_a_pool_converge_and_no_promise_is_br
     restless: float,
 ) -> None:
     async def story() -> None:
-        shared = Shared(free, sizes, seed)
-        await shared.prepare()
-        draw = shared.launches[0].draw
-        for rehearsal in shared.launches:
-            rehearsal.crashes.rate, rehearsal.books.lost_rate = crash_rate, lost
-            rehearsal.simulator.behaviour = type(rehearsal.behaviour)(
-                lost_call_rate=lost / 2, lost_answer_rate=lost, mean_life_seconds=life
-            )
+        trouble = Trouble(crash_rate=crash_rate, lost_rate=lost, agent_lost_rate=lost, mean_life_seconds=life)
+        fleet = await shared(free, sizes, seed=seed, trouble=trouble)
+        names, draw = list(fleet.launches.rows), fleet.chance.draw
 
-        def between() -> None:
-            rehearsal = draw.choice(shared.launches)
+        def after_round(_: Launch) -> None:
+            expect_nobody_waits_while_there_is_room(fleet)
+            name = draw.choice(names)
             if draw.random() < abort_rate:
-                rehearsal.abort()
+                fleet.abort(name)
             if draw.random() < restless:
-                draw.choice((rehearsal.pause, rehearsal.resume))()
+                fleet.fidget(name)
 
-        await shared.run(250, between)
-        shared.expect_promises_kept()
-        for rehearsal in shared.launches:
-            rehearsal.crashes.rate = rehearsal.books.lost_rate = 0.0
-            rehearsal.simulator.behaviour = type(rehearsal.behaviour)()
-            rehearsal.resume()
-        for _ in range(20):
-            await shared.run(300)
-            if all(rehearsal.launch.ended or shared.waits_for_more(rehearsal) for rehearsal in shared.launches):
+        fleet.after_round = after_round
+        await go_on(fleet, 250)
+        assert fleet.broken() == [], fleet.said()
+        fleet.after_round = lambda _: expect_nobody_waits_while_there_is_room(fleet)
+        fleet.heal()
+        for name in names:
+            fleet.resume(name, any_author=True)
+        for rounds in count():
+            await go_on(fleet, 300)
+            if all(fleet.launch(name).ended or waits_for_more(fleet, name) for name in names):
                 break
-        else:
-            raise AssertionError("\n".join(event for found in shared.launches for event in found.store.events[-20:]))
-        shared.expect_promises_kept()
-        assert all(shared.pool.is_hopeless(held) for held in shared.pool.line)
+            assert rounds < 20, fleet.said()
+        assert fleet.broken() == [], fleet.said()
+        assert in_line(fleet) == []
 
     asyncio.run(story())

@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelfleetd.launcher.domain import waves
+from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.plan import Plan, RegionPlan
 from modelfleetd.launcher.domain.planning import Inputs, Pace, Room, make
 from modelfleetd.launcher.domain.policy import Policy, RegionOrder, StabilityGate
 from modelfleetd.launcher.domain.record import Verdict
 from modelfleetd.launcher.domain.sides import Side
 from modelfleetd.launcher.domain.states import State
-from tests.support.regional import A, B, C, Place, RegionalRehearsal
-from tests.support.rehearsal import CPU, NEW, OLD
+from modelfleetd.platform.simulator import Behaviour
+from modelfleetd.rehearsal.chance import NO_TROUBLE, Trouble
+from modelfleetd.rehearsal.routes import Route
+from tests.support.rehearsal import LAUNCH, NEW, OLD, TYPE, Rehearsal
+
+CPU = "flavors/cpu"
+A, B, C = "regions/a", "regions/b", "regions/c"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One region: replicas of the old and the new model for its traffic, and units to spare."""
+
+    old: int
+    new: int
+    free: int
+
 
 TWO = {A: Place(16, 14, 4), B: Place(5, 5, 10)}
 THREE = {**TWO, C: Place(3, 4, 6)}
+UNGATED = Policy(
+    bake_duration=timedelta(seconds=2), max_step_basis_points=4_000, stability_gate=StabilityGate(disabled=True)
+)
 GATED = Policy(bake_duration=timedelta(seconds=4), max_step_basis_points=4_000, stability_gate=StabilityGate())
 
 
@@ -83,170 +104,171 @@ def test_plans_of_old_which_know_no_waves_go_region_by_region() -> None:
     assert [len(wave) for wave in plan.waves] == [1, 1] and list(waves.members(plan, 1)) == [1]
 
 
-async def ends_as(rehearsal: RegionalRehearsal, state: State) -> None:
-    launch = await rehearsal.run()
-    assert launch.state is state, "\n".join(rehearsal.store.events)
-    assert rehearsal.broken_promises() == []
+async def launched(
+    places: Mapping[str, Place],
+    order: RegionOrder,
+    *,
+    policy: Policy = UNGATED,
+    seed: int = 0,
+    trouble: Trouble = NO_TROUBLE,
+) -> Rehearsal:
+    """A launch in several regions, whose machines are quick."""
+    fleet = Rehearsal(seed=seed, spare={region: place.free for region, place in places.items()})
+    machines = Behaviour(start_seconds=(0.5, 1.5), terminate_seconds=(0.2, 0.5))
+    needs = {region: place.old for region, place in places.items()}
+    fleet.add_type(Route(TYPE, needs, startup=timedelta(seconds=60), behaviour=machines))
+    fleet.add_model(TYPE, "new", {region: place.new for region, place in places.items()})
+    await fleet.start()
+    fleet.create("l", TYPE, NEW, policy=replace(policy, region_order=order))
+    fleet.troubled(trouble)
+    return fleet
+
+
+def shares(fleet: Rehearsal) -> dict[str, int]:
+    """The new model's share by region, as it is asked for."""
+    return {region: fleet.serving(region=region).get(NEW, (0, 0))[0] for region in fleet.routes[TYPE].needs}
+
+
+def bakes(fleet: Rehearsal) -> int:
+    return sum(event.startswith("BakeBegan") for event in fleet.history())
+
+
+def assert_everywhere(fleet: Rehearsal, places: Mapping[str, Place], model: str) -> None:
+    """A model serves alone in every region, and no promise was broken on the way."""
+    assert fleet.broken() == [], fleet.said()
+    for region, place in places.items():
+        replicas = place.new if model == NEW else place.old
+        assert fleet.serving(region=region) == {model: (10_000, replicas)}, region
 
 
 @pytest.mark.parametrize("order", RegionOrder)
 async def test_a_launch_succeeds_in_every_region_in_the_order_that_is_asked_for(order: RegionOrder) -> None:
-    rehearsal = RegionalRehearsal(THREE, order)
-    await rehearsal.prepare()
-    begun: list[str] = []
+    fleet, begun = await launched(THREE, order), list[str]()
 
-    def between() -> None:
-        shares = rehearsal.shares()
-        begun.extend(region for region, share in shares.items() if share and region not in begun)
+    def after_round(_: Launch) -> None:
+        found = shares(fleet)
+        begun.extend(region for region, share in found.items() if share and region not in begun)
         if order is RegionOrder.ONE_BY_ONE:
-            assert sum(0 < share < 10_000 for share in shares.values()) <= 1
+            assert sum(0 < share < 10_000 for share in found.values()) <= 1
         if order is RegionOrder.CANARY_REGION and len(begun) > 1:
-            assert shares[C] == 10_000
+            assert found[C] == 10_000
 
-    launch = await rehearsal.run(between=between)
-    assert launch.state is State.SUCCEEDED, "\n".join(rehearsal.store.events)
-    assert rehearsal.broken_promises() == []
-    assert await rehearsal.serves(NEW) == {region: place.new for region, place in THREE.items()}
-    assert set(rehearsal.books.splits) == set(THREE)
+    launch = await fleet.pass_by(after_round=after_round)
+    assert launch.state is State.SUCCEEDED, fleet.said()
+    assert_everywhere(fleet, THREE, NEW)
+    assert all(fleet.registry.split(TYPE, region) == {NEW: 10_000} for region in THREE)
     assert begun[0] == C if order is not RegionOrder.TOGETHER else len(begun) == 3
     assert begun == [C, B, A] or order is not RegionOrder.ONE_BY_ONE
-    assert {held.outcome for pool in rehearsal.pools.values() for held in pool.reservations.values()} == {"succeeded"}
+    assert fleet.settled() == "SUCCEEDED"
 
 
 async def test_together_no_region_is_a_step_ahead_of_the_slowest() -> None:
-    rehearsal = RegionalRehearsal(TWO, RegionOrder.TOGETHER)
-    await rehearsal.prepare()
+    fleet = await launched(TWO, RegionOrder.TOGETHER)
 
-    def between() -> None:
-        launch = rehearsal.launch
+    def after_round(launch: Launch) -> None:
         if launch.state is State.SHIFTING and launch.plan is not None:
-            shares = rehearsal.shares()
+            found = shares(fleet)
             for plan in launch.plan.regions:
                 allowed = (0, *(step.share for step in plan.steps))
-                assert shares[plan.region] <= allowed[min(launch.step.number, len(plan.steps))]
-                assert shares[plan.region] >= allowed[min(launch.step.number - 1, len(plan.steps))]
+                assert found[plan.region] <= allowed[min(launch.step.number, len(plan.steps))]
+                assert found[plan.region] >= allowed[min(launch.step.number - 1, len(plan.steps))]
 
-    launch = await rehearsal.run(between=between)
+    launch = await fleet.pass_by(after_round=after_round)
     assert launch.state is State.SUCCEEDED
     assert launch.plan is not None and len({len(plan.steps) for plan in launch.plan.regions}) == 2
-    begun = [event for event in rehearsal.store.events if event.startswith("BakeBegan")]
-    assert len(begun) == max(len(plan.steps) for plan in launch.plan.regions)
+    assert bakes(fleet) == max(len(plan.steps) for plan in launch.plan.regions)
 
 
 STEPS = [(RegionOrder.TOGETHER, 1), (RegionOrder.TOGETHER, 3), (RegionOrder.ONE_BY_ONE, 2), (RegionOrder.ONE_BY_ONE, 5)]
 
 
-@pytest.mark.parametrize(("order", "bakes"), STEPS)
-async def test_an_abort_at_any_step_leads_back_in_every_region(order: RegionOrder, bakes: int) -> None:
-    rehearsal = RegionalRehearsal(TWO, order)
-    await rehearsal.prepare()
-
-    def between() -> None:
-        if sum(event.startswith("BakeBegan") for event in rehearsal.store.events) >= bakes:
-            rehearsal.abort()
-
-    launch = await rehearsal.run(between=between)
-    assert launch.state is State.ROLLED_BACK, "\n".join(rehearsal.store.events)
-    assert rehearsal.broken_promises() == []
-    assert await rehearsal.serves(OLD) == {region: place.old for region, place in TWO.items()}
-    assert {held.outcome for pool in rehearsal.pools.values() for held in pool.reservations.values()} == {"released"}
+@pytest.mark.parametrize(("order", "number"), STEPS)
+async def test_an_abort_at_any_step_leads_back_in_every_region(order: RegionOrder, number: int) -> None:
+    fleet = await launched(TWO, order)
+    fleet.when(LAUNCH, lambda _: bakes(fleet) >= number, lambda fleet: fleet.abort(LAUNCH))
+    launch = await fleet.pass_by()
+    assert launch.state is State.ROLLED_BACK, fleet.said()
+    assert_everywhere(fleet, TWO, OLD)
+    assert fleet.settled() == "ROLLED_BACK"
 
 
 async def test_a_gate_that_fails_in_the_second_region_takes_the_first_one_back_as_well() -> None:
-    rehearsal = RegionalRehearsal(TWO, RegionOrder.ONE_BY_ONE, policy=GATED)
-    await rehearsal.prepare()
+    fleet = await launched(TWO, RegionOrder.ONE_BY_ONE, policy=GATED)
 
-    def between() -> None:
-        if rehearsal.shares()[A] > 0:
-            rehearsal.books.verdict = Verdict.FAIL
+    def after_round(_: Launch) -> None:
+        if shares(fleet)[A] > 0:
+            fleet.judge.verdict = Verdict.FAIL
 
-    launch = await rehearsal.run(between=between)
+    launch = await fleet.pass_by(after_round=after_round)
     assert launch.state is State.ROLLED_BACK and launch.abort is not None and "gate/" in launch.abort.author
-    assert rehearsal.broken_promises() == []
-    assert await rehearsal.serves(OLD) == {region: place.old for region, place in TWO.items()}
+    assert_everywhere(fleet, TWO, OLD)
 
 
 async def test_a_region_that_loses_its_candidate_turns_the_whole_wave_round() -> None:
-    rehearsal = RegionalRehearsal(TWO, RegionOrder.TOGETHER)
-    await rehearsal.prepare()
-    lost = False
-
-    def between() -> None:
-        nonlocal lost
-        if not lost and rehearsal.launch.step.number == 2:
-            lost = True
-            rehearsal.simulators[B].failing_models.add(NEW)
-            rehearsal.simulators[B].kill(NEW, 100)
-
-    launch = await rehearsal.run(between=between)
-    assert lost and launch.state is State.ROLLED_BACK and launch.abort is not None
+    fleet = await launched(TWO, RegionOrder.TOGETHER)
+    fleet.at_step(LAUNCH, 2, lambda _: fleet.let_die(NEW, B))
+    launch = await fleet.pass_by()
+    assert launch.state is State.ROLLED_BACK and launch.abort is not None
     assert launch.abort.author == "availability"
-    assert rehearsal.broken_promises() == []
-    assert await rehearsal.serves(OLD) == {region: place.old for region, place in TWO.items()}
+    assert_everywhere(fleet, TWO, OLD)
 
 
 async def test_a_region_that_cannot_be_observed_holds_the_wave_and_its_deadlines() -> None:
-    rehearsal = RegionalRehearsal(TWO, RegionOrder.TOGETHER)
-    await rehearsal.prepare()
-    await rehearsal.run(6)
-    assert rehearsal.launch.state is State.SHIFTING
-    rehearsal.platforms[B].away = True
-    await rehearsal.run(1)
-    before, ledger = rehearsal.shares(), len(rehearsal.simulators[A].ledger)
-    await rehearsal.run(3_000)
-    assert rehearsal.store.state is State.SHIFTING and rehearsal.shares() == before
-    held = rehearsal.launch.condition("Waiting")
+    fleet = await launched(TWO, RegionOrder.TOGETHER)
+    await fleet.pass_by(6)
+    assert fleet.launch().state is State.SHIFTING
+    fleet.cut_off(TYPE, B, 3_001)
+    await fleet.pass_by(1)
+    before, ledger = shares(fleet), len(fleet.simulator(TYPE, A).ledger)
+    await fleet.pass_by(3_000)
+    assert fleet.launch().state is State.SHIFTING and shares(fleet) == before
+    held = fleet.launch().condition("Waiting")
     assert held is not None and held.reason == "PartUnavailable" and B in held.message and A not in held.message
-    assert all(e.desired is None for e in rehearsal.simulators[A].ledger[ledger:])
-    rehearsal.platforms[B].away = False
-    await ends_as(rehearsal, State.SUCCEEDED)
+    assert all(effect.desired is None for effect in fleet.simulator(TYPE, A).ledger[ledger:])
+    assert (await fleet.pass_by()).state is State.SUCCEEDED, fleet.said()
+    assert fleet.broken() == []
 
 
 @pytest.mark.parametrize("order", [RegionOrder.TOGETHER, RegionOrder.ONE_BY_ONE])
 @pytest.mark.parametrize("away", [A, B])
 async def test_a_region_that_cannot_be_observed_keeps_no_other_from_going_back(order: RegionOrder, away: str) -> None:
-    rehearsal = RegionalRehearsal(TWO, order)
-    await rehearsal.prepare()
+    fleet = await launched(TWO, order)
 
-    def moved() -> None:
-        if all(rehearsal.shares().values()) and not rehearsal.platforms[away].away:
-            rehearsal.platforms[away].away = True
-            rehearsal.abort()
+    def cut_off(_: object) -> None:
+        fleet.cut_off(TYPE, away, 600)
+        assert fleet.abort(LAUNCH) == ""
 
-    await rehearsal.run(600, between=moved)
+    fleet.when(LAUNCH, lambda _: all(shares(fleet).values()), cut_off)
+    await fleet.pass_by(500)
     (other,) = {A, B} - {away}
-    assert rehearsal.platforms[away].away and rehearsal.shares()[other] == 0 and rehearsal.shares()[away] > 0
-    assert rehearsal.launch.state is State.ROLLING_BACK
-    waiting = rehearsal.launch.condition("Waiting")
+    assert shares(fleet)[other] == 0 and shares(fleet)[away] > 0
+    assert fleet.launch().state is State.ROLLING_BACK
+    waiting = fleet.launch().condition("Waiting")
     assert waiting is not None and away in waiting.message
-    rehearsal.platforms[away].away = False
-    await ends_as(rehearsal, State.ROLLED_BACK)
-    assert await rehearsal.serves(OLD) == {region: place.old for region, place in TWO.items()}
+    assert (await fleet.pass_by()).state is State.ROLLED_BACK, fleet.said()
+    assert_everywhere(fleet, TWO, OLD)
 
 
 async def test_an_act_of_which_nobody_knows_keeps_no_other_region_from_going_back() -> None:
-    rehearsal = RegionalRehearsal(TWO, RegionOrder.TOGETHER)
-    await rehearsal.prepare()
-    await rehearsal.run(9)
+    fleet, unsettled = await launched(TWO, RegionOrder.TOGETHER), list[bool]()
+    await fleet.pass_by(9)
+    fleet.troubled(Trouble(crash_rate=0.3))
 
-    def unsettled() -> bool:
-        intent = rehearsal.launch.intent
-        return intent is not None and intent.region == A
+    def is_unsettled(launch: Launch) -> bool:
+        return launch.intent is not None and launch.intent.region == A
 
-    rehearsal.crashes.rate = 0.3
-    for _ in range(2_000):
-        await rehearsal.round()
-        if unsettled():
-            break
-        await rehearsal.clock.advance(0.3)
-    assert unsettled() and rehearsal.shares()[B] > 0
-    rehearsal.crashes.rate, rehearsal.platforms[A].away = 0.0, True
-    rehearsal.abort()
-    await rehearsal.run(300)
-    assert rehearsal.shares()[B] == 0 and rehearsal.launch.state is State.ROLLING_BACK
-    rehearsal.platforms[A].away = False
-    await ends_as(rehearsal, State.ROLLED_BACK)
-    assert await rehearsal.serves(OLD) == {region: place.old for region, place in TWO.items()}
+    def cut_off(_: object) -> None:
+        unsettled.append(is_unsettled(fleet.launch()) and shares(fleet)[B] > 0)
+        fleet.heal()
+        fleet.cut_off(TYPE, A, 400)
+        assert fleet.abort(LAUNCH) == ""
+
+    fleet.when(LAUNCH, is_unsettled, cut_off)
+    await fleet.pass_by(300)
+    assert unsettled == [True]
+    assert shares(fleet)[B] == 0 and fleet.launch().state is State.ROLLING_BACK
+    assert (await fleet.pass_by()).state is State.ROLLED_BACK, fleet.said()
+    assert_everywhere(fleet, TWO, OLD)
 
 
 @settings(max_examples=6, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -263,25 +285,18 @@ def test_whatever_goes_wrong_the_promises_hold_in_every_region_and_the_launch_co
 ) -> None:
     async def story() -> None:
         places = THREE if three else TWO
-        rehearsal = RegionalRehearsal(places, order, seed=seed, crash_rate=crash_rate)
-        await rehearsal.prepare()
-        rounds = 0
+        fleet = await launched(places, order, seed=seed, trouble=Trouble(crash_rate=crash_rate))
+        rounds, draw = count(1), fleet.chance.draw
 
-        def between() -> None:
-            nonlocal rounds
-            rounds += 1
-            for simulator in rehearsal.simulators.values():
-                if rehearsal.draw.random() < deaths:
-                    simulator.kill(rehearsal.draw.choice((OLD, NEW)), 1)
-            if abort_after is not None and rounds >= abort_after:
-                rehearsal.abort()
+        def after_round(_: Launch) -> None:
+            for simulator in fleet.routes.simulators.values():
+                if draw.random() < deaths:
+                    simulator.kill(draw.choice((OLD, NEW)), 1)
+            if next(rounds) == abort_after:
+                fleet.abort(LAUNCH)
 
-        launch = await rehearsal.run(between=between)
-        assert launch.ended, "\n".join(rehearsal.store.events[-20:])
-        assert rehearsal.broken_promises() == []
-        if launch.state is State.SUCCEEDED:
-            assert await rehearsal.serves(NEW) == {region: place.new for region, place in places.items()}
-        else:
-            assert await rehearsal.serves(OLD) == {region: place.old for region, place in places.items()}
+        launch = await fleet.pass_by(after_round=after_round)
+        assert launch.ended, fleet.said()
+        assert_everywhere(fleet, places, NEW if launch.state is State.SUCCEEDED else OLD)
 
     asyncio.run(story())

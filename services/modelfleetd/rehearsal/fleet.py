@@ -70,6 +70,8 @@ class Fleet(Team):
         rounds: of the launcher so far.
         crashes: times that its process has died.
         stalls: calls that have hung for longer than the lease.
+        failed: rounds that gave up by an error.
+        after_round: called with the launch after each round; for whoever checks what always has to be.
     """
 
     def __init__(
@@ -96,7 +98,8 @@ class Fleet(Team):
             parts=parts,
         )
         self.oracle = Oracle()
-        self.rounds = self.crashes = self.stalls = 0
+        self.rounds = self.crashes = self.stalls = self.failed = 0
+        self.after_round: Callable[[Launch], object] = _nothing
         self.looks = Looks(self.clock, self.routes)
         ports: Any = self.world
         self._ports = World(ports, ports, ports, ports, self.answers)
@@ -241,13 +244,14 @@ class Fleet(Team):
             self._renewer = Renewer(self._ports)
         except FleetError:
             # The lease ends by itself, and somebody claims the launch anew.
-            pass
+            self.failed += 1
         except Oversold as error:
             self.oracle.breaks(f"{name}: the pool is oversold: {error}")
         finally:
             self.chance.trouble = NO_TROUBLE
         self._judge_route(row.launch.model_type)
         self._act_on(row)
+        self.after_round(row.launch)
 
     async def _stall(self) -> None:
         """A call hangs for longer than the lease: another launcher goes on, and then it comes through after all."""
@@ -325,3 +329,7 @@ class Fleet(Team):
             }
             for what in disagreements(model_type, region, desired, split, booked):
                 self.oracle.breaks(f"{self.clock.now():%d %H:%M:%S} {what}")
+
+
+def _nothing(_: Launch) -> None:
+    """Nobody looks on."""

@@ -194,7 +194,9 @@ class Routes:
                 lost_call_rate=trouble.agent_lost_rate,
                 lost_answer_rate=trouble.agent_lost_rate,
             )
-            simulator.failing_models = {launch.candidate} if trouble.failing else set()
+            # Of others that do not start that stays as it is.
+            simulator.failing_models -= {launch.candidate}
+            simulator.failing_models |= {launch.candidate} if trouble.failing else set()
             simulator.error_rates = {launch.candidate: trouble.error_rate} if trouble.error_rate else {}
             slow = route.behaviour.latency_ms * trouble.latency
             simulator.latencies = {launch.candidate: slow} if trouble.latency != 1.0 else {}
