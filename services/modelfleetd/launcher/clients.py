@@ -151,8 +151,13 @@ class RegistryClient:
     async def evaluate_evidence(self, model: str, baseline: str) -> Judgement:
         with translated("registry"):
             found = await self._stub.evaluate_evidence(model=model, baseline=baseline, timeout=timeout())
-        verdict = Verdict.__members__.get(evidence_pb2.EvidenceVerdict.Name(found.verdict), Verdict.ERROR)
-        return Judgement(verdict, found.explanation, _evidence_figures(found.judgements))
+        return evidence_judgement(found)
+
+
+def evidence_judgement(found: evidence_pb2.EvaluateEvidenceResponse) -> Judgement:
+    """Returns what the registry found of the evidence, as a gate says it."""
+    verdict = Verdict.__members__.get(evidence_pb2.EvidenceVerdict.Name(found.verdict), Verdict.ERROR)
+    return Judgement(verdict, found.explanation, _evidence_figures(found.judgements))
 
 
 def _evidence_figures(judgements: Iterable[evidence_pb2.RuleJudgement]) -> dict[str, float]:
@@ -413,8 +418,13 @@ class StabilityClient:
         except FleetError as error:
             # The judge's silence, or its refusal, is no verdict on the model.
             return Judgement(Verdict.ERROR, f"the judge could not be asked: {error.message}")
-        verdict = Verdict.__members__.get(serving_pb2.Verdict.Name(found.verdict), Verdict.ERROR)
-        return Judgement(verdict, found.explanation, _figures(found))
+        return stability_judgement(found)
+
+
+def stability_judgement(found: stability_pb2.Judgement) -> Judgement:
+    """Returns what the judge found, as a gate says it."""
+    verdict = Verdict.__members__.get(serving_pb2.Verdict.Name(found.verdict), Verdict.ERROR)
+    return Judgement(verdict, found.explanation, _figures(found))
 
 
 def _criterion(criterion: Criterion) -> stability_pb2.Criterion:

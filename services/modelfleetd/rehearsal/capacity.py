@@ -68,7 +68,6 @@ class MemoryCapacity:
         free_again: called whenever units have become free, with nothing; for those who were refused.
         held: called with the name of a launch that waited and is held now.
         peak: the most units that were ever used at once.
-        policy: the team's launch policy, by costs alone; None: it has none, and is free within quota.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class MemoryCapacity:
         self.quota = dict(quota)
         self.entries = 0
         self.peak = 0
-        self.policy: LaunchPolicy | None = None
+        self._policy: LaunchPolicy | None = None
         self.free_again: Callable[[], None] = _nothing
         self.held: Callable[[str], None] = _nothing
         self._clock = clock
@@ -120,6 +119,10 @@ class MemoryCapacity:
         """Changes what the pool owns; what it uses beyond that goes on."""
         self.quota[place] = units
         self._changed()
+
+    def set_policy(self, policy: LaunchPolicy) -> None:
+        """Gives the team a launch policy for all its launches, by costs alone; without one it is free within quota."""
+        self._policy = policy
 
     # What the launcher asks
 
@@ -153,7 +156,7 @@ class MemoryCapacity:
         self.catch_up()
         line, now = self._line(), self._clock.now()
         asked = Question(launch, candidate, baseline, route, self.pool, share)
-        return decision(asked, self.policy, lambda each: line.prospect_of(self._claim("", NEWEST, each)), now)
+        return decision(asked, self._policy, lambda each: line.prospect_of(self._claim("", NEWEST, each)), now)
 
     def reserve(self, request: HoldRequest, key: str) -> Hold:
         """Reserves, or gets into line. Raises QuotaExceeded, EndStateExceedsQuota, ResourceExists, LaunchEnded."""

@@ -286,7 +286,8 @@ class Fleet(Team):
     def _changed(self, before: Launch, after: Launch) -> None:
         """A launch was written."""
         if after.step != before.step and after.weight_time is not None:
-            self.stability.look(after.candidate)
+            for model in filter(None, (after.candidate, after.baseline)):
+                self.stability.look(model)
         if after.ended and not before.ended:
             if self._troubled.get(after.model_type) == after.name:
                 del self._troubled[after.model_type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from modelfleetd.clock import ManualClock
@@ -21,8 +22,9 @@ class Parts:
 
     clock: Callable[[], ManualClock] = ManualClock
     launches: Callable[[ManualClock, Chance, int | None], MemoryLaunches] = MemoryLaunches
-    registry: Callable[[], MemoryRegistry] = MemoryRegistry
+    registry: Callable[[ManualClock], MemoryRegistry] = MemoryRegistry
     capacity: Callable[..., MemoryCapacity] = MemoryCapacity
+    stability: Callable[[int | str, Callable[[], datetime], Callable[[str], int]], MemoryStability] = MemoryStability
     world: Callable[[MemoryRegistry, MemoryCapacity, MemoryStability, Chance, str], MemoryWorld] = MemoryWorld
 
 

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from modelfleetd.clock import Clock
 from modelfleetd.errors import LaunchEnded, ReferenceNotFound
 from modelfleetd.launcher.domain.record import Share
 from modelfleetd.registry.domain.criticality import CriticalityRequest
-from modelfleetd.registry.domain.evidence import EvidenceHead
-from modelfleetd.registry.domain.resource import Tier
+from modelfleetd.registry.domain.evidence import EvaluationReport, EvidenceHead, EvidenceRule
+from modelfleetd.registry.domain.evidence_rules import compares, judge
+from modelfleetd.registry.domain.evidence_verdicts import Evidence, Opinion
+from modelfleetd.registry.domain.resource import Tier, parent_of
 from modelfleetd.registry.domain.resources import AnyResource, Model, ModelRole, ModelType, Region, Team
 from modelfleetd.registry.domain.revisions import Edits
 from modelfleetd.registry.domain.roles import (
@@ -32,10 +35,12 @@ R = TypeVar("R", bound=AnyResource)
 class MemoryRegistry:
     """Implements the registry's `Ledger`, and what its writer does with decisions."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.revision = 0
         self._types: dict[str, ModelType] = {}
         self._models: dict[str, dict[str, Model]] = {}
+        self._reports: dict[str, list[EvaluationReport]] = {}
         # By launch and attempt: the outcome, the digest of its content, and the revision that was answered.
         self._ended: dict[str, dict[int, tuple[Outcome, bytes, int]]] = {}
 
@@ -61,7 +66,27 @@ class MemoryRegistry:
             adopt_serving(self, Adoption(model_type=model_type, role_changes=_roles(roles), splits=_of(splits)))
         )
 
+    def set_evidence_rules(self, model_type: str, rules: Sequence[EvidenceRule]) -> None:
+        """Says what the evidence of a model type's models has to keep to."""
+        self.revision += 1
+        self._types[model_type] = replace(self._types[model_type], evidence_rules=tuple(rules), revision=self.revision)
+
+    def report(self, report: EvaluationReport) -> None:
+        """Somebody has evaluated a model; the report is named within it."""
+        self.revision += 1
+        self._reports.setdefault(parent_of(report.name), []).append(report)
+
     # What the launcher asks
+
+    def evaluate(self, model: str, baseline: str) -> Opinion | None:
+        """What the evidence says of a model; None where its type has no rules."""
+        found = self.type_of(parent_of(model))
+        rules, against = found.evidence_rules, baseline or found.baseline
+        if not rules:
+            return None
+        compared = against if any(map(compares, rules)) else ""
+        known = [Evidence.of(*self._reports.get(name, ())) for name in (model, compared)]
+        return judge(rules, known[0], compared, known[1], self._clock.now())
 
     def type_of(self, name: str) -> ModelType:
         """Raises ReferenceNotFound."""

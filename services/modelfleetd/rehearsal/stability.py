@@ -23,7 +23,7 @@ from modelfleetd.launcher.ports import Judgement
 from modelfleetd.stability.domain.criteria import DEFAULT_CONFIDENCE, DEFAULT_MIN_POSITIVES, Criterion, Limits
 from modelfleetd.stability.domain.exact import SCALE
 from modelfleetd.stability.domain.judge import Case, compare, verdict_of
-from modelfleetd.stability.domain.maturity import mature_before, moment_of
+from modelfleetd.stability.domain.maturity import mature_before, minute_of, moment_of
 from modelfleetd.stability.domain.points import Evidence, Span, span_between
 from modelfleetd.stability.domain.sums import NOTHING, Exposure, Positives, Sums
 
@@ -67,7 +67,7 @@ USUAL: Final = (Predicted(),)
 
 
 @dataclass(slots=True)
-class _Counted:
+class Counted:
     """Examples of one prediction: those that have matured, those of them whose labels have come, and the positives."""
 
     matured: int = 0
@@ -76,7 +76,7 @@ class _Counted:
 
 
 @dataclass(slots=True)
-class _Model:
+class Answered:
     """What one model has predicted: requests so far at moments, and by prediction what is known since a moment."""
 
     calibration: float = 1.0
@@ -86,7 +86,7 @@ class _Model:
     requests: list[int] = field(default_factory=list)
     since: datetime | None = None
     before: int = 0
-    counted: dict[str, _Counted] = field(default_factory=dict)
+    counted: dict[str, Counted] = field(default_factory=dict)
 
 
 class MemoryStability:
@@ -102,7 +102,7 @@ class MemoryStability:
         self._seed = seed
         self._now = now
         self._requests = requests
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, Answered] = {}
         self._draws: dict[str, random.Random] = {}
         self._predictions: dict[str, Predicted] = {}
         self.declared: tuple[Declared, ...] = ()
@@ -122,8 +122,9 @@ class MemoryStability:
             labels: the share of the positives whose labels come at all.
             delay: how much later than they are due they come.
         """
-        self._models[name] = _Model(calibration, labels, delay)
-        self._draws[name] = random.Random(f"{self._seed} {name}")
+        known = self._known(name)
+        # What it has predicted stays.
+        known.calibration, known.labels, known.delay = calibration, labels, delay
 
     def becomes(self, name: str, calibration: float, labels: float, delay: timedelta) -> None:
         """A model that is looked at already turns out to be otherwise; what it has answered stays counted."""
@@ -131,16 +132,16 @@ class MemoryStability:
         known.calibration, known.labels, known.delay = calibration, labels, delay
 
     def look(self, name: str) -> None:
-        """Takes note of how many requests a model has answered by now."""
-        known = self._models.get(name)
-        if known is not None:
-            known.times.append(self._now())
-            known.requests.append(self._requests(name))
+        """Takes note of how many requests a model has answered by now. One that nobody has spoken of is healthy."""
+        known = self._known(name)
+        known.times.append(self._now())
+        known.requests.append(self._requests(name))
 
-    def forget(self, name: str) -> None:
-        """Nobody judges it any more."""
-        self._models.pop(name, None)
-        self._draws.pop(name, None)
+    def _known(self, name: str) -> Answered:
+        if name not in self._models:
+            self._models[name] = Answered()
+            self._draws[name] = random.Random(f"{self._seed} {name}")
+        return self._models[name]
 
     def judge(self, name: str, since: datetime, baseline: str = "", criteria: Sequence[Demanded] = ()) -> Judgement:
         """Judges a model by what it has predicted since a moment.
@@ -151,49 +152,67 @@ class MemoryStability:
             baseline: what it is compared with, where a criterion wants that.
             criteria: what is demanded; nothing: what the registry declares.
         """
-        now = self._now()
-        span = span_between(since, now, now) if since < now else span_between(since - timedelta(minutes=1), now, now)
-        demanded = [_criterion(one) for one in criteria] or [one.criterion for one in self._predictions.values()]
-        cases, figures = list[Case](), dict[str, float]()
-        for criterion in demanded:
-            case = self._case(name, baseline, criterion, since, span, now)
-            cases.append(case)
-            figures[f"{criterion.prediction}.examples"] = float(case.candidate.matured.examples)
-            figures[f"{criterion.prediction}.positives"] = float(case.candidate.matured.positives.n)
+        _, cases = self._cases(name, since, baseline, criteria)
         found, explanation = verdict_of(cases)
+        figures: dict[str, float] = {}
+        for case in cases:
+            figures[f"{case.criterion.prediction}.examples"] = float(case.candidate.matured.examples)
+            figures[f"{case.criterion.prediction}.positives"] = float(case.candidate.matured.positives.n)
         return Judgement(Verdict[found.name], explanation, figures)
 
-    def _case(self, name: str, baseline: str, criterion: Criterion, since: datetime, span: Span, now: datetime) -> Case:
+    def _cases(
+        self, name: str, since: datetime, baseline: str, criteria: Sequence[Demanded], *, whole: bool = False
+    ) -> tuple[Span, list[Case]]:
+        """What a judgement rests on, and its span: whole minutes, as stability has them.
+
+        Args:
+            name: of the model.
+            since: from when on it is judged.
+            baseline: what it is compared with; empty: nothing.
+            criteria: what is demanded; nothing: what the registry declares.
+            whole: with what is known of the baseline also where nothing is compared with it.
+        """
+        now = self._now()
+        span = span_between(since if since < now else since - timedelta(minutes=1), now, now)
+        demanded = [_criterion(one) for one in criteria] or [one.criterion for one in self._predictions.values()]
+        return span, [self._case(name, baseline, criterion, span, now, whole=whole) for criterion in demanded]
+
+    def _case(self, name: str, baseline: str, criterion: Criterion, span: Span, now: datetime, *, whole: bool) -> Case:
         prediction = self._predictions[criterion.prediction]
-        ours = self._evidence(name, prediction, since, now)
-        if not (criterion.compares and baseline):
+        ours = self._evidence(name, prediction, span.start_time, now)
+        if not baseline or not (criterion.compares or whole):
             return Case(criterion, prediction.window, span, now, ours)
-        if baseline not in self._models:
-            self.model(baseline, 1.0, 1.0)
-        theirs = self._evidence(baseline, prediction, since, now)
+        theirs = self._evidence(baseline, prediction, span.start_time, now)
         before = mature_before(now, prediction.window)
         both = compare(criterion, span, before, ours, theirs, (ours.matured, theirs.matured))
         return Case(criterion, prediction.window, span, now, ours, theirs, both)
 
     def _evidence(self, name: str, prediction: Predicted, since: datetime, now: datetime) -> Evidence:
-        """What is known of one prediction of a model since a moment."""
+        """What is known of one prediction of a model since the beginning of a minute."""
         self.look(name)
         known, window = self._models[name], prediction.window
         if known.since != since:
-            known.since, known.before = since, _at(known, since)
+            known.since, known.before = since, requests_at(known, since)
             known.counted = {}
-        counted = known.counted.setdefault(prediction.id, _Counted())
+        counted = known.counted.setdefault(prediction.id, Counted())
         edge = max(since, moment_of(mature_before(now, window)))
-        matured = max(counted.matured, _at(known, edge) - known.before)
+        matured = max(counted.matured, requests_at(known, edge) - known.before)
         come = max(since, moment_of(mature_before(now - known.delay, window)))
-        labelled = min(matured, max(counted.labelled, _at(known, come) - known.before))
+        labelled = min(matured, max(counted.labelled, requests_at(known, come) - known.before))
         rate = prediction.rate * known.labels
         counted.positives += _binomial(self._draws[name], labelled - counted.labelled, rate)
         counted.matured, counted.labelled = matured, labelled
         waiting = known.requests[-1] - known.before - matured
         predicted = min(0.999, prediction.rate * known.calibration)
-        first = mature_before(now, window) if waiting else None
-        return Evidence(_sums(matured, counted.positives, predicted), _sums(waiting, 0, predicted), first)
+        first = _first_waiting(known, minute_of(edge), known.before + matured) if waiting else None
+        return Evidence(sums_of(matured, counted.positives, predicted), sums_of(waiting, 0, predicted), first)
+
+
+def _first_waiting(known: Answered, minute: int, matured: int) -> int:
+    """The first minute, from one on, with requests beyond those that have matured."""
+    while requests_at(known, moment_of(minute + 1)) <= matured:
+        minute += 1
+    return minute
 
 
 def _criterion(demanded: Demanded) -> Criterion:
@@ -209,7 +228,7 @@ def _criterion(demanded: Demanded) -> Criterion:
     )
 
 
-def _at(known: _Model, moment: datetime) -> int:
+def requests_at(known: Answered, moment: datetime) -> int:
     """Requests by a moment: between two looks they came evenly."""
     after = bisect_right(known.times, moment)
     if after == 0:
@@ -221,7 +240,8 @@ def _at(known: _Model, moment: datetime) -> int:
     return known.requests[after - 1] + int((known.requests[after] - known.requests[after - 1]) * part)
 
 
-def _sums(examples: int, positives: int, predicted: float) -> Sums:
+def sums_of(examples: int, positives: int, predicted: float) -> Sums:
+    """The sums of so many examples that are all predicted alike, and of the positives among them."""
     if not examples:
         return NOTHING
     negative, positive = -math.log1p(-predicted), -math.log(predicted)

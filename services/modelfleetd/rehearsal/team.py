@@ -22,7 +22,6 @@ from modelfleetd.platform.simulator import Simulator
 from modelfleetd.rehearsal.chance import NO_TROUBLE, Chance, Trouble
 from modelfleetd.rehearsal.parts import IN_MEMORY, Parts
 from modelfleetd.rehearsal.routes import REGION, Route, Routes, Served
-from modelfleetd.rehearsal.stability import MemoryStability
 
 TEAM: Final = "teams/rehearsal"
 POOL: Final = "pools/rehearsal"
@@ -69,11 +68,11 @@ class Team:
         """
         self.clock = clock or parts.clock()
         self.chance = Chance(f"{seed} accidents")
-        self.registry = parts.registry()
+        self.registry = parts.registry(self.clock)
         self.capacity = parts.capacity(pool, {}, self.clock, future_reservations=future_reservations)
         self.launches = parts.launches(self.clock, self.chance, history)
         self.pool, self.team = pool, team
-        self.stability = MemoryStability(seed, self.clock.now, self._requests)
+        self.stability = parts.stability(seed, self.clock.now, self._requests)
         self.world = parts.world(self.registry, self.capacity, self.stability, self.chance, team)
         self.routes = Routes(seed, self.clock, self.world, self.chance)
         # What gates say that are asked elsewhere.
@@ -237,8 +236,9 @@ class Team:
             launch = self._ahead(launch)
         elif busy:
             launch = replace(launch, queued=True, baseline="")
-        delay = timedelta(seconds=trouble.label_delay_seconds)
-        self.stability.model(candidate, trouble.calibration, trouble.labels, delay)
+        if not launch.policy.stability_gate.disabled:
+            delay = timedelta(seconds=trouble.label_delay_seconds)
+            self.stability.model(candidate, trouble.calibration, trouble.labels, delay)
         self.launches.insert(launch, trouble)
         return launch.name
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, cast
 
+from modelfleet.registry.v1.evidence_pb2 import EvaluateEvidenceResponse
 from modelfleetd.errors import PartUnavailable
+from modelfleetd.kit.codec import to_proto
+from modelfleetd.launcher.clients import evidence_judgement
 from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.planning import Room
@@ -115,7 +118,7 @@ class MemoryWorld:
             predicts=True,
             predictions=self._stability.declared,
             shares={model: frozenset(regions) for model, regions in shares.items()},
-            evidence_rules=self.answers.evidence_rules,
+            evidence_rules=len(found.evidence_rules) or self.answers.evidence_rules,
         )
 
     async def model(self, name: str, path: str) -> SizedModel:
@@ -169,7 +172,10 @@ class MemoryWorld:
     async def report(self, observations: Sequence[ServingObservation]) -> None: ...
 
     async def evaluate_evidence(self, model: str, baseline: str) -> Judgement:
-        return self.answers.of("evidence")
+        found = self._registry.evaluate(model, baseline)
+        if found is None:
+            return self.answers.of("evidence")
+        return evidence_judgement(to_proto(found, EvaluateEvidenceResponse))
 
     # Capacity
 
@@ -252,6 +258,9 @@ class MemoryWorld:
     async def judge(self, model: str, baseline: str, since: datetime, gate: StabilityGate) -> Judgement:
         if self._chance.is_judge_away():
             return Judgement(Verdict.ERROR, "the judge could not be asked: stability does not answer now; try again.")
+        return await self._judged(model, baseline, since, gate)
+
+    async def _judged(self, model: str, baseline: str, since: datetime, gate: StabilityGate) -> Judgement:
         return self._stability.judge(model, since, baseline, gate.criteria)
 
     def at(self, address: str) -> Platform:

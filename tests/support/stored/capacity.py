@@ -8,8 +8,10 @@ from datetime import datetime, timedelta
 
 from modelfleet.capacity.v1 import capacity_pb2
 from modelfleetd.capacity.domain.ledger import Account
+from modelfleetd.capacity.domain.policy import LaunchPolicy
 from modelfleetd.capacity.domain.pool import Place
 from modelfleetd.capacity.store import balances, reservations
+from modelfleetd.capacity.wire.policies import policy_to_proto
 from modelfleetd.clock import Clock
 from modelfleetd.launcher.domain.hold import Hold, HoldState
 from modelfleetd.launcher.domain.planning import Room
@@ -56,6 +58,18 @@ class StoredCapacity(MemoryCapacity):
             await client.book_usage(pool=self.pool, usages=[used], timeout=PATIENCE)
 
         self._parts.note(f"book {model}", None, book)
+
+    def set_policy(self, policy: LaunchPolicy) -> None:
+        super().set_policy(policy)
+
+        async def create() -> None:
+            await self._parts.client.capacity.create_launch_policy(
+                launch_policy_id=policy.name.partition("/")[2],
+                launch_policy=policy_to_proto(replace(policy, name="")),
+                timeout=PATIENCE,
+            )
+
+        self._parts.note(f"create {policy.name}", None, create)
 
     def room(
         self, launch: str, wanted: Sequence[HeldUnits], replaced: Sequence[str], takes_over: str

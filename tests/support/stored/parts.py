@@ -22,7 +22,7 @@ from modelfleetd.capacity.waiters import Waiters
 from modelfleetd.clock import ManualClock
 from modelfleetd.errors import DeadlinePassed, FleetError, PartUnavailable
 from modelfleetd.kit.db import Database
-from modelfleetd.launcher.clients import CapacityClient, RegistryClient
+from modelfleetd.launcher.clients import CapacityClient, RegistryClient, StabilityClient
 from modelfleetd.launcher.remote import translated
 from modelfleetd.rehearsal.routes import FLAVOR
 from modelfleetd.rehearsal.trained import Trained
@@ -48,7 +48,7 @@ class _Act:
 
 
 class StoredParts:
-    """Both services, and what they have yet to do.
+    """The services, and what they have yet to do.
 
     Attributes:
         differences: where a service did not answer as memory did.
@@ -74,6 +74,7 @@ class StoredParts:
         self.requester: AsyncClient
         self.registry: RegistryClient
         self.capacity: CapacityClient
+        self.stability: StabilityClient
 
     def note(self, what: str, ours: Any, do: Callable[[], Awaitable[Any]]) -> None:
         """Takes note of what was done in memory, and answered: a value, or the error that was raised."""

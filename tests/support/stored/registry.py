@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelfleet.capacity.v1 import capacity_pb2
 from modelfleet.common.v1 import serving_pb2
-from modelfleet.registry.v1 import criticality_pb2, registry_pb2
+from modelfleet.registry.v1 import criticality_pb2, evidence_pb2, registry_pb2
+from modelfleetd.clock import Clock
+from modelfleetd.kit.codec import duration_to_proto, to_proto
 from modelfleetd.launcher.domain.record import Share
+from modelfleetd.registry.domain.evidence import EvaluationReport, EvidenceRule
+from modelfleetd.registry.domain.resource import parent_of
 from modelfleetd.rehearsal.registry import MemoryRegistry
+from modelfleetd.rehearsal.stability import USUAL
 from modelfleetd.rehearsal.trained import PEAK_QPS
 from tests.support.stored.parts import PATIENCE, StoredParts
 
@@ -17,15 +25,18 @@ _EVIDENCE = criticality_pb2.CriticalityEvidence(
     on_call_24x7="rotation", business_metric="clicks", contribution="it is rehearsed"
 )
 _PREDICTION = registry_pb2.Prediction(
-    id="click", calibration_range=registry_pb2.Range(low=0.8, high=1.25), min_positives=100
+    id=USUAL[0].id,
+    attribution_window=duration_to_proto(USUAL[0].window),
+    calibration_range=registry_pb2.Range(low=USUAL[0].calibration.low, high=USUAL[0].calibration.high),
+    min_positives=USUAL[0].min_positives,
 )
 
 
 class StoredRegistry(MemoryRegistry):
     """The ledger of a fleet, in memory and in the registry."""
 
-    def __init__(self, parts: StoredParts) -> None:
-        super().__init__()
+    def __init__(self, parts: StoredParts, clock: Clock) -> None:
+        super().__init__(clock)
         self._parts = parts
         # Revisions of model types in the registry, by those in memory.
         self.theirs: dict[int, int] = {0: 0}
@@ -113,6 +124,35 @@ class StoredRegistry(MemoryRegistry):
             self.theirs[revision] = made.revision
 
         self._parts.note(f"adopt {model_type}", None, adopt)
+
+    def set_evidence_rules(self, model_type: str, rules: Sequence[EvidenceRule]) -> None:
+        super().set_evidence_rules(model_type, rules)
+        revision = self.revision
+
+        async def update() -> None:
+            made = await self._parts.client.registry.update_model_type(
+                model_type=registry_pb2.ModelType(
+                    name=model_type, evidence_rules=[to_proto(rule, evidence_pb2.EvidenceRule) for rule in rules]
+                ),
+                update_mask=FieldMask(paths=["evidence_rules"]),
+                timeout=PATIENCE,
+            )
+            self.theirs[revision] = made.revision
+
+        self._parts.note(f"evidence rules of {model_type}", None, update)
+
+    def report(self, report: EvaluationReport) -> None:
+        super().report(report)
+
+        async def create() -> None:
+            await self._parts.client.registry.create_evaluation_report(
+                parent=parent_of(report.name),
+                report_id=report.name.rpartition("/")[2],
+                evaluation_report=to_proto(replace(report, name=""), evidence_pb2.EvaluationReport),
+                timeout=PATIENCE,
+            )
+
+        self._parts.note(f"create {report.name}", None, create)
 
     def finalize(
         self,

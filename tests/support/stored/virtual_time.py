@@ -29,7 +29,7 @@ DECLARE
     it record;
 BEGIN
     FOR it IN SELECT table_schema, table_name, column_name FROM information_schema.columns
-        WHERE column_default = 'now()' AND table_schema IN ('launcher', 'registry', 'capacity')
+        WHERE column_default = 'now()' AND table_schema IN ('launcher', 'registry', 'capacity', 'stability')
     LOOP
         EXECUTE format('ALTER TABLE %I.%I ALTER COLUMN %I SET DEFAULT virtual.now()',
             it.table_schema, it.table_name, it.column_name);

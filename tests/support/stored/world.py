@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from modelfleetd.launcher.domain.decision import Decision
 from modelfleetd.launcher.domain.hold import Hold
 from modelfleetd.launcher.domain.planning import Room
+from modelfleetd.launcher.domain.policy import StabilityGate
 from modelfleetd.launcher.domain.record import Share
 from modelfleetd.launcher.ports import (
     Estimate,
@@ -111,6 +113,15 @@ class StoredWorld(MemoryWorld):
             lambda theirs: replace(theirs, name=ours.name),
         )
 
+    async def decide(self, launch: str, candidate: str, pool: str, share: int, key: str, *, keep: bool) -> Decision:
+        ours = await super().decide(launch, candidate, pool, share, key, keep=keep)
+        return await self._parts.ask(
+            f"decision on {launch}",
+            ours,
+            lambda: self._parts.capacity.decide(launch, candidate, pool, share, key, keep=keep),
+            lambda theirs: replace(theirs, name=ours.name) if bool(theirs.name) is keep else theirs,
+        )
+
     async def unit_cost(self, flavor: str) -> float:
         ours = await super().unit_cost(flavor)
         return await self._parts.ask(
@@ -165,3 +176,8 @@ class StoredWorld(MemoryWorld):
 
     async def release(self, reservation: str, key: str) -> None:
         await self._parts.answer(super().release(reservation, key), key)
+
+    # Stability
+
+    async def _judged(self, model: str, baseline: str, since: datetime, gate: StabilityGate) -> Judgement:
+        return await self._parts.answer(super()._judged(model, baseline, since, gate))
