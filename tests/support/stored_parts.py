@@ -58,7 +58,7 @@ from modelfleetd.rehearsal.capacity import MemoryCapacity
 from modelfleetd.rehearsal.chance import Chance
 from modelfleetd.rehearsal.registry import MemoryRegistry
 from modelfleetd.rehearsal.routes import FLAVOR
-from modelfleetd.rehearsal.stability import MemoryStability
+from modelfleetd.rehearsal.stability import WINDOW, MemoryStability
 from modelfleetd.rehearsal.world import PEAK_QPS, MemoryWorld, Trained
 from tests.support.servers import client_of, running
 from tests.support.virtual_time import VirtualTime, unhurried
@@ -78,6 +78,7 @@ _OF_A_ROW = ("name", "uid", "sequence", "version", "update_time", "message")
 _PREDICTION = registry_pb2.Prediction(
     id="click", calibration_range=registry_pb2.Range(low=0.8, high=1.25), min_positives=100
 )
+_PREDICTION.attribution_window.FromTimedelta(WINDOW)
 
 
 @dataclass(eq=False)

@@ -64,6 +64,10 @@ class _Needs:
     rising: Estimate | None
     falling: Estimate | None
 
+    def demand(self, region: str) -> float:
+        """Peak requests a second in a region; 0: not known."""
+        return next((found.demand.get(region, 0.0) for found in (self.rising, self.falling) if found is not None), 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class _Asking:
@@ -186,6 +190,7 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
 
 
 _WORDS: Final = {Goal.NOTHING: "to be ended", Goal.SAME: "to be resized"}
+    plan = replace(plan, predictions=type_.predictions)
 
 
 def _check_role(launch: Launch, candidate: SizedModel) -> None:
@@ -328,7 +333,7 @@ def _plan(
     for region, (new, old) in sides.items():
         try:
             inputs = _inputs(launch, region, new, old, _room_of(rooms, region, new))
-            planned.append(_region_plan(inputs, pace, patient=patient))
+            planned.append(replace(_region_plan(inputs, pace, patient=patient), demand=needs.demand(region)))
         except PlanInfeasible as infeasible:
             lacking.append(infeasible)
     if lacking:

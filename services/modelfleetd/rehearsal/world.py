@@ -201,7 +201,7 @@ class MemoryWorld:
         trained = self.models[model]
         least = _MARGINS.min_replicas
         needs = {region: (trained.needs(region), least) for region in trained.max_qps}
-        return Estimate("estimates/e" if keep else "", needs)
+        return Estimate("estimates/e" if keep else "", needs, dict.fromkeys(trained.max_qps, PEAK_QPS))
 
     async def unit_cost(self, flavor: str) -> float:
         return 1.0
