@@ -61,6 +61,11 @@ async def test_a_model_lives_through_every_strategy_and_everybody_agrees_after_e
     await done(fleet, asked("RAMP", target_share_basis_points=3_000))
     await agree(fleet, {OLD: 7_000, NEW: 3_000}, {OLD: 35, NEW: 18}, roles)
 
+    with refused("INVALID_FIELDS") as raised:
+        await fleet.client.launcher.create_launch(launch=asked("RAMP", target_share_basis_points=3_000))
+    same = "must be another share than the 30 % that new has already: more or less, and below 100 %"
+    assert same in raised.value.message
+
     launch = await done(fleet, asked("RAMP", target_share_basis_points=500))
     await agree(fleet, {OLD: 9_500, NEW: 500}, {OLD: 48, NEW: 3}, roles)
     # The baseline grows and is what a plan calls new; progress goes on to speak of candidate and baseline.

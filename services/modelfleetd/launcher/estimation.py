@@ -28,7 +28,7 @@ from modelfleetd.launcher.domain.policy import Criterion
 from modelfleetd.launcher.domain.record import ModelFacts
 from modelfleetd.launcher.domain.sides import Side
 from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share, inputs_of
-from modelfleetd.launcher.domain.words import percent
+from modelfleetd.launcher.domain.words import listed, percent
 from modelfleetd.launcher.intents import items_of
 from modelfleetd.launcher.ports import Estimate, HeldUnits, HoldRequest, SizedModel, TypeFacts, World
 from modelfleetd.launcher.serving import observed_of
@@ -184,13 +184,35 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
     if keep:
         # Only what a plan was made of is kept: there may be none for days, and everything is asked again and again.
         needs = await _needs(world, asking, key, keep=True)
+    _expect_change(launch, sides_of(needs), rooms)
         plan = await _now_or_later(launch, world, type_.tier, needs, sides_of(needs), rooms, now)
     facts = baseline.facts if baseline else None
     return Estimation(type_, candidate.facts, facts, criteria, plan, addresses, launch.lowers)
 
 
-_WORDS: Final = {Goal.NOTHING: "to be ended", Goal.SAME: "to be resized"}
     plan = replace(plan, predictions=type_.predictions)
+_WORDS: Final = {Goal.NOTHING: "to be ended", Goal.SAME: "to be resized"}
+
+
+def _expect_change(
+    launch: Launch, sides: Mapping[str, tuple[Side, Side | None]], rooms: Mapping[tuple[str, str], Room]
+) -> None:
+    """Expects that a RESIZE has something to do: replicas, or what is booked for them.
+
+    Raises:
+        InvalidFields: everything is as it should be.
+    """
+    if launch.rule.swaps or launch.hold is not None:
+        return
+    found = list[str]()
+    for region, (model, _) in sides.items():
+        booked = rooms.get((model.flavor, region), Room()).booked
+        if model.running != model.needs(model.share) or booked != model.running * model.units:
+            return
+        found.append(f"{model.running} in {region.rpartition('/')[2]}")
+    has = f"the {launch.candidate.rpartition('/')[2]} has the replicas that its share needs already: {listed(found)}"
+    anew = "it has something to resize to once demand or certificate are others"
+    raise invalid("launch.candidate", f"must need more or fewer replicas than it has; {has}; {anew}")
 
 
 def _check_role(launch: Launch, candidate: SizedModel) -> None:
