@@ -99,7 +99,11 @@ class _Asking:
         if not self.launch.rule.swaps:
             return self.candidate.role.lower()
         of_candidate, of_baseline = self.launch.rule.called
-        return of_candidate if model is self.candidate else of_baseline
+        if model is not self.candidate:
+            return of_baseline
+        # An old baseline that was held out ends like an experiment, and is none.
+        ends_holdout = self.launch.rule.goal is Goal.NOTHING and model.role == "HOLDOUT"
+        return "holdout" if ends_holdout else of_candidate
 
 
 def target_of(model_type: str) -> str:
@@ -180,18 +184,15 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
         }
 
     rooms = _held(launch) or await _rooms(launch, world, sides_of(needs))
+    _expect_change(launch, sides_of(needs), rooms)
     plan = await _now_or_later(launch, world, type_.tier, needs, sides_of(needs), rooms, now)
     if keep:
         # Only what a plan was made of is kept: there may be none for days, and everything is asked again and again.
         needs = await _needs(world, asking, key, keep=True)
-    _expect_change(launch, sides_of(needs), rooms)
         plan = await _now_or_later(launch, world, type_.tier, needs, sides_of(needs), rooms, now)
+    plan = replace(plan, predictions=type_.predictions)
     facts = baseline.facts if baseline else None
     return Estimation(type_, candidate.facts, facts, criteria, plan, addresses, launch.lowers)
-
-
-    plan = replace(plan, predictions=type_.predictions)
-_WORDS: Final = {Goal.NOTHING: "to be ended", Goal.SAME: "to be resized"}
 
 
 def _expect_change(
@@ -215,6 +216,9 @@ def _expect_change(
     raise invalid("launch.candidate", f"must need more or fewer replicas than it has; {has}; {anew}")
 
 
+_WORDS: Final = {Goal.NOTHING: "to be ended", Goal.SAME: "to be resized"}
+
+
 def _check_role(launch: Launch, candidate: SizedModel) -> None:
     """Checks that the candidate is what the strategy takes; a new launch and one whose turn comes are checked alike."""
     rule, role = launch.rule, candidate.role
@@ -232,7 +236,7 @@ def _lowers(launch: Launch, baseline: str, regions: Sequence[str], seen: Mapping
     """Whether the candidate is to have less than now. Checks that every region can have the share that is asked for.
 
     Raises:
-        InvalidFields: some region cannot, or some would have more and others less.
+        InvalidFields: some region cannot, all have it already, or some would have more and others less.
     """
     more, less = list[str](), list[str]()
     for region in regions:
@@ -250,6 +254,11 @@ def _lowers(launch: Launch, baseline: str, regions: Sequence[str], seen: Mapping
             raise invalid("launch.holdout_share_basis_points", most)
         if target != share:
             (more if target > share else less).append(id_)
+    if launch.rule.has_target and not more and not less:
+        both = min(_share(seen[region], launch.candidate) + _share(seen[region], baseline) for region in regions)
+        has = f"the {percent(launch.target_share)} that {launch.candidate.rpartition('/')[2]} has already"
+        another = f"must be another share than {has}: more or less, and below {percent(both)}"
+        raise invalid("launch.target_share_basis_points", another)
     if launch.rule.has_target and more and less:
         words = f"is more than the candidate has in {', '.join(more)} and less than in {', '.join(less)}"
         raise invalid("launch.target_share_basis_points", f"{words}: ramp them in launches of their own")
