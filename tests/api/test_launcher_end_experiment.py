@@ -142,7 +142,7 @@ async def test_what_is_no_experiment_is_not_ended_and_the_on_call_launches_nothi
     assert "must be an EXPERIMENT or a HOLDOUT to be ended, and is CANDIDATE" in raised.value.message
     with refused("INVALID_FIELDS") as raised:
         await client.launcher.create_launch(launch=ending(regions=[EU]))
-    assert "an experiment ends everywhere" in raised.value.message
+    assert "an experiment or holdout ends everywhere" in raised.value.message
     await fleet.bind("oscar", "ONCALL")
     async with client_of(fleet.registry, fleet.services["capacity"], fleet.launcher, principal="oscar") as oscar:
         with refused("ROLE_MISSING"):

@@ -20,7 +20,7 @@ from modelfleetd.rehearsal.command import main as simulate
 from modelfleetd.rehearsal.files import parse
 from modelfleetd.rehearsal.scenario import Scenario
 from modelfleetd.rehearsal.single import rehearse
-from tests.support.launcher import CTR, EU, NEW, OLD, POOL, Fleet, launcher_fleet, register_route
+from tests.support.launcher import CTR, EU, NEW, OLD, POOL, Fleet, certify, launcher_fleet, register_route
 
 README = Path(__file__).parents[2] / "services/modelfleetd/launcher/README.md"
 PROGRAM = Path(sys.executable).parent / "modelfleet"
@@ -112,7 +112,9 @@ async def _rehearses_each_strategy(fleet: Fleet) -> None:
     of_first.model_type = first
     await _rehearses(fleet, of_first)
     await _rehearses(fleet, _asked(pb.Launch.REPLACE_BASELINE))
+    await certify(fleet.client, OLD, 5)
     await _rehearses(fleet, _asked(pb.Launch.RESIZE, OLD))
+    await certify(fleet.client, OLD, 4)
     experiment = _asked(pb.Launch.START_EXPERIMENT, target_share_basis_points=3_000)
     await _rehearses(fleet, experiment)
     made = await launcher.create_launch(launch_id="experiment", launch=experiment, timeout=60)

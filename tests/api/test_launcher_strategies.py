@@ -61,6 +61,11 @@ async def test_a_model_lives_through_every_strategy_and_everybody_agrees_after_e
     await done(fleet, asked("RAMP", target_share_basis_points=3_000))
     await agree(fleet, {OLD: 7_000, NEW: 3_000}, {OLD: 35, NEW: 18}, roles)
 
+    with refused("INVALID_FIELDS") as raised:
+        await fleet.client.launcher.create_launch(launch=asked("RAMP", target_share_basis_points=3_000))
+    same = "must be another share than the 30 % that new has already: more or less, and below 100 %"
+    assert same in raised.value.message
+
     launch = await done(fleet, asked("RAMP", target_share_basis_points=500))
     await agree(fleet, {OLD: 9_500, NEW: 500}, {OLD: 48, NEW: 3}, roles)
     # The baseline grows and is what a plan calls new; progress goes on to speak of candidate and baseline.
@@ -82,8 +87,15 @@ async def test_a_model_lives_through_every_strategy_and_everybody_agrees_after_e
     await certify(fleet.client, OLD, 70)
     await done(fleet, asked("RESIZE", OLD))
     await agree(fleet, {OLD: 1_000, NEW: 9_000}, {OLD: 7, NEW: 36}, {OLD: "HOLDOUT", NEW: "BASELINE"})
+    with refused("INVALID_FIELDS") as raised:
+        await fleet.client.launcher.create_launch(launch=asked("RESIZE", OLD))
+    assert "the old has the replicas that its share needs already: 7 in eu" in raised.value.message
 
-    await done(fleet, asked("END_EXPERIMENT", OLD))
+    launch = await done(fleet, asked("END_EXPERIMENT", OLD))
+    (region,) = launch.plan.regions
+    assert (region.new_called, region.old_called) == ("baseline", "holdout")
+    told = [event.message async for event in fleet.client.launcher.list_launch_events_all(name=launch.name)]
+    assert any("the holdout" in message for message in told) and not any("experiment" in message for message in told)
     await agree(fleet, {NEW: 10_000}, {NEW: 40}, {OLD: "RETIRED", NEW: "BASELINE"})
 
 

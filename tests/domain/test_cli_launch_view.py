@@ -11,7 +11,9 @@ from rich.console import Console, RenderableType
 
 from modelfleet.cli import render
 from modelfleet.cli.launch import advice, explain, live, view
+from modelfleet.cli.launch.freeze_view import again
 from modelfleet.common.v1 import serving_pb2
+from modelfleet.launcher.v1 import freeze_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 
 NOW = datetime(2026, 3, 2, 14, 5, tzinfo=UTC)
@@ -274,3 +276,18 @@ def test_a_picture_that_is_higher_than_the_terminal_leaves_out_the_figures_of_it
 
 def test_what_a_computation_leaves_of_zero_is_told_as_zero() -> None:
     assert live.figures_of(pb.GateVerdict(figures={"low": 6.9e-18, "high": 0.012})) == "high 0.012, low 0"
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("", "once"),
+        ("FREQ=YEARLY", "every year (Europe/Berlin)"),
+        ("FREQ=WEEKLY;INTERVAL=2;BYDAY=FR,SA;COUNT=8", "every 2 weeks on FR, SA 8 times (Europe/Berlin)"),
+        ("FREQ=YEARLY;BYMONTH=12;BYMONTHDAY=24", "every year in month 12 on day 24 of the month (Europe/Berlin)"),
+        ("FREQ=MONTHLY;BYDAY=MO;BYSETPOS=-1", "every month on MO BYSETPOS=-1 (Europe/Berlin)"),
+        ("FREQ=DAILY;UNTIL=20271224T180000", "every day until 2027-12-24 (Europe/Berlin)"),
+    ],
+)
+def test_how_a_freeze_window_recurs_is_said_in_words(rule: str, said: str) -> None:
+    assert again(freeze_pb2.FreezeWindow(rrule=rule, time_zone="Europe/Berlin")) == said

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
+from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import gates_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.launcher.domain.policy import Approval
@@ -21,6 +22,7 @@ from modelfleetd.rehearsal.fleet_plan import FleetPlan
 from modelfleetd.rehearsal.reading import ScenarioInvalid
 from modelfleetd.rehearsal.scenario import Moment, Place, Scenario
 from modelfleetd.rehearsal.single import Rehearsal, Report, as_data, rehearse
+from modelfleetd.stability.domain.criteria import Limits
 
 EXAMPLES = Path(__file__).parents[2] / "services/modelfleetd/rehearsal/examples"
 SMALL = "launch: {old: 10, new: 8, spare: 4, bake: 30s, stability_gate: false}\n"
@@ -128,13 +130,14 @@ def test_a_plan_is_taken_over_and_what_it_does_not_know_is_said() -> None:
     (buy,) = found.predictions
     assert (buy.id, buy.calibration.low, buy.min_positives) == ("buy", 0.9, 7)
     about = {note.about for note in found.notes}
-    assert about == {"machines", "predictions", "approval", "people", "webhook/change-board"}
+    assert about == {"machines", "predictions", "candidate", "approval", "people", "webhook/change-board"}
     under_way = json_format.Parse(plan, pb.Launch())
     under_way.progress.add(region="regions/r0")
     more_notes = _scenario(json_format.MessageToJson(under_way, preserving_proto_field_name=True)).notes
     assert {note.about for note in more_notes} == about | {"standing"}
     # Whatever is said beside it is assumed no more.
     beside = """machines: {start: 5s}
+candidate: {labels: 100%}
 predictions:
 - {id: buy, window: 1m, positives: 20%}
 answers:
@@ -147,6 +150,35 @@ answers:
     assert (more.seed, more.predictions[0].rate, more.predictions[0].min_positives) == (3, 0.2, 7)
     with pytest.raises(ScenarioInvalid, match=r"no gate evidence; it has: webhook/change-board, approval, people"):
         parse(plan, beside="answers:\n- {gate: evidence, says: fail}\n")
+
+
+def test_tier_demand_and_predictions_are_those_of_the_plan_and_what_is_assumed_says_how_to_say_otherwise() -> None:
+    launch = json_format.Parse(_plan(2), pb.Launch())
+    launch.tier = serving_pb2.TIER1
+    for region, demand in zip(launch.plan.regions, (30.0, 70.0), strict=True):
+        region.demand_qps = demand
+    made = launch.plan.predictions.add(prediction="like", calibration_low=0.9, calibration_high=1.1, min_positives=40)
+    made.attribution_window.FromTimedelta(timedelta(minutes=20))
+    plan = json_format.MessageToJson(launch, preserving_proto_field_name=True)
+    found = _scenario(plan)
+    assert found.tier == "TIER1" and found.policy.rollback_window == timedelta(hours=24)
+    assert [place.demand for place in found.places] == [30.0, 70.0]
+    (like,) = found.predictions
+    assert (like.id, like.window, like.calibration, like.min_positives) == (
+        "like",
+        timedelta(minutes=20),
+        Limits(0.9, 1.1),
+        40,
+    )
+    said = [str(note) for note in found.notes]
+    assert any("peak of 100 requests a second" in line for line in said)
+    assert any(line.endswith("--with says otherwise: predictions: [{id: like, positives: 2%}]") for line in said)
+    # Each of them is one that a second file takes.
+    for instead in (note.instead for note in found.notes):
+        more = parse(plan, beside=instead)
+        assert isinstance(more, Scenario) and len(more.notes) < len(found.notes)
+        carried = [0.0, 0.0] if "requests_per_second" in instead else [30.0, 70.0]
+        assert [place.demand for place in more.places] == carried
 
 
 def _rehearsed(text: str) -> Report:
@@ -333,8 +365,8 @@ def test_a_launch_in_flight_is_rehearsed_from_where_it_is(
             had = (progress.candidate.intended_basis_points, progress.baseline.intended_basis_points)
             assert (first.new_share, first.old_share) == had
             assert first.new_replicas >= progress.candidate.available_replicas
-    # Its time counts from here, and what it is told to have taken from when it was created.
-    assert report.seconds < 5_400 and report.lines[0].seconds >= 0
+    # Its time counts from here.
+    assert report.seconds < 5_400 and all(line.seconds >= 0 for line in report.lines)
 
 
 def test_what_a_launch_in_flight_waits_for_ends_as_it_does_in_truth() -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-
 # A look costs a call or more, and most of what is waited for takes seconds: the longer it takes, the less often it is
 # looked for, so that whoever waits does not slow down whom it waits for.
 _PART, _LONGEST = 20, 0.1

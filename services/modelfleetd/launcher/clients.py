@@ -51,6 +51,7 @@ _NO_LAUNCH = "launches/none"
 # What a prediction is held to where the registry says nothing of it.
 _CALIBRATION = registry_pb2.Range(low=0.5, high=2.0)
 _MIN_POSITIVES = 10
+_ATTRIBUTION_WINDOW = timedelta(hours=1)
 
 
 @contextmanager
@@ -183,7 +184,14 @@ def _regions_of_shares(splits: Iterable[serving_pb2.RegionSplit]) -> Mapping[str
 
 def _declared(prediction: registry_pb2.Prediction) -> Declared:
     calibration = prediction.calibration_range if prediction.HasField("calibration_range") else _CALIBRATION
-    return Declared(prediction.id, calibration.low, calibration.high, prediction.min_positives or _MIN_POSITIVES)
+    window = prediction.attribution_window
+    return Declared(
+        prediction.id,
+        calibration.low,
+        calibration.high,
+        prediction.min_positives or _MIN_POSITIVES,
+        duration_from_proto(window) if prediction.HasField("attribution_window") else _ATTRIBUTION_WINDOW,
+    )
 
 
 def _status(seen: ServingObservation) -> registry_pb2.ServingStatus:
@@ -219,7 +227,8 @@ class CapacityClient:
         with translated("capacity"):
             found = await self._stub.create_estimate(request, timeout=timeout())
         regions = {region.region: (region.replicas, region.min_replicas) for region in found.regions}
-        return Estimate(found.name if keep else "", regions)
+        demand = {region.region: region.demand_qps for region in found.regions}
+        return Estimate(found.name if keep else "", regions, demand)
 
     async def decide(self, launch: str, candidate: str, pool: str, share: int, key: str, *, keep: bool) -> Decision:
         asked = policies_pb2.CreateLaunchDecisionRequest(

@@ -61,10 +61,11 @@ class SizedModel:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a model needs for its whole route: by region, (replicas, fewest replicas)."""
+    """What a model needs for its whole route: by region, (replicas, fewest replicas), and peak requests a second."""
 
     name: str
     replicas: Mapping[str, tuple[int, int]]
+    demand: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,9 +104,8 @@ class CatchingUp:
         self._fleet.when(self._name, is_asked, hears)
 
     def _promote(self, name: str) -> str:
-        return self._fleet.promote(name, "rehearsal", "its gates let it pass") or self._fleet.resume(
-            name, any_author=True
-        )
+        refused = self._fleet.promote(name, "rehearsal", "its gates let it pass")
+        return self._fleet.resume(name, any_author=True) or refused
 
     def _go_on(self) -> None:
         """It is there; or where the other one turned round, and turns round too."""

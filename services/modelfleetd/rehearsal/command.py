@@ -140,7 +140,7 @@ def _launches(scenario: Scenario, given: argparse.Namespace) -> tuple[dict[str, 
         "start_seconds": list(scenario.machines.start_seconds),
         "drain_seconds": list(scenario.machines.terminate_seconds),
         "bake_seconds": scenario.policy.bake_duration.total_seconds(),
-        "notes": [note.text for note in scenario.notes],
+        "notes": [str(note) for note in scenario.notes],
     }
     return {"kind": "launch", "assumed": assumed, "launch": first, "seeds": seeds}, broken
 

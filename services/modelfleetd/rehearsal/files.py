@@ -138,8 +138,9 @@ def _with(scenario: Scenario, beside: str, seed: int | None) -> Scenario:
     reader.end()
     if reader.problems:
         raise ScenarioInvalid(reader.problems)
-    known = {"machines"} if reader.has("machines") else set()
-    known |= {"predictions"} if reader.has("predictions") else set()
+    known = {name for name in ("machines", "predictions", "candidate") if reader.has(name)}
+    if reader.section("machines").has("requests_per_second"):
+        read = replace(read, places=tuple(replace(place, demand=0.0) for place in read.places))
     known |= {one.gate for one in read.answers} | {one.asked for one in read.replies}
     return replace(read, notes=tuple(note for note in read.notes if note.about not in known))
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.errors import FleetError
-from modelfleetd.kit.codec import timestamp_from_proto
+from modelfleetd.kit.codec import duration_from_proto, timestamp_from_proto
 from modelfleetd.launcher.domain.launch import Strategy
 from modelfleetd.launcher.domain.policy import Approval, Policy, StabilityGate, check
 from modelfleetd.launcher.domain.states import State
@@ -35,7 +36,7 @@ def of_plan(found: Mapping[str, Any]) -> Scenario:
     try:
         launch = json_format.ParseDict(dict(found), pb.Launch())
         strategy = strategy_from_proto(launch.strategy)
-        policy = policy_from_proto(launch.policy, USUAL_TIER, strategy)
+        policy = policy_from_proto(launch.policy, _tier(launch), strategy)
         check(policy)
     except (json_format.ParseError, FleetError, ValueError) as error:
         said = f"the plan cannot be read ({error}); give what `modelfleet launch plan … -o json` prints"
@@ -63,7 +64,8 @@ def of_plan(found: Mapping[str, Any]) -> Scenario:
         policy=policy,
         evidence_rules=1 if _has_gate(launch, "evidence") else 0,
         machines=Behaviour(start_seconds=_START, terminate_seconds=_DRAIN),
-        predictions=tuple(_predicted(one) for one in launch.policy.stability_gate.criteria) or USUAL,
+        tier=_tier(launch),
+        predictions=_predictions(launch),
         freezes=tuple(
             Freeze(
                 name=conflict.freeze_window,
@@ -125,6 +127,7 @@ def _place(region: pb.RegionPlan, launch: pb.Launch) -> Place:
         new_share=new[1],
         old_running=old[2],
         new_running=new[2],
+        demand=region.demand_qps,
     )
 
 
@@ -144,6 +147,24 @@ def _spare(region: pb.RegionPlan, launch: pb.Launch) -> dict[str, int]:
     }
 
 
+def _tier(launch: pb.Launch) -> str:
+    return serving_pb2.Tier.Name(launch.tier) if launch.tier else USUAL_TIER
+
+
+def _predictions(launch: pb.Launch) -> tuple[Predicted, ...]:
+    """What the models predict, as the registry has declared it; in plans of old, as far as criteria name it."""
+    declared = tuple(
+        Predicted(
+            one.prediction,
+            window=duration_from_proto(one.attribution_window),
+            calibration=Limits(one.calibration_low, one.calibration_high),
+            min_positives=one.min_positives,
+        )
+        for one in launch.plan.predictions
+    )
+    return declared or tuple(_predicted(one) for one in launch.policy.stability_gate.criteria) or USUAL
+
+
 def _predicted(criterion: pb.StabilityCriterion) -> Predicted:
     low = criterion.calibration_low if criterion.HasField("calibration_low") else HEALTHY.low
     high = criterion.calibration_high if criterion.HasField("calibration_high") else HEALTHY.high
@@ -156,7 +177,12 @@ def _predicted(criterion: pb.StabilityCriterion) -> Predicted:
 
 def _notes(launch: pb.Launch, strategy: Strategy, policy: Policy, standing: Standing | None) -> Iterator[Note]:
     """What a plan does not know, or a rehearsal does not have, and what it does instead."""
-    yield Note("machines", "machines and traffic are as usual: a plan does not know them")
+    yield Note("machines", "machines are as usual: a plan does not know them", "machines: {start: 2m-4m}")
+    demand = sum(region.demand_qps for region in launch.plan.regions)
+    traffic = f"traffic is at the peak of {demand:,.6g} requests a second that it is planned for"
+    if not all(region.demand_qps for region in launch.plan.regions):
+        traffic = f"{Behaviour().requests_per_second:g} requests a second come: the plan knows no demand"
+    yield Note("machines", traffic, "machines: {requests_per_second: 300}")
     if strategy.rule.swaps and not any(region.old_model for region in launch.plan.regions):
         yield Note("first", "nothing serves the route yet: its traffic is there once the first model takes it")
     if standing is not None:
@@ -167,17 +193,20 @@ def _notes(launch: pb.Launch, strategy: Strategy, policy: Policy, standing: Stan
     elif launch.progress:
         yield Note("standing", "the launch has done nothing yet; its plan is rehearsed from the beginning")
     if not policy.stability_gate.disabled:
-        yield from _notes_on_labels(policy.stability_gate)
+        yield from _notes_on_labels(launch, policy.stability_gate)
     minutes = round(USUAL_REPLY / 60)
     if policy.approval is Approval.REQUIRED and (standing is None or standing.state is State.AWAITING_APPROVAL):
-        yield Note("approval", f"whoever has to approve it does so after {minutes} min")
+        yield Note(
+            "approval", f"whoever has to approve it does so after {minutes} min", _answer("approval", "after: 2h")
+        )
     if any(not gate.approved_by for gate in launch.policy.people_gates):
-        yield Note("people", f"people who are to look let it on after {minutes} min")
+        yield Note("people", f"people who are to look let it on after {minutes} min", _answer("people", "after: 2h"))
     for webhook in policy.webhook_gates:
         when = webhook.when.name.lower().replace("_", " ")
-        yield Note(f"webhook/{webhook.webhook}", f"the webhook {webhook.webhook} says PASS ({when})")
+        gate = f"webhook/{webhook.webhook}"
+        yield Note(gate, f"the webhook {webhook.webhook} says PASS ({when})", _answer(gate, "says: error"))
     if _has_gate(launch, "evidence"):
-        yield Note("evidence", "the evidence suffices")
+        yield Note("evidence", "the evidence suffices", _answer("evidence", "says: fail"))
     if launch.plan.wait:
         yield Note("capacity", f"what it waits for is there at once ({launch.plan.wait})")
     if strategy is Strategy.ROLL_BACK:
@@ -187,13 +216,30 @@ def _notes(launch: pb.Launch, strategy: Strategy, policy: Policy, standing: Stan
             yield Note("freezes", f"{conflict.freeze_window} holds nothing back: the launch overrides it")
 
 
-def _notes_on_labels(gate: StabilityGate) -> Iterator[Note]:
-    minutes = int(WINDOW.total_seconds() // 60)
-    labels = f"of each prediction 5 % are positive, and labels have {minutes} min to come"
-    yield Note("predictions", f"{labels}: a plan does not know it")
-    if not gate.criteria:
+def _answer(gate: str, says: str) -> str:
+    return f"answers: [{{gate: {gate}, {says}}}]"
+
+
+def _notes_on_labels(launch: pb.Launch, gate: StabilityGate) -> Iterator[Note]:
+    id_ = _predictions(launch)[0].id
+    if launch.plan.predictions:
+        known = "a plan does not know how many"
+        yield Note(
+            "predictions",
+            f"of each prediction 5 % are positive: {known}",
+            f"predictions: [{{id: {id_}, positives: 2%}}]",
+        )
+    else:
+        minutes = int(WINDOW.total_seconds() // 60)
+        labels = f"of each prediction 5 % are positive, and labels have {minutes} min to come"
+        says = f"predictions: [{{id: {id_}, window: 30m, positives: 2%}}]"
+        yield Note("predictions", f"{labels}: the plan does not know it", says)
+    if not gate.criteria and not launch.plan.predictions:
         least = USUAL[0].min_positives
         yield Note("ranges", f"calibration is to be {HEALTHY}, by {least} positives: the ranges of then are not known")
+    yield Note(
+        "candidate", "labels come when their window ends, and all of them", "candidate: {labels: 95%, labels_late: 10m}"
+    )
     if any(one.include_immature for one in gate.criteria):
         yield Note("immature", "examples that wait for their labels are not judged")
     if any(one.max_ne_regression for one in gate.criteria):

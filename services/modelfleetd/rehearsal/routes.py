@@ -32,6 +32,7 @@ class Route:
         baseline: the id of the model that serves everything at first.
         units: of the flavor, that a replica takes.
         behaviour: of the machines that it runs on.
+        demand: requests a second by region, where they are others than those.
     """
 
     model_type: str
@@ -42,6 +43,12 @@ class Route:
     units: int = 1
     startup: timedelta = timedelta(minutes=3)
     behaviour: Behaviour = field(default_factory=Behaviour)
+    demand: Mapping[str, float] = field(default_factory=dict)
+
+    def behaves(self, region: str) -> Behaviour:
+        """How the machines of a region behave, with its traffic."""
+        demand = self.demand.get(region)
+        return self.behaviour if not demand else replace(self.behaviour, requests_per_second=demand)
 
     @property
     def target(self) -> str:
@@ -96,7 +103,7 @@ class Routes:
             simulator = Simulator(
                 self._clock,
                 seed=_number(f"{self._seed} {route.model_type} {region}"),
-                behaviour=replace(_QUICK, requests_per_second=route.behaviour.requests_per_second),
+                behaviour=replace(_QUICK, requests_per_second=route.behaves(region).requests_per_second),
                 region=region,
             )
             agent.simulators[route.target] = self.simulators[route.model_type, region] = simulator
@@ -156,9 +163,9 @@ class Routes:
                 for region in route.needs:
                     await self._apply(route, region, shares=shares)
             self._pass(10.0)
-        for (model_type, _), simulator in self.simulators.items():
+        for (model_type, region), simulator in self.simulators.items():
             simulator.catch_up()
-            simulator.behaviour = self.all[model_type].behaviour
+            simulator.behaviour = self.all[model_type].behaves(region)
 
     async def _apply(self, route: Route, region: str, *, shares: bool) -> None:
         served = self.served_by(route, region)
@@ -187,7 +194,7 @@ class Routes:
             simulator = self.simulators[launch.model_type, region]
             simulator.catch_up()
             simulator.behaviour = replace(
-                route.behaviour,
+                route.behaves(region),
                 start_failure_rate=trouble.start_failure_rate,
                 mean_life_seconds=trouble.mean_life_seconds,
                 terminate_seconds=(least * trouble.slow_termination, most * trouble.slow_termination),
@@ -205,7 +212,7 @@ class Routes:
         """A launch has ended: the machines are as they were before it."""
         route = self.all[launch.model_type]
         for region in launch.regions:
-            self.simulators[launch.model_type, region].behaviour = route.behaviour
+            self.simulators[launch.model_type, region].behaviour = route.behaves(region)
 
     def cut_off(self, model_type: str, region: str, seconds: float) -> None:
         """The agent of a region does not answer for a route from now on."""

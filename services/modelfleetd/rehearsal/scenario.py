@@ -125,6 +125,8 @@ class Place:
     new_share: int
     old_running: int
     new_running: int
+    # Requests a second, where they are known; 0: as the machines have them.
+    demand: float = 0.0
 
     @property
     def is_empty(self) -> bool:
@@ -134,10 +136,20 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a plan does not know, or a rehearsal does not have, and what it does instead."""
+    """What a plan does not know, or a rehearsal does not have, and what it does instead.
+
+    Attributes:
+        about: the part of a second file that says otherwise, or the gate that answers.
+        text: what it does.
+        instead: what may be said instead, as a second file has it; empty where nothing can.
+    """
 
     about: str
     text: str
+    instead: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text}; --with says otherwise: {self.instead}" if self.instead else self.text
 
 
 @dataclass(frozen=True, slots=True)

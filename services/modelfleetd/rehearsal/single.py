@@ -249,6 +249,7 @@ class Rehearsal:
         route = Route(
             TYPE, needs, baseline="new" if alone else "old", tier=scenario.tier,
             flavor=first.flavor, units=first.units, behaviour=scenario.machines,
+            demand={place.region: place.demand for place in places if place.demand},
         )  # fmt: skip
         fleet.add_type(route)
         roles = {} if empty else {route.model(route.baseline): "BASELINE"}

@@ -55,7 +55,7 @@ class Predicted:
     @property
     def declared(self) -> Declared:
         """As the registry declares it."""
-        return Declared(self.id, self.calibration.low, self.calibration.high, self.min_positives)
+        return Declared(self.id, self.calibration.low, self.calibration.high, self.min_positives, self.window)
 
     @property
     def criterion(self) -> Criterion:

@@ -91,11 +91,12 @@ class Standing:
 def standing_of(launch: pb.Launch) -> Standing | None:
     """Where a launch stands; None where it has done nothing yet that could be carried over, or has ended."""
     state = State.__members__.get(pb.Launch.State.Name(launch.state))
-    if state not in _CARRIED_OVER or (state is not State.AWAITING_APPROVAL and not launch.current_step):
+    if state not in _CARRIED_OVER:
         return None
     pauses = tuple((one.author, one.reason) for one in launch.pause_reasons if not preemption.is_author(one.author))
-    waits = next((one.reason for one in launch.conditions if one.type == "Waiting"), "")
     lead = _lead(launch)
+    if lead is None and state is not State.AWAITING_APPROVAL:
+        return None
     progress = {one.region: one for one in launch.progress}
     there = progress.get(lead.region) if lead is not None else None
     return Standing(
@@ -104,8 +105,8 @@ def standing_of(launch: pb.Launch) -> Standing | None:
         region=lead.region if lead is not None else "",
         step=launch.current_step if lead is not None else 0,
         stage=_stage(launch, lead, there) if lead is not None and there is not None else Stage.STARTING,
-        waits_for_people=waits == "AwaitingPeople",
-        promoted=state is State.SHIFTING and not any(verb.startswith("PromoteLaunch") for verb in launch.allowed_verbs),
+        waits_for_people=state is State.SHIFTING and _may(launch, "ApproveLaunch"),
+        promoted=state is State.SHIFTING and not _may(launch, "PromoteLaunch"),
         growing={
             region.region: _growing(region, launch, progress[region.region])
             for region in launch.plan.regions
@@ -119,6 +120,10 @@ def standing_of(launch: pb.Launch) -> Standing | None:
         pauses=pauses,
         abort=(launch.abort.author, launch.abort.reason) if launch.HasField("abort") else None,
     )
+
+
+def _may(launch: pb.Launch, verb: str) -> bool:
+    return any(allowed.startswith(verb) for allowed in launch.allowed_verbs)
 
 
 def _lead(launch: pb.Launch) -> pb.RegionPlan | None:
@@ -158,8 +163,8 @@ def _stage(launch: pb.Launch, region: pb.RegionPlan, progress: pb.RegionProgress
         return Stage.STARTING
     if swaps and old.desired_replicas < step.old_replicas_before:
         return Stage.PASSED
-    waits = {one.reason for one in launch.conditions if one.type == "Waiting"}
-    if waits & {"AwaitingPeople", "Terminating"}:
+    if _may(launch, "ApproveLaunch"):
+        # Somebody is to let it on.
         return Stage.PASSED
     return Stage.SHIFTED if swaps or new.available_replicas >= step.new_replicas else Stage.STARTING
 

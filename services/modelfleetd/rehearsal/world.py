@@ -34,7 +34,7 @@ from modelfleetd.rehearsal.capacity import MemoryCapacity
 from modelfleetd.rehearsal.chance import Chance
 from modelfleetd.rehearsal.registry import MemoryRegistry
 from modelfleetd.rehearsal.stability import MemoryStability
-from modelfleetd.rehearsal.trained import MARGINS, UNIT_COST, Trained
+from modelfleetd.rehearsal.trained import MARGINS, PEAK_QPS, UNIT_COST, Trained
 
 _DRAIN: Final = timedelta(seconds=10)
 
@@ -184,7 +184,7 @@ class MemoryWorld:
         trained = self.models[model]
         least = MARGINS.min_replicas
         needs = {region: (trained.needs(region), least) for region in trained.max_qps}
-        return Estimate("estimates/e" if keep else "", needs)
+        return Estimate("estimates/e" if keep else "", needs, dict.fromkeys(trained.max_qps, PEAK_QPS))
 
     async def unit_cost(self, flavor: str) -> float:
         return UNIT_COST

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from modelfleetd.errors import FieldViolation, InvalidFields
 from modelfleetd.launcher.domain.policy import Criterion
@@ -19,6 +20,8 @@ class Declared:
     calibration_low: float
     calibration_high: float
     min_positives: int
+    # How long after a prediction its label may come.
+    attribution_window: timedelta = timedelta(hours=1)
 
 
 def resolved(

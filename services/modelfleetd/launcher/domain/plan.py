@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 
+from modelfleetd.launcher.domain.criteria import Declared
 from modelfleetd.launcher.domain.sides import Side, both_of, cost_of, units_of
 
 
@@ -52,6 +53,8 @@ class RegionPlan:
     steps: tuple[Step, ...]
     # Regions of one wave are launched together, the waves one after another, from 1; 0 in plans of old: by itself.
     wave: int = 0
+    # Peak requests a second that its replicas are planned for; 0: not known.
+    demand: float = 0.0
 
     @property
     def both(self) -> int:
@@ -153,6 +156,8 @@ class Plan:
     baseline_estimate: str = ""
     # On what it waits before it can begin, as it looked when the plan was made; empty where it fits what is free.
     wait: str = ""
+    # What the models of the type predict, as the registry declared it.
+    predictions: tuple[Declared, ...] = ()
 
     @property
     def cost_before(self) -> float:

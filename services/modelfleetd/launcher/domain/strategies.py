@@ -107,7 +107,7 @@ RULES: Final[Mapping[Strategy, Rule]] = {
     ),
     # An old baseline that was kept as HOLDOUT ends like an experiment: nothing else would ever take its share.
     Strategy.END_EXPERIMENT: Rule(
-        does="ends the experiment",
+        does="ends",
         goal=Goal.NOTHING,
         takes=frozenset({"EXPERIMENT", "HOLDOUT"}),
         becomes="RETIRED",
@@ -160,7 +160,9 @@ def check_asked(strategy: Strategy, *, target: int, holdout: int, regions: int) 
             FieldViolation(path, f"must be unset with {name}: only REPLACE_BASELINE holds out the old baseline")
         )
     if rule.mitigation and regions:
-        everywhere = "an experiment ends everywhere" if rule.goal is Goal.NOTHING else "a baseline goes everywhere"
+        everywhere = (
+            "an experiment or holdout ends everywhere" if rule.goal is Goal.NOTHING else "a baseline goes everywhere"
+        )
         found.append(FieldViolation("launch.regions", f"must be empty: {everywhere}"))
     return found
 

@@ -58,6 +58,7 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
         preempted_by="" if launch.ended else launch.preempted_by,
         team=launch.team,
         surface=launch.surface,
+        tier=_tier(launch.tier),
     )
     if launch.end_time is not None:
         made.end_time.CopyFrom(timestamp_to_proto(launch.end_time))
@@ -79,6 +80,11 @@ def launch_to_proto(launch: Launch, verdicts: Sequence[GateVerdict], now: dateti
     if launch.envelope is not None:
         made.envelope.CopyFrom(_envelope(launch.envelope))
     return made
+
+
+def _tier(name: str) -> serving_pb2.Tier.ValueType:
+    """Of a launch that is older than this field, none."""
+    return dict(serving_pb2.Tier.items()).get(name, serving_pb2.TIER_UNSPECIFIED)
 
 
 def _policy(launch: Launch) -> pb.LaunchPolicy:
@@ -111,6 +117,16 @@ def plan_to_proto(plan: Plan) -> pb.Plan:
         candidate_estimate=plan.candidate_estimate,
         baseline_estimate=plan.baseline_estimate,
         wait=plan.wait,
+        predictions=[
+            pb.PlannedPrediction(
+                prediction=one.id,
+                calibration_low=one.calibration_low,
+                calibration_high=one.calibration_high,
+                min_positives=one.min_positives,
+                attribution_window=duration_to_proto(one.attribution_window),
+            )
+            for one in plan.predictions
+        ],
     )
 
 
@@ -145,6 +161,9 @@ def _region(plan: Plan, wave: int, region: RegionPlan) -> pb.RegionPlan:
         old_units_per_replica=old.units if old else 0,
         new_share_before_basis_points=region.candidate.share,
         old_share_before_basis_points=old.share if old else 0,
+        demand_qps=region.demand,
+        new_called=region.candidate.called,
+        old_called=old.called if old else "",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.text import Text
@@ -26,6 +27,36 @@ def opens(window: freeze_pb2.FreezeWindow) -> str:
     return f"open in {until}, from {_minute(window.next_start_time)} UTC for {lasts}"
 
 
+_EACH: Final = {"DAILY": "day", "WEEKLY": "week", "MONTHLY": "month", "YEARLY": "year"}
+
+
+def again(window: freeze_pb2.FreezeWindow) -> str:
+    """How a window recurs, in words that a narrow terminal can break: `every 2 weeks on FR, SA (Europe/Berlin)`."""
+    if not window.rrule:
+        return "once"
+    rule = {name: value for name, _, value in (part.partition("=") for part in window.rrule.split(";"))}
+    each, interval = _EACH.get(rule.pop("FREQ", ""), ""), rule.pop("INTERVAL", "1")
+    if not each:
+        return f"{window.rrule.replace(';', '; ')} ({window.time_zone})"
+    words = [f"every {each}" if interval == "1" else f"every {interval} {each}s"]
+    for name, value in rule.items():
+        values = value.replace(",", ", ")
+        match name:
+            case "BYDAY":
+                words.append(f"on {values}")
+            case "BYMONTHDAY":
+                words.append(f"on day {values} of the month")
+            case "BYMONTH":
+                words.append(f"in month {values}")
+            case "COUNT":
+                words.append("once" if value == "1" else f"{value} times")
+            case "UNTIL":
+                words.append(f"until {value[:4]}-{value[4:6]}-{value[6:8]}")
+            case _:
+                words.append(f"{name}={values}")
+    return f"{' '.join(words)} ({window.time_zone})"
+
+
 def scope(window: freeze_pb2.FreezeWindow) -> str:
     """Whose launches a window holds back."""
     parts = [
@@ -45,7 +76,7 @@ FREEZE_WINDOW = Resource(
     [
         ("WINDOW", lambda m: render.short(m.name)),
         ("NEXT", opens),
-        ("AGAIN", lambda m: f"{m.rrule} ({m.time_zone})" if m.rrule else "once"),
+        ("AGAIN", again),
         ("HOLDS BACK", scope),
         ("REASON", lambda m: m.reason),
         ("BY", lambda m: m.actor),

@@ -83,6 +83,10 @@ def headline(launch: pb.Launch) -> str:
 
 def models(launch: pb.Launch) -> tuple[str, str]:
     """What candidate and baseline are called."""
+    for region in launch.plan.regions:
+        if region.new_called:
+            both = region.new_called, region.old_called or "baseline"
+            return both if region.new_model == launch.candidate else both[::-1]
     called = {pb.Launch.RAMP: "experiment", pb.Launch.END_EXPERIMENT: "experiment", pb.Launch.RESIZE: "model"}
     return called.get(launch.strategy, "candidate"), "baseline"
 
@@ -138,7 +142,7 @@ def _region_parts(region: pb.RegionPlan, new: str, old: str) -> Iterator[Rendera
     inferred = " (inferred from what serves)" if region.old_inferred else ""
     gives = f" for {region.old_replicas_full} of the {old}{inferred}" if region.old_model else ""
     yield Text(f"{render.short(region.region)}: {region.new_replicas_full} replicas of the {new}{gives}")
-    if new == "baseline":
+    if new == "baseline" and region.old_model:
         yield Text("  it grows, so the share of a step is the baseline's")
     several = len(region.holds) > 1
     for hold in region.holds:

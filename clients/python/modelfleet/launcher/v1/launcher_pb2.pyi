@@ -201,6 +201,7 @@ class Launch(_message.Message):
     DEADLINE_TIME_FIELD_NUMBER: _builtins.int
     STEP_DEADLINE_TIME_FIELD_NUMBER: _builtins.int
     EXPECTED_END_TIME_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """launches/{launch}."""
     uid: _builtins.str
@@ -251,6 +252,8 @@ class Launch(_message.Message):
     """The team of the model type when the launch was created."""
     surface: _builtins.str
     """The surface of the model type when the launch was created."""
+    tier: _serving_pb2.Tier.ValueType
+    """The tier of the model type when the launch was created."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Regions to launch in. Default: all regions of the model type; with RAMP and RESIZE those in which the candidate has a share.
@@ -370,10 +373,11 @@ class Launch(_message.Message):
         deadline_time: _timestamp_pb2.Timestamp | None = ...,
         step_deadline_time: _timestamp_pb2.Timestamp | None = ...,
         expected_end_time: _timestamp_pb2.Timestamp | None = ...,
+        tier: _serving_pb2.Tier.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "envelope", b"envelope", "expected_end_time", b"expected_end_time", "plan", b"plan", "policy", b"policy", "step_deadline_time", b"step_deadline_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "actor", b"actor", "allowed_verbs", b"allowed_verbs", "attempt", b"attempt", "baseline", b"baseline", "candidate", b"candidate", "conditions", b"conditions", "create_time", b"create_time", "current_step", b"current_step", "deadline_time", b"deadline_time", "end_time", b"end_time", "envelope", b"envelope", "etag", b"etag", "expected_end_time", b"expected_end_time", "freeze_overrides", b"freeze_overrides", "gate_verdicts", b"gate_verdicts", "holdout_share_basis_points", b"holdout_share_basis_points", "launch_decision", b"launch_decision", "model_type", b"model_type", "name", b"name", "pause_reasons", b"pause_reasons", "phase_times", b"phase_times", "plan", b"plan", "policy", b"policy", "pool", b"pool", "preempted_by", b"preempted_by", "progress", b"progress", "reason", b"reason", "regions", b"regions", "reservation", b"reservation", "revision", b"revision", "rolls_back", b"rolls_back", "state", b"state", "step_deadline_time", b"step_deadline_time", "strategy", b"strategy", "summary", b"summary", "surface", b"surface", "target_share_basis_points", b"target_share_basis_points", "team", b"team", "trace_id", b"trace_id", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "actor", b"actor", "allowed_verbs", b"allowed_verbs", "attempt", b"attempt", "baseline", b"baseline", "candidate", b"candidate", "conditions", b"conditions", "create_time", b"create_time", "current_step", b"current_step", "deadline_time", b"deadline_time", "end_time", b"end_time", "envelope", b"envelope", "etag", b"etag", "expected_end_time", b"expected_end_time", "freeze_overrides", b"freeze_overrides", "gate_verdicts", b"gate_verdicts", "holdout_share_basis_points", b"holdout_share_basis_points", "launch_decision", b"launch_decision", "model_type", b"model_type", "name", b"name", "pause_reasons", b"pause_reasons", "phase_times", b"phase_times", "plan", b"plan", "policy", b"policy", "pool", b"pool", "preempted_by", b"preempted_by", "progress", b"progress", "reason", b"reason", "regions", b"regions", "reservation", b"reservation", "revision", b"revision", "rolls_back", b"rolls_back", "state", b"state", "step_deadline_time", b"step_deadline_time", "strategy", b"strategy", "summary", b"summary", "surface", b"surface", "target_share_basis_points", b"target_share_basis_points", "team", b"team", "tier", b"tier", "trace_id", b"trace_id", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -647,6 +651,7 @@ class Plan(_message.Message):
     POLICY_DECISION_FIELD_NUMBER: _builtins.int
     NEEDS_APPROVAL_FIELD_NUMBER: _builtins.int
     GATES_FIELD_NUMBER: _builtins.int
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
     cost_before: _builtins.float
     """Cost per hour of the route before the launch."""
     cost_after: _builtins.float
@@ -687,6 +692,10 @@ class Plan(_message.Message):
     def gates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The gates that it has to pass, in words: `stability: click …`."""
 
+    @_builtins.property
+    def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedPrediction]:
+        """The predictions of the model type, as the registry declared them when the plan was made."""
+
     def __init__(
         self,
         *,
@@ -703,14 +712,55 @@ class Plan(_message.Message):
         policy_decision: _builtins.str = ...,
         needs_approval: _builtins.bool = ...,
         gates: _abc.Iterable[_builtins.str] | None = ...,
+        predictions: _abc.Iterable[Global___PlannedPrediction] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expected_duration", b"expected_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_estimate", b"baseline_estimate", "candidate_estimate", b"candidate_estimate", "cost_after", b"cost_after", "cost_before", b"cost_before", "cost_peak", b"cost_peak", "create_time", b"create_time", "expected_duration", b"expected_duration", "freeze_conflicts", b"freeze_conflicts", "gates", b"gates", "needs_approval", b"needs_approval", "policy_decision", b"policy_decision", "regions", b"regions", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_estimate", b"baseline_estimate", "candidate_estimate", b"candidate_estimate", "cost_after", b"cost_after", "cost_before", b"cost_before", "cost_peak", b"cost_peak", "create_time", b"create_time", "expected_duration", b"expected_duration", "freeze_conflicts", b"freeze_conflicts", "gates", b"gates", "needs_approval", b"needs_approval", "policy_decision", b"policy_decision", "predictions", b"predictions", "regions", b"regions", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Plan: _TypeAlias = Plan  # noqa: Y015
+
+@_typing.final
+class PlannedPrediction(_message.Message):
+    """A prediction that the models of a plan make. What a criterion of the policy demands counts before what is here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREDICTION_FIELD_NUMBER: _builtins.int
+    CALIBRATION_LOW_FIELD_NUMBER: _builtins.int
+    CALIBRATION_HIGH_FIELD_NUMBER: _builtins.int
+    MIN_POSITIVES_FIELD_NUMBER: _builtins.int
+    ATTRIBUTION_WINDOW_FIELD_NUMBER: _builtins.int
+    prediction: _builtins.str
+    """Id of the prediction."""
+    calibration_low: _builtins.float
+    """Lowest calibration that is healthy."""
+    calibration_high: _builtins.float
+    """Highest calibration that is healthy."""
+    min_positives: _builtins.int
+    """Fewest positives that a verdict may rest on."""
+    @_builtins.property
+    def attribution_window(self) -> _duration_pb2.Duration:
+        """How long after a prediction its label may come."""
+
+    def __init__(
+        self,
+        *,
+        prediction: _builtins.str = ...,
+        calibration_low: _builtins.float = ...,
+        calibration_high: _builtins.float = ...,
+        min_positives: _builtins.int = ...,
+        attribution_window: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attribution_window", b"attribution_window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribution_window", b"attribution_window", "calibration_high", b"calibration_high", "calibration_low", b"calibration_low", "min_positives", b"min_positives", "prediction", b"prediction"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedPrediction: _TypeAlias = PlannedPrediction  # noqa: Y015
 
 @_typing.final
 class RegionPlan(_message.Message):
@@ -739,6 +789,9 @@ class RegionPlan(_message.Message):
     OLD_UNITS_PER_REPLICA_FIELD_NUMBER: _builtins.int
     NEW_SHARE_BEFORE_BASIS_POINTS_FIELD_NUMBER: _builtins.int
     OLD_SHARE_BEFORE_BASIS_POINTS_FIELD_NUMBER: _builtins.int
+    DEMAND_QPS_FIELD_NUMBER: _builtins.int
+    NEW_CALLED_FIELD_NUMBER: _builtins.int
+    OLD_CALLED_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The region."""
     new_flavor: _builtins.str
@@ -773,6 +826,14 @@ class RegionPlan(_message.Message):
     """The new side's share when the plan was made, in basis points."""
     old_share_before_basis_points: _builtins.int
     """The old side's share when the plan was made, in basis points."""
+    demand_qps: _builtins.float
+    """Peak requests a second that the replicas of the new side are planned for, or of the old where only that has a
+    certificate; 0 where neither has.
+    """
+    new_called: _builtins.str
+    """What people call the new side: `candidate`, `baseline`, `experiment`, `holdout`."""
+    old_called: _builtins.str
+    """What people call the old side; empty where there is none."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
         """Step by step."""
@@ -803,10 +864,13 @@ class RegionPlan(_message.Message):
         old_units_per_replica: _builtins.int = ...,
         new_share_before_basis_points: _builtins.int = ...,
         old_share_before_basis_points: _builtins.int = ...,
+        demand_qps: _builtins.float = ...,
+        new_called: _builtins.str = ...,
+        old_called: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_units", b"extra_units", "free_units", b"free_units", "hold_units", b"hold_units", "holds", b"holds", "moved_units", b"moved_units", "new_flavor", b"new_flavor", "new_model", b"new_model", "new_replicas_full", b"new_replicas_full", "new_share_before_basis_points", b"new_share_before_basis_points", "new_units_per_replica", b"new_units_per_replica", "old_flavor", b"old_flavor", "old_inferred", b"old_inferred", "old_model", b"old_model", "old_replicas_full", b"old_replicas_full", "old_share_before_basis_points", b"old_share_before_basis_points", "old_units_per_replica", b"old_units_per_replica", "region", b"region", "steps", b"steps", "wave", b"wave"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand_qps", b"demand_qps", "extra_units", b"extra_units", "free_units", b"free_units", "hold_units", b"hold_units", "holds", b"holds", "moved_units", b"moved_units", "new_called", b"new_called", "new_flavor", b"new_flavor", "new_model", b"new_model", "new_replicas_full", b"new_replicas_full", "new_share_before_basis_points", b"new_share_before_basis_points", "new_units_per_replica", b"new_units_per_replica", "old_called", b"old_called", "old_flavor", b"old_flavor", "old_inferred", b"old_inferred", "old_model", b"old_model", "old_replicas_full", b"old_replicas_full", "old_share_before_basis_points", b"old_share_before_basis_points", "old_units_per_replica", b"old_units_per_replica", "region", b"region", "steps", b"steps", "wave", b"wave"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
