@@ -68,9 +68,12 @@ class Branches:
         """Ends a branch with what was wrong in it: only the one that all have parted from returns, with everything."""
         found = [f"{self.name}: {what}" if self.name else what for what in wrong] + self.wrong
         if self._tells is not None:
-            with os.fdopen(self._tells, "wb") as pipe:
-                pipe.write(json.dumps(found).encode())
-            os._exit(0)
+            try:
+                with os.fdopen(self._tells, "wb") as pipe:
+                    pipe.write(json.dumps(found).encode())
+            finally:
+                # Also where nobody hears it any more: what began the story may not go on here.
+                os._exit(0)
         return found
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 from modelfleetd.capacity.domain.pool import Place
 from modelfleetd.errors import FleetError
 from modelfleetd.launcher.domain import waves
+from modelfleetd.launcher.domain.changes import replace
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.record import Act
 from modelfleetd.launcher.domain.states import State
@@ -81,7 +81,7 @@ class Course:
         self.roles_before: dict[str, str] = {}
         self.went_bad = self.fails_a_bake = False
         self._baked: datetime | None = None
-        self._known: tuple[float, int, int, Launch] | None = None
+        self._noted: tuple[tuple[float, int, int], Launch | None] = (0.0, 0, 0), None
         self.fleet = Fleet(seed=seed, spare=_PLENTY, parts=Parts(launches=told.Launches, world=self._world))
         # Looks that a long rehearsal leaves out are what is looked for here; twice a second is often enough.
         self.fleet.launches.patience = lambda launch, seconds: max(seconds, 0.5) if seconds >= 0.2 else seconds
@@ -297,12 +297,13 @@ class Course:
         """Whether anything has happened since the last change was written, other than that something is said.
 
         Whoever is overtaken at such a moment is overtaken with the same plan, step, intent and hold, at the same time
-        and by the same agents as right before; `test_where_only_words_have_changed_an_abort_does_the_same` shows it.
+        and by the same agents as right before: `test_launcher_steps.py` shows that it does the same.
         """
-        found = (self.fleet.clock.monotonic(), self.calls, self.fleet.effects, _without_words(launch))
-        if found != self._known and not launch.ended:
+        now, (before, known) = (self.fleet.clock.monotonic(), self.calls, self.fleet.effects), self._noted
+        self._noted = now, launch
+        only_words = now == before and known is not None and _without_words(launch) == _without_words(known)
+        if not (only_words or launch.ended):
             self.turns.append(self.moments)
-        self._known = found
 
     async def _arrives(self) -> None:
         """Somebody is about to be called."""

@@ -64,7 +64,7 @@ class World(MemoryWorld):
 
     async def model_type(self, name: str) -> TypeFacts:
         found = await super().model_type(name)
-        return replace(found, baseline=self.baseline or found.baseline)
+        return replace(found, baseline=self.baseline) if self.baseline else found
 
     async def finalize(self, model_type: str, launch: str, key: str, **given: Any) -> int:
         await self.arrives()
