@@ -131,7 +131,7 @@ class Routes:
     def measure(self, model: str, needs: Mapping[str, int]) -> None:
         """Has it that a model needs so many replicas from now on."""
         max_qps = {region: carries(replicas) for region, replicas in needs.items()}
-        self._world.models[model] = replace(self._world.models[model], max_qps=max_qps)
+        self._world.measure(model, max_qps)
 
     def serves(self, model_type: str, region: str, served: Mapping[str, Served]) -> None:
         """Says what serves a route in a region at first, by the name of the model; nothing does before the first."""

@@ -127,6 +127,8 @@ class TeamRehearsal:
                 policy=policy, trouble=trouble,
             )  # fmt: skip
         elif kind < 0.2:
+            # Demand has changed, or what a replica carries.
+            fleet.measure(baseline, {REGION: size})
             name = fleet.create(
                 launch_id, route.model_type, baseline, strategy=Strategy.RESIZE, policy=_ungated(policy),
                 trouble=replace(trouble, calibration=1.0, error_rate=0.0, latency=1.0, labels=1.0),

@@ -135,6 +135,10 @@ class MemoryWorld:
             self._facts[name] = known
         return known[1]
 
+    def measure(self, model: str, max_qps: Mapping[str, float]) -> None:
+        """Has it that a replica of a model carries so many requests a second from now on, by region."""
+        self.models[model] = replace(self.models[model], max_qps=max_qps)
+
     async def agent_address(self, region: str) -> str:
         return region
 

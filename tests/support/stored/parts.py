@@ -145,6 +145,16 @@ class StoredParts:
                 self.same(act.what, act.ours, act.theirs)
                 await self._serve()
 
+    async def certify(self, model: Trained) -> None:
+        """Has it measured what a replica carries, which is the same wherever it runs."""
+        (max_qps,) = set(model.max_qps.values())
+        await self.client.capacity.create_certificate(
+            certificate=capacity_pb2.Certificate(
+                model=model.name, flavor=model.spec.flavor, max_qps=max_qps, note="rehearsed"
+            ),
+            timeout=PATIENCE,
+        )
+
     async def ask(self, what: str, ours: T, question: Callable[[], Awaitable[T]], alike: Callable[[T], T]) -> T:
         """Asks a service what memory has answered.
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from modelfleet.capacity.v1 import capacity_pb2
 from modelfleet.common.v1 import serving_pb2
 from modelfleet.registry.v1 import criticality_pb2, evidence_pb2, registry_pb2
 from modelfleetd.clock import Clock
@@ -90,14 +89,7 @@ class StoredRegistry(MemoryRegistry):
                 model=registry_pb2.Model(serving_spec=spec),
                 timeout=PATIENCE,
             )
-            # A replica carries the same wherever it runs.
-            (max_qps,) = set(model.max_qps.values())
-            await self._parts.client.capacity.create_certificate(
-                certificate=capacity_pb2.Certificate(
-                    model=name, flavor=model.spec.flavor, max_qps=max_qps, note="rehearsed"
-                ),
-                timeout=PATIENCE,
-            )
+            await self._parts.certify(model)
 
         self._parts.note(f"create {name}", None, create)
 

@@ -46,6 +46,11 @@ class StoredWorld(MemoryWorld):
         self._parts = parts
         self._ledger = registry
 
+    def measure(self, model: str, max_qps: Mapping[str, float]) -> None:
+        super().measure(model, max_qps)
+        measured = self.models[model]
+        self._parts.note(f"measure {model}", None, lambda: self._parts.certify(measured))
+
     # Registry
 
     async def model_type(self, name: str) -> TypeFacts:
