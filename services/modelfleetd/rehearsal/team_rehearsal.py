@@ -128,6 +128,7 @@ class TeamRehearsal:
             )  # fmt: skip
         elif kind < 0.2:
             # Demand has changed, or what a replica carries.
+            size += size == fleet.world.models[baseline].needs(REGION)
             fleet.measure(baseline, {REGION: size})
             name = fleet.create(
                 launch_id, route.model_type, baseline, strategy=Strategy.RESIZE, policy=_ungated(policy),
