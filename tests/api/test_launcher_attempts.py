@@ -7,18 +7,20 @@ import contextlib
 import json
 import uuid
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
 from modelfleet.capacity.v1 import capacity_pb2
 from modelfleet.cli import main
+from modelfleet.common.v1 import serving_pb2
 from modelfleet.launcher.v1 import holds_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.registry.v1 import registry_pb2
 from modelfleetd.errors import StaleEpoch
 from modelfleetd.launcher.domain.record import Verdict
 from modelfleetd.platform.model import Fence, TargetKind
-from tests.support.launcher import CPU, CTR, EU, NEW, OLD, Fleet, launcher_fleet, refused
+from tests.support.launcher import CPU, CTR, EU, NEW, OLD, Fleet, certify, launcher_fleet, refused
 from tests.support.servers import client_of
 from tests.support.wait import until
 
@@ -224,6 +226,27 @@ async def test_a_finished_launch_is_taken_back_and_its_model_stays_on_hold_until
         await fleet.create("l2")
         await fleet.reaches(pb.Launch.SUCCEEDED, "launches/l2")
         await agree(fleet, NEW, OLD)
+
+
+async def test_a_launch_is_taken_back_at_once_though_the_one_after_it_has_all_that_is_free(database_url: str) -> None:
+    async with small(database_url, spare=2) as fleet:
+        keeps_nothing = pb.LaunchPolicy()
+        keeps_nothing.rollback_window.FromTimedelta(timedelta(0))
+        await fleet.create(policy=keeps_nothing)
+        await fleet.reaches(pb.Launch.SUCCEEDED)
+        third = f"{CTR}/models/third"
+        spec = serving_pb2.ServingSpec(command=["serve", "{port}"], flavor=CPU)
+        model = registry_pb2.Model(serving_spec=spec)
+        await fleet.client.registry.create_model(parent=CTR, model_id="third", model=model)
+        await certify(fleet.client, third, 10)
+        await fleet.create("l2", candidate=third, bake=600.0)
+        await fleet.waits("Baking", "launches/l2")
+        assert (await fleet.usage()).available_units == 0
+        # It moves the model that is taken away, so it goes back first, and gives back what it holds.
+        await fleet.client.launcher.roll_back_launch(name=L1, reason="it crashes", launch_id="b1")
+        await fleet.reaches(pb.Launch.ROLLED_BACK, "launches/l2")
+        await fleet.reaches(pb.Launch.SUCCEEDED, "launches/b1")
+        await agree(fleet, OLD, NEW)
 
 
 async def test_the_first_launch_of_a_route_and_one_that_went_back_have_nothing_to_be_taken_back_to(

@@ -22,7 +22,7 @@ class Attempts(Creating):
 
     async def RetryLaunch(self, request: pb.RetryLaunchRequest, context: Context) -> pb.Launch:
         verbs.check_reason(request.reason)
-        async with self._store.transaction() as conn:
+        async with self._store.transaction(readonly=True) as conn:
             if (before := await answered(conn, request, pb.Launch)) is not None:
                 return before
         planned = await self._can_be_retried(request)
@@ -47,10 +47,11 @@ class Attempts(Creating):
         busy = await self._store.first_on(again.model_type, only_mitigations=again.mitigates)
         if busy and not request.queue:
             raise RouteBusy(again.model_type, busy)
+        follows = bool(busy)
+        if not follows and again.mitigates:
+            again, follows = await self._beside(again)
         # What waits for another launch is planned when its turn comes.
-        if not busy:
-            if again.mitigates:
-                again = await self._beside(again)
+        if not follows:
             await self._expect_bookings(again)
             await self._planned(again, keep_plan=False)
         return again

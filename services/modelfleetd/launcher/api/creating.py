@@ -48,7 +48,7 @@ class Creating(Holding):
     """Creating launches."""
 
     async def CreateLaunch(self, request: pb.CreateLaunchRequest, context: Context) -> pb.Launch:
-        async with self._store.transaction() as conn:
+        async with self._store.transaction(readonly=True) as conn:
             if (before := await answered(conn, request, pb.Launch)) is not None:
                 return before
         return await self._start(request, await self._new_launch(request))
@@ -59,10 +59,11 @@ class Creating(Holding):
         busy = await self._store.first_on(launch.model_type, only_mitigations=launch.mitigates)
         if busy and not request.queue and not request.validate_only:
             raise RouteBusy(launch.model_type, busy)
+        follows = bool(busy) and request.queue and not request.validate_only
+        if not follows and launch.mitigates:
+            launch, follows = await self._beside(launch)
         # What waits for another launch is planned when its turn comes: what is free now says little about then.
-        if not (request.queue and busy and not request.validate_only):
-            if launch.mitigates:
-                launch = await self._beside(launch)
+        if not follows or request.validate_only:
             await self._expect_bookings(launch)
             launch = await self._planned(launch, keep_plan=request.validate_only)
         if request.validate_only:
@@ -244,21 +245,24 @@ class Creating(Holding):
             if other:
                 raise WrongState(name, f"booked in {other}", [f"launches from {other}"])
 
-    async def _beside(self, launch: Launch) -> Launch:
-        """A mitigation, with what the launch that is active on the route will lend it.
+    async def _beside(self, launch: Launch) -> tuple[Launch, bool]:
+        """A mitigation, with what the launch that is active on the route will lend it; or whether that goes back, or
+        ends, before it.
 
         Raises:
             WrongState: that launch takes its capacity of another pool.
         """
         active = await self._store.active_on(launch.model_type)
-        if active is None or not preemption.can_hold(active) or preemption.takes_part(launch, active):
-            return launch
+        if active is None:
+            return launch, False
+        if not preemption.can_hold(active) or preemption.takes_part(launch, active):
+            return launch, True
         beside = preemption.beside_of(active)
         if beside is not None and active.pool != launch.pool:
             raise WrongState(
                 launch.baseline, f"held in {active.pool} by {active.name}", [f"launches from {active.pool}"]
             )
-        return replace(launch, beside=beside)
+        return replace(launch, beside=beside), False
 
     async def _planned(self, launch: Launch, *, keep_plan: bool) -> Launch:
         """Makes the plan as the launch itself will: whatever stands in its way is said to the caller at once."""

@@ -127,7 +127,7 @@ class Freezing(Steering):
 
     async def _before(self, request: Any, answer: type[_Answer]) -> _Answer | None:
         """What was answered to the same request before; None where it is new."""
-        async with self._store.transaction() as conn:
+        async with self._store.transaction(readonly=True) as conn:
             return await answered(conn, request, answer)
 
     async def _locked(self, conn: Connection, seen: FreezeWindow, etag: str) -> FreezeWindow:

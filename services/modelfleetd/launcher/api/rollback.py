@@ -30,7 +30,7 @@ class RollingBack(Creating):
             validate_only=request.validate_only,
             request_id=request.request_id,
         )
-        async with self._store.transaction() as conn:
+        async with self._store.transaction(readonly=True) as conn:
             if (before := await answered(conn, asked, pb.Launch)) is not None:
                 return before
         baseline = (await self._world.registry.model_type(finished.model_type)).baseline

@@ -50,9 +50,9 @@ def _name(found: str | None) -> str | None:
 class Launches(Notifications):
     """The side of the store that the API uses."""
 
-    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+    def transaction(self, *, readonly: bool = False) -> AbstractAsyncContextManager[Connection]:
         """Gives a connection with an open transaction, for verbs."""
-        return self._database.transaction()
+        return self._database.transaction(readonly=readonly)
 
     async def now(self, conn: Connection | None = None) -> datetime:
         """What time it is by the database's clock, which all launchers share; with a transaction, now and not when it

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from modelfleetd.errors import ResourceNotFound
 from modelfleetd.kit.db import Connection, Database
-from modelfleetd.kit.failpoint import passing
+from modelfleetd.kit.failpoint import failpoint
 from modelfleetd.launcher.documents import to_document
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.notifications import (
@@ -124,7 +124,7 @@ def _row(notification: Notification, receiver: str) -> dict[str, Any]:
     return document | {"receiver": receiver}
 
 
-_CLAIM = """
+CLAIM = """
 WITH due AS (
     SELECT number AS due_number FROM notifications
     WHERE receiver = $1 AND state = 'PENDING' AND next_attempt_time <= now()
@@ -160,8 +160,10 @@ class Notifications:
 
     async def due_notifications(self, receiver: str, lease: float, limit: int) -> list[Due]:
         """Claims notifications to a webhook that are due, the longest due first."""
-        with passing("launcher", "commit", "claim_notifications"):
-            rows = await self._database.fetch(_CLAIM, receiver, limit, lease)
+        failpoint("launcher.before_commit.claim_notifications")
+        rows = await self._database.fetch(CLAIM, receiver, limit, lease)
+        if rows:
+            failpoint("launcher.after_commit.claim_notifications")
         return [Due(**row) for row in sorted(rows, key=lambda row: row["number"])]
 
     async def delivered(self, numbers: Sequence[int]) -> None:
