@@ -99,13 +99,13 @@ def promises_of(launches: list[Launch], region: str, desired: DesiredServing | N
     plans = [(launch, plan) for launch in launches if launch.activated and (plan := _plan(launch, region)) is not None]
     if not plans:
         return []
-    sides: dict[str, tuple[Side, bool]] = {}
+    sides: dict[str, Side] = {}
     hold: dict[str, int] = {}
     # A mitigation comes last: of a model that it moves its plan says what that needs.
     for launch, plan in sorted(plans, key=lambda found: found[0].mitigates):
         for side in (plan.candidate, plan.baseline):
             if side is not None:
-                sides[side.model] = (side, not launch.rule.swaps)
+                sides[side.model] = side
         for one in plan.holds:
             own, _ = plan.own(one)
             hold[one.flavor] = hold.get(one.flavor, 0) + (own if len(plans) > 1 else one.hold_units)
@@ -117,14 +117,13 @@ def promises_of(launches: list[Launch], region: str, desired: DesiredServing | N
     return [Promise(target, _required(sides), hold)]
 
 
-def _required(sides: Mapping[str, tuple[Side, bool]]) -> Callable[[str, int], int]:
+def _required(sides: Mapping[str, Side]) -> Callable[[str, int], int]:
     def required(model: str, share: int) -> int:
-        found = sides.get(model)
-        if found is None:
+        side = sides.get(model)
+        if side is None:
             return 0
-        side, resized = found
-        # A model that is to grow because it is short is not charged for having been so.
-        return min(side.needs(share), side.running) if resized else side.needs(share)
+        # A model that was short when the launch began is not charged for having been so, nor for what it gets back.
+        return min(side.needs(share), side.running) if share <= side.share else side.needs(share)
 
     return required
 
