@@ -59,8 +59,10 @@ class Creating(Holding):
         busy = await self._store.first_on(launch.model_type, only_mitigations=launch.mitigates)
         if busy and not request.queue and not request.validate_only:
             raise RouteBusy(launch.model_type, busy)
-        # What waits for another launch is planned when its turn comes: what is free now says little about then.
-        if not (request.queue and busy and not request.validate_only):
+        if request.queue and busy and not request.validate_only:
+            # It is planned when its turn comes: what is free now says little about then. There has to be such a model.
+            await self._world.registry.model(launch.candidate, "launch.candidate")
+        else:
             if launch.mitigates:
                 launch = await self._beside(launch)
             await self._expect_bookings(launch)
