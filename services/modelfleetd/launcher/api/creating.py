@@ -265,6 +265,7 @@ class Creating(Holding):
     async def _planned(self, launch: Launch, *, keep_plan: bool) -> Launch:
         """Makes the plan as the launch itself will: whatever stands in its way is said to the caller at once."""
         found = await estimate(launch, self._world, f"{launch.uid}/plan", await self._store.now(), keep=False)
+        strategies.check_change(launch.strategy, found.plan, launch.candidate)
         if not keep_plan:
             return launch
         decision = await decide(launch, found.plan, self._world, f"{launch.uid}/plan", keep=False)
