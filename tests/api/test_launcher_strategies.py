@@ -89,7 +89,7 @@ async def test_a_model_lives_through_every_strategy_and_everybody_agrees_after_e
     await agree(fleet, {OLD: 1_000, NEW: 9_000}, {OLD: 7, NEW: 36}, {OLD: "HOLDOUT", NEW: "BASELINE"})
     with refused("INVALID_FIELDS") as raised:
         await fleet.client.launcher.create_launch(launch=asked("RESIZE", OLD))
-    assert "the old has the replicas that its share needs already: 7 in eu" in raised.value.message
+    assert "old has those that its share needs already: 7 in eu" in raised.value.message
 
     launch = await done(fleet, asked("END_EXPERIMENT", OLD))
     (region,) = launch.plan.regions

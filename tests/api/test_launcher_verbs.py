@@ -112,6 +112,10 @@ async def test_a_queued_launch_runs_after_one_that_has_succeeded(database_url: s
             parent=CTR, model_id="next", model=registry_pb2.Model(serving_spec=spec)
         )
         await certify(fleet.client, next_one, 10)
+        # Nobody waits for what could never be launched.
+        with refused("REFERENCE_NOT_FOUND") as raised:
+            await fleet.create("typo", queue=True, candidate=f"{CTR}/models/nxet")
+        assert "launch.candidate" in raised.value.message
         await fleet.create("second", queue=True, candidate=next_one)
         assert (await fleet.get("launches/second")).baseline == ""
         await fleet.reaches(pb.Launch.SUCCEEDED, "launches/first")

@@ -54,6 +54,23 @@ def test_less_room_takes_first_what_is_missed_least(width: int, first: str) -> N
     assert drawn(HEADERS, ROWS, width).splitlines()[0].rstrip() == first
 
 
+def test_names_are_broken_between_their_parts_and_what_is_short_stays_in_its_row() -> None:
+    headers = ["LAUNCH", "CANDIDATE", "STATE", "SIDE", "TOOK"]
+    rows = [
+        ["l1", "ranking-home-feed/new", "SHIFTING (paused)", "candidate", "3.4s"],
+        ["l2", "ctr/new", "AWAITING_APPROVAL", "baseline", "1d 4h"],
+    ]
+    lines = [line.split() for line in drawn(headers, rows, 48).splitlines()]
+    assert lines == [
+        headers,
+        ["l1", "ranking-", "SHIFTING", "candidate", "3.4s"],
+        ["home-feed/", "(paused)"],
+        ["new"],
+        ["l2", "ctr/new", "AWAITING_", "baseline", "1d", "4h"],
+        ["APPROVAL"],
+    ]
+
+
 names = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=30)
 sentences = st.lists(names, max_size=12).map(" ".join)
 

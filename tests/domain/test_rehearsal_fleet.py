@@ -105,6 +105,18 @@ async def test_a_launch_with_too_little_traffic_to_judge_pauses_and_waits_for_pe
     assert timedelta(minutes=59) < waited < timedelta(minutes=61)
 
 
+async def test_a_baseline_that_was_short_when_the_launch_began_gets_back_what_it_had() -> None:
+    fleet = await fleet_of(9, spare=12)
+    # Demand has grown, and nobody has resized it.
+    fleet.measure("modelTypes/t0/models/old", {REGION: 12})
+    name = launch(fleet)
+    fleet.at_step(name, 3, lambda fleet: fleet.abort(name))
+    await finish(fleet)
+    found = fleet.outcome(name)
+    assert found.state is State.ROLLED_BACK
+    assert found.booked == {REGION: {"modelTypes/t0/models/old": 9}}
+
+
 async def test_who_finds_no_room_waits_for_what_the_other_frees_and_without_promises_asks_again() -> None:
     ends = {}
     for promised in (True, False):

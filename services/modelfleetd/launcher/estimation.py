@@ -28,7 +28,7 @@ from modelfleetd.launcher.domain.policy import Criterion
 from modelfleetd.launcher.domain.record import ModelFacts
 from modelfleetd.launcher.domain.sides import Side
 from modelfleetd.launcher.domain.strategies import Goal, Strategy, final_share, inputs_of
-from modelfleetd.launcher.domain.words import listed, percent
+from modelfleetd.launcher.domain.words import percent
 from modelfleetd.launcher.intents import items_of
 from modelfleetd.launcher.ports import Estimate, HeldUnits, HoldRequest, SizedModel, TypeFacts, World
 from modelfleetd.launcher.serving import observed_of
@@ -184,7 +184,6 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
         }
 
     rooms = _held(launch) or await _rooms(launch, world, sides_of(needs))
-    _expect_change(launch, sides_of(needs), rooms)
     plan = await _now_or_later(launch, world, type_.tier, needs, sides_of(needs), rooms, now)
     if keep:
         # Only what a plan was made of is kept: there may be none for days, and everything is asked again and again.
@@ -193,27 +192,6 @@ async def estimate(launch: Launch, world: World, key: str, now: datetime, *, kee
     plan = replace(plan, predictions=type_.predictions)
     facts = baseline.facts if baseline else None
     return Estimation(type_, candidate.facts, facts, criteria, plan, addresses, launch.lowers)
-
-
-def _expect_change(
-    launch: Launch, sides: Mapping[str, tuple[Side, Side | None]], rooms: Mapping[tuple[str, str], Room]
-) -> None:
-    """Expects that a RESIZE has something to do: replicas, or what is booked for them.
-
-    Raises:
-        InvalidFields: everything is as it should be.
-    """
-    if launch.rule.swaps or launch.hold is not None:
-        return
-    found = list[str]()
-    for region, (model, _) in sides.items():
-        booked = rooms.get((model.flavor, region), Room()).booked
-        if model.running != model.needs(model.share) or booked != model.running * model.units:
-            return
-        found.append(f"{model.running} in {region.rpartition('/')[2]}")
-    has = f"the {launch.candidate.rpartition('/')[2]} has the replicas that its share needs already: {listed(found)}"
-    anew = "it has something to resize to once demand or certificate are others"
-    raise invalid("launch.candidate", f"must need more or fewer replicas than it has; {has}; {anew}")
 
 
 _WORDS: Final = {Goal.NOTHING: "to be ended", Goal.SAME: "to be resized"}
@@ -236,7 +214,7 @@ def _lowers(launch: Launch, baseline: str, regions: Sequence[str], seen: Mapping
     """Whether the candidate is to have less than now. Checks that every region can have the share that is asked for.
 
     Raises:
-        InvalidFields: some region cannot, all have it already, or some would have more and others less.
+        InvalidFields: some region cannot, or some would have more and others less.
     """
     more, less = list[str](), list[str]()
     for region in regions:
@@ -254,11 +232,6 @@ def _lowers(launch: Launch, baseline: str, regions: Sequence[str], seen: Mapping
             raise invalid("launch.holdout_share_basis_points", most)
         if target != share:
             (more if target > share else less).append(id_)
-    if launch.rule.has_target and not more and not less:
-        both = min(_share(seen[region], launch.candidate) + _share(seen[region], baseline) for region in regions)
-        has = f"the {percent(launch.target_share)} that {launch.candidate.rpartition('/')[2]} has already"
-        another = f"must be another share than {has}: more or less, and below {percent(both)}"
-        raise invalid("launch.target_share_basis_points", another)
     if launch.rule.has_target and more and less:
         words = f"is more than the candidate has in {', '.join(more)} and less than in {', '.join(less)}"
         raise invalid("launch.target_share_basis_points", f"{words}: ramp them in launches of their own")

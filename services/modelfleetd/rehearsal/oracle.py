@@ -102,7 +102,7 @@ def promises_of(launches: list[Launch], region: str, desired: DesiredServing | N
     sides: dict[str, Side] = {}
     hold: dict[str, int] = {}
     # A mitigation comes last: of a model that it moves its plan says what that needs.
-    for launch, plan in sorted(plans, key=lambda found: found[0].mitigates):
+    for _, plan in sorted(plans, key=lambda found: found[0].mitigates):
         for side in (plan.candidate, plan.baseline):
             if side is not None:
                 sides[side.model] = side

@@ -19,6 +19,10 @@ _GAP, _LEAST_GAP = 2, 1
 _BENEATH = (0, 0, 0, 2)
 # Narrower than this a sentence is a ladder of words, and a name cannot be recognised.
 _LEAST_OF_PROSE, _LEAST_OF_NAME = 20, 8
+# A part of a name is broken only where it is longer than this.
+_MOST_OF_PART = 12
+# A name that is too long for its column is broken behind these.
+_PARTS = re.compile(r"(?<=[/_\-;,])")
 _DAY = len("2026-11-26")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _STATE = re.compile(r"[A-Z][A-Z0-9_]+")
@@ -131,7 +135,8 @@ def _lines(layout: _Layout, rows: Iterable[int], *, with_header: bool = True) ->
     for column, width in zip(layout.columns, layout.widths, strict=True):
         result.add_column(column.header, justify="right" if column.is_numeric else "left", overflow="fold", width=width)
     for row in rows:
-        result.add_row(*(_text(column.cells[row]) for column in layout.columns))
+        cells = zip(layout.columns, layout.widths, strict=True)
+        result.add_row(*(_text(column.cells[row], width) for column, width in cells))
     return result
 
 
@@ -162,7 +167,7 @@ def _column(index: int, header: str, rows: Sequence[Sequence[str]], columns: int
     word = max(map(cell_len, header.split()), default=0)
     least = {
         _Kind.WHOLE: max(word, *map(_width, cells), 0),
-        _Kind.NAME: max(word, _LEAST_OF_NAME),
+        _Kind.NAME: max(word, _LEAST_OF_NAME, min(_MOST_OF_PART, _longest_part(cells))),
         _Kind.TIME: max(word, _DAY),
         _Kind.PROSE: max(word, _LEAST_OF_PROSE),
     }[kind]
@@ -175,7 +180,10 @@ def _kind(cells: Sequence[str], *, is_last: bool) -> _Kind:
     # An empty column has nothing to give either.
     if _are(_STATE, cells) or not any(cells):
         return _Kind.WHOLE
-    is_prose = is_last or any(cell.count(" ") >= _SPACES_OF_PROSE for cell in cells)
+    # What ends a row may be a sentence, unless it is too short to be one: `3.4s`.
+    is_prose = (is_last and max(map(_width, cells)) > _LEAST_OF_PROSE) or any(
+        cell.count(" ") >= _SPACES_OF_PROSE for cell in cells
+    )
     return _Kind.PROSE if is_prose else _Kind.NAME
 
 
@@ -217,8 +225,28 @@ def _width(cell: str) -> int:
     return max(map(cell_len, cell.splitlines()), default=0)
 
 
-def _text(value: str) -> Text:
-    return Text(value, style=_STYLES.get(value, ""))
+def _text(value: str, width: int | None = None) -> Text:
+    return Text(value if width is None else _broken(value, width), style=_STYLES.get(value, ""))
+
+
+def _longest_part(cells: Sequence[str]) -> int:
+    return max((cell_len(part) for cell in cells for word in cell.split() for part in _PARTS.split(word)), default=0)
+
+
+def _broken(value: str, width: int) -> str:
+    """A cell in which names that do not fit a line are broken between their parts, as far as these fit."""
+    return re.sub(r"\S+", lambda found: _in_parts(found[0], width), value)
+
+
+def _in_parts(word: str, width: int) -> str:
+    if cell_len(word) <= width:
+        return word
+    lines = [""]
+    for part in _PARTS.split(word):
+        if lines[-1] and cell_len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _is_number(value: str) -> bool:

@@ -62,8 +62,10 @@ class Creating(Holding):
         follows = bool(busy) and request.queue and not request.validate_only
         if not follows and launch.mitigates:
             launch, follows = await self._beside(launch)
-        # What waits for another launch is planned when its turn comes: what is free now says little about then.
-        if not follows or request.validate_only:
+        if follows and not request.validate_only:
+            # It is planned when its turn comes: what is free now says little about then. There has to be such a model.
+            await self._world.registry.model(launch.candidate, "launch.candidate")
+        else:
             await self._expect_bookings(launch)
             launch = await self._planned(launch, keep_plan=request.validate_only)
         if request.validate_only:
@@ -267,6 +269,7 @@ class Creating(Holding):
     async def _planned(self, launch: Launch, *, keep_plan: bool) -> Launch:
         """Makes the plan as the launch itself will: whatever stands in its way is said to the caller at once."""
         found = await estimate(launch, self._world, f"{launch.uid}/plan", await self._store.now(), keep=False)
+        strategies.check_change(launch.strategy, found.plan, launch.candidate)
         if not keep_plan:
             return launch
         decision = await decide(launch, found.plan, self._world, f"{launch.uid}/plan", keep=False)

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from modelfleetd.errors import FieldViolation
+from modelfleetd.errors import FieldViolation, invalid
+from modelfleetd.launcher.domain.plan import Plan, RegionPlan
 from modelfleetd.launcher.domain.planning import Inputs
 from modelfleetd.launcher.domain.shares import FULL
+from modelfleetd.launcher.domain.words import listed, percent
 
 # The most that an old baseline may keep as HOLDOUT.
 MOST_HELD_OUT: Final = 5_000
@@ -165,6 +167,38 @@ def check_asked(strategy: Strategy, *, target: int, holdout: int, regions: int) 
         )
         found.append(FieldViolation("launch.regions", f"must be empty: {everywhere}"))
     return found
+
+
+def check_change(strategy: Strategy, plan: Plan, candidate: str) -> None:
+    """Checks that a new launch has something to do.
+
+    Args:
+        strategy: the strategy.
+        plan: what it would do.
+        candidate: the model that it is about.
+
+    Raises:
+        InvalidFields: everything is as it is to be; says what there is.
+    """
+    rule, name = strategy.rule, candidate.rpartition("/")[2]
+    regions = plan.regions
+    if rule.has_target and all(region.goal == region.candidate.share for region in regions):
+        has = f"the {percent(regions[0].goal)} that {name} has already"
+        below = percent(min(region.both for region in regions))
+        raise invalid(
+            "launch.target_share_basis_points", f"must be another share than {has}: more or less, and below {below}"
+        )
+    if not rule.swaps and all(_is_sized(region) for region in regions):
+        has = listed([f"{region.candidate.running} in {region.region.rpartition('/')[2]}" for region in regions])
+        words = f"must need more or fewer replicas than it has; {name} has those that its share needs already: {has}"
+        raise invalid("launch.candidate", f"{words}; another demand or certificate would change that")
+
+
+def _is_sized(region: RegionPlan) -> bool:
+    """Whether a model that is resized has its replicas, and they are what is booked for it."""
+    model = region.candidate
+    booked = sum(hold.moved_units for hold in region.holds)
+    return region.steps[-1].new_replicas == model.running and booked == model.running * model.units
 
 
 def final_share(strategy: Strategy, *, both: int, present: int, target: int, holdout: int) -> int:

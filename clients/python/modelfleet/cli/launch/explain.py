@@ -55,10 +55,10 @@ def describe_parts(
 
 
 def _ends(launch: pb.Launch) -> Iterator[RenderableType]:
-    """What people can type to end the wait; of a pause the summary says it."""
+    """What people can type to end the wait; of a pause, and of some waits, the summary says it."""
     for condition in launch.conditions:
         ends = ends_by(launch, condition.reason) if condition.type == "Waiting" and not launch.pause_reasons else ""
-        if ends:
+        if ends and ends not in launch.summary:
             yield Text(f"The wait ends by {ends}.")
 
 

@@ -28,6 +28,7 @@ _MOST_BYTES: Final = 4 << 20
 _REFUSED: Final = 2
 _INTERRUPTED: Final = 130
 _MINUTES: Final = "minutes since the launch was created"
+_MINUTES_ON: Final = "minutes from where the launch is"
 _SHARE: Final = "share in %"
 
 
@@ -299,7 +300,8 @@ def _charts(launch: Mapping[str, Any], assumed: Mapping[str, Any]) -> list[Chart
     def chart(title: str, unit: str, series: list[Series], limits: list[Limit]) -> Chart:
         # A model that is not there has no curve.
         drawn = [each for each in series if any(each.y)] or series[:1]
-        return Chart(title, _MINUTES, unit, drawn, limits=limits, zero_y=True, height=0.7)
+        minutes = _MINUTES_ON if launch["begun"] else _MINUTES
+        return Chart(title, minutes, unit, drawn, limits=limits, zero_y=True, height=0.7)
 
     def series(label: str, region: Mapping[str, Any], field: str, scale: float = 1.0) -> Series:
         served = region["served"]
