@@ -19,7 +19,19 @@ import pytest_asyncio
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.kit.places import PLACES, Way
-from tests.support.accidents import ACTIONS, ENDED, REFUSING, THIRD, Arena, arena, dry_run, ungated
+from tests.support.accidents import (
+    ACTIONS,
+    ENDED,
+    FAINTING,
+    NOBODY,
+    REFUSAL,
+    REFUSING,
+    THIRD,
+    Arena,
+    arena,
+    dry_run,
+    ungated,
+)
 from tests.support.chance import SEED, chosen, on_its_day
 from tests.support.whole import NEW, OLD
 
@@ -103,7 +115,7 @@ async def _launch(system: Arena, way: Way, accidents: list[tuple[str, str]]) -> 
     ended = [launch.candidate for launch, _ in launches if launch.state == pb.Launch.SUCCEEDED]
     serving = ended[-1] if ended else system.serving
     await system.assert_all_agree(serving, _REPLICAS[serving])
-    system.assert_no_request_failed()
+    system.assert_no_request_failed(but=NOBODY if way is Way.LOST else REFUSAL)
 
 
 async def _befall(system: Arena, accidents: list[tuple[str, str]]) -> None:
@@ -147,6 +159,24 @@ class _Story:
                 return await self._steered(pauses=1)
             case Way.INTERRUPTED:
                 return await self._steered(pauses=_MOST_PAUSES)
+            case Way.LOST:
+                return await self._lost()
+            case Way.OVERTAKEN:
+                return await self._overtaken()
+            case Way.TAKEN_BACK:
+                return await self._taken_back()
+            case Way.REJECTED:
+                return await self._rejected()
+            case Way.PROMOTED:
+                return await self._promoted()
+            case Way.RETRIED:
+                return await self._retried()
+            case Way.FROZEN:
+                return await self._frozen()
+            case Way.HELD:
+                return await self._held()
+            case Way.TOLD:
+                return await self._told()
 
     async def _through(self, start: Coroutine[Any, Any, str]) -> _Told:
         return [(await self._system.ended(await start), pb.Launch.SUCCEEDED)]
@@ -191,9 +221,7 @@ class _Story:
             return [(launch, pb.Launch.CANCELLED)]
 
     async def _steered(self, pauses: int) -> _Told:
-        policy = ungated()
-        policy.approval = pb.LaunchPolicy.REQUIRED
-        name = await self._system.start(self._next, bake=600.0, policy=policy)
+        name = await self._system.start(self._next, bake=600.0, policy=_approved_first())
         await self._system.approve(name)
         # A verb that comes in the middle of a round ends the round.
         for _ in range(pauses):
@@ -204,9 +232,106 @@ class _Story:
             await self._system.skip(name, step)
         return await self._through(_just(name))
 
+    async def _lost(self) -> _Told:
+        """All of the traffic goes back at once, to a baseline that has already given up what its share did not need."""
+        name = await self._system.start(FAINTING, bake=600.0)
+        await self._system.skip(name, 1)
+        # The next ones never become ready, so that there is no step after this one.
+        await self._system.faint(_REPLICAS[self._system.serving])
+        return [(await self._system.ended(name), pb.Launch.ROLLED_BACK)]
+
+    async def _overtaken(self) -> _Told:
+        name = await self._system.start(self._next, bake=600.0)
+        await self._system.bakes(name, 1)
+        await self._system.know_newer_epoch()
+        await self._system.promote(name)
+        return await self._through(_just(name))
+
+    async def _taken_back(self) -> _Told:
+        """The launch under way moves the very model that the mitigation takes away, so it goes back first."""
+        system = self._system
+        before = await system.last_replacement()
+        if before is None:
+            before = await system.ended(await system.start(self._next, bake=0))
+            assert before.state == pb.Launch.SUCCEEDED, before.summary
+        other = next(model for model in (NEW, OLD, THIRD) if model not in (before.candidate, before.baseline))
+        under_way = await system.start(other, bake=600.0)
+        await system.bakes(under_way, 1)
+        mitigation = await system.roll_back(before.name)
+        told = [
+            (await system.ended(under_way), pb.Launch.ROLLED_BACK),
+            (await system.ended(mitigation), pb.Launch.SUCCEEDED),
+        ]
+        # What it has taken away does not come back by mistake.
+        assert await system.lift_holds() == 1
+        return told
+
+    async def _rejected(self) -> _Told:
+        name = await self._system.start(self._next, bake=0, policy=_approved_first())
+        await self._system.reject(name)
+        launch = await self._system.ended(name)
+        await self._system.assert_happened_once(name, "Rejected")
+        return [(launch, pb.Launch.CANCELLED)]
+
+    async def _promoted(self) -> _Told:
+        name = await self._system.start(self._next, bake=600.0)
+        await self._system.promote(name)
+        launch = await self._system.ended(name)
+        await self._system.assert_happened_once(name, "Promoted")
+        return [(launch, pb.Launch.SUCCEEDED)]
+
+    async def _retried(self) -> _Told:
+        name = await self._system.start(self._next, bake=600.0)
+        await self._system.abort(name)
+        first = await self._system.ended(name)
+        assert first.state in (pb.Launch.CANCELLED, pb.Launch.ROLLED_BACK), first.summary
+        await self._system.retry(name)
+        await self._system.promote(name)
+        launch = await self._system.ended(name)
+        await self._system.assert_happened_once(name, "Retried")
+        assert launch.attempt == 2
+        return [(launch, pb.Launch.SUCCEEDED)]
+
+    async def _frozen(self) -> _Told:
+        window = await self._system.freeze()
+        name = await self._system.start(self._next, bake=0)
+        await self._system.reaches(name, _is_frozen)
+        await self._system.override(name, window)
+        launch = await self._system.ended(name)
+        await self._system.assert_happened_once(name, "FreezeOverridden")
+        assert await self._system.thaw() == 1
+        return [(launch, pb.Launch.SUCCEEDED)]
+
+    async def _held(self) -> _Told:
+        name = await self._system.start(self._next, bake=0, policy=_approved_first())
+        await self._system.awaits_approval(name)
+        await self._system.hold(self._next)
+        launch = await self._system.ended(name)
+        await self._system.assert_happened_once(name, "Aborted")
+        assert await self._system.lift_holds() == 1
+        return [(launch, pb.Launch.CANCELLED)]
+
+    async def _told(self) -> _Told:
+        name = await self._system.start(self._next, bake=0)
+        launch = await self._system.ended(name)
+        # The accident is over before anybody is sure of what arrives.
+        await asyncio.wait({self.happening}, timeout=20)
+        await self._system.assert_told(name)
+        return [(launch, pb.Launch.SUCCEEDED)]
+
 
 async def _just(name: str) -> str:
     return name
+
+
+def _approved_first() -> pb.LaunchPolicy:
+    policy = ungated()
+    policy.approval = pb.LaunchPolicy.REQUIRED
+    return policy
+
+
+def _is_frozen(launch: pb.Launch) -> bool:
+    return any(condition.reason == "Frozen" for condition in launch.conditions) or launch.state in ENDED
 
 
 def _is_in_line(launch: pb.Launch) -> bool:

@@ -14,15 +14,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelfleet import AsyncClient
 from modelfleet.capacity.v1 import capacity_pb2
 from modelfleet.common.v1 import permission_pb2
 from modelfleet.errors import Cancelled, DeadlineExceeded, Unavailable
+from modelfleet.launcher.v1 import freeze_pb2, holds_pb2, notifications_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.registry.v1 import evidence_pb2, registry_pb2
 from modelfleetd.capacity.store import balances
@@ -30,19 +34,26 @@ from modelfleetd.kit.db import Database
 from modelfleetd.local.postgres import EmbeddedPostgres
 from modelfleetd.local.programs import service_environment
 from modelfleetd.platform.model import Effect, EffectKind
+from tests.support.alertmanager import Alertmanager, alertmanager
 from tests.support.wait import until
+from tests.support.webhook_receiver import Receiver, webhook_receiver
 from tests.support.whole import FLAVOR, OLD, POOL, REGION, TARGET, TYPE, Traffic, Whole, whole
 
 # Of a launch, in both launchers; a process is stopped for longer.
 LEASE = 4.0
-# Two more models: one to go on to, and one that answers nothing.
-THIRD, REFUSING = f"{TYPE}/models/third", f"{TYPE}/models/refusing"
+# Three more models: one to go on to, one that answers nothing, and one whose replicas say when told that they cannot.
+THIRD, REFUSING, FAINTING = f"{TYPE}/models/third", f"{TYPE}/models/refusing", f"{TYPE}/models/fainting"
 REFUSAL = "told to fail"
+# What the proxy answers for a model that has lost every replica, until its share is with the others.
+NOBODY = "no healthy upstream"
 _APPROVER = "carol"
 # Requests a second, all the while.
 _RATE = 20.0
 ACTIONS = ("kill", "stop", "drop", "postgres")
+_T = TypeVar("_T")
 _AWAY = (Unavailable, DeadlineExceeded, Cancelled)
+# So many epochs are handed out by no test.
+_EPOCHS = 1_000
 ENDED = {pb.Launch.SUCCEEDED, pb.Launch.ROLLED_BACK, pb.Launch.CANCELLED, pb.Launch.FAILED}
 # A launch that has to wait for leases, for the database and for processes that begin again.
 _ENDS_WITHIN = 90.0
@@ -55,6 +66,9 @@ class Arena:
     everything: Whole
     file: Path
     trace: Path
+    # Whom the launchers tell.
+    webhook: Receiver
+    alertmanager: Alertmanager
     serving: str = OLD
     accidents: list[str] = field(default_factory=list)
     traffic: Traffic = field(default_factory=Traffic)
@@ -152,7 +166,7 @@ class Arena:
         return await self.everything.ended(name, timeout=_ENDS_WITHIN)
 
     async def abort(self, name: str) -> None:
-        """Aborts, again and again with one request_id until that is taken."""
+        """Aborts, again and again with one request_id until that is taken; so do the other verbs."""
         request = pb.AbortLaunchRequest(name=name, reason="for a test", request_id=str(uuid.uuid4()))
         await surely(lambda: self.everything.client.launcher.abort_launch(request, timeout=5))
 
@@ -166,7 +180,7 @@ class Arena:
 
     async def skip(self, name: str, step: int) -> None:
         """Ends a step's bake, once that has begun."""
-        await self.reaches(name, lambda launch: any(_bakes(region, step) for region in launch.progress))
+        await self.bakes(name, step)
         request = pb.SkipLaunchStepRequest(
             name=name, expected_step=step, reason="for a test", request_id=str(uuid.uuid4())
         )
@@ -174,12 +188,131 @@ class Arena:
 
     async def approve(self, name: str) -> None:
         """Somebody else approves a launch, once it waits for that."""
-        found = await self.reaches(name, lambda launch: launch.state == pb.Launch.AWAITING_APPROVAL)
+        found = await self.awaits_approval(name)
         request = pb.ApproveLaunchRequest(
             name=name, envelope_digest=found.envelope.digest, request_id=str(uuid.uuid4())
         )
         async with AsyncClient(self.everything.system.address, principal=_APPROVER) as client:
             await surely(lambda: client.launcher.approve_launch(request, timeout=5))
+
+    async def reject(self, name: str) -> None:
+        """Somebody else rejects a launch, once it waits for being approved."""
+        await self.awaits_approval(name)
+        request = pb.RejectLaunchRequest(name=name, reason="for a test", request_id=str(uuid.uuid4()))
+        async with AsyncClient(self.everything.system.address, principal=_APPROVER) as client:
+            await surely(lambda: client.launcher.reject_launch(request, timeout=5))
+
+    async def promote(self, name: str) -> None:
+        """Ends all bakes of a launch, once the first has begun."""
+        await self.bakes(name, 1)
+        request = pb.PromoteLaunchRequest(name=name, reason="for a test", request_id=str(uuid.uuid4()))
+        await surely(lambda: self.everything.client.launcher.promote_launch(request, timeout=5))
+
+    async def retry(self, name: str) -> None:
+        """Has a launch that went back begin once more."""
+        request = pb.RetryLaunchRequest(name=name, reason="for a test", request_id=str(uuid.uuid4()))
+        await surely(lambda: self.everything.client.launcher.retry_launch(request, timeout=5))
+
+    async def roll_back(self, name: str) -> str:
+        """Takes back a launch that has succeeded; gives the launch that does."""
+        self._launches += 1
+        request = pb.RollBackLaunchRequest(
+            name=name, reason="for a test", launch_id=f"l{self._launches}", request_id=str(uuid.uuid4())
+        )
+        await surely(lambda: self.everything.client.launcher.roll_back_launch(request, timeout=5))
+        return f"launches/{request.launch_id}"
+
+    async def last_replacement(self) -> pb.Launch | None:
+        """The launch that has put what serves in the place of another model; None where nothing served before it."""
+        launcher = self.everything.client.launcher
+        found = await surely(lambda: launcher.list_launches(model_type=TYPE, page_size=100, timeout=5))
+        for launch in found.launches:
+            if launch.state == pb.Launch.SUCCEEDED and launch.candidate == self.serving and launch.baseline:
+                return launch if launch.strategy == pb.Launch.REPLACE_BASELINE else None
+        return None
+
+    async def hold(self, model: str) -> str:
+        """Puts a model on hold; gives the hold's name."""
+        self._others += 1
+        request = holds_pb2.CreateHoldRequest(
+            hold_id=f"h{self._others}",
+            hold=holds_pb2.Hold(model=model, reason="for a test"),
+            request_id=str(uuid.uuid4()),
+        )
+        await surely(lambda: self.everything.client.launcher.create_hold(request, timeout=5))
+        return f"holds/{request.hold_id}"
+
+    async def lift_holds(self) -> int:
+        """Lifts every hold; gives how many there were."""
+        launcher = self.everything.client.launcher
+        found = (await surely(lambda: launcher.list_holds(timeout=5))).holds
+        for hold in found:
+            request = holds_pb2.LiftHoldRequest(name=hold.name, reason="for a test", request_id=str(uuid.uuid4()))
+            await surely(partial(launcher.lift_hold, request, timeout=5))
+        return len(found)
+
+    async def freeze(self) -> str:
+        """Makes a freeze window that is open, after one that was to be opened tomorrow; gives its name."""
+        self._others += 1
+        launcher, now = self.everything.client.launcher, datetime.now(UTC)
+        window = freeze_pb2.FreezeWindow(reason="for a test", time_zone="UTC", teams=["teams/ours"])
+        window.start = f"{now + timedelta(days=1):%Y-%m-%dT%H:%M:%S}"
+        window.duration.FromTimedelta(timedelta(hours=3))
+        made = freeze_pb2.CreateFreezeWindowRequest(
+            freeze_window_id=f"f{self._others}", freeze_window=window, request_id=str(uuid.uuid4())
+        )
+        await surely(lambda: launcher.create_freeze_window(made, timeout=5))
+        window.name = f"freezeWindows/{made.freeze_window_id}"
+        window.start = f"{now - timedelta(hours=1):%Y-%m-%dT%H:%M:%S}"
+        opened = freeze_pb2.UpdateFreezeWindowRequest(
+            freeze_window=window, update_mask=FieldMask(paths=["start"]), request_id=str(uuid.uuid4())
+        )
+        await surely(lambda: launcher.update_freeze_window(opened, timeout=5))
+        return window.name
+
+    async def override(self, name: str, window: str) -> None:
+        """Has a launch go on in spite of a freeze window."""
+        request = pb.OverrideLaunchFreezeRequest(
+            name=name, freeze_window=window, reason="for a test", request_id=str(uuid.uuid4())
+        )
+        await surely(lambda: self.everything.client.launcher.override_launch_freeze(request, timeout=5))
+
+    async def thaw(self) -> int:
+        """Removes every freeze window; gives how many there were."""
+        launcher = self.everything.client.launcher
+        found = (await surely(lambda: launcher.list_freeze_windows(timeout=5))).freeze_windows
+        for window in found:
+            request = freeze_pb2.DeleteFreezeWindowRequest(name=window.name, request_id=str(uuid.uuid4()))
+            await surely(partial(launcher.delete_freeze_window, request, timeout=5))
+        return len(found)
+
+    async def bakes(self, name: str, step: int) -> None:
+        """Waits until a launch bakes in a step."""
+        await self.reaches(name, lambda launch: any(_bakes(region, step) for region in launch.progress))
+
+    async def awaits_approval(self, name: str) -> pb.Launch:
+        """Waits until a launch waits for people."""
+        return await self.reaches(name, lambda launch: launch.state == pb.Launch.AWAITING_APPROVAL)
+
+    async def faint(self, replicas: int) -> None:
+        """Has every replica of FAINTING say that it cannot, once the baseline has fewer replicas than so many."""
+
+        async def is_reduced() -> bool:
+            desired = (await self.everything.platform.observe(TARGET)).desired
+            return desired is not None and desired.replicas_of(self.serving) < replicas
+
+        await until(is_reduced, timeout=_ENDS_WITHIN)
+        self.fainted.touch()
+
+    async def know_newer_epoch(self) -> None:
+        """Has the agent know a newer epoch than any launcher has been given."""
+        newest = max(effect.epoch for effect in await self.everything.effects())
+        await self.everything.platform.observe(TARGET, newest + _EPOCHS)
+
+    @property
+    def fainted(self) -> Path:
+        """While this file is there, no replica of FAINTING says that it is ready."""
+        return self.file.with_name("fainted")
 
     async def reaches(self, name: str, is_there: Callable[[pb.Launch], bool]) -> pb.Launch:
         """Waits until a launch is somewhere, whoever dies meanwhile."""
@@ -227,21 +360,28 @@ class Arena:
     async def come_to_rest(self) -> None:
         """Ends whatever an earlier case has left under way, so that its failure is no other's, and sees what serves."""
         client = self.everything.client
-        left = await client.launcher.list_launches(active_only=True, timeout=30)
+        left = await surely(lambda: client.launcher.list_launches(active_only=True, timeout=5))
         for launch in left.launches:
             await self.abort(launch.name)
         for launch in left.launches:
             await self.ended(launch.name)
-        self.serving = (await client.registry.get_model_type(name=TYPE, timeout=30)).baseline
+        await self.lift_holds()
+        await self.thaw()
+        self.fainted.unlink(missing_ok=True)
+        self.serving = (await surely(lambda: client.registry.get_model_type(name=TYPE, timeout=5))).baseline
         self.traffic.failed.clear()
 
     # What holds
 
-    def assert_no_request_failed(self) -> None:
-        """Asserts that replicas and traffic went on, since this was asked last; what a candidate refuses is its own."""
-        failed = {why: count for why, count in self.traffic.failed.items() if REFUSAL not in why}
+    def assert_no_request_failed(self, *, but: str = REFUSAL) -> None:
+        """Asserts that replicas and traffic went on, since this was asked last.
+
+        Args:
+            but: is said of requests that count for nothing: what a candidate refuses is its own.
+        """
+        failed = {why: count for why, count in self.traffic.failed.items() if but not in why}
         self.traffic.failed.clear()
-        assert not failed
+        assert not failed, failed
 
     async def assert_promises_kept(self, launches: Sequence[pb.Launch], before: int) -> None:
         """Asserts, at every event since a position of the node's ledger: LAUNCH.md's properties 1 to 3 with their
@@ -254,14 +394,47 @@ class Arena:
         keys = [effect.key for effect in effects if effect.kind is EffectKind.ACCEPTED]
         assert len(keys) == len(set(keys))
         for launch in launches:
-            aborted = await self._abort_time(launch)
-            if aborted is not None:
-                assert_never_rises(effects[before:], launch.candidate, aborted)
+            for aborted, retried in await self._aborts(launch):
+                assert_never_rises(effects[before:], launch.candidate, aborted, retried)
 
-    async def _abort_time(self, launch: pb.Launch) -> datetime | None:
-        found = await self.everything.client.launcher.list_launch_events(name=launch.name, timeout=30)
-        times = [event.time.ToDatetime() for event in found.events if event.type in ("Aborted", "GateFailed")]
-        return min(times, default=None)
+    async def _aborts(self, launch: pb.Launch) -> list[tuple[datetime, datetime | None]]:
+        """When each attempt of a launch turned round, and when the next one began."""
+        found: list[tuple[datetime, datetime | None]] = []
+        for event in await self.events(launch.name):
+            time = event.time.ToDatetime()
+            going_on = not found or found[-1][1] is not None
+            turned = event.type in ("Aborted", "SafetyRollback") or event.message.startswith("rolls back, by")
+            if turned and going_on:
+                found.append((time, None))
+            elif event.type == "Retried" and not going_on:
+                found[-1] = (found[-1][0], time)
+        return found
+
+    async def events(self, name: str) -> list[pb.LaunchEvent]:
+        """The history of a launch."""
+        launcher = self.everything.client.launcher
+        found = await surely(lambda: launcher.list_launch_events(name=name, page_size=1_000, timeout=5))
+        return list(found.events)
+
+    async def assert_happened_once(self, name: str, event: str) -> None:
+        """Asserts that what was asked for, however often it was, has happened once."""
+        assert [each.type for each in await self.events(name)].count(event) == 1
+
+    async def assert_told(self, name: str) -> None:
+        """Asserts that everything about a launch arrives, and is the same once for whoever honours its key."""
+
+        async def delivered() -> list[notifications_pb2.Notification]:
+            found = await surely(lambda: self.everything.client.launcher.list_notifications(launch=name, timeout=5))
+            told = list(found.notifications)
+            return told if told and all(one.state == notifications_pb2.Notification.DELIVERED for one in told) else []
+
+        told = await until(delivered, timeout=_ENDS_WITHIN)
+        done = {key: about["kind"] for key, about in self.webhook.done.items() if about["launch"] == name}
+        assert sorted(done) == sorted(each.key for each in told if each.receiver == "chat")
+        assert list(done.values()).count("SUCCEEDED") == 1
+        labels = [alert["labels"] for alert in self.alertmanager.alerts()]
+        alerts = [each["alertname"] for each in labels if each.get("launch") == name.rpartition("/")[2]]
+        assert alerts.count("LaunchSucceeded") == 1
 
     async def assert_all_agree(self, baseline: str, replicas: int) -> None:
         """Asserts that registry, capacity and platform say the same, and that what capacity has adds up to the pool."""
@@ -276,11 +449,11 @@ class Arena:
         seen = await self.everything.platform.observe(TARGET)
         weights = {m.model: m.acknowledged_basis_points for m in seen.models if m.acknowledged_basis_points}
         assert weights == {baseline: 10_000}
-        found = await client.registry.get_model_type(name=TYPE, timeout=30)
+        found = await surely(lambda: client.registry.get_model_type(name=TYPE, timeout=5))
         assert found.baseline == baseline
         shares = {s.model: s.share_basis_points for split in found.splits for s in split.shares if s.share_basis_points}
         assert shares == {baseline: 10_000}
-        (usage,) = (await client.capacity.get_pool(name=POOL, timeout=30)).usages
+        (usage,) = (await surely(lambda: client.capacity.get_pool(name=POOL, timeout=5))).usages
         assert (usage.serving_units, usage.held_units) == (replicas, 0)
         assert usage.serving_units + usage.available_units == usage.nominal_units
         database = await Database.open(self._server().url, "capacity", max_size=1)
@@ -298,14 +471,19 @@ class Arena:
         return [path for path in self.file.parent.glob(f"{self.file.name}.*") if path.suffix[1:].isdigit()]
 
 
-def assert_never_rises(effects: list[Effect], candidate: str, aborted: datetime) -> None:
-    """Asserts that nobody asks for more weight for the candidate once an epoch is known that is newer than the abort.
+def assert_never_rises(
+    effects: list[Effect], candidate: str, aborted: datetime, retried: datetime | None = None
+) -> None:
+    """Asserts that nobody asks for more weight for the candidate once an epoch is known that is newer than the abort,
+    unless the launch is tried again.
 
     Until then a call may be under way that was made before anybody had aborted.
     """
     known = False
     share = 0
     for effect in effects:
+        if retried is not None and effect.time.replace(tzinfo=None) > retried:
+            return
         known = known or (effect.kind is EffectKind.FLOOR_RAISED and effect.time.replace(tzinfo=None) > aborted)
         if effect.kind is EffectKind.ACCEPTED and effect.desired is not None:
             asked = effect.desired.share_of(candidate)
@@ -325,22 +503,27 @@ def _is_stopped(process: int) -> bool:
 async def arena(folder: Path) -> AsyncIterator[Arena]:
     """Starts everything, with a second launcher, and a first model that serves."""
     file, trace = folder / "failpoint", folder / "trace"
-    variables = {
-        "MODELFLEET_FAILPOINT_FILE": str(file),
-        "MODELFLEET_FAILPOINT_TRACE": str(trace),
-        "MODELFLEET_LEASE_SECONDS": str(LEASE),
-        "MODELFLEET_OBSERVE_SECONDS": "2",
-    }
     async with contextlib.AsyncExitStack() as stack:
+        webhook = stack.enter_context(webhook_receiver())
+        told = stack.enter_context(alertmanager(folder))
+        variables = {
+            "MODELFLEET_FAILPOINT_FILE": str(file),
+            "MODELFLEET_FAILPOINT_TRACE": str(trace),
+            "MODELFLEET_LEASE_SECONDS": str(LEASE),
+            "MODELFLEET_OBSERVE_SECONDS": "2",
+            "MODELFLEET_WEBHOOKS": webhook.configuration(folder),
+            "MODELFLEET_ALERTMANAGER_URL": told.url,
+        }
         with pytest.MonkeyPatch.context() as patch:
             for name, value in variables.items():
                 patch.setenv(name, value)
             everything = await stack.enter_async_context(whole())
-        found = Arena(everything, file, trace)
+        found = Arena(everything, file, trace, webhook, told)
         await stack.enter_async_context(_second_launcher(found, variables))
         await everything.register(old=3, new=4, spare=3)
         await everything.add_model(THIRD, 3)
         await everything.add_model(REFUSING, 3, "--error-rate", "1")
+        await everything.add_model(FAINTING, 3, "--unready-file", str(found.fainted), "--start-delay", "1.5")
         await _declare_gates(everything)
         first = await found.ended(await found.start(OLD, bake=0))
         assert first.state == pb.Launch.SUCCEEDED, first.summary
@@ -380,16 +563,17 @@ def dry_run() -> pb.LaunchPolicy:
     return policy
 
 
-async def surely(call: Callable[[], Awaitable[object]]) -> None:
-    """Makes a call again and again, the same each time, until it is answered."""
+async def surely(call: Callable[[], Awaitable[_T]]) -> _T:
+    """Makes a call again and again, the same each time, until it is answered; gives the answer."""
+    answers: list[_T] = []
 
     async def answered() -> bool:
         with contextlib.suppress(*_AWAY):
-            await call()
-            return True
-        return False
+            answers.append(await call())
+        return bool(answers)
 
     await until(answered, timeout=_ENDS_WITHIN)
+    return answers[0]
 
 
 @asynccontextmanager

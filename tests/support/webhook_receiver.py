@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -74,8 +75,10 @@ def webhook_receiver(*answers: int | None) -> Iterator[Receiver]:
             if 300 <= answer < 400:
                 self.send_header("Location", f"{found.url}/elsewhere")
             self.send_header("Content-Length", str(len(found.reply)))
-            self.end_headers()
-            self.wfile.write(found.reply)
+            # Whoever has asked may be gone by now.
+            with contextlib.suppress(ConnectionError):
+                self.end_headers()
+                self.wfile.write(found.reply)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -66,6 +66,8 @@ class Whole:
     system: System
     client: AsyncClient
     platform: PlatformClient
+    # What was read of the node's ledger: it only grows.
+    _ledger: list[Effect] = field(default_factory=list)
 
     async def register(self, *, old: int = 5, new: int = 4, spare: int = 2) -> None:
         """Registers a route whose models need so many replicas, in a pool with so many spare ones."""
@@ -182,12 +184,11 @@ class Whole:
     async def effects(self) -> list[Effect]:
         """The node's whole ledger; a node that was just killed is waited for."""
         await until(self._answers, timeout=20)
-        effects: list[Effect] = []
         while True:
-            page = await self.platform.effects(effects[-1].sequence if effects else 0)
-            effects.extend(page.effects)
+            page = await self.platform.effects(self._ledger[-1].sequence if self._ledger else 0)
+            self._ledger.extend(page.effects)
             if not page.more:
-                return effects
+                return list(self._ledger)
 
     async def broken_promises(
         self, launch: launcher_pb2.Launch, after: int, *next_ones: launcher_pb2.Launch

@@ -32,6 +32,15 @@ class Way(enum.Enum):
     INTERRUPTED = "is paused and resumed in the middle of its rounds"
     JUDGED = "is judged by evidence, stability and availability"
     ANEW = "begins when every service and the node agent have just begun"
+    LOST = "loses every replica of its candidate after it has reduced the baseline"
+    OVERTAKEN = "finds an agent that knows a newer epoch, as after the launcher's database was restored"
+    TAKEN_BACK = "has succeeded and is taken back, which pre-empts the launch that is under way"
+    REJECTED = "is rejected by an approver"
+    PROMOTED = "is promoted in the middle of its bake"
+    RETRIED = "is aborted, and tried again"
+    FROZEN = "waits for a freeze window, and goes through by an override"
+    HELD = "waits for approval when its candidate is put on hold"
+    TOLD = "people are told of"
 
 
 _ON_A_LAUNCH: Final[Mapping[Way, Mapping[str, str]]] = {
@@ -87,55 +96,88 @@ _ON_A_LAUNCH: Final[Mapping[Way, Mapping[str, str]]] = {
     Way.JUDGED: {"launcher.call": "JudgeModel EvaluateEvidence"},
     Way.ANEW: {
         "launcher.call": "ListTeams GetRegion",
+        "launcher.commit": "look_at_every_launch sweep_notifications",
+        "capacity.commit": "expire_and_release_holds",
         "node.commit": "life",
     },
+    Way.LOST: {
+        "launcher.record": "intent_restore",
+        "launcher.act": "restore",
+        "node.commit": "replica_lost",
+    },
+    Way.OVERTAKEN: {"launcher.commit": "raise_fence"},
+    Way.TAKEN_BACK: {"launcher.commit": "RollBackLaunch take_precedence"},
+    Way.REJECTED: {"launcher.commit": "RejectLaunch"},
+    Way.PROMOTED: {"launcher.commit": "PromoteLaunch"},
+    Way.RETRIED: {"launcher.commit": "RetryLaunch"},
+    Way.FROZEN: {
+        "launcher.commit": "CreateFreezeWindow UpdateFreezeWindow OverrideLaunchFreeze DeleteFreezeWindow",
+        "launcher.call": "GetTeam",
+    },
+    Way.HELD: {"launcher.commit": "CreateHold LiftHold"},
+    Way.TOLD: {
+        "launcher.commit": "claim_notifications tell_*",
+        "launcher.call": "webhook alertmanager",
+    },
 }
-# What no launch of the matrix passes: other verbs and resources, load tests, recordings, people who are told, repairs.
-# A method here commits, or may. What is made of a name at run time is a pattern.
-_ELSEWHERE: Final[Mapping[str, str]] = {
-    "launcher.commit": (
-        "RejectLaunch PromoteLaunch RetryLaunch RollBackLaunch OverrideLaunchFreeze CreateFreezeWindow "
-        "UpdateFreezeWindow DeleteFreezeWindow CreateHold LiftHold "
-        "take_precedence raise_fence claim_notifications look_at_every_launch tell_watchers tell_* observe_the_fleet "
-        "export_spans sweep_notifications count_notifications reconciler own"
-    ),
-    "launcher.record": "intent_restore",
-    "launcher.act": "restore",
-    "launcher.call": "GetTeam ListPools webhook alertmanager",
-    "capacity.commit": (
-        "CreateFlavor UpdateFlavor DeleteFlavor CreatePool UpdatePool DeletePool BookUsage CreateLoan EndLoan "
-        "CreateRecording StopRecording DeleteRecording CreateLoadTest CancelLoadTest CreateCertificate "
-        "CreateLaunchPolicy UpdateLaunchPolicy DeleteLaunchPolicy "
-        "claim_whole_check delete_old_recordings expire_and_release_holds look_for_absent_holders check_the_ledger "
-        "check_the_whole_ledger look_at_loans usage_by_* forget_answered_requests load_tests recordings own"
-    ),
-    "capacity.call": (
-        "ListTeams GetRegion GetTeam ListEvaluationReports GetEvaluationReport ApplyServing ObserveServing GetAgent "
-        "StartRecording ObserveRecording StopRecording prometheus"
-    ),
-    "capacity.act": "start_clone remove_clone",
-    "capacity.record": "end",
-    "registry.commit": (
-        "CreateTeam UpdateTeam DeleteTeam CreateRegion UpdateRegion DeleteRegion CreateModelType UpdateModelType "
-        "DeleteModelType CreateModel UpdateModel DeleteModel CreateAsset UpdateAsset DeleteAsset "
-        "CreateExtensionSchema UpdateExtensionSchema DeleteExtensionSchema CreateNamingScheme UpdateNamingScheme "
-        "DeleteNamingScheme RequestCriticality ApproveCriticality RejectCriticality WithdrawCriticality "
-        "CreateEvaluationReport DeleteEvaluationReport CreateRiskAssessment DeleteRiskAssessment ApplyEntries "
-        "AdoptServing CompactHistory "
-        "registry_follower registry_compaction registry_requests registry_names registry_criticality "
-        "registry_standings own"
-    ),
-    "stability.commit": (
-        "WriteExamples WritePredictions WriteLabels WriteStatistics CreateSilence EndSilence "
-        "batch claim budgets stability_sweep learn_delays read_who_is_on_call evaluation slices_sweep derive_alerts "
-        "alerts_to_* forget_old_alerts own"
-    ),
-    "stability.record": "evaluation alerts",
-    "stability.call": (
-        "ListTeams GetModelType GetModel ListServingStatuses ListModelTypes ListModels GetRevision alertmanager"
-    ),
-    "node.commit": "traffic_port envoy recording replica_lost available unavailable draining",
-    "node.call": "ServerReady",
+# What no launch of the matrix passes, by the reason. What is made of a name at run time is a pattern.
+_ELSEWHERE: Final[Mapping[str, Mapping[str, str]]] = {
+    "changes a resource before or beside launches; done once for each request_id": {
+        "capacity.commit": (
+            "CreateFlavor UpdateFlavor DeleteFlavor CreatePool UpdatePool DeletePool BookUsage CreateLoan EndLoan "
+            "CreateCertificate CreateLaunchPolicy UpdateLaunchPolicy DeleteLaunchPolicy own"
+        ),
+        "registry.commit": (
+            "CreateTeam UpdateTeam DeleteTeam CreateRegion UpdateRegion DeleteRegion CreateModelType UpdateModelType "
+            "DeleteModelType CreateModel UpdateModel DeleteModel CreateAsset UpdateAsset DeleteAsset "
+            "CreateExtensionSchema UpdateExtensionSchema DeleteExtensionSchema CreateNamingScheme UpdateNamingScheme "
+            "DeleteNamingScheme RequestCriticality ApproveCriticality RejectCriticality WithdrawCriticality "
+            "CreateEvaluationReport DeleteEvaluationReport CreateRiskAssessment DeleteRiskAssessment ApplyEntries "
+            "AdoptServing CompactHistory own"
+        ),
+        "stability.commit": "CreateSilence EndSilence own",
+        "launcher.commit": "own",
+    },
+    "a load test or a recording": {
+        "capacity.commit": (
+            "CreateRecording StopRecording DeleteRecording CreateLoadTest CancelLoadTest load_tests recordings "
+            "delete_old_recordings"
+        ),
+        "capacity.call": (
+            "GetAgent ApplyServing ObserveServing StartRecording ObserveRecording StopRecording prometheus"
+        ),
+        "capacity.act": "start_clone remove_clone",
+        "capacity.record": "end",
+        "node.commit": "recording",
+    },
+    "predictions and labels come in, and are judged and told of": {
+        "stability.commit": (
+            "WriteExamples WritePredictions WriteLabels WriteStatistics batch claim budgets stability_sweep "
+            "learn_delays read_who_is_on_call evaluation slices_sweep derive_alerts alerts_to_* forget_old_alerts"
+        ),
+        "stability.record": "evaluation alerts",
+        "stability.call": (
+            "ListTeams GetModelType GetModel ListServingStatuses ListModelTypes ListModels GetRevision alertmanager"
+        ),
+    },
+    "a service's work of its own, whatever is launched": {
+        "launcher.commit": "tell_watchers observe_the_fleet export_spans count_notifications reconciler",
+        "launcher.call": "ListPools",
+        "capacity.commit": (
+            "claim_whole_check look_for_absent_holders check_the_ledger check_the_whole_ledger look_at_loans "
+            "usage_by_* forget_answered_requests"
+        ),
+        "capacity.call": "ListTeams GetRegion GetTeam ListEvaluationReports GetEvaluationReport",
+        "registry.commit": (
+            "registry_follower registry_compaction registry_requests registry_names registry_criticality "
+            "registry_standings"
+        ),
+        "node.commit": "traffic_port envoy",
+    },
+    "a replica's server that knows readiness only as a whole, or is not ready before it is available": {
+        "node.commit": "unavailable",
+        "node.call": "ServerReady",
+    },
 }
 
 
@@ -147,8 +189,9 @@ def _names(named: Mapping[str, str]) -> Iterator[str]:
 
 
 PLACES: Final[Mapping[str, Way]] = {name: way for way, named in _ON_A_LAUNCH.items() for name in _names(named)}
-OTHER_PLACES: Final = frozenset(_names(_ELSEWHERE))
-_PATTERNS: Final = tuple(name for name in OTHER_PLACES if "*" in name)
+# Why no launch of the matrix passes them.
+OTHER_PLACES: Final[Mapping[str, str]] = {name: why for why, named in _ELSEWHERE.items() for name in _names(named)}
+_PATTERNS: Final = tuple(name for name in (*PLACES, *OTHER_PLACES) if "*" in name)
 
 
 @cache

@@ -49,7 +49,7 @@ def _lines(names: Iterable[str]) -> Iterator[str]:
         yield part
         for name in of_part:
             way = PLACES.get(name)
-            yield f"  {name}" if way is None else f"  {name:<46}  a launch that {way.value}"
+            yield f"  {name:<46}  {f'a launch that {way.value}' if way else OTHER_PLACES[name]}"
 
 
 def _part(name: str) -> str:
