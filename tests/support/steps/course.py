@@ -204,6 +204,10 @@ class Course:
         if launch.ended or launch.revision:
             return
         self._aborts(name)
+        await self.fence(name)
+
+    async def fence(self, name: str) -> None:
+        """The agents refuse whoever acted for a launch until now: the launcher sees to that before it answers."""
         launch = self.launch_of(name)
         unsettled = (launch.intent.region,) if launch.intent and launch.intent.region else ()
         with contextlib.suppress(FleetError):

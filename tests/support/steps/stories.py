@@ -196,6 +196,8 @@ async def mitigated(
             # What has ended by then as another baseline is not taken back.
             with contextlib.suppress(WrongState):
                 incident.mitigate(course)
+                if course.launch.abort is not None and not course.launch.ended:
+                    await course.fence(course.name)
             for name, later in aborts(begun):
                 then = course.then.get(begun + later)
                 course.then[begun + later] = _abort(name, then)

@@ -28,6 +28,7 @@ class Attempts(Creating):
         planned = await self._can_be_retried(request)
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, lambda: self._retry(conn, request, planned))
+        await self._fence_whoever_goes_back(planned)
         self._wake()
         self._notifier.changed(request.name)
         return answer

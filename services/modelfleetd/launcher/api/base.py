@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import datetime
@@ -12,24 +14,30 @@ import grpc
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleet.launcher.v1 import launcher_pb2_grpc
 from modelfleetd.clock import Clock
-from modelfleetd.errors import ModelOnHold, RoleMissing
+from modelfleetd.errors import FleetError, ModelOnHold, RoleMissing
+from modelfleetd.kit import deadline
 from modelfleetd.kit.auth import Principal, Role, RoleSource, current_principal
 from modelfleetd.kit.db import Connection
 from modelfleetd.kit.trace import current_ids
 from modelfleetd.launcher import spans
-from modelfleetd.launcher.domain import frozen
+from modelfleetd.launcher.domain import frozen, waves
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.holds_on_models import forbids
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.release import expected_release
 from modelfleetd.launcher.domain.states import UNCHANGED, State
 from modelfleetd.launcher.executor import Executor
+from modelfleetd.launcher.looking import look
 from modelfleetd.launcher.ports import World
 from modelfleetd.launcher.store import Store
 from modelfleetd.launcher.watch import Notifier
 from modelfleetd.launcher.windows import Windows
 from modelfleetd.launcher.wire import launches as wire
 
+_log = logging.getLogger(__name__)
+
+# How long whoever aborts waits for the agents to refuse whoever acted until then.
+_FENCE_SECONDS: Final = 1.0
 # While nothing is decided yet, or weight may still have to rise.
 _PLANNED: Final = UNCHANGED | {State.SHIFTING}
 
@@ -89,6 +97,26 @@ class Base(launcher_pb2_grpc.LauncherServiceServicer):
         hold = await (store.hold_on(model) if conn is None else store.lock_hold_on(conn, model))
         if hold is not None:
             raise ModelOnHold(model, hold.name, hold.reason)
+
+    async def _fence(self, launch: Launch) -> None:
+        """Has the agents refuse the former holder. Where one does not answer soon, the next round does that."""
+        if launch.preempted_by:
+            # It does nothing before the mitigation has ended, and that one's epoch must stay the newest.
+            return
+        unsettled = (launch.intent.region,) if launch.intent and launch.intent.region else ()
+        try:
+            with deadline.limit(_FENCE_SECONDS):
+                async with asyncio.timeout(_FENCE_SECONDS):
+                    await look(self._executor, launch, dict.fromkeys((*unsettled, *waves.to_observe(launch))))
+        except (FleetError, TimeoutError) as error:
+            _log.info("%s: its agents are not fenced yet: %s", launch.name, error)
+
+    async def _fence_whoever_goes_back(self, launch: Launch) -> None:
+        """A mitigation may have had a launch that moves the same model go back first: as if people had aborted that."""
+        if launch.mitigates:
+            active = await self._store.active_on(launch.model_type)
+            if active is not None and active.abort is not None:
+                await self._fence(active)
 
     async def _trace(self, conn: Connection, launch: Launch, event: Event) -> None:
         """Keeps what the caller does to a launch as a span of its trace, linked to the caller's own."""

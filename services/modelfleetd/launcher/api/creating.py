@@ -73,6 +73,7 @@ class Creating(Holding):
             return await self._with_conflicts(wire.launch_to_proto(launch, (), now), launch, now)
         async with self._store.transaction() as conn:
             answer = await once(conn, request, pb.Launch, lambda: self._create(conn, launch, queue=request.queue))
+        await self._fence_whoever_goes_back(launch)
         self._wake()
         return answer
 

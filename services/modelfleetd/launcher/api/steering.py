@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
-from modelfleetd.errors import FleetError, RoleMissing
-from modelfleetd.kit import deadline
+from modelfleetd.errors import RoleMissing
 from modelfleetd.kit.auth import Role, current_principal
 from modelfleetd.kit.idempotency import once
 from modelfleetd.launcher.api.base import Base, Context, caller
-from modelfleetd.launcher.domain import verbs, waves
+from modelfleetd.launcher.domain import verbs
 from modelfleetd.launcher.domain.decision import Approver
 from modelfleetd.launcher.domain.events import Event
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.states import State
-from modelfleetd.launcher.looking import look
 from modelfleetd.launcher.wire import launches as wire
 
 _log = logging.getLogger(__name__)
-
-# How long an abort waits for its agent to refuse whoever acted until then.
-_FENCE_SECONDS: Final = 1.0
 
 Verb: TypeAlias = Callable[[Launch, datetime], Launch]
 
@@ -144,16 +138,3 @@ class Steering(Base):
         self._wake()
         self._notifier.changed(request.name)
         return answer
-
-    async def _fence(self, launch: Launch) -> None:
-        """Has the agents refuse the former holder. Where one does not answer soon, the next round does that."""
-        if launch.preempted_by:
-            # It does nothing before the mitigation has ended, and that one's epoch must stay the newest.
-            return
-        unsettled = (launch.intent.region,) if launch.intent and launch.intent.region else ()
-        try:
-            with deadline.limit(_FENCE_SECONDS):
-                async with asyncio.timeout(_FENCE_SECONDS):
-                    await look(self._executor, launch, dict.fromkeys((*unsettled, *waves.to_observe(launch))))
-        except (FleetError, TimeoutError) as error:
-            _log.info("%s: its agents are not fenced yet: %s", launch.name, error)
