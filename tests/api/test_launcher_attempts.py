@@ -244,6 +244,7 @@ async def test_a_launch_is_taken_back_at_once_though_the_one_after_it_has_all_th
         assert (await fleet.usage()).available_units == 0
         newest = max(entry.epoch for entry in fleet.simulator.ledger)
         desired = (await fleet.simulator.observe("targets/ctr")).desired
+        assert desired is not None
         # It moves the model that is taken away, so it goes back first, and gives back what it holds.
         await fleet.client.launcher.roll_back_launch(name=L1, reason="it crashes", launch_id="b1")
         # As with an abort, nothing that was on its way for it is done any more once that is answered.
