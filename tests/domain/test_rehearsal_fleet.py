@@ -117,6 +117,22 @@ async def test_a_baseline_that_was_short_when_the_launch_began_gets_back_what_it
     assert found.booked == {REGION: {"modelTypes/t0/models/old": 9}}
 
 
+async def test_machines_that_start_nothing_do_so_for_the_launch_that_meets_them_and_not_for_ever() -> None:
+    fleet = await fleet_of(9, spare=12)
+    route, old = "modelTypes/t0", "modelTypes/t0/models/old"
+    fleet.measure(old, {REGION: 12})
+    resize = fleet.create("r", route, old, strategy=Strategy.RESIZE, policy=POLICY, trouble=Trouble(failing=True))
+    await finish(fleet)
+    assert fleet.outcome(resize).state is State.ROLLED_BACK
+    # The baseline has to start again on the way back of the next one.
+    begin, name = fleet.clock.now(), launch(fleet)
+    fleet.at_step(name, 4, lambda fleet: fleet.abort(name))
+    await finish(fleet)
+    found = fleet.outcome(name).launch
+    assert found.state is State.ROLLED_BACK and found.end_time is not None
+    assert found.end_time - begin < timedelta(hours=2)
+
+
 async def test_who_finds_no_room_waits_for_what_the_other_frees_and_without_promises_asks_again() -> None:
     ends = {}
     for promised in (True, False):

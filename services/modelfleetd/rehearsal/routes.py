@@ -212,7 +212,10 @@ class Routes:
         """A launch has ended: the machines are as they were before it."""
         route = self.all[launch.model_type]
         for region in launch.regions:
-            self.simulators[launch.model_type, region].behaviour = route.behaves(region)
+            simulator = self.simulators[launch.model_type, region]
+            simulator.behaviour = route.behaves(region)
+            # A baseline that was resized while nothing started serves on, and is to start for those who come next.
+            simulator.failing_models.discard(launch.candidate)
 
     def cut_off(self, model_type: str, region: str, seconds: float) -> None:
         """The agent of a region does not answer for a route from now on."""
