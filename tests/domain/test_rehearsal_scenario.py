@@ -20,8 +20,9 @@ from modelfleetd.rehearsal.files import parse
 from modelfleetd.rehearsal.fleet import Fleet
 from modelfleetd.rehearsal.fleet_plan import FleetPlan
 from modelfleetd.rehearsal.reading import ScenarioInvalid
+from modelfleetd.rehearsal.report import Report, as_data
 from modelfleetd.rehearsal.scenario import Moment, Place, Scenario
-from modelfleetd.rehearsal.single import Rehearsal, Report, as_data, rehearse
+from modelfleetd.rehearsal.single import Rehearsal, rehearse
 from modelfleetd.stability.domain.criteria import Limits
 
 EXAMPLES = Path(__file__).parents[2] / "services/modelfleetd/rehearsal/examples"

@@ -19,20 +19,9 @@ import pytest_asyncio
 
 from modelfleet.launcher.v1 import launcher_pb2 as pb
 from modelfleetd.kit.places import PLACES, Way
-from tests.support.accidents import (
-    ACTIONS,
-    ENDED,
-    FAINTING,
-    NOBODY,
-    REFUSAL,
-    REFUSING,
-    THIRD,
-    Arena,
-    arena,
-    dry_run,
-    ungated,
-)
+from tests.support.accidents import ACTIONS, FAINTING, NOBODY, REFUSAL, REFUSING, THIRD, Arena, arena
 from tests.support.chance import SEED, chosen, on_its_day
+from tests.support.people import ENDED, dry_run, ungated
 from tests.support.whole import NEW, OLD
 
 # Each worker has a system of its own; a few cases share one.

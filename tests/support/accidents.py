@@ -9,25 +9,17 @@ import contextlib
 import os
 import signal
 import sys
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.field_mask_pb2 import FieldMask
 
-from modelfleet import AsyncClient
-from modelfleet.capacity.v1 import capacity_pb2
 from modelfleet.common.v1 import permission_pb2
-from modelfleet.errors import Cancelled, DeadlineExceeded, Unavailable
-from modelfleet.launcher.v1 import freeze_pb2, holds_pb2, notifications_pb2
 from modelfleet.launcher.v1 import launcher_pb2 as pb
+from modelfleet.launcher.v1 import notifications_pb2
 from modelfleet.registry.v1 import evidence_pb2, registry_pb2
 from modelfleetd.capacity.store import balances
 from modelfleetd.kit.db import Database
@@ -35,9 +27,10 @@ from modelfleetd.local.postgres import EmbeddedPostgres
 from modelfleetd.local.programs import service_environment
 from modelfleetd.platform.model import Effect, EffectKind
 from tests.support.alertmanager import Alertmanager, alertmanager
+from tests.support.people import APPROVER, ENDS_WITHIN, People, surely
 from tests.support.wait import until
 from tests.support.webhook_receiver import Receiver, webhook_receiver
-from tests.support.whole import FLAVOR, OLD, POOL, REGION, TARGET, TYPE, Traffic, Whole, whole
+from tests.support.whole import OLD, POOL, TARGET, TYPE, Traffic, Whole, whole
 
 # Of a launch, in both launchers; a process is stopped for longer.
 LEASE = 4.0
@@ -46,36 +39,26 @@ THIRD, REFUSING, FAINTING = f"{TYPE}/models/third", f"{TYPE}/models/refusing", f
 REFUSAL = "told to fail"
 # What the proxy answers for a model that has lost every replica, until its share is with the others.
 NOBODY = "no healthy upstream"
-_APPROVER = "carol"
 # Requests a second, all the while.
 _RATE = 20.0
 ACTIONS = ("kill", "stop", "drop", "postgres")
-_T = TypeVar("_T")
-_AWAY = (Unavailable, DeadlineExceeded, Cancelled)
 # So many epochs are handed out by no test.
 _EPOCHS = 1_000
-ENDED = {pb.Launch.SUCCEEDED, pb.Launch.ROLLED_BACK, pb.Launch.CANCELLED, pb.Launch.FAILED}
-# A launch that has to wait for leases, for the database and for processes that begin again.
-_ENDS_WITHIN = 90.0
 
 
-@dataclass
-class Arena:
+@dataclass(kw_only=True)
+class Arena(People):
     """A running system, with two launchers, on which accidents happen to one launch after another."""
 
-    everything: Whole
     file: Path
     trace: Path
     # Whom the launchers tell.
     webhook: Receiver
     alertmanager: Alertmanager
-    serving: str = OLD
     accidents: list[str] = field(default_factory=list)
     traffic: Traffic = field(default_factory=Traffic)
     # The process of the second launcher.
     second: list[int] = field(default_factory=list)
-    _launches: int = 0
-    _others: int = 0
 
     @property
     def places(self) -> set[str]:
@@ -89,7 +72,7 @@ class Arena:
         new = self.file.with_suffix(".new")
         new.write_text(f"{place}:{'stop' if action == 'postgres' else action}")
         new.rename(self.file)
-        (taken,) = await until(self._taken, timeout=_ENDS_WITHIN)
+        (taken,) = await until(self._taken, timeout=ENDS_WITHIN)
         self.accidents.append(f"{action} at {place}")
         if action in ("kill", "drop"):
             return
@@ -128,171 +111,7 @@ class Arena:
         """Nothing more happens."""
         self.file.unlink(missing_ok=True)
 
-    # Launches
-
-    async def start(
-        self, candidate: str, *, bake: float, policy: pb.LaunchPolicy | None = None, queue: bool = False
-    ) -> str:
-        """Creates a launch in steps of half of the traffic, again and again with one request_id until it is taken.
-
-        Args:
-            candidate: that is to take over.
-            bake: seconds.
-            policy: of its gates; None: none but that of availability.
-            queue: whether it waits for the launch before it.
-        """
-        self._launches += 1
-        made = policy or ungated()
-        made.max_step_basis_points, made.max_steps = 5_000, 2
-        made.bake_duration.FromTimedelta(timedelta(seconds=bake))
-        made.rollback_window.FromTimedelta(timedelta(0))
-        made.step_deadline.FromTimedelta(timedelta(minutes=2))
-        launch = pb.Launch(
-            model_type=TYPE, candidate=candidate, strategy=pb.Launch.REPLACE_BASELINE, pool=POOL, policy=made
-        )
-        name = f"l{self._launches}"
-        request = pb.CreateLaunchRequest(launch_id=name, launch=launch, queue=queue, request_id=str(uuid.uuid4()))
-        await surely(lambda: self.everything.client.launcher.create_launch(request, timeout=5))
-        return f"launches/{name}"
-
-    async def find(self, name: str) -> pb.Launch | None:
-        """The launch; None where nobody answers just now."""
-        with contextlib.suppress(*_AWAY):
-            return await self.everything.client.launcher.get_launch(name=name, timeout=2)
-        return None
-
-    async def ended(self, name: str) -> pb.Launch:
-        """Waits for a launch's end, whoever dies meanwhile."""
-        return await self.everything.ended(name, timeout=_ENDS_WITHIN)
-
-    async def abort(self, name: str) -> None:
-        """Aborts, again and again with one request_id until that is taken; so do the other verbs."""
-        request = pb.AbortLaunchRequest(name=name, reason="for a test", request_id=str(uuid.uuid4()))
-        await surely(lambda: self.everything.client.launcher.abort_launch(request, timeout=5))
-
-    async def pause_and_resume(self, name: str) -> None:
-        """Pauses a launch, and lets it go on."""
-        launcher = self.everything.client.launcher
-        pause = pb.PauseLaunchRequest(name=name, reason="for a test", request_id=str(uuid.uuid4()))
-        await surely(lambda: launcher.pause_launch(pause, timeout=5))
-        resume = pb.ResumeLaunchRequest(name=name, request_id=str(uuid.uuid4()))
-        await surely(lambda: launcher.resume_launch(resume, timeout=5))
-
-    async def skip(self, name: str, step: int) -> None:
-        """Ends a step's bake, once that has begun."""
-        await self.bakes(name, step)
-        request = pb.SkipLaunchStepRequest(
-            name=name, expected_step=step, reason="for a test", request_id=str(uuid.uuid4())
-        )
-        await surely(lambda: self.everything.client.launcher.skip_launch_step(request, timeout=5))
-
-    async def approve(self, name: str) -> None:
-        """Somebody else approves a launch, once it waits for that."""
-        found = await self.awaits_approval(name)
-        request = pb.ApproveLaunchRequest(
-            name=name, envelope_digest=found.envelope.digest, request_id=str(uuid.uuid4())
-        )
-        async with AsyncClient(self.everything.system.address, principal=_APPROVER) as client:
-            await surely(lambda: client.launcher.approve_launch(request, timeout=5))
-
-    async def reject(self, name: str) -> None:
-        """Somebody else rejects a launch, once it waits for being approved."""
-        await self.awaits_approval(name)
-        request = pb.RejectLaunchRequest(name=name, reason="for a test", request_id=str(uuid.uuid4()))
-        async with AsyncClient(self.everything.system.address, principal=_APPROVER) as client:
-            await surely(lambda: client.launcher.reject_launch(request, timeout=5))
-
-    async def promote(self, name: str) -> None:
-        """Ends all bakes of a launch, once the first has begun."""
-        await self.bakes(name, 1)
-        request = pb.PromoteLaunchRequest(name=name, reason="for a test", request_id=str(uuid.uuid4()))
-        await surely(lambda: self.everything.client.launcher.promote_launch(request, timeout=5))
-
-    async def retry(self, name: str) -> None:
-        """Has a launch that went back begin once more."""
-        request = pb.RetryLaunchRequest(name=name, reason="for a test", request_id=str(uuid.uuid4()))
-        await surely(lambda: self.everything.client.launcher.retry_launch(request, timeout=5))
-
-    async def roll_back(self, name: str) -> str:
-        """Takes back a launch that has succeeded; gives the launch that does."""
-        self._launches += 1
-        request = pb.RollBackLaunchRequest(
-            name=name, reason="for a test", launch_id=f"l{self._launches}", request_id=str(uuid.uuid4())
-        )
-        await surely(lambda: self.everything.client.launcher.roll_back_launch(request, timeout=5))
-        return f"launches/{request.launch_id}"
-
-    async def last_replacement(self) -> pb.Launch | None:
-        """The launch that has put what serves in the place of another model; None where nothing served before it."""
-        launcher = self.everything.client.launcher
-        found = await surely(lambda: launcher.list_launches(model_type=TYPE, page_size=100, timeout=5))
-        for launch in found.launches:
-            if launch.state == pb.Launch.SUCCEEDED and launch.candidate == self.serving and launch.baseline:
-                return launch if launch.strategy == pb.Launch.REPLACE_BASELINE else None
-        return None
-
-    async def hold(self, model: str) -> str:
-        """Puts a model on hold; gives the hold's name."""
-        self._others += 1
-        request = holds_pb2.CreateHoldRequest(
-            hold_id=f"h{self._others}",
-            hold=holds_pb2.Hold(model=model, reason="for a test"),
-            request_id=str(uuid.uuid4()),
-        )
-        await surely(lambda: self.everything.client.launcher.create_hold(request, timeout=5))
-        return f"holds/{request.hold_id}"
-
-    async def lift_holds(self) -> int:
-        """Lifts every hold; gives how many there were."""
-        launcher = self.everything.client.launcher
-        found = (await surely(lambda: launcher.list_holds(timeout=5))).holds
-        for hold in found:
-            request = holds_pb2.LiftHoldRequest(name=hold.name, reason="for a test", request_id=str(uuid.uuid4()))
-            await surely(partial(launcher.lift_hold, request, timeout=5))
-        return len(found)
-
-    async def freeze(self) -> str:
-        """Makes a freeze window that is open, after one that was to be opened tomorrow; gives its name."""
-        self._others += 1
-        launcher, now = self.everything.client.launcher, datetime.now(UTC)
-        window = freeze_pb2.FreezeWindow(reason="for a test", time_zone="UTC", teams=["teams/ours"])
-        window.start = f"{now + timedelta(days=1):%Y-%m-%dT%H:%M:%S}"
-        window.duration.FromTimedelta(timedelta(hours=3))
-        made = freeze_pb2.CreateFreezeWindowRequest(
-            freeze_window_id=f"f{self._others}", freeze_window=window, request_id=str(uuid.uuid4())
-        )
-        await surely(lambda: launcher.create_freeze_window(made, timeout=5))
-        window.name = f"freezeWindows/{made.freeze_window_id}"
-        window.start = f"{now - timedelta(hours=1):%Y-%m-%dT%H:%M:%S}"
-        opened = freeze_pb2.UpdateFreezeWindowRequest(
-            freeze_window=window, update_mask=FieldMask(paths=["start"]), request_id=str(uuid.uuid4())
-        )
-        await surely(lambda: launcher.update_freeze_window(opened, timeout=5))
-        return window.name
-
-    async def override(self, name: str, window: str) -> None:
-        """Has a launch go on in spite of a freeze window."""
-        request = pb.OverrideLaunchFreezeRequest(
-            name=name, freeze_window=window, reason="for a test", request_id=str(uuid.uuid4())
-        )
-        await surely(lambda: self.everything.client.launcher.override_launch_freeze(request, timeout=5))
-
-    async def thaw(self) -> int:
-        """Removes every freeze window; gives how many there were."""
-        launcher = self.everything.client.launcher
-        found = (await surely(lambda: launcher.list_freeze_windows(timeout=5))).freeze_windows
-        for window in found:
-            request = freeze_pb2.DeleteFreezeWindowRequest(name=window.name, request_id=str(uuid.uuid4()))
-            await surely(partial(launcher.delete_freeze_window, request, timeout=5))
-        return len(found)
-
-    async def bakes(self, name: str, step: int) -> None:
-        """Waits until a launch bakes in a step."""
-        await self.reaches(name, lambda launch: any(_bakes(region, step) for region in launch.progress))
-
-    async def awaits_approval(self, name: str) -> pb.Launch:
-        """Waits until a launch waits for people."""
-        return await self.reaches(name, lambda launch: launch.state == pb.Launch.AWAITING_APPROVAL)
+    # What befalls everything
 
     async def faint(self, replicas: int) -> None:
         """Has every replica of FAINTING say that it cannot, once the baseline has fewer replicas than so many."""
@@ -301,7 +120,7 @@ class Arena:
             desired = (await self.everything.platform.observe(TARGET)).desired
             return desired is not None and desired.replicas_of(self.serving) < replicas
 
-        await until(is_reduced, timeout=_ENDS_WITHIN)
+        await until(is_reduced, timeout=ENDS_WITHIN)
         self.fainted.touch()
 
     async def know_newer_epoch(self) -> None:
@@ -313,41 +132,6 @@ class Arena:
     def fainted(self) -> Path:
         """While this file is there, no replica of FAINTING says that it is ready."""
         return self.file.with_name("fainted")
-
-    async def reaches(self, name: str, is_there: Callable[[pb.Launch], bool]) -> pb.Launch:
-        """Waits until a launch is somewhere, whoever dies meanwhile."""
-
-        async def there() -> pb.Launch | None:
-            found = await self.find(name)
-            return found if found is not None and is_there(found) else None
-
-        launch: pb.Launch = await until(there, timeout=_ENDS_WITHIN)
-        return launch
-
-    @asynccontextmanager
-    async def crowded(self) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """Somebody else has all that is free. Gives what ends that; at the end of the block it is over anyway."""
-        capacity = self.everything.client.capacity
-        (usage,) = (await capacity.get_pool(name=POOL, timeout=30)).usages
-        self._others += 1
-        wanted = capacity_pb2.Reservation(pool=POOL, launch=f"launches/other-{self._others}")
-        wanted.items.add(flavor=FLAVOR, region=REGION, hold_units=usage.available_units, end_units=0)
-        # Whoever waits is told until when.
-        wanted.expected_release_time.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
-        made = await capacity.create_reservation(reservation=wanted, time_to_live=Duration(seconds=1800))
-        is_there = True
-
-        async def leave() -> None:
-            nonlocal is_there
-            if is_there:
-                request = capacity_pb2.CancelReservationRequest(name=made.name, request_id=str(uuid.uuid4()))
-                await surely(lambda: capacity.cancel_reservation(request, timeout=5))
-            is_there = False
-
-        try:
-            yield leave
-        finally:
-            await leave()
 
     def begin_everything_anew(self) -> None:
         """Kills every service, both launchers and the node agent, at once; their supervisors begin them again."""
@@ -428,7 +212,7 @@ class Arena:
             told = list(found.notifications)
             return told if told and all(one.state == notifications_pb2.Notification.DELIVERED for one in told) else []
 
-        told = await until(delivered, timeout=_ENDS_WITHIN)
+        told = await until(delivered, timeout=ENDS_WITHIN)
         done = {key: about["kind"] for key, about in self.webhook.done.items() if about["launch"] == name}
         assert sorted(done) == sorted(each.key for each in told if each.receiver == "chat")
         assert list(done.values()).count("SUCCEEDED") == 1
@@ -491,10 +275,6 @@ def assert_never_rises(
             share = asked
 
 
-def _bakes(region: pb.RegionProgress, step: int) -> bool:
-    return region.step == step and region.HasField("bake_end_time")
-
-
 def _is_stopped(process: int) -> bool:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
@@ -518,7 +298,7 @@ async def arena(folder: Path) -> AsyncIterator[Arena]:
             for name, value in variables.items():
                 patch.setenv(name, value)
             everything = await stack.enter_async_context(whole())
-        found = Arena(everything, file, trace, webhook, told)
+        found = Arena(everything=everything, file=file, trace=trace, webhook=webhook, alertmanager=told)
         await stack.enter_async_context(_second_launcher(found, variables))
         await everything.register(old=3, new=4, spare=3)
         await everything.add_model(THIRD, 3)
@@ -542,38 +322,8 @@ async def _declare_gates(everything: Whole) -> None:
     declared = registry_pb2.ModelType(name=TYPE, evidence_rules=rules, predictions=predictions)
     await registry.update_model_type(model_type=declared)
     team = await registry.get_team(name="teams/ours")
-    team.role_bindings.add(role=permission_pb2.APPROVER, members=[_APPROVER])
+    team.role_bindings.add(role=permission_pb2.APPROVER, members=[APPROVER])
     await registry.update_team(team=team)
-
-
-def ungated() -> pb.LaunchPolicy:
-    """A policy by which nobody is asked but the platform."""
-    policy = pb.LaunchPolicy()
-    policy.stability_gate.disabled = True
-    policy.evidence_gate.disabled = True
-    return policy
-
-
-def dry_run() -> pb.LaunchPolicy:
-    """A policy by which everybody is asked: the platform counts, the others have nothing to go by."""
-    policy = pb.LaunchPolicy()
-    policy.stability_gate.dry_run = True
-    policy.evidence_gate.dry_run = True
-    policy.availability_gate.min_requests = 5
-    return policy
-
-
-async def surely(call: Callable[[], Awaitable[_T]]) -> _T:
-    """Makes a call again and again, the same each time, until it is answered; gives the answer."""
-    answers: list[_T] = []
-
-    async def answered() -> bool:
-        with contextlib.suppress(*_AWAY):
-            answers.append(await call())
-        return bool(answers)
-
-    await until(answered, timeout=_ENDS_WITHIN)
-    return answers[0]
 
 
 @asynccontextmanager

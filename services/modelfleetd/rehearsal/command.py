@@ -22,8 +22,9 @@ from modelfleetd.rehearsal.fleet_outcome import FleetOutcome
 from modelfleetd.rehearsal.fleet_plan import FleetPlan
 from modelfleetd.rehearsal.fleet_run import Progress, run_fleet
 from modelfleetd.rehearsal.reading import ScenarioInvalid
+from modelfleetd.rehearsal.report import as_data
 from modelfleetd.rehearsal.scenario import Scenario
-from modelfleetd.rehearsal.single import as_data, rehearse
+from modelfleetd.rehearsal.single import rehearse
 
 _MOST_BYTES: Final = 4 << 20
 _MOST_SEEDS: Final = 10_000

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from modelfleetd.capacity.domain.pool import Place as PoolPlace
 from modelfleetd.clock import ManualClock
@@ -16,11 +15,11 @@ from modelfleetd.launcher.domain.freeze import FreezeWindow, Schedule
 from modelfleetd.launcher.domain.launch import Launch
 from modelfleetd.launcher.domain.notifications import Kind
 from modelfleetd.launcher.domain.states import State
-from modelfleetd.platform.model import Effect, EffectKind
-from modelfleetd.platform.simulator import Simulator
+from modelfleetd.rehearsal.accidents import happens
 from modelfleetd.rehearsal.catching_up import CatchingUp
-from modelfleetd.rehearsal.chance import NO_TROUBLE, Trouble
+from modelfleetd.rehearsal.chance import NO_TROUBLE
 from modelfleetd.rehearsal.fleet import Fleet
+from modelfleetd.rehearsal.report import Line, Report, phases_of, there_of
 from modelfleetd.rehearsal.routes import Route, Served
 from modelfleetd.rehearsal.scenario import PEOPLE, Accident, Moment, PersonsAct, Reply, Scenario
 
@@ -34,7 +33,6 @@ _LOOK: Final = 60.0
 _LONGEST: Final = 8 * 86_400.0
 # Nor one that is paused for so long, with nobody left who would do anything.
 _LEFT_ALONE: Final = 3_600.0
-_CRASHES: Final = 0.1
 # Of what people are told: what waits for them.
 _ASKS: Final = frozenset({Kind.PAUSED, Kind.NEEDS_ATTENTION})
 # While it waits for that a look changes nothing, and whoever answers has it looked at.
@@ -44,78 +42,6 @@ _MEASURED: Final = frozenset({"Baking", "Frozen"})
 _MOMENT: Final = 1.0
 # Nobody tries again at the very moment.
 _TRIES_AGAIN: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """What serves from a moment on: shares in basis points as the proxy has them, and replicas that exist."""
-
-    seconds: float
-    new_share: int
-    old_share: int
-    new_replicas: int
-    old_replicas: int
-
-
-@dataclass(frozen=True, slots=True)
-class Units:
-    """Units of a flavor: the most that both models took at once, and what the launch held."""
-
-    flavor: str
-    peak: int
-    hold: int
-
-
-@dataclass(frozen=True, slots=True)
-class There:
-    """What a region was given."""
-
-    region: str
-    wave: int
-    points: Sequence[Point]
-    units: Sequence[Units]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Something that happened: an event of the launch, an accident, what somebody did, or what people were told."""
-
-    seconds: float
-    kind: str
-    step: int
-    text: str
-    region: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What has become of a launch."""
-
-    seed: int
-    state: str
-    ended: bool
-    sentence: str
-    # Why it was not followed to its end.
-    left: str
-    # Where a launch in flight was taken over; empty where it begins.
-    begun: str
-    seconds: float
-    phases: Sequence[tuple[str, float]]
-    lines: Sequence[Line]
-    regions: Sequence[There]
-    events: int
-    broken: Sequence[str]
-    trace: str
-
-    @property
-    def peak(self) -> int:
-        """Units over all regions and flavors."""
-        return sum(units.peak for region in self.regions for units in region.units)
-
-    @property
-    def hold(self) -> int:
-        """Units over all regions and flavors."""
-        return sum(units.hold for region in self.regions for units in region.units)
 
 
 async def rehearse(scenario: Scenario) -> Report:
@@ -235,6 +161,10 @@ class Rehearsal:
                 self._at(person.at, "person", "", self._does(person))
         self._ask_people()
 
+    def _happens(self, accident: Accident) -> Callable[[], str]:
+        regions = [accident.region] if accident.region else [place.region for place in self._scenario.places]
+        return happens(self.fleet, self.name, accident, regions)
+
     def _add_models(self) -> None:
         """The route as it is before the launch. Where no baseline gives its share, the candidate is the baseline; where
         nothing serves yet, there is none.
@@ -340,71 +270,6 @@ class Rehearsal:
 
         return happen
 
-    # What goes wrong
-
-    def _happens(self, accident: Accident) -> Callable[[], str]:
-        """What an accident does, and what is said of it."""
-        fleet = self.fleet
-        regions = [accident.region] if accident.region else [place.region for place in self._scenario.places]
-
-        def happen() -> str:
-            row = fleet.launches.rows[self.name]
-            model = row.launch.candidate if accident.of == "new" else row.launch.baseline
-            simulators = [fleet.simulator(TYPE, region) for region in regions]
-            lasts = f"for {accident.seconds:g} s"
-
-            def for_a_while(begin: Callable[[Simulator], object], end: Callable[[Simulator], object]) -> None:
-                for simulator in simulators:
-                    begin(simulator)
-                fleet.after(accident.seconds, lambda _: [end(simulator) for simulator in simulators])
-
-            def troubled(change: Callable[[Trouble], Trouble], back: Callable[[Trouble], Trouble]) -> None:
-                row.trouble = change(row.trouble)
-                fleet.after(accident.seconds, lambda _: setattr(row, "trouble", back(row.trouble)))
-
-            match accident.what:
-                case "kill":
-                    killed = sum(simulator.kill(model, accident.replicas) for simulator in simulators)
-                    return f"{killed} replicas of the {accident.of} model are killed"
-                case "starts-fail":
-                    for_a_while(lambda at: at.failing_models.add(model), lambda at: at.failing_models.discard(model))
-                    return f"replicas of the {accident.of} model fail to start, {lasts}"
-                case "no-machines":
-                    for_a_while(lambda at: at.pending_models.add(model), lambda at: at.settle_starts())
-                    return f"no machine comes for the {accident.of} model, {lasts}"
-                case "agent-away":
-                    for region in regions:
-                        fleet.cut_off(TYPE, region, accident.seconds)
-                    return f"the agent does not answer, {lasts}"
-                case "judge-away":
-                    troubled(
-                        lambda trouble: replace(trouble, judge_away_rate=1.0),
-                        lambda trouble: replace(trouble, judge_away_rate=0.0),
-                    )
-                    return f"the judge does not answer, {lasts}"
-                case "launcher-crashes":
-                    troubled(
-                        lambda trouble: replace(trouble, crash_rate=_CRASHES),
-                        lambda trouble: replace(trouble, crash_rate=0.0),
-                    )
-                    return f"the launcher crashes at every tenth commit or call, {lasts}"
-                case "candidate-fails":
-                    usual = simulators[0].error_rates.get(model, 0.0)
-                    for_a_while(
-                        lambda at: at.error_rates.update({model: accident.rate}),
-                        lambda at: at.error_rates.update({model: usual}),
-                    )
-                    return f"{accident.rate:.3g} of the {accident.of} model's requests fail, {lasts}"
-                case _:
-                    usual = simulators[0].latencies.get(model, simulators[0].behaviour.latency_ms)
-                    slow = usual * accident.factor
-                    for_a_while(
-                        lambda at: at.latencies.update({model: slow}), lambda at: at.latencies.update({model: usual})
-                    )
-                    return f"the {accident.of} model is {accident.factor:g} times as slow, {lasts}"
-
-        return happen
-
     # Until the end
 
     async def go_on(self) -> None:
@@ -448,19 +313,23 @@ class Rehearsal:
         """What has become of it."""
         fleet = self.fleet
         outcome = fleet.outcome(self.name)
-        launch = outcome.launch
+        launch, scenario = outcome.launch, self._scenario
+        models = {_NEW: scenario.new_model, f"{TYPE}/models/old": scenario.old_model}
         end = launch.update_time if launch.ended else fleet.clock.now()
         return Report(
-            seed=self._scenario.seed,
+            seed=scenario.seed,
             state=launch.state.name,
             ended=launch.ended,
             sentence=outcome.sentence,
             left=self._left,
             begun=self._begun,
             seconds=(end - self._began).total_seconds(),
-            phases=_phases(launch, self._began, end),
+            phases=phases_of(launch, self._began, end),
             lines=sorted([*self._lines, *self._history()], key=lambda line: line.seconds),
-            regions=[self._there(region) for region in self._regions()],
+            regions=[
+                there_of(region, launch, models, fleet.simulator(TYPE, region).ledger, self._began)
+                for region in self._regions()
+            ],
             events=fleet.effects - self._first,
             broken=list(fleet.oracle.broken),
             trace=fleet.trace(),
@@ -486,41 +355,6 @@ class Rehearsal:
         plan = self._launch.plan
         return [region.region for region in plan.regions] if plan else [one.region for one in self._scenario.places]
 
-    def _there(self, region: str) -> There:
-        launch, scenario = self._launch, self._scenario
-        planned = next((one for one in launch.plan.regions if one.region == region), None) if launch.plan else None
-        models = {_NEW: scenario.new_model, f"{TYPE}/models/old": scenario.old_model}
-        points: dict[float, Point] = {}
-        shares, replicas = dict.fromkeys(models, 0), dict.fromkeys(models, 0)
-        peaks: dict[str, int] = {model.flavor: 0 for model in models.values()}
-        new, old = models
-        for effect in self.fleet.simulator(TYPE, region).ledger:
-            if not _count(effect, shares, replicas):
-                continue
-            seconds = max(0.0, self._since(effect.time))
-            for flavor, peak in peaks.items():
-                used = sum(models[model].units * n for model, n in replicas.items() if models[model].flavor == flavor)
-                # What it took before it began here is not told.
-                peaks[flavor] = max(peak, used) if seconds else used
-            points[seconds] = Point(seconds, shares[new], shares[old], replicas[new], replicas[old])
-        units = [Units(flavor, peak, planned.held(flavor) if planned else 0) for flavor, peak in sorted(peaks.items())]
-        used_at_all = [one for one in units if one.peak or one.hold]
-        return There(region, planned.wave if planned else 0, list(points.values()), used_at_all)
-
-
-def _count(effect: Effect, shares: dict[str, int], replicas: dict[str, int]) -> bool:
-    """Notes what an effect changed of both models; whether it did."""
-    match effect.kind:
-        case EffectKind.REPLICA_STARTED | EffectKind.REPLICA_TERMINATED if effect.model in replicas:
-            replicas[effect.model] += 1 if effect.kind is EffectKind.REPLICA_STARTED else -1
-        case EffectKind.SHARES_ACKNOWLEDGED:
-            taken = {share.model: share.share_basis_points for share in effect.shares}
-            for model in shares:
-                shares[model] = taken.get(model, 0)
-        case _:
-            return False
-    return True
-
 
 def _is_at(launch: Launch, moment: Moment) -> bool:
     """Whether a launch is at a step, or beyond it, in a region or in any."""
@@ -544,63 +378,3 @@ def _as_the_launcher_looks(seldom: Callable[[Launch, float], float]) -> Callable
         return seldom(launch, seconds) if quiet else seconds
 
     return looks
-
-
-def _phases(launch: Launch, begin: datetime, end: datetime) -> list[tuple[str, float]]:
-    """How long the launch was in each state since then, in the order in which it came to them."""
-    times = [*((phase.state.name, max(phase.start_time, begin)) for phase in launch.phase_times), ("", end)]
-    return [
-        (state, (until - since).total_seconds())
-        for (state, since), (_, until) in itertools.pairwise(times)
-        if until > since
-    ]
-
-
-def as_data(report: Report) -> dict[str, Any]:
-    """A report as plain data."""
-    return {
-        "seed": report.seed,
-        "state": report.state,
-        "ended": report.ended,
-        "outcome": report.sentence,
-        "left": report.left,
-        "begun": report.begun,
-        "seconds": round(report.seconds, 3),
-        "phases": [{"state": state, "seconds": round(seconds, 3)} for state, seconds in report.phases],
-        "timeline": [
-            {
-                "seconds": round(line.seconds, 3),
-                "kind": line.kind,
-                "region": line.region,
-                "step": line.step,
-                "text": line.text,
-            }
-            for line in report.lines
-        ],
-        "regions": [
-            {
-                "region": there.region,
-                "wave": there.wave,
-                "units": [
-                    {"flavor": units.flavor, "peak_units": units.peak, "hold_units": units.hold}
-                    for units in there.units
-                ],
-                "served": [
-                    {
-                        "seconds": round(point.seconds, 3),
-                        "new_share_basis_points": point.new_share,
-                        "old_share_basis_points": point.old_share,
-                        "new_replicas": point.new_replicas,
-                        "old_replicas": point.old_replicas,
-                    }
-                    for point in there.points
-                ],
-            }
-            for there in report.regions
-        ],
-        "peak_units": report.peak,
-        "hold_units": report.hold,
-        "effects": report.events,
-        "broken_promises": list(report.broken),
-        "trace": report.trace,
-    }
