@@ -1,10 +1,15 @@
 """Fixtures of all tests."""
 
 import os
+import signal
 
 # Tests start PostgreSQL and services from a process in which grpc runs: its handlers of fork() crash the child now and
 # then, before it becomes what it should. Read when grpc is imported.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+# A shell that starts this in the background has it ignore Ctrl-C, and so would all that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import settings

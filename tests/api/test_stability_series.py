@@ -19,6 +19,7 @@ from modelfleetd.stability.registry import Registry
 from modelfleetd.stability.store import Store
 from modelfleetd.stability.wire import series as wire
 from tests.support.stability import BUY, CLICK, NEW, OLD, StabilityFleet, at, rejected, some_ids, stability_fleet
+from tests.support.wait import until
 
 HOUR, FIVE, MINUTE = (Duration(seconds=seconds) for seconds in (3600, 300, 60))
 WHOLE: dict[str, Any] = {"start_time": at(minutes=-61, seconds=-30), "end_time": at(minutes=-1, seconds=-30)}
@@ -36,10 +37,11 @@ async def query(fleet: StabilityFleet, model: str = NEW, **fields: Any) -> pb.Qu
 
 
 async def learn(fleet: StabilityFleet) -> None:
+    """Learns what has matured by now, after the fleet's own learner where that is at it."""
     database = await Database.open(fleet.database_url, "stability", max_size=2)
     try:
         registry = Registry(fleet.client.registry, fleet.clock)
-        await DelayLearner(Store(database), registry, fleet.clock).learn()
+        await until(DelayLearner(Store(database), registry, fleet.clock).learn)
     finally:
         await database.close()
 

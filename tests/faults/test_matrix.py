@@ -29,6 +29,17 @@ _SYSTEMS = 4 if os.environ.get("MODELFLEET_FAULTS") == "all" else 1
 _MOST_PAUSES = 40
 _ENDING = ("intent_finalize", "intent_settle", "FinalizeLaunch", "SettleReservation")
 _REPLICAS = {OLD: 3, NEW: 4, THIRD: 3}
+# Where an accident can befall a launch that holds while an experiment ends, or what ends that.
+_WHILE_ONE_HOLDS = {
+    "launcher.commit": "CreateLaunch",
+    "launcher.record": "change intent_start intent_shift intent_reduce intent_finalize intent_settle outcome",
+    "launcher.act": "start shift reduce",
+    "launcher.call": "ObserveServing ActivateReservation FinalizeLaunch SettleReservation",
+}
+_WHILE_ONE_HOLDS_AND_GOES_BACK = "after_record.change before_record.outcome after_call.ObserveServing before_act.shift"
+_SIDES = ("before", "after")
+# Of an experiment, in basis points, and its replicas: the fewest that a model has.
+_EXPERIMENT, _FEWEST = 3_000, 2
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.faults,
@@ -44,6 +55,29 @@ def _cases() -> list[object]:
     return [
         pytest.param(place, action, id=f"{place}-{action}", marks=pytest.mark.xdist_group(f"matrix-{at % _SYSTEMS}"))
         for at, (place, action) in enumerate(chosen(cases, 2))
+    ]
+
+
+def _while_one_holds() -> list[object]:
+    """Each of these places with one accident, the next place with the next one."""
+    named = [(of, name) for of, names in _WHILE_ONE_HOLDS.items() for name in names.split()]
+    cases = [
+        (f"{of.replace('.', f'.{_SIDES[at % 2]}_')}.{name}", ACTIONS[(at + at // 4) % 4], True)
+        for at, (of, name) in enumerate(named)
+    ]
+    # All of the traffic needs more than the launch holds then, so it goes back.
+    cases += [
+        (f"launcher.{of}", ACTIONS[at % 4], False) for at, of in enumerate(_WHILE_ONE_HOLDS_AND_GOES_BACK.split())
+    ]
+    return [
+        pytest.param(
+            place,
+            action,
+            goes_on,
+            id=f"{place}-{action}-{'on' if goes_on else 'back'}",
+            marks=pytest.mark.xdist_group(f"matrix-{at % _SYSTEMS}"),
+        )
+        for at, (place, action, goes_on) in enumerate(chosen(cases, 1))
     ]
 
 
@@ -86,25 +120,72 @@ async def test_two_accidents_in_one_launch(system: Arena, accidents: list[tuple[
     await _launch(system, Way.FORWARD, accidents)
 
 
+@pytest.mark.parametrize(("place", "action", "goes_on"), _while_one_holds())
+async def test_an_experiment_ends_while_a_launch_holds(system: Arena, place: str, action: str, goes_on: bool) -> None:
+    """Both are on the route at once; the accident befalls whoever comes to the place first."""
+    await system.come_to_rest()
+    if system.serving not in (OLD, THIRD):
+        back = await system.ended(await system.start(OLD, bake=0))
+        assert back.state == pb.Launch.SUCCEEDED, back.summary
+        await system.come_to_rest()
+    other = THIRD if system.serving == OLD else OLD
+    held, ends = (other, NEW) if goes_on else (NEW, other)
+    started = await system.ended(
+        await system.start(ends, bake=0, strategy=pb.Launch.START_EXPERIMENT, share=_EXPERIMENT)
+    )
+    assert started.state == pb.Launch.SUCCEEDED, started.summary
+    before = len(await system.everything.effects())
+    holding = await system.start(held, bake=600.0)
+    await system.bakes(holding, 1)
+
+    async def tell() -> _Told:
+        ending = await system.start(ends, bake=0, strategy=pb.Launch.END_EXPERIMENT)
+        told = [(await system.ended(ending), pb.Launch.SUCCEEDED)]
+        if goes_on:
+            await system.reaches(holding, lambda launch: not launch.preempted_by)
+            await system.promote(holding)
+        expected = pb.Launch.SUCCEEDED if goes_on else pb.Launch.ROLLED_BACK
+        return [*told, (await system.ended(holding), expected)]
+
+    happening = asyncio.create_task(_befall(system, [(place, action)]))
+    launches = await _told_of(system, happening, tell())
+    for event in ("Preempted", "PreemptionEnded"):
+        await system.assert_happened_once(holding, event)
+    ending, last = (launch for launch, _ in launches)
+    await system.assert_promises_kept([last, ending], before, beside=_FEWEST)
+    await _assert_is_over(system, launches[1:])
+
+
 async def _launch(system: Arena, way: Way, accidents: list[tuple[str, str]]) -> None:
     await system.come_to_rest()
     before = len(await system.everything.effects())
     story = _Story(system, _befall(system, accidents))
+    launches = await _told_of(system, story.happening, story.tell(way))
+    await system.assert_promises_kept([launch for launch, _ in launches], before)
+    await _assert_is_over(system, launches, but=NOBODY if way is Way.LOST else REFUSAL)
+
+
+async def _told_of(system: Arena, happening: asyncio.Task[None], story: Coroutine[Any, Any, _Told]) -> _Told:
+    """Has a story told, and asserts that the accident has happened, and that every launch ended as it was to."""
     try:
-        launches = await story.tell(way)
-        await asyncio.wait({story.happening}, timeout=20)
-        assert story.happening.done(), f"{accidents}: the failpoint was never passed"
-        await story.happening
+        launches = await story
+        await asyncio.wait({happening}, timeout=20)
+        assert happening.done(), "the failpoint was never passed"
+        await happening
     finally:
-        story.happening.cancel()
+        happening.cancel()
         system.disarm()
     for launch, expected in launches:
         assert launch.state == expected, launch.summary
-    await system.assert_promises_kept([launch for launch, _ in launches], before)
+    return launches
+
+
+async def _assert_is_over(system: Arena, launches: _Told, *, but: str = REFUSAL) -> None:
+    """Asserts that everybody agrees on what serves after all that, and that no request has failed."""
     ended = [launch.candidate for launch, _ in launches if launch.state == pb.Launch.SUCCEEDED]
     serving = ended[-1] if ended else system.serving
     await system.assert_all_agree(serving, _REPLICAS[serving])
-    system.assert_no_request_failed(but=NOBODY if way is Way.LOST else REFUSAL)
+    system.assert_no_request_failed(but=but)
 
 
 async def _befall(system: Arena, accidents: list[tuple[str, str]]) -> None:

@@ -151,6 +151,7 @@ class Arena(People):
             await self.ended(launch.name)
         await self.lift_holds()
         await self.thaw()
+        await self.end_experiments()
         self.fainted.unlink(missing_ok=True)
         self.serving = (await surely(lambda: client.registry.get_model_type(name=TYPE, timeout=5))).baseline
         self.traffic.failed.clear()
@@ -167,12 +168,17 @@ class Arena(People):
         self.traffic.failed.clear()
         assert not failed, failed
 
-    async def assert_promises_kept(self, launches: Sequence[pb.Launch], before: int) -> None:
+    async def assert_promises_kept(self, launches: Sequence[pb.Launch], before: int, *, beside: int = 0) -> None:
         """Asserts, at every event since a position of the node's ledger: LAUNCH.md's properties 1 to 3 with their
         precedence, no act and no replica twice, epochs that never go back, and no weight that rises after an abort.
+
+        Args:
+            launches: that followed each other on the route.
+            before: the position.
+            beside: units of what was on the route beside them.
         """
         if launches[0].plan.regions:
-            broken = await self.everything.broken_promises(launches[0], before, *launches[1:])
+            broken = await self.everything.broken_promises(launches[0], before, *launches[1:], beside=beside)
             assert not broken, "\n".join(map(str, broken))
         effects = await self.everything.effects()
         keys = [effect.key for effect in effects if effect.kind is EffectKind.ACCEPTED]
@@ -300,7 +306,7 @@ async def arena(folder: Path) -> AsyncIterator[Arena]:
             everything = await stack.enter_async_context(whole())
         found = Arena(everything=everything, file=file, trace=trace, webhook=webhook, alertmanager=told)
         await stack.enter_async_context(_second_launcher(found, variables))
-        await everything.register(old=3, new=4, spare=3)
+        await everything.register(old=3, new=4, spare=5)
         await everything.add_model(THIRD, 3)
         await everything.add_model(REFUSING, 3, "--error-rate", "1")
         await everything.add_model(FAINTING, 3, "--unready-file", str(found.fainted), "--start-delay", "1.5")

@@ -48,15 +48,24 @@ class People:
     _others: int = 0
 
     async def start(
-        self, candidate: str, *, bake: float, policy: pb.LaunchPolicy | None = None, queue: bool = False
+        self,
+        candidate: str,
+        *,
+        bake: float,
+        policy: pb.LaunchPolicy | None = None,
+        queue: bool = False,
+        strategy: pb.Launch.Strategy.ValueType = pb.Launch.REPLACE_BASELINE,
+        share: int = 0,
     ) -> str:
         """Creates a launch in steps of half of the traffic, again and again with one request_id until it is taken.
 
         Args:
-            candidate: that is to take over.
+            candidate: that is to take over, to have a share, or to have none any more.
             bake: seconds.
             policy: of its gates; None: none but that of availability.
             queue: whether it waits for the launch before it.
+            strategy: what becomes of the candidate.
+            share: of an experiment, in basis points.
         """
         self._launches += 1
         made = policy or ungated()
@@ -65,7 +74,12 @@ class People:
         made.rollback_window.FromTimedelta(timedelta(0))
         made.step_deadline.FromTimedelta(timedelta(minutes=2))
         launch = pb.Launch(
-            model_type=TYPE, candidate=candidate, strategy=pb.Launch.REPLACE_BASELINE, pool=POOL, policy=made
+            model_type=TYPE,
+            candidate=candidate,
+            strategy=strategy,
+            target_share_basis_points=share,
+            pool=POOL,
+            policy=made,
         )
         name = f"l{self._launches}"
         request = pb.CreateLaunchRequest(launch_id=name, launch=launch, queue=queue, request_id=str(uuid.uuid4()))
@@ -138,6 +152,15 @@ class People:
         )
         await surely(lambda: self.everything.client.launcher.roll_back_launch(request, timeout=5))
         return f"launches/{request.launch_id}"
+
+    async def end_experiments(self) -> None:
+        """Ends whatever has a share beside the baseline."""
+        found = await surely(lambda: self.everything.client.registry.get_model_type(name=TYPE, timeout=5))
+        for share in found.splits[0].shares if found.splits else ():
+            if share.model != found.baseline and share.share_basis_points:
+                ending = await self.start(share.model, bake=0, strategy=pb.Launch.END_EXPERIMENT)
+                ended = await self.ended(ending)
+                assert ended.state == pb.Launch.SUCCEEDED, ended.summary
 
     async def last_replacement(self) -> pb.Launch | None:
         """The launch that has put what serves in the place of another model; None where nothing served before it."""

@@ -191,17 +191,20 @@ class Whole:
                 return list(self._ledger)
 
     async def broken_promises(
-        self, launch: launcher_pb2.Launch, after: int, *next_ones: launcher_pb2.Launch
+        self, launch: launcher_pb2.Launch, after: int, *next_ones: launcher_pb2.Launch, beside: int = 0
     ) -> list[Violation]:
         """What a launch, and those that followed it on the route, did against LAUNCH.md's properties 1 to 3, by the
-        ledger from a position on.
+        ledger from a position on; with units of what else was on the route.
         """
         full: dict[str, int] = {}
         hold_units = 0
         for each in (launch, *next_ones):
             (plan,) = each.plan.regions
-            full |= {each.candidate: plan.new_replicas_full, each.baseline: plan.old_replicas_full}
-            hold_units = max(hold_units, plan.hold_units)
+            pair = (each.candidate, each.baseline)
+            # Of an experiment that ends, the baseline is the side that grows.
+            rising, falling = reversed(pair) if each.strategy == launcher_pb2.Launch.END_EXPERIMENT else pair
+            full |= {rising: plan.new_replicas_full, falling: plan.old_replicas_full}
+            hold_units = max(hold_units, plan.hold_units + beside)
         if launch.strategy == launcher_pb2.Launch.RESIZE:
             # One that is to grow is not charged for having been short.
             first = next(effect.desired for effect in reversed((await self.effects())[:after]) if effect.desired)

@@ -30,8 +30,8 @@ class DelayLearner:
         self._registry = registry
         self._clock = clock
 
-    async def learn(self) -> None:
-        """Learns the hours that have matured; nothing while another replica does.
+    async def learn(self) -> bool:
+        """Learns the hours that have matured; returns False where it has not, since another replica does just now.
 
         Raises:
             PartUnavailable: the database or the registry does not answer.
@@ -43,7 +43,7 @@ class DelayLearner:
         declared = {model_type: await self._declared(model_type) for model_type in by_type}
         async with self._store.learning() as conn:
             if conn is None:
-                return
+                return False
             known = await delays.read(conn, [subject for series in by_type.values() for subject in series.values()])
             spans: dict[int, tuple[int, int]] = {}
             for model_type, predictions in declared.items():
@@ -53,6 +53,7 @@ class DelayLearner:
             for model_type, series in by_type.items():
                 found |= _learned(model_type, series, known, spans, ages)
             await delays.write(conn, found)
+        return True
 
     async def _declared(self, model_type: str) -> Mapping[str, DeclaredPrediction]:
         """Returns the predictions of a type; none where it is gone, or declares none any more."""
