@@ -40,7 +40,7 @@ REFUSAL = "told to fail"
 # What the proxy answers for a model that has lost every replica, until its share is with the others.
 NOBODY = "no healthy upstream"
 # Requests a second, all the while.
-_RATE = 20.0
+_RATE = 12.0
 ACTIONS = ("kill", "stop", "drop", "postgres")
 # So many epochs are handed out by no test.
 _EPOCHS = 1_000
