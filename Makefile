@@ -30,9 +30,9 @@ demo: $(VENV)/.datasets ## Watch a model take over real traffic; SCENARIO=miscal
 up: $(VENV)/.installed ## Run everything on this machine until Ctrl-C; ARGS='--port 8080 --data-dir D'
 	@$(BIN)/modelfleetd up $(ARGS)
 
-# Three workers on two cores: most of the long tests wait for processes rather than compute.
+# Four workers on two cores: most of the long tests wait for processes rather than compute.
 test: $(VENV)/.datasets build/protobuf7/.installed build/mlflow/.installed ## Run the tests; ARGS='tests/domain -k hold'
-	@$(BIN)/python -m pytest -n 3 --dist loadgroup --session-timeout 1800 $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup --session-timeout 1800 $(ARGS)
 
 bench: $(VENV)/.datasets ## Measure and write build/bench.json; ONLY=registry for names that begin so
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)

@@ -221,6 +221,27 @@ async def test_a_launch_goes_on_when_its_window_is_gone_and_is_aborted_inside_on
         assert fleet.broken_promises(await fleet.get()) == []
 
 
+@pytest.mark.parametrize("change", ["deleted", "made shorter"])
+async def test_a_launch_that_a_window_holds_back_goes_on_at_once_when_it_is_gone(
+    database_url: str, change: str
+) -> None:
+    """It looks once a minute by itself; what its launcher has heard a moment ago does not hold it back."""
+    async with launcher_fleet(database_url, old=10, new=10) as fleet:
+        window = await freeze(fleet)
+        await fleet.create(bake=0.0)
+        stopped = await fleet.waits("Frozen")
+        assert stopped.state == pb.Launch.PREPARING
+        if change == "deleted":
+            await fleet.client.launcher.delete_freeze_window(name=WINDOW)
+        else:
+            window.duration.FromTimedelta(timedelta(minutes=30))
+            await fleet.client.launcher.update_freeze_window(
+                freeze_window=window, update_mask=FieldMask(paths=["duration"])
+            )
+        await fleet.reaches(pb.Launch.SUCCEEDED, timeout=20)
+        assert [event.type for event in await events_of(fleet)].count("Thawed") == 1
+
+
 async def test_windows_by_command(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     async with launcher_fleet(database_url, old=10, new=10) as fleet:
 
@@ -238,7 +259,7 @@ async def test_windows_by_command(database_url: str, capsys: pytest.CaptureFixtu
         assert "--start: must be an occurrence of rrule itself; the first one from then on is 2030-12-23" in wrong
         dry = await run("freeze", "create", "xmas", "--start", "2030-12-20", "--duration", "14d", *berlin, "--dry-run")
         assert "freezeWindows/xmas would be open in " in dry and "from 2030-12-19 23:00 UTC for 14d" in dry
-        opened = await run("freeze", "create", "xmas", "--start", local(-1)[:16], "--duration", "14d",
+        opened = await run("freeze", "create", "xmas", "--start", local(-1.25)[:16], "--duration", "14d",
                            "--team", "feed", "--reason", "few people are there")  # fmt: skip
         assert "freezeWindows/xmas is open until " in opened and "(13d 22h more)" in opened
         listed = await run("freeze", "list", "--active")

@@ -106,6 +106,7 @@ class Round:
         self._traced = traced
         self._database_time = claim.now
         self._started = started
+        self._claimed = clock.monotonic()
         self._windows = windows
         self._looked = False
         # Regions that could not be observed; they are not asked again in this round.
@@ -186,8 +187,12 @@ class Round:
 
     async def _look_at_windows(self, windows: Windows) -> Launch:
         """Finds out whether a freeze window holds the launch back; that one has opened or closed is history."""
-        near, lead = await windows.near(self.now), timedelta(seconds=self._lease / 2)
-        after, said = frozen.looked_at(self.launch, near, self.now, lead)
+        lead = timedelta(seconds=self._lease / 2)
+        after, said = frozen.looked_at(self.launch, await windows.near(self.now), self.now, lead)
+        if after.frozen is not None:
+            # It may be gone, and the next look be a while away.
+            near = await windows.near(self.now, since=self._claimed)
+            after, said = frozen.looked_at(self.launch, near, self.now, lead)
         if said is None:
             self.launch = after
         else:

@@ -1,4 +1,7 @@
-"""Freeze windows as launches meet them: read once in a while, however many launches ask."""
+"""Freeze windows as launches meet them: read once in a while, however many launches ask.
+
+Whom a window holds back looks at it seldom, and must not be held by one that is gone: it asks for what is true by now.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +31,23 @@ class Windows:
         self._hour: datetime | None = None
         self._turn = asyncio.Lock()
 
-    async def all(self) -> Sequence[FreezeWindow]:
-        """Every window there is; raises FleetError where nobody can say."""
+    async def all(self, since: float | None = None) -> Sequence[FreezeWindow]:
+        """Every window there is; raises FleetError where nobody can say.
+
+        Args:
+            since: by the monotonic clock: what was read before counts for nothing.
+        """
         async with self._turn:
-            if self._read is None or self._clock.monotonic() - self._read > _SECONDS:
+            asked = self._clock.monotonic()
+            oldest = asked - _SECONDS if since is None else since
+            if self._read is None or self._read < oldest:
                 self._all, self._hour = await self._store.freeze_windows(), None
-                self._read = self._clock.monotonic()
+                self._read = asked
         return self._all
 
-    async def near(self, now: datetime) -> Sequence[Open]:
-        """The occurrences that are open in this hour, or a few minutes after it."""
-        windows, hour = await self.all(), now.replace(minute=0, second=0, microsecond=0)
+    async def near(self, now: datetime, since: float | None = None) -> Sequence[Open]:
+        """The occurrences that are open in this hour, or a few minutes after it; `since` is that of `all`."""
+        windows, hour = await self.all(since), now.replace(minute=0, second=0, microsecond=0)
         if self._hour != hour:
             self._near = [Open(window, each) for window in windows for each in of_hour(window.schedule, hour)]
             self._hour = hour

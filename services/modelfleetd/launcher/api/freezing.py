@@ -91,10 +91,13 @@ class Freezing(Steering):
         async def act() -> freeze_pb2.FreezeWindow:
             locked = await self._locked(conn, current, given.etag)
             written = await self._store.update_freeze_window(conn, _changed(locked, request, now))
+            await self._store.look_at_frozen(conn, written)
             return wire.window_to_proto(written, now)
 
         async with self._store.transaction() as conn:
-            return await once(conn, request, freeze_pb2.FreezeWindow, act)
+            answer = await once(conn, request, freeze_pb2.FreezeWindow, act)
+        self._wake()
+        return answer
 
     async def DeleteFreezeWindow(self, request: freeze_pb2.DeleteFreezeWindowRequest, context: Context) -> Empty:
         if (before := await self._before(request, Empty)) is not None:
@@ -104,10 +107,13 @@ class Freezing(Steering):
 
         async def act() -> Empty:
             await self._store.delete_freeze_window(conn, await self._locked(conn, current, request.etag))
+            await self._store.look_at_frozen(conn, current)
             return Empty()
 
         async with self._store.transaction() as conn:
-            return await once(conn, request, Empty, act)
+            answer = await once(conn, request, Empty, act)
+        self._wake()
+        return answer
 
     async def OverrideLaunchFreeze(self, request: pb.OverrideLaunchFreezeRequest, context: Context) -> pb.Launch:
         who, reason = caller(), verbs.check_reason(request.reason)

@@ -93,6 +93,16 @@ class Freezing:
         assert row is not None
         return _window(row)
 
+    async def look_at_frozen(self, conn: Connection, window: FreezeWindow) -> None:
+        """Has the launches that a window holds back looked at now, since it may not do so any more. A hint: whoever is
+        being looked at just now may find out a minute later.
+        """
+        await conn.execute(
+            """UPDATE launches SET next_due_time = now()
+               WHERE end_time IS NULL AND body -> 'frozen' ->> 'freeze_window' = $1""",
+            window.name,
+        )
+
     async def delete_freeze_window(self, conn: Connection, window: FreezeWindow) -> None:
         """Deletes a locked window: launches that it holds back go on."""
         await conn.execute("DELETE FROM freeze_windows WHERE id = $1", FREEZE_WINDOW.parse(window.name)[0])

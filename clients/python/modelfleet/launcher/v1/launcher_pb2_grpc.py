@@ -358,14 +358,15 @@ class LauncherServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateFreezeWindow(self, request, context):
-        """Changes a freeze window. The same people as for its creation, for the scope before and after.
+        """Changes a freeze window. The same people as for its creation, for the scope before and after. Launches that it holds
+        back and need not wait any more go on at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteFreezeWindow(self, request, context):
-        """Deletes a freeze window. The same people as for its creation.
+        """Deletes a freeze window. The same people as for its creation. Launches that it holds back go on at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -114,9 +114,11 @@ class LauncherServiceStub:
     CreateFreezeWindow: _grpc.UnaryUnaryMultiCallable[_freeze_pb2.CreateFreezeWindowRequest, _freeze_pb2.FreezeWindow]
     """Creates a freeze window. An OWNER of every team in its scope may; one for all teams takes an ADMIN."""
     UpdateFreezeWindow: _grpc.UnaryUnaryMultiCallable[_freeze_pb2.UpdateFreezeWindowRequest, _freeze_pb2.FreezeWindow]
-    """Changes a freeze window. The same people as for its creation, for the scope before and after."""
+    """Changes a freeze window. The same people as for its creation, for the scope before and after. Launches that it holds
+    back and need not wait any more go on at once.
+    """
     DeleteFreezeWindow: _grpc.UnaryUnaryMultiCallable[_freeze_pb2.DeleteFreezeWindowRequest, _empty_pb2.Empty]
-    """Deletes a freeze window. The same people as for its creation."""
+    """Deletes a freeze window. The same people as for its creation. Launches that it holds back go on at once."""
     GetHold: _grpc.UnaryUnaryMultiCallable[_holds_pb2.GetHoldRequest, _holds_pb2.Hold]
     """Reads a hold."""
     ListHolds: _grpc.UnaryUnaryMultiCallable[_holds_pb2.ListHoldsRequest, _holds_pb2.ListHoldsResponse]
@@ -211,9 +213,11 @@ class LauncherServiceAsyncStub(LauncherServiceStub):
     CreateFreezeWindow: _aio.UnaryUnaryMultiCallable[_freeze_pb2.CreateFreezeWindowRequest, _freeze_pb2.FreezeWindow]  # type: ignore[assignment]
     """Creates a freeze window. An OWNER of every team in its scope may; one for all teams takes an ADMIN."""
     UpdateFreezeWindow: _aio.UnaryUnaryMultiCallable[_freeze_pb2.UpdateFreezeWindowRequest, _freeze_pb2.FreezeWindow]  # type: ignore[assignment]
-    """Changes a freeze window. The same people as for its creation, for the scope before and after."""
+    """Changes a freeze window. The same people as for its creation, for the scope before and after. Launches that it holds
+    back and need not wait any more go on at once.
+    """
     DeleteFreezeWindow: _aio.UnaryUnaryMultiCallable[_freeze_pb2.DeleteFreezeWindowRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a freeze window. The same people as for its creation."""
+    """Deletes a freeze window. The same people as for its creation. Launches that it holds back go on at once."""
     GetHold: _aio.UnaryUnaryMultiCallable[_holds_pb2.GetHoldRequest, _holds_pb2.Hold]  # type: ignore[assignment]
     """Reads a hold."""
     ListHolds: _aio.UnaryUnaryMultiCallable[_holds_pb2.ListHoldsRequest, _holds_pb2.ListHoldsResponse]  # type: ignore[assignment]
@@ -431,7 +435,9 @@ class LauncherServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _freeze_pb2.UpdateFreezeWindowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_freeze_pb2.FreezeWindow, _abc.Awaitable[_freeze_pb2.FreezeWindow]]:
-        """Changes a freeze window. The same people as for its creation, for the scope before and after."""
+        """Changes a freeze window. The same people as for its creation, for the scope before and after. Launches that it holds
+        back and need not wait any more go on at once.
+        """
 
     @_abc_1.abstractmethod
     def DeleteFreezeWindow(
@@ -439,7 +445,7 @@ class LauncherServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _freeze_pb2.DeleteFreezeWindowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a freeze window. The same people as for its creation."""
+        """Deletes a freeze window. The same people as for its creation. Launches that it holds back go on at once."""
 
     @_abc_1.abstractmethod
     def GetHold(
