@@ -26,6 +26,8 @@ CONFIDENCE: Final = 0.99
 # Too few positives to judge a value by are evidence all the same where chance would bring no more (or no fewer) of them
 # than this often, were calibration at the end of its range.
 ALPHA: Final = 1.7e-4
+# Of a sum of hundreds of minutes that is moved along by adding and taking away.
+_ROUNDING: Final = 1e-9
 
 Flags = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.uint8]
@@ -100,15 +102,20 @@ class Judged:
     high: Floats
 
 
+def _reaches(found: Floats, least: float) -> Flags:
+    """Says where there is enough: what rounding takes away while sums are moved along counts as there."""
+    return found >= least * (1.0 - _ROUNDING)
+
+
 def is_decidable(sums: WindowSums, low: Floats, demand: Demand) -> Flags:
     """Says which windows calibration can be judged on.
 
     Enough labels have come, and by the predictions there should be enough positives. Where fewer are predicted than are
     there, that is decidable once chance does not explain it.
     """
-    covered = (sums.examples > 0) & (sums.label_coverage >= demand.min_label_coverage)
-    enough = covered & (sums.effective_expected >= demand.min_positives)
-    rest = covered & ~enough & (sums.effective_positives >= demand.min_positives)
+    covered = (sums.examples > 0) & _reaches(sums.label_coverage, demand.min_label_coverage)
+    enough = covered & _reaches(sums.effective_expected, demand.min_positives)
+    rest = covered & ~enough & _reaches(sums.effective_positives, demand.min_positives)
     if rest.any():
         enough[rest] = _too_many(sums, low)[rest]
     return enough
@@ -116,8 +123,8 @@ def is_decidable(sums: WindowSums, low: Floats, demand: Demand) -> Flags:
 
 def is_decidable_by_entropy(sums: WindowSums, demand: Demand) -> Flags:
     """Says which windows NE can be judged on."""
-    found: Flags = (sums.label_coverage >= demand.min_label_coverage) & (sums.observed < sums.weight)
-    found &= (sums.observed > 0) & (sums.effective_positives >= demand.min_positives)
+    found: Flags = _reaches(sums.label_coverage, demand.min_label_coverage) & (sums.observed < sums.weight)
+    found &= (sums.observed > 0) & _reaches(sums.effective_positives, demand.min_positives)
     return found
 
 
@@ -136,10 +143,10 @@ def judge_calibration(sums: WindowSums, low: Floats, high: Floats, demand: Deman
     known = np.where(there, State.VALUE.value, State.UNDEFINED.value)
     known = np.where(any_, known, State.NO_DATA.value)
     state, reason = _by_value(value, low_end, high_end, low, high)
-    few = k < demand.min_positives
+    few = ~_reaches(k, demand.min_positives)
     _set(state, reason, few, Stability.UNKNOWN, Reason.FEW)
     _set(state, reason, few & _too_few(sums, high), Stability.UNSTABLE, Reason.EVIDENCE)
-    short = ~few & (sums.effective_expected < demand.min_positives)
+    short = ~few & ~_reaches(sums.effective_expected, demand.min_positives)
     _set(state, reason, short, Stability.UNKNOWN, Reason.FEW)
     if short.any():
         _set(state, reason, short & _too_many(sums, low), Stability.UNSTABLE, Reason.EVIDENCE)
@@ -162,7 +169,7 @@ def judge_entropy(sums: WindowSums, low: Floats, high: Floats, demand: Demand) -
     known = np.where(defined, State.VALUE.value, State.UNDEFINED.value)
     known = np.where(sums.examples > 0, known, State.NO_DATA.value)
     state, reason = _by_value(value, *ends, low, high)
-    _set(state, reason, sums.effective_positives < demand.min_positives, Stability.UNKNOWN, Reason.FEW)
+    _set(state, reason, ~_reaches(sums.effective_positives, demand.min_positives), Stability.UNKNOWN, Reason.FEW)
     _set(state, reason, ~defined, Stability.UNKNOWN, Reason.UNDEFINED)
     return _with_gaps(Judged(state, reason, known.astype(np.uint8), value, *ends), sums, demand)
 
@@ -245,7 +252,7 @@ def _by_value(value: Floats, low_end: Floats, high_end: Floats, low: Floats, hig
 
 def _with_gaps(judged: Judged, sums: WindowSums, demand: Demand) -> Judged:
     state, reason = judged.state, judged.reason
-    _set(state, reason, sums.label_coverage < demand.min_label_coverage, Stability.UNKNOWN, Reason.COVERAGE)
+    _set(state, reason, ~_reaches(sums.label_coverage, demand.min_label_coverage), Stability.UNKNOWN, Reason.COVERAGE)
     _set(state, reason, sums.examples <= 0, Stability.UNKNOWN, Reason.NO_DATA)
     return judged
 
