@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from modelfleetd.errors import PartUnavailable
 from modelfleetd.kit.db import Database
 from modelfleetd.launcher.domain.launch import Launch, Strategy
 from modelfleetd.launcher.domain.policy import Policy
-from modelfleetd.launcher.domain.record import Act, Intent, PhaseTime
+from modelfleetd.launcher.domain.record import Act, Frozen, Intent, PhaseTime
 from modelfleetd.launcher.domain.states import State
 from modelfleetd.launcher.reconciler import Reconciler
 from modelfleetd.launcher.round import Round
@@ -126,3 +126,18 @@ async def test_an_unsettled_call_is_repeated_only_by_who_still_holds_the_launch(
     )
     await at_hand.run()
     assert executor.performed == ([] if replaced else [intent])
+
+
+async def test_whoever_looks_at_a_launch_while_its_freeze_window_changes_begins_anew(store: SlowStore) -> None:
+    window = cast("Any", SimpleNamespace(name="freezeWindows/f"))
+    frozen = Frozen(window.name, "few people are there", since=NOW, end_time=NOW + timedelta(days=1), counted=NOW)
+    await insert(store, launch(state=State.PREPARING, frozen=frozen))
+    other = "6c1f6a3e-6a63-4a44-9f5e-7a1c2b7d9e11"
+    await insert(store, launch(name="launches/l2", uid=other, model_type="modelTypes/other", state=State.PREPARING))
+    claimed = {claim.launch.name: claim.launch for claim in await store.claim("slow", 30.0, 2)}
+    async with store.transaction() as conn:
+        await store.look_at_frozen(conn, window)
+    assert await store.watched(claimed["launches/l2"], 60.0), "no window holds it back"
+    assert not await store.watched(claimed["launches/l1"], 60.0), "it has seen the window as it was"
+    await store.yield_lease(claimed["launches/l1"])
+    assert [claim.launch.name for claim in await store.claim("next", 30.0, 2)] == ["launches/l1"]

@@ -94,11 +94,11 @@ class Freezing:
         return _window(row)
 
     async def look_at_frozen(self, conn: Connection, window: FreezeWindow) -> None:
-        """Has the launches that a window holds back looked at now, since it may not do so any more. A hint: whoever is
-        being looked at just now may find out a minute later.
+        """Has the launches that a window holds back looked at now, since it may not do so any more. Whoever looks at
+        one just now has seen the window as it was, and begins anew.
         """
         await conn.execute(
-            """UPDATE launches SET next_due_time = now()
+            """UPDATE launches SET version = version + 1, next_due_time = now()
                WHERE end_time IS NULL AND body -> 'frozen' ->> 'freeze_window' = $1""",
             window.name,
         )
