@@ -52,10 +52,12 @@ pytestmark = [
 def _cases() -> list[object]:
     """Every place with every accident; neighbours differ in what happens, so that no part dies twice in a row."""
     cases = [(place, ACTIONS[(at + turn) % 4]) for turn, (at, place) in product(range(4), enumerate(PLACES))]
-    return [
-        pytest.param(place, action, id=f"{place}-{action}", marks=pytest.mark.xdist_group(f"matrix-{at % _SYSTEMS}"))
-        for at, (place, action) in enumerate(chosen(cases, 2))
-    ]
+    return [_case(at, place, action, called=f"{place}-{action}") for at, (place, action) in enumerate(chosen(cases, 2))]
+
+
+def _case(at: int, *values: object, called: str) -> object:
+    """A case on one of the systems."""
+    return pytest.param(*values, id=called, marks=pytest.mark.xdist_group(f"matrix-{at % _SYSTEMS}"))
 
 
 def _while_one_holds() -> list[object]:
@@ -70,13 +72,7 @@ def _while_one_holds() -> list[object]:
         (f"launcher.{of}", ACTIONS[at % 4], False) for at, of in enumerate(_WHILE_ONE_HOLDS_AND_GOES_BACK.split())
     ]
     return [
-        pytest.param(
-            place,
-            action,
-            goes_on,
-            id=f"{place}-{action}-{'on' if goes_on else 'back'}",
-            marks=pytest.mark.xdist_group(f"matrix-{at % _SYSTEMS}"),
-        )
+        _case(at, place, action, goes_on, called=f"{place}-{action}-{'on' if goes_on else 'back'}")
         for at, (place, action, goes_on) in enumerate(chosen(cases, 1))
     ]
 
@@ -91,11 +87,7 @@ def _pairs() -> list[object]:
         ((draw.choice(begins), draw.choice(ends)), (draw.choice(ACTIONS), draw.choice(ACTIONS))) for _ in range(24)
     ]
     return [
-        pytest.param(
-            list(zip(places, actions, strict=True)),
-            id=f"{places[0]}-{actions[0]}-{places[1]}-{actions[1]}",
-            marks=pytest.mark.xdist_group(f"matrix-{at % _SYSTEMS}"),
-        )
+        _case(at, list(zip(places, actions, strict=True)), called=f"{places[0]}-{actions[0]}-{places[1]}-{actions[1]}")
         for at, (places, actions) in enumerate(chosen(pairs, 1))
     ]
 
@@ -125,15 +117,11 @@ async def test_an_experiment_ends_while_a_launch_holds(system: Arena, place: str
     """Both are on the route at once; the accident befalls whoever comes to the place first."""
     await system.come_to_rest()
     if system.serving not in (OLD, THIRD):
-        back = await system.ended(await system.start(OLD, bake=0))
-        assert back.state == pb.Launch.SUCCEEDED, back.summary
+        await system.succeeds(OLD)
         await system.come_to_rest()
     other = THIRD if system.serving == OLD else OLD
     held, ends = (other, NEW) if goes_on else (NEW, other)
-    started = await system.ended(
-        await system.start(ends, bake=0, strategy=pb.Launch.START_EXPERIMENT, share=_EXPERIMENT)
-    )
-    assert started.state == pb.Launch.SUCCEEDED, started.summary
+    await system.succeeds(ends, strategy=pb.Launch.START_EXPERIMENT, share=_EXPERIMENT)
     before = len(await system.everything.effects())
     holding = await system.start(held, bake=600.0)
     await system.bakes(holding, 1)
@@ -322,8 +310,7 @@ class _Story:
         system = self._system
         before = await system.last_replacement()
         if before is None:
-            before = await system.ended(await system.start(self._next, bake=0))
-            assert before.state == pb.Launch.SUCCEEDED, before.summary
+            before = await system.succeeds(self._next)
         other = next(model for model in (NEW, OLD, THIRD) if model not in (before.candidate, before.baseline))
         under_way = await system.start(other, bake=600.0)
         await system.bakes(under_way, 1)

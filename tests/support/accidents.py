@@ -311,8 +311,7 @@ async def arena(folder: Path) -> AsyncIterator[Arena]:
         await everything.add_model(REFUSING, 3, "--error-rate", "1")
         await everything.add_model(FAINTING, 3, "--unready-file", str(found.fainted), "--start-delay", "1.5")
         await _declare_gates(everything)
-        first = await found.ended(await found.start(OLD, bake=0))
-        assert first.state == pb.Launch.SUCCEEDED, first.summary
+        await found.succeeds(OLD)
         found.traffic = await stack.enter_async_context(everything.traffic(rate=_RATE))
         await until(lambda: found.traffic.answered[OLD] > 0)
         # Until the proxy has the route, nobody promises an answer.

@@ -86,6 +86,18 @@ class People:
         await surely(lambda: self.everything.client.launcher.create_launch(request, timeout=5))
         return f"launches/{name}"
 
+    async def succeeds(
+        self,
+        candidate: str,
+        *,
+        strategy: pb.Launch.Strategy.ValueType = pb.Launch.REPLACE_BASELINE,
+        share: int = 0,
+    ) -> pb.Launch:
+        """Has a launch without a bake go through, before or after what is looked at."""
+        launch = await self.ended(await self.start(candidate, bake=0, strategy=strategy, share=share))
+        assert launch.state == pb.Launch.SUCCEEDED, launch.summary
+        return launch
+
     async def find(self, name: str) -> pb.Launch | None:
         """The launch; None where nobody answers just now."""
         with contextlib.suppress(*_AWAY):
@@ -158,9 +170,7 @@ class People:
         found = await surely(lambda: self.everything.client.registry.get_model_type(name=TYPE, timeout=5))
         for share in found.splits[0].shares if found.splits else ():
             if share.model != found.baseline and share.share_basis_points:
-                ending = await self.start(share.model, bake=0, strategy=pb.Launch.END_EXPERIMENT)
-                ended = await self.ended(ending)
-                assert ended.state == pb.Launch.SUCCEEDED, ended.summary
+                await self.succeeds(share.model, strategy=pb.Launch.END_EXPERIMENT)
 
     async def last_replacement(self) -> pb.Launch | None:
         """The launch that has put what serves in the place of another model; None where nothing served before it."""
